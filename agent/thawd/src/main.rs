@@ -1,0 +1,2 @@
+//! The thaw process.
+fn main() {}
