@@ -1,1 +1,4 @@
 //! The controller.
+
+pub mod store;
+pub mod workflow;

@@ -1,0 +1,144 @@
+//! The azure_core 1.1 pipeline over our [`HttpTransport`]: request id, user agent, sanitised logging,
+//! no retries (the engine retries, between journal entries).
+//!
+//! Authorisation is not a policy of this pipeline: azure_core's own neither repeats a request after
+//! 401 nor keeps its cache by our clock, so [`crate::client`] sets the header.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use azure_core::error::ErrorKind;
+use azure_core::http::headers::Headers;
+use azure_core::http::{
+    AsyncRawResponse, Body, ClientOptions, Context, HttpClient, Method as CoreMethod, Pipeline,
+    PipelineSendOptions, Request, RetryOptions, StatusCode, Transport, UserAgentOptions,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use url::Url;
+
+use crate::transport::{HttpRequest, HttpResponse, HttpTransport, TransportError};
+
+/// Builds the pipeline of one client.
+pub(crate) fn build(transport: Arc<dyn HttpTransport>) -> Pipeline {
+    let options = ClientOptions {
+        retry: RetryOptions::none(),
+        transport: Some(Transport::new(Arc::new(PipelineTransport::new(transport)))),
+        user_agent: UserAgentOptions { application_id: Some("azdr".to_owned()) },
+        ..ClientOptions::default()
+    };
+    let (name, version) = (option_env!("CARGO_PKG_NAME"), option_env!("CARGO_PKG_VERSION"));
+    Pipeline::new(name, version, options, Vec::new(), Vec::new(), None)
+}
+
+/// Sends one request through the pipeline; an answer of whatever status is `Ok`.
+pub(crate) async fn send(
+    pipeline: &Pipeline,
+    request: HttpRequest,
+) -> Result<HttpResponse, TransportError> {
+    let method = match request.method {
+        Method::PUT => CoreMethod::Put,
+        Method::PATCH => CoreMethod::Patch,
+        Method::POST => CoreMethod::Post,
+        Method::DELETE => CoreMethod::Delete,
+        Method::HEAD => CoreMethod::Head,
+        _ => CoreMethod::Get,
+    };
+    let mut core = Request::new(request.url, method);
+    for (name, value) in &request.headers {
+        if let Ok(value) = value.to_str() {
+            core.insert_header(name.as_str().to_owned(), value.to_owned());
+        }
+    }
+    core.set_body(request.body);
+    let options = PipelineSendOptions { skip_checks: true, ..PipelineSendOptions::default() };
+    let answer = pipeline.send(&Context::new(), &mut core, Some(options)).await;
+    let (status, headers, body) = answer.map_err(transport_error)?.deconstruct();
+    Ok(HttpResponse {
+        status: status.into(),
+        headers: header_map(headers.iter().map(|(n, v)| (n.as_str(), v.as_str()))),
+        body: body.into(),
+    })
+}
+
+fn transport_error(error: azure_core::Error) -> TransportError {
+    let text = error.to_string();
+    error.into_downcast().unwrap_or_else(|_| TransportError::maybe_sent(text))
+}
+
+pub(crate) fn header_map<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in pairs {
+        if let (Ok(name), Ok(mut value)) = (HeaderName::from_str(name), HeaderValue::from_str(value))
+        {
+            value.set_sensitive(name == http::header::AUTHORIZATION);
+            headers.append(name, value);
+        }
+    }
+    headers
+}
+
+/// Our transport, as azure_core and `azure_identity` want it.
+pub(crate) struct PipelineTransport {
+    inner: Arc<dyn HttpTransport>,
+    metadata_service: Option<Url>,
+}
+
+/// Where Azure's metadata service is, for every machine.
+const METADATA_SERVICE: &str = "169.254.169.254";
+
+impl PipelineTransport {
+    fn new(inner: Arc<dyn HttpTransport>) -> Self {
+        Self { inner, metadata_service: None }
+    }
+
+    /// For token requests. With an authority of its own (a simulator), the metadata service is there
+    /// too: `azure_identity` cannot be told another address.
+    pub(crate) fn for_tokens(inner: Arc<dyn HttpTransport>, authority: Option<Url>) -> Self {
+        Self { inner, metadata_service: authority }
+    }
+}
+
+impl fmt::Debug for PipelineTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PipelineTransport")
+    }
+}
+
+#[async_trait]
+impl HttpClient for PipelineTransport {
+    async fn execute_request(&self, request: &Request) -> azure_core::Result<AsyncRawResponse> {
+        let mut url = request.url().clone();
+        if let Some(instead) = &self.metadata_service
+            && url.host_str() == Some(METADATA_SERVICE)
+        {
+            let (path, query) = (url.path().to_owned(), url.query().map(str::to_owned));
+            url = instead.clone();
+            url.set_path(&path);
+            url.set_query(query.as_deref());
+        }
+        let Body::Bytes(body) = request.body() else {
+            let message = "streaming bodies are not supported";
+            return Err(azure_core::Error::with_message(ErrorKind::Other, message));
+        };
+        let headers =
+            header_map(request.headers().iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        let method = Method::from_bytes(request.method().as_ref().as_bytes())
+            .map_err(|e| azure_core::Error::new(ErrorKind::Other, e))?;
+        let answer = self
+            .inner
+            .send(HttpRequest { method, url, headers, body: body.clone() })
+            .await
+            .map_err(|e| azure_core::Error::new(ErrorKind::Io, e))?;
+        let mut headers = Headers::new();
+        for name in answer.headers.keys() {
+            // Headers that are repeated (`x-ms-ratelimit-remaining-resource`) are joined: azure_core
+            // keeps one value per name.
+            if let Some(value) = answer.header(name.as_str()) {
+                headers.insert(name.as_str().to_owned(), value);
+            }
+        }
+        Ok(AsyncRawResponse::from_bytes(StatusCode::from(answer.status), headers, answer.body))
+    }
+}

@@ -1,0 +1,233 @@
+//! The mirror of a policy in the VM's tag.
+//!
+//! The store holds the truth. The tag lets people see the policy in Azure, lets drift be reported,
+//! and lets a catalogue be rebuilt from the subscription alone. A tag's value holds 256 characters
+//! and can be edited by anybody, so reading one says plainly whose it is and what is wrong with it.
+
+use std::collections::BTreeMap;
+
+use crate::arm_id::sha256_hex;
+use crate::policy::{Policy, Retention, Schedule};
+use crate::region::Region;
+
+/// The name of the tag.
+pub const POLICY_TAG: &str = "azlin:backup-schedule";
+
+/// The most characters that the value of a tag can have.
+pub const TAG_VALUE_LIMIT: usize = 256;
+
+const VERSION: &str = "azdr1";
+
+/// What a value of the tag turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PolicyTag {
+    /// A whole policy.
+    Policy(Policy),
+    /// The policy was too long to be written out; this is the hash of its long form.
+    Digest(String),
+    /// Written by something else.
+    Foreign,
+    /// Written by a newer azdr, whose version this is.
+    Newer(String),
+    /// Ours, but damaged or edited into nonsense; says where.
+    Corrupt(String),
+}
+
+impl Policy {
+    /// The value of the tag [`POLICY_TAG`], at most [`TAG_VALUE_LIMIT`] characters.
+    pub fn tag_value(&self) -> String {
+        fit(self.long_tag_value())
+    }
+
+    fn long_tag_value(&self) -> String {
+        let Retention { daily, weekly, monthly, yearly } = self.retention;
+        let mut tag = format!(
+            "{VERSION} on={} d={daily} w={weekly} m={monthly} y={yearly} at={} tz={} need={}",
+            u8::from(self.enabled),
+            self.schedule.time,
+            self.schedule.time_zone,
+            self.consistency,
+        );
+        if let Some(region) = &self.target_region {
+            tag.push_str(" to=");
+            tag.push_str(region.as_str());
+        }
+        tag
+    }
+}
+
+impl PolicyTag {
+    /// Reads a value of the tag.
+    pub fn parse(value: &str) -> Self {
+        let mut words = value.split_ascii_whitespace();
+        match words.next() {
+            Some(VERSION) => {}
+            Some(word) if is_version(word) => return Self::Newer(word.to_owned()),
+            _ => return Self::Foreign,
+        }
+        let mut fields = BTreeMap::new();
+        for word in words {
+            let Some((name, value)) = word.split_once('=') else {
+                return Self::Corrupt(format!("\"{word}\" is not name=value"));
+            };
+            if fields.insert(name, value).is_some() {
+                return Self::Corrupt(format!("\"{name}\" occurs twice"));
+            }
+        }
+        if let Some(digest) = fields.get("sha256") {
+            return Self::Digest((*digest).to_owned());
+        }
+        read_policy(&mut fields).map_or_else(Self::Corrupt, Self::Policy)
+    }
+
+    /// Whether the tag says what the policy says; `false` is drift.
+    pub fn mirrors(&self, policy: &Policy) -> bool {
+        match self {
+            Self::Policy(tagged) => tagged == policy,
+            Self::Digest(digest) => *digest == sha256_hex(&policy.long_tag_value()),
+            Self::Foreign | Self::Newer(_) | Self::Corrupt(_) => false,
+        }
+    }
+}
+
+fn fit(long: String) -> String {
+    if long.len() <= TAG_VALUE_LIMIT {
+        long
+    } else {
+        format!("{VERSION} sha256={}", sha256_hex(&long))
+    }
+}
+
+fn is_version(word: &str) -> bool {
+    word.strip_prefix("azdr")
+        .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+}
+
+fn read_policy(fields: &mut BTreeMap<&str, &str>) -> Result<Policy, String> {
+    let mut take = |name: &str| fields.remove(name).ok_or_else(|| format!("\"{name}\" is missing"));
+    let count = |name: &str, value: &str| {
+        value.parse::<u32>().map_err(|_| format!("{name}={value} is not a count"))
+    };
+    let policy = Policy {
+        enabled: match take("on")? {
+            "1" => true,
+            "0" => false,
+            other => return Err(format!("on={other} is neither 0 nor 1")),
+        },
+        retention: Retention {
+            daily: count("d", take("d")?)?,
+            weekly: count("w", take("w")?)?,
+            monthly: count("m", take("m")?)?,
+            yearly: count("y", take("y")?)?,
+        },
+        schedule: Schedule {
+            time: take("at")?.parse().map_err(in_words)?,
+            time_zone: take("tz")?.parse().map_err(in_words)?,
+        },
+        consistency: take("need")?.parse().map_err(in_words)?,
+        target_region: match fields.remove("to") {
+            Some(region) => Some(Region::parse(region).map_err(in_words)?),
+            None => None,
+        },
+    };
+    match fields.keys().next() {
+        Some(name) => Err(format!("\"{name}\" is unknown")),
+        None => policy.check_retention().map_err(in_words).map(|()| policy),
+    }
+}
+
+fn in_words(error: impl std::error::Error) -> String {
+    error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::policy::{ConsistencyDemand, PolicyChange};
+
+    fn policies() -> impl Strategy<Value = Policy> {
+        let zones: Vec<String> = jiff::tz::db().available().map(|z| z.to_string()).collect();
+        let demands =
+            [ConsistencyDemand::Require, ConsistencyDemand::Prefer, ConsistencyDemand::Any];
+        (
+            any::<bool>(),
+            (1..=3650u32, 0..=520u32, 0..=240u32, 0..=100u32),
+            (0..24u8, 0..60u8),
+            prop::sample::select(zones),
+            prop::option::of("[a-z0-9]{2,40}"),
+            prop::sample::select(demands.to_vec()),
+        )
+            .prop_map(|(enabled, (d, w, m, y), (hour, minute), zone, to, need)| {
+                let change = PolicyChange {
+                    enabled: Some(enabled),
+                    daily: Some(d),
+                    weekly: Some(w),
+                    monthly: Some(m),
+                    yearly: Some(y),
+                    cross_region: None,
+                    target_region: to,
+                    schedule_time: Some(format!("{hour:02}:{minute:02}")),
+                    time_zone: Some(zone),
+                    consistency: Some(need),
+                };
+                Policy::default().apply(&change, &Region::parse("thevmsown").unwrap()).unwrap()
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn every_policy_fits_and_reads_back(policy in policies()) {
+            let value = policy.tag_value();
+            prop_assert!(value.len() <= TAG_VALUE_LIMIT);
+            prop_assert_eq!(PolicyTag::parse(&value), PolicyTag::Policy(policy.clone()));
+            prop_assert!(PolicyTag::parse(&value).mirrors(&policy));
+        }
+
+        #[test]
+        fn no_text_is_too_strange_to_read(value in ".{0,300}", ours in any::<bool>()) {
+            let value = if ours { format!("azdr1 {value}") } else { value };
+            let _ = PolicyTag::parse(&value);
+        }
+    }
+
+    #[test]
+    fn the_tag_is_readable() {
+        let value = Policy::default().tag_value();
+        assert_eq!(value, "azdr1 on=1 d=7 w=0 m=0 y=0 at=02:00 tz=UTC need=prefer");
+    }
+
+    #[test]
+    fn a_value_that_is_too_long_becomes_a_digest() {
+        let value = fit(format!("azdr1 {}", "x".repeat(251)));
+        assert!(value.len() <= TAG_VALUE_LIMIT);
+        assert!(matches!(PolicyTag::parse(&value), PolicyTag::Digest(_)));
+        assert!(!PolicyTag::parse(&value).mirrors(&Policy::default()));
+        let long = Policy::default().long_tag_value();
+        assert!(PolicyTag::Digest(sha256_hex(&long)).mirrors(&Policy::default()));
+    }
+
+    #[test]
+    fn what_others_wrote_is_foreign_and_what_was_edited_is_corrupt() {
+        assert_eq!(PolicyTag::parse(r#"{"daily": 7}"#), PolicyTag::Foreign);
+        assert_eq!(PolicyTag::parse(""), PolicyTag::Foreign);
+        assert_eq!(PolicyTag::parse("azdr2 x"), PolicyTag::Newer("azdr2".to_owned()));
+        let good = Policy::default().tag_value();
+        for (from, to) in [
+            ("d=7", "d=x"),
+            ("d=7", "d=9999"),
+            ("d=7", "d=0"),
+            ("d=7", ""),
+            ("d=7", "d=7 d=7"),
+            ("on=1", "on=2"),
+            ("at=02:00", "at=2"),
+            ("tz=UTC", "tz=Nowhere"),
+            ("need=prefer", "need=maybe"),
+            ("need=prefer", "need=prefer z=1"),
+        ] {
+            let tag = PolicyTag::parse(&good.replace(from, to));
+            assert!(matches!(tag, PolicyTag::Corrupt(_)), "{from} -> {to}: {tag:?}");
+        }
+    }
+}

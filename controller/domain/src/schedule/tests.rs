@@ -1,0 +1,269 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::policy::{PolicyChange, Retention};
+use crate::region::Region;
+
+fn t(s: &str) -> WallTime {
+    s.parse().unwrap()
+}
+
+fn policy(zone: &str, time: &str) -> Policy {
+    let change = PolicyChange {
+        time_zone: Some(zone.to_owned()),
+        schedule_time: Some(time.to_owned()),
+        weekly: Some(4),
+        monthly: Some(12),
+        yearly: Some(1),
+        ..Default::default()
+    };
+    Policy::default().apply(&change, &Region::parse("eastus").unwrap()).unwrap()
+}
+
+fn history(enabled_since: &str, last_run: Option<&str>) -> History<'static> {
+    History { enabled_since: t(enabled_since), last_run: last_run.map(t), successes: &[] }
+}
+
+#[test]
+fn a_time_that_does_not_exist_runs_at_the_next_valid_instant() {
+    let p = policy("America/New_York", "02:30");
+    assert_eq!(next_due(&p, t("2025-03-08T12:00:00Z")), t("2025-03-09T07:00:00Z"));
+    assert_eq!(next_due(&p, t("2025-03-09T07:00:00Z")), t("2025-03-10T06:30:00Z"));
+}
+
+#[test]
+fn a_time_that_occurs_twice_runs_once() {
+    let p = policy("America/New_York", "01:30");
+    assert_eq!(next_due(&p, t("2025-11-02T00:00:00Z")), t("2025-11-02T05:30:00Z"));
+    assert_eq!(next_due(&p, t("2025-11-02T05:30:00Z")), t("2025-11-03T06:30:00Z"));
+    assert_eq!(previous_due(&p, t("2025-11-02T06:45:00Z")), Some(t("2025-11-02T05:30:00Z")));
+}
+
+#[test]
+fn a_day_that_the_zone_skipped_has_no_run() {
+    // Samoa went from Thursday the 29th to Saturday the 31st of December 2011.
+    let p = policy("Pacific/Apia", "02:00");
+    assert_eq!(next_due(&p, t("2011-12-29T11:59:00Z")), t("2011-12-29T12:00:00Z"));
+    assert_eq!(next_due(&p, t("2011-12-29T12:00:00Z")), t("2011-12-30T12:00:00Z"));
+}
+
+#[test]
+fn a_missed_run_is_caught_up_once_and_is_late() {
+    let p = policy("UTC", "02:00");
+    let now = t("2025-12-05T09:00:00Z");
+    let long_ago = history("2025-01-01T00:00:00Z", Some("2025-12-01T02:00:03Z"));
+    let due_now = due(&p, &long_ago, Duration::ZERO, now).unwrap();
+    assert_eq!(due_now, Due { scheduled_for: t("2025-12-05T02:00:00Z"), late: true });
+    let caught_up = history("2025-01-01T00:00:00Z", Some("2025-12-05T09:00:00Z"));
+    assert_eq!(due(&p, &caught_up, Duration::ZERO, now), None);
+    let on_time = due(&p, &long_ago, Duration::ZERO, t("2025-12-05T02:00:00Z")).unwrap();
+    assert!(!on_time.late);
+}
+
+#[test]
+fn nothing_was_missed_before_the_policy_was_on() {
+    let p = policy("UTC", "02:00");
+    let fresh = history("2025-12-05T08:00:00Z", None);
+    assert_eq!(due(&p, &fresh, Duration::ZERO, t("2025-12-05T09:00:00Z")), None);
+    assert!(due(&p, &fresh, Duration::ZERO, t("2025-12-06T02:00:00Z")).is_some());
+    let off = Policy { enabled: false, ..p };
+    assert_eq!(due(&off, &fresh, Duration::ZERO, t("2025-12-06T02:00:00Z")), None);
+    assert_eq!(next_run(&off, &[], t("2025-12-06T02:00:00Z")), None);
+}
+
+#[test]
+fn jitter_delays_a_run_without_making_it_late() {
+    let p = policy("UTC", "02:00");
+    let h = history("2025-01-01T00:00:00Z", Some("2025-12-04T02:30:00Z"));
+    let wait = Duration::from_secs(30 * 60);
+    assert_eq!(due(&p, &h, wait, t("2025-12-05T02:29:59Z")), None);
+    let due_now = due(&p, &h, wait, t("2025-12-05T02:30:00Z")).unwrap();
+    assert_eq!(due_now, Due { scheduled_for: t("2025-12-05T02:00:00Z"), late: false });
+}
+
+#[test]
+fn jitter_is_stable_and_below_its_maximum() {
+    let vm = |n: u32| ArmId::virtual_machine("s", "rg", &format!("vm{n}")).unwrap();
+    let max = Duration::from_secs(600);
+    assert_eq!(jitter(&vm(1), max), jitter(&vm(1), max));
+    assert!((0..100).all(|n| jitter(&vm(n), max) < max));
+    assert!((0..100).any(|n| jitter(&vm(n), max) < max / 4));
+    assert!((0..100).any(|n| jitter(&vm(n), max) > max * 3 / 4));
+    assert_eq!(jitter(&vm(1), Duration::ZERO), Duration::ZERO);
+}
+
+#[test]
+fn the_first_run_of_a_period_carries_its_tier_and_a_missed_one_is_made_up() {
+    let p = policy("UTC", "02:00");
+    let all: TierSet = Tier::ALL.into();
+    let first = t("2025-12-03T02:00:00Z");
+    assert_eq!(tiers_for_run(&p, &[], first, None), Ok(all));
+    let done = [(first, all)];
+    let daily = TierSet::only(Tier::Daily);
+    assert_eq!(tiers_for_run(&p, &done, t("2025-12-04T02:00:00Z"), None), Ok(daily));
+    // The Sunday is missed: Monday makes it up. So is the 1st of January.
+    let weekly = TierSet::from([Tier::Daily, Tier::Weekly]);
+    assert_eq!(tiers_for_run(&p, &done, t("2025-12-08T02:00:00Z"), None), Ok(weekly));
+    assert_eq!(tiers_for_run(&p, &done, t("2026-01-02T02:00:00Z"), None), Ok(all));
+}
+
+#[test]
+fn a_forced_tier_stands_alone_and_must_be_retained() {
+    let p = policy("UTC", "02:00");
+    let now = t("2025-12-01T02:00:00Z");
+    let weekly = TierSet::only(Tier::Weekly);
+    assert_eq!(tiers_for_run(&p, &[], now, Some(Tier::Weekly)), Ok(weekly));
+    let p = Policy { retention: Retention { weekly: 0, ..p.retention }, ..p };
+    let error = tiers_for_run(&p, &[], now, Some(Tier::Weekly)).unwrap_err();
+    assert!(error.to_string().contains("weekly_retention"));
+    // A forced daily point on the 1st leaves the month's own point still wanted.
+    let daily = [(now, TierSet::only(Tier::Daily))];
+    let next = tiers_for_run(&p, &daily, t("2025-12-02T02:00:00Z"), None).unwrap();
+    assert!(next.contains(Tier::Monthly));
+}
+
+#[test]
+fn without_daily_points_a_day_that_wants_nothing_has_no_run() {
+    let p = policy("UTC", "02:00");
+    let retention = Retention { daily: 0, weekly: 4, monthly: 0, yearly: 0 };
+    let p = Policy { retention, ..p };
+    let weekly = TierSet::only(Tier::Weekly);
+    let successes = [(t("2025-11-30T02:00:01Z"), weekly)];
+    let h = History {
+        enabled_since: t("2025-01-01T00:00:00Z"),
+        last_run: Some(t("2025-11-30T02:00:00Z")),
+        successes: &successes,
+    };
+    for now in ["2025-12-03T02:00:00Z", "2025-12-07T00:00:00Z"] {
+        assert_eq!(due(&p, &h, Duration::ZERO, t(now)), None, "{now}");
+    }
+    assert!(due(&p, &h, Duration::ZERO, t("2025-12-07T02:00:00Z")).is_some());
+    let sunday = Some(t("2025-12-07T02:00:00Z"));
+    assert_eq!(next_run(&p, &successes, t("2025-12-01T00:00:00Z")), sunday);
+    // A manual run in between carries what the policy retains.
+    assert_eq!(tiers_for_run(&p, &successes, t("2025-12-03T10:00:00Z"), None), Ok(weekly));
+}
+
+fn zones() -> impl Strategy<Value = String> {
+    prop::sample::select(jiff::tz::db().available().map(|z| z.to_string()).collect::<Vec<_>>())
+}
+
+/// 1970 to 2060: every rule in use today and most of the strange ones of the past.
+fn times() -> impl Strategy<Value = WallTime> {
+    (0..2_840_000_000_000i64).prop_map(WallTime::from_unix_ms)
+}
+
+/// A start and a time of day, most often a day or two before a change of the zone's clocks and close
+/// to the hour that is skipped or repeated.
+fn awkward() -> impl Strategy<Value = (Policy, WallTime)> {
+    (zones(), times(), -90..90i64, 0..3u8, 0..24u8, 0..60u8).prop_map(
+        |(zone, start, minutes, kind, hour, minute)| {
+            let tz = TimeZone::get(&zone).unwrap();
+            let jump = tz.following(start.timestamp()).next();
+            if let (1.., Some(jump)) = (kind, jump) {
+                let jump = WallTime::from(jump.timestamp());
+                let ms = minutes * 60_000;
+                let about = WallTime::from_unix_ms(jump.unix_ms() + ms);
+                let time = about.timestamp().to_zoned(tz).strftime("%H:%M").to_string();
+                return (policy(&zone, &time), jump.minus(Duration::from_secs(40 * 3600)));
+            }
+            (policy(&zone, &format!("{hour:02}:{minute:02}")), start)
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn scheduled_times_strictly_increase_about_a_day_apart(
+        (p, start) in awkward(),
+    ) {
+        let mut at = next_due(&p, start);
+        prop_assert!(at > start);
+        for _ in 0..10 {
+            let next = next_due(&p, at);
+            prop_assert!(next > at);
+            prop_assert_eq!(previous_due(&p, next), Some(next));
+            prop_assert_eq!(previous_due(&p, next.minus(Duration::from_nanos(1))), Some(at));
+            // Never more than two days apart, but for the day that a zone skipped.
+            prop_assert!(next.since(at) <= Duration::from_secs(49 * 3600), "{} to {}", at, next);
+            prop_assert!(next.since(at) >= Duration::from_secs(20 * 3600), "{} to {}", at, next);
+            at = next;
+        }
+    }
+
+    #[test]
+    fn a_scheduled_time_reads_as_asked_unless_that_time_does_not_exist(
+        (p, start) in awkward(),
+    ) {
+        let tz = p.schedule.time_zone.zone();
+        let at = next_due(&p, next_due(&p, start)).timestamp().to_zoned(tz.clone());
+        if at.time() != p.schedule.time.civil() {
+            let asked = at.date().to_datetime(p.schedule.time.civil());
+            let yesterday = asked.checked_sub(jiff::Span::new().days(1)).unwrap();
+            let in_gap = |d| matches!(tz.to_ambiguous_timestamp(d).offset(), AmbiguousOffset::Gap { .. });
+            prop_assert!(in_gap(asked) || in_gap(yesterday), "{} is not {}", at, asked);
+            // And it is the very first instant after the gap.
+            let before = at.timestamp().checked_sub(jiff::SignedDuration::from_nanos(1)).unwrap();
+            let before = before.to_zoned(tz);
+            prop_assert!(before.offset() != at.offset());
+        }
+    }
+
+    /// A controller that ticks irregularly, with holes of days: what a naive log of runs must show.
+    #[test]
+    fn ticking_runs_each_occurrence_at_most_once_and_never_skips_one_that_it_was_awake_for(
+        zone in zones(), start in times(), hour in 0..24u8,
+        gaps in prop::collection::vec(1..200_000u64, 1..40),
+    ) {
+        let p = policy(&zone, &format!("{hour:02}:30"));
+        let mut now = start;
+        let mut last_run = None;
+        let mut runs: Vec<Due> = vec![];
+        for gap in gaps {
+            let previous_tick = now;
+            now = now.plus(Duration::from_secs(gap));
+            let h = History { enabled_since: start, last_run, successes: &[] };
+            let first_missed = next_due(&p, previous_tick);
+            match due(&p, &h, Duration::ZERO, now) {
+                Some(due) => {
+                    prop_assert!(first_missed <= now);
+                    prop_assert!(due.scheduled_for <= now && due.scheduled_for > previous_tick);
+                    prop_assert_eq!(due.late, now.since(due.scheduled_for) > LATE_AFTER);
+                    runs.push(due);
+                    last_run = Some(now);
+                }
+                None => prop_assert!(first_missed > now, "{} was not run at {}", first_missed, now),
+            }
+        }
+        prop_assert!(runs.windows(2).all(|w| w[0].scheduled_for < w[1].scheduled_for));
+    }
+
+    /// Running daily for two months, with failures: every period with a success has each tier once.
+    #[test]
+    fn each_period_gets_its_tier_with_its_first_success(
+        zone in zones(), start in times(), outcomes in prop::collection::vec(any::<bool>(), 60),
+    ) {
+        let p = policy(&zone, "02:00");
+        let tz = p.schedule.time_zone.zone();
+        let mut successes: Vec<(WallTime, TierSet)> = vec![];
+        let mut at = start;
+        for ok in outcomes {
+            at = next_due(&p, at);
+            let tiers = tiers_for_run(&p, &successes, at, None).unwrap();
+            prop_assert!(tiers.contains(Tier::Daily));
+            if ok {
+                successes.push((at, tiers));
+            }
+        }
+        for tier in [Tier::Weekly, Tier::Monthly, Tier::Yearly] {
+            for (at, _) in &successes {
+                let period = Period::of(tier, *at, &tz);
+                let mut same = successes.iter().filter(|(t, _)| Period::of(tier, *t, &tz) == period);
+                prop_assert!(same.next().unwrap().1.contains(tier));
+                prop_assert!(same.all(|(_, tiers)| !tiers.contains(tier)));
+            }
+        }
+    }
+}

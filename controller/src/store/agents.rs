@@ -1,0 +1,367 @@
+//! Agents' certificates, enrolment tokens, restored instances that are expected, and operators.
+
+use azdr_env::WallTime;
+use rusqlite::{Connection, OptionalExtension};
+
+use super::{ItemId, RunId, Store, StoreError};
+
+/// What a certificate is good for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CertificateScope {
+    /// A VM's own identity.
+    Vm,
+    /// One run with a restored instance.
+    Run(RunId),
+}
+
+/// An agent's certificate as issued.
+#[derive(Clone, Debug)]
+pub struct AgentCertificate {
+    /// Lower-case hexadecimal.
+    pub serial: String,
+    /// Whose.
+    pub item: ItemId,
+    /// What it is good for.
+    pub scope: CertificateScope,
+    /// End of its validity.
+    pub not_after: WallTime,
+    /// A newer one has been issued to the same VM.
+    pub superseded: bool,
+    /// Not to be accepted anywhere.
+    pub revoked: bool,
+}
+
+/// A restored instance that a run waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpectedInstance {
+    /// Whose agent it carries.
+    pub item: ItemId,
+    /// The run that made it.
+    pub run: RunId,
+    /// Its certificate becomes the VM's own.
+    pub durable: bool,
+}
+
+/// A person or script that may use the admin API.
+#[derive(Clone, Debug)]
+pub struct OperatorRow {
+    /// Name in the certificate.
+    pub name: String,
+    /// `viewer`, `operator` or `admin`.
+    pub role: String,
+    /// The certificate that is theirs now.
+    pub certificate_serial: String,
+    /// Not to be let in.
+    pub revoked: bool,
+}
+
+impl Store {
+    /// Stores a one-time token's hash.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn add_token(
+        &self,
+        hash: String,
+        item: ItemId,
+        by: String,
+        now: WallTime,
+        expires: WallTime,
+    ) -> Result<(), StoreError> {
+        self.write(move |c| {
+            c.execute(
+                "INSERT INTO enrolment_token VALUES (?1, ?2, ?3, ?4, ?5, NULL)",
+                (hash, item.0, by, now.unix_ms(), expires.unix_ms()),
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// The item a token is for, while it is unused and unexpired; does not consume it.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn token_item(
+        &self,
+        hash: &str,
+        now: WallTime,
+    ) -> Result<Result<ItemId, &'static str>, StoreError> {
+        let hash = hash.to_owned();
+        self.read(move |c| {
+            let row = c
+                .query_row(
+                    "SELECT item_id, expires_ms, used_ms FROM enrolment_token WHERE hash = ?1",
+                    [hash],
+                    |r| Ok((r.get(0)?, r.get::<_, i64>(1)?, r.get::<_, Option<i64>>(2)?)),
+                )
+                .optional()?;
+            Ok(match row {
+                None => Err("unknown"),
+                Some((_, _, Some(_))) => Err("used already"),
+                Some((_, expires, None)) if expires <= now.unix_ms() => Err("expired"),
+                Some((item, _, None)) => Ok(ItemId(item)),
+            })
+        })
+        .await
+    }
+
+    /// Consumes a token and records the certificate issued for it, in one transaction; earlier
+    /// certificates of the VM are superseded.
+    ///
+    /// # Errors
+    /// `Refused` when the token was used or expired meanwhile; then nothing is recorded.
+    pub async fn consume_token(
+        &self,
+        hash: String,
+        vm_guid: String,
+        serial: String,
+        not_after: WallTime,
+        now: WallTime,
+    ) -> Result<(), StoreError> {
+        self.write(move |c| {
+            let item = c
+                .query_row(
+                    "UPDATE enrolment_token SET used_ms = ?2
+                     WHERE hash = ?1 AND used_ms IS NULL AND expires_ms > ?2 RETURNING item_id",
+                    (hash, now.unix_ms()),
+                    |r| r.get(0).map(ItemId),
+                )
+                .optional()?
+                .ok_or_else(|| StoreError::Refused("the token is used or expired".into()))?;
+            c.execute("UPDATE item SET vm_guid = ?2 WHERE id = ?1", (item.0, vm_guid))?;
+            insert_certificate(c, &serial, item, CertificateScope::Vm, not_after, now)
+        })
+        .await
+    }
+
+    /// Records a renewed or run-scoped certificate. One of scope `Vm` supersedes earlier ones.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn add_certificate(
+        &self,
+        serial: String,
+        item: ItemId,
+        scope: CertificateScope,
+        not_after: WallTime,
+        now: WallTime,
+    ) -> Result<(), StoreError> {
+        self.write(move |c| insert_certificate(c, &serial, item, scope, not_after, now)).await
+    }
+
+    /// A certificate that this controller issued.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn certificate(&self, serial: &str) -> Result<Option<AgentCertificate>, StoreError> {
+        let serial = serial.to_owned();
+        self.read(move |c| {
+            let row = c
+                .query_row(
+                    "SELECT item_id, scope, run_id, not_after_ms, superseded_ms IS NOT NULL,
+                       revoked_ms IS NOT NULL FROM agent_certificate WHERE serial = ?1",
+                    [&serial],
+                    |r| {
+                        let run: Option<i64> = r.get(2)?;
+                        Ok(AgentCertificate {
+                            serial: serial.clone(),
+                            item: ItemId(r.get(0)?),
+                            scope: run.map_or(CertificateScope::Vm, |r| {
+                                CertificateScope::Run(RunId(r))
+                            }),
+                            not_after: WallTime::from_unix_ms(r.get(3)?),
+                            superseded: r.get(4)?,
+                            revoked: r.get(5)?,
+                        })
+                    },
+                )
+                .optional()?;
+            Ok(row)
+        })
+        .await
+    }
+
+    /// The end of validity of a VM's newest own certificate.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn newest_certificate(
+        &self,
+        item: ItemId,
+    ) -> Result<Option<AgentCertificate>, StoreError> {
+        let serial = self
+            .read(move |c| {
+                Ok(c.query_row(
+                    "SELECT serial FROM agent_certificate WHERE item_id = ?1 AND scope = 'vm'
+                     ORDER BY issued_ms DESC, rowid DESC LIMIT 1",
+                    [item.0],
+                    |r| r.get::<_, String>(0),
+                )
+                .optional()?)
+            })
+            .await?;
+        match serial {
+            Some(serial) => self.certificate(&serial).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Revokes all of a VM's certificates; answers how many were not revoked before.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn revoke_certificates(
+        &self,
+        item: ItemId,
+        now: WallTime,
+    ) -> Result<u32, StoreError> {
+        self.write(move |c| {
+            Ok(c.execute(
+                "UPDATE agent_certificate SET revoked_ms = ?2
+                 WHERE item_id = ?1 AND revoked_ms IS NULL",
+                (item.0, now.unix_ms()),
+            )? as u32)
+        })
+        .await
+    }
+
+    /// Remembers an agent's hello.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn agent_hello(
+        &self,
+        item: ItemId,
+        version: String,
+        boot_id: String,
+        now: WallTime,
+    ) -> Result<(), StoreError> {
+        self.write(move |c| {
+            c.execute(
+                "INSERT OR REPLACE INTO agent VALUES (?1, ?2, ?3, ?4)",
+                (item.0, version, boot_id, now.unix_ms()),
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Version, boot id and time of every agent's last hello.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn agents(&self) -> Result<Vec<(ItemId, String, String, WallTime)>, StoreError> {
+        self.read(|c| {
+            let mut s = c.prepare_cached("SELECT item_id, version, boot_id, last_hello_ms FROM agent")?;
+            let rows = s.query_map([], |r| {
+                Ok((
+                    ItemId(r.get(0)?),
+                    r.get(1)?,
+                    r.get(2)?,
+                    WallTime::from_unix_ms(r.get(3)?),
+                ))
+            })?;
+            rows.collect::<Result<_, _>>().map_err(Into::into)
+        })
+        .await
+    }
+
+    /// The run that waits for a restored instance with this vmId.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn expected_instance(
+        &self,
+        vm_guid: &str,
+    ) -> Result<Option<ExpectedInstance>, StoreError> {
+        let vm_guid = vm_guid.to_owned();
+        self.read(move |c| {
+            Ok(c.query_row(
+                "SELECT item_id, run_id, durable FROM expected_instance WHERE vm_guid = ?1",
+                [vm_guid],
+                |r| {
+                    Ok(ExpectedInstance {
+                        item: ItemId(r.get(0)?),
+                        run: RunId(r.get(1)?),
+                        durable: r.get(2)?,
+                    })
+                },
+            )
+            .optional()?)
+        })
+        .await
+    }
+
+    /// Adds an operator, or gives an existing one a new certificate and role.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn set_operator(
+        &self,
+        name: String,
+        role: String,
+        serial: String,
+        now: WallTime,
+    ) -> Result<(), StoreError> {
+        self.write(move |c| {
+            c.execute(
+                "INSERT OR REPLACE INTO operator VALUES (?1, ?2, ?3, ?4, NULL)",
+                (name, role, serial, now.unix_ms()),
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// An operator by name.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn operator(&self, name: &str) -> Result<Option<OperatorRow>, StoreError> {
+        let name = name.to_owned();
+        self.read(move |c| {
+            Ok(c.query_row(
+                "SELECT name, role, certificate_serial, revoked_ms IS NOT NULL FROM operator
+                 WHERE name = ?1",
+                [name],
+                |r| {
+                    Ok(OperatorRow {
+                        name: r.get(0)?,
+                        role: r.get(1)?,
+                        certificate_serial: r.get(2)?,
+                        revoked: r.get(3)?,
+                    })
+                },
+            )
+            .optional()?)
+        })
+        .await
+    }
+}
+
+fn insert_certificate(
+    c: &Connection,
+    serial: &str,
+    item: ItemId,
+    scope: CertificateScope,
+    not_after: WallTime,
+    now: WallTime,
+) -> Result<(), StoreError> {
+    let (scope, run) = match scope {
+        CertificateScope::Vm => {
+            c.execute(
+                "UPDATE agent_certificate SET superseded_ms = ?2
+                 WHERE item_id = ?1 AND scope = 'vm' AND superseded_ms IS NULL",
+                (item.0, now.unix_ms()),
+            )?;
+            ("vm", None)
+        }
+        CertificateScope::Run(run) => ("run", Some(run.0)),
+    };
+    c.execute(
+        "INSERT INTO agent_certificate VALUES (?1, ?2, ?3, ?4, ?5, ?6, NULL, NULL)",
+        (serial, item.0, scope, run, now.unix_ms(), not_after.unix_ms()),
+    )?;
+    Ok(())
+}

@@ -1,0 +1,353 @@
+//! Catalogue changes: plain data that a step returns, applied in the transaction that journals the
+//! step as done.
+//!
+//! Applying a change twice equals applying it once (I7): a step that is repeated repeats its changes.
+
+use azdr_domain::consistency::Consistency;
+use azdr_domain::recovery_point::PointName;
+use azdr_domain::vm_description::VmDescription;
+use azdr_domain::tier::TierSet;
+use azdr_domain::arm_id::ArmId;
+use azdr_env::WallTime;
+use rusqlite::{Connection, OptionalExtension};
+use serde::{Deserialize, Serialize};
+
+use super::error::to_json;
+use super::points::ReplicaState;
+use super::runs::insert_run;
+use super::{ItemId, NewRun, RunId, StoreError};
+
+/// A change to the catalogue.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "snake_case")]
+pub enum CatalogueChange {
+    /// A recovery point now exists.
+    AddPoint(Box<NewPoint>),
+    /// A recovery point is gone, with its snapshots' rows.
+    RemovePoint {
+        /// Whose.
+        item: ItemId,
+        /// Its name.
+        name: PointName,
+    },
+    /// A point's copy in another region has a new state.
+    SetReplica {
+        /// Whose.
+        item: ItemId,
+        /// The point's name.
+        name: PointName,
+        /// Where the copy is.
+        region: String,
+        /// How far it is.
+        state: ReplicaState,
+        /// The copies' snapshots, when complete.
+        snapshots: Vec<NewSnapshot>,
+        /// Why it failed, if it did.
+        error: Option<String>,
+    },
+    /// A point's copies in one region are gone.
+    RemoveReplica {
+        /// Whose.
+        item: ItemId,
+        /// The point's name.
+        name: PointName,
+        /// Where the copy was.
+        region: String,
+    },
+    /// An attempt to prove a point, passed or not.
+    AddProof {
+        /// Whose.
+        item: ItemId,
+        /// The point's name.
+        name: PointName,
+        /// Region of the copy that was tried.
+        region: String,
+        /// `restorable`, `booted` or `content`.
+        level: String,
+        /// Whether it held.
+        passed: bool,
+        /// In words.
+        detail: String,
+    },
+    /// A DR test has ended.
+    AddDrill {
+        /// Whose.
+        item: ItemId,
+        /// The point's name.
+        name: PointName,
+        /// Where.
+        region: String,
+        /// When it was declared.
+        started: WallTime,
+        /// Whether everything held.
+        passed: bool,
+        /// Declared start to the outside probe's success.
+        rto_ms: Option<u64>,
+        /// Why it failed.
+        error: Option<String>,
+    },
+    /// This run holds a point until the run is over (I1).
+    TakeLease {
+        /// Whose.
+        item: ItemId,
+        /// The point's name.
+        name: PointName,
+    },
+    /// A restored instance with this vmId belongs to this run.
+    ExpectInstance {
+        /// Azure's vmId, lower case, as read from Azure.
+        vm_guid: String,
+        /// Whose agent it carries.
+        item: ItemId,
+        /// Whether the certificate it gets becomes the VM's own.
+        durable: bool,
+    },
+    /// A disk was replaced and is kept for a while.
+    KeepDisk {
+        /// Which.
+        disk: ArmId,
+        /// Whose.
+        item: ItemId,
+        /// Until when.
+        until: WallTime,
+    },
+    /// The disk is in use again.
+    UnkeepDisk {
+        /// Which.
+        disk: ArmId,
+    },
+    /// Start another run.
+    StartRun(Box<NewRun>),
+    /// Whether the VM's tag mirrors its policy.
+    SetTagProblem {
+        /// Whose.
+        item: ItemId,
+        /// Why it does not; `None`: it does.
+        problem: Option<String>,
+    },
+}
+
+/// A recovery point to be recorded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NewPoint {
+    /// Whose.
+    pub item: ItemId,
+    /// Its name.
+    pub name: PointName,
+    /// Where the originals are.
+    pub region: String,
+    /// The instant it shows.
+    pub created: WallTime,
+    /// Which tiers it carries.
+    pub tiers: TierSet,
+    /// What was achieved.
+    pub consistency: Consistency,
+    /// Why it is not more.
+    pub consistency_reason: String,
+    /// How long file systems were frozen, milliseconds.
+    pub frozen_ms: u64,
+    /// Of the capture that made it.
+    pub operation_id: String,
+    /// What its witnesses carry.
+    pub nonce: String,
+    /// The VM at that time.
+    pub description: VmDescription,
+    /// Its disks.
+    pub snapshots: Vec<NewSnapshot>,
+}
+
+/// A snapshot to be recorded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NewSnapshot {
+    /// `None`: the OS disk.
+    pub lun: Option<u32>,
+    /// The snapshot resource.
+    pub id: ArmId,
+    /// The disk it was taken of.
+    pub source_disk: ArmId,
+    /// That disk's `uniqueId`: what defines its chain.
+    pub source_disk_unique_id: String,
+    /// Provisioned size.
+    pub size_bytes: u64,
+}
+
+/// The column's form of a LUN.
+pub(super) fn lun_column(lun: Option<u32>) -> i64 {
+    lun.map_or(-1, i64::from)
+}
+
+pub(super) fn apply(
+    c: &Connection,
+    run: RunId,
+    change: &CatalogueChange,
+    now: WallTime,
+) -> Result<(), StoreError> {
+    use CatalogueChange as Change;
+    match change {
+        Change::AddPoint(point) => add_point(c, run, point),
+        Change::RemovePoint { item, name } => remove_point(c, *item, name),
+        Change::SetReplica { item, name, region, state, snapshots, error } => {
+            let point = point_id(c, *item, name)?;
+            c.execute(
+                "INSERT INTO replica VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                 ON CONFLICT (point_id, region) DO UPDATE SET state = excluded.state,
+                   started_ms = CASE WHEN run_id = excluded.run_id THEN started_ms
+                     ELSE excluded.started_ms END,
+                   run_id = excluded.run_id, finished_ms = excluded.finished_ms,
+                   error = excluded.error",
+                (
+                    point,
+                    region,
+                    state.as_str(),
+                    run.0,
+                    now.unix_ms(),
+                    state.is_over().then(|| now.unix_ms()),
+                    error,
+                ),
+            )?;
+            snapshots.iter().try_for_each(|s| add_snapshot(c, point, region, s))
+        }
+        Change::RemoveReplica { item, name, region } => {
+            let point = point_id(c, *item, name)?;
+            let key = (point, region);
+            c.execute("DELETE FROM snapshot WHERE point_id = ?1 AND region = ?2", key)?;
+            c.execute("DELETE FROM replica WHERE point_id = ?1 AND region = ?2", key)?;
+            Ok(())
+        }
+        Change::AddProof { item, name, region, level, passed, detail } => {
+            let point = point_id(c, *item, name)?;
+            c.execute(
+                "INSERT OR REPLACE INTO proof VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                (run.0, point, region, level, passed, now.unix_ms(), detail),
+            )?;
+            Ok(())
+        }
+        Change::AddDrill { item, name, region, started, passed, rto_ms, error } => {
+            c.execute(
+                "INSERT OR REPLACE INTO drill VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                (
+                    run.0,
+                    item.0,
+                    name.as_str(),
+                    region,
+                    started.unix_ms(),
+                    now.unix_ms(),
+                    passed,
+                    rto_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)),
+                    error,
+                ),
+            )?;
+            Ok(())
+        }
+        Change::TakeLease { item, name } => {
+            let point = point_id(c, *item, name)?;
+            c.execute(
+                "INSERT OR IGNORE INTO lease VALUES (?1, ?2, ?3)",
+                (point, run.0, now.unix_ms()),
+            )?;
+            Ok(())
+        }
+        Change::ExpectInstance { vm_guid, item, durable } => {
+            c.execute(
+                "INSERT OR REPLACE INTO expected_instance VALUES (?1, ?2, ?3, ?4)",
+                (vm_guid, item.0, run.0, durable),
+            )?;
+            Ok(())
+        }
+        Change::KeepDisk { disk, item, until } => {
+            c.execute(
+                "INSERT OR REPLACE INTO kept_disk VALUES (?1, ?2, ?3, ?4, ?5)",
+                (disk.key(), disk.as_str(), item.0, run.0, until.unix_ms()),
+            )?;
+            Ok(())
+        }
+        Change::UnkeepDisk { disk } => {
+            c.execute("DELETE FROM kept_disk WHERE arm_key = ?1", [disk.key()])?;
+            Ok(())
+        }
+        Change::StartRun(new) => insert_run(c, new, now).map(|_| ()),
+        Change::SetTagProblem { item, problem } => {
+            c.execute("UPDATE policy SET tag_problem = ?2 WHERE item_id = ?1", (item.0, problem))?;
+            Ok(())
+        }
+    }
+}
+
+fn add_point(c: &Connection, run: RunId, point: &NewPoint) -> Result<(), StoreError> {
+    let size: u64 = point.snapshots.iter().map(|s| s.size_bytes).sum();
+    c.execute(
+        "INSERT INTO point (item_id, name, region, created_ms, tiers_json, consistency,
+           consistency_reason, frozen_ms, size_bytes, operation_id, nonce, description_json, run_id)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+         ON CONFLICT (item_id, name) DO NOTHING",
+        rusqlite::params![
+            point.item.0,
+            point.name.as_str(),
+            point.region,
+            point.created.unix_ms(),
+            to_json(&point.tiers),
+            point.consistency.to_string(),
+            point.consistency_reason,
+            point.frozen_ms as i64,
+            size as i64,
+            point.operation_id,
+            point.nonce,
+            to_json(&point.description),
+            run.0,
+        ],
+    )?;
+    let id = point_id(c, point.item, &point.name)?;
+    point.snapshots.iter().try_for_each(|s| add_snapshot(c, id, &point.region, s))
+}
+
+fn add_snapshot(
+    c: &Connection,
+    point: i64,
+    region: &str,
+    snapshot: &NewSnapshot,
+) -> Result<(), StoreError> {
+    c.execute(
+        "INSERT INTO snapshot (point_id, region, lun, arm_key, arm_id, source_disk_id,
+           source_disk_unique_id, size_bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+         ON CONFLICT (point_id, region, lun) DO UPDATE SET arm_key = excluded.arm_key,
+           arm_id = excluded.arm_id",
+        (
+            point,
+            region,
+            lun_column(snapshot.lun),
+            snapshot.id.key(),
+            snapshot.id.as_str(),
+            snapshot.source_disk.as_str(),
+            &snapshot.source_disk_unique_id,
+            snapshot.size_bytes as i64,
+        ),
+    )?;
+    Ok(())
+}
+
+fn remove_point(c: &Connection, item: ItemId, name: &PointName) -> Result<(), StoreError> {
+    // A lease keeps its point whatever the plan said when it was made (I1).
+    let lease = c
+        .query_row(
+            "SELECT l.run_id FROM lease l JOIN point p ON p.id = l.point_id
+             WHERE p.item_id = ?1 AND p.name = ?2",
+            (item.0, name.as_str()),
+            |r| r.get::<_, i64>(0),
+        )
+        .optional()?;
+    if let Some(run) = lease {
+        return Err(StoreError::Refused(format!("{name} is held by job {run}")));
+    }
+    c.execute("DELETE FROM point WHERE item_id = ?1 AND name = ?2", (item.0, name.as_str()))?;
+    Ok(())
+}
+
+pub(super) fn point_id(c: &Connection, item: ItemId, name: &PointName) -> Result<i64, StoreError> {
+    c.query_row(
+        "SELECT id FROM point WHERE item_id = ?1 AND name = ?2",
+        (item.0, name.as_str()),
+        |r| r.get(0),
+    )
+    .optional()?
+    .ok_or_else(|| StoreError::Missing(format!("recovery point {name}")))
+}

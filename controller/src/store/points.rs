@@ -1,0 +1,373 @@
+//! Recovery points, their snapshots, replicas and proofs, and DR tests.
+
+use azdr_domain::arm_id::ArmId;
+use azdr_domain::consistency::Consistency;
+use azdr_domain::recovery_point::{PointName, ProofLevel};
+use azdr_domain::vm_description::VmDescription;
+use azdr_domain::tier::TierSet;
+use azdr_env::WallTime;
+use rusqlite::{Connection, Row};
+use serde::{Deserialize, Serialize};
+
+use super::items::parse_arm_id;
+use super::{ItemId, RunId, Store, StoreError};
+
+/// A recovery point with everything that hangs on it.
+#[derive(Clone, Debug)]
+pub struct PointRow {
+    /// Whose.
+    pub item: ItemId,
+    /// Its name.
+    pub name: PointName,
+    /// Where the originals are.
+    pub region: String,
+    /// The instant it shows.
+    pub created: WallTime,
+    /// Which tiers it carries.
+    pub tiers: TierSet,
+    /// What was achieved.
+    pub consistency: Consistency,
+    /// Why it is not more.
+    pub consistency_reason: String,
+    /// How long file systems were frozen, milliseconds.
+    pub frozen_ms: u64,
+    /// Provisioned size of all disks.
+    pub size_bytes: u64,
+    /// What its witnesses carry.
+    pub nonce: String,
+    /// The capture that made it.
+    pub operation_id: String,
+    /// The VM at that time.
+    pub description: VmDescription,
+    /// All snapshots, in all regions, OS disk first.
+    pub snapshots: Vec<SnapshotRow>,
+    /// Copies in other regions.
+    pub replicas: Vec<ReplicaRow>,
+    /// Attempts to prove it, oldest first.
+    pub proofs: Vec<ProofRow>,
+    /// Runs that hold it.
+    pub leases: Vec<RunId>,
+}
+
+impl PointRow {
+    /// Its snapshots in a region, OS disk first; empty where it has none.
+    pub fn snapshots_in(&self, region: &str) -> Vec<&SnapshotRow> {
+        self.snapshots.iter().filter(|s| s.region == region).collect()
+    }
+
+    /// Whether a complete set of its disks is in the region.
+    pub fn is_restorable_in(&self, region: &str) -> bool {
+        !self.description.disks.is_empty()
+            && self.snapshots_in(region).len() == self.description.disks.len()
+            && (region == self.region
+                || self
+                    .replicas
+                    .iter()
+                    .any(|r| r.region == region && r.state == ReplicaState::Complete))
+    }
+
+    /// The highest level that has been proved, and when; a later failure at any level voids it.
+    pub fn proof(&self) -> (ProofLevel, Option<WallTime>) {
+        let mut level = (ProofLevel::Unproved, None);
+        for proof in &self.proofs {
+            if !proof.passed {
+                level = (ProofLevel::Unproved, None);
+            } else if proof.level >= level.0 {
+                level = (proof.level, Some(proof.at));
+            }
+        }
+        level
+    }
+
+    /// Whether the last attempt to prove it failed.
+    pub fn proof_failed(&self) -> bool {
+        self.proofs.last().is_some_and(|p| !p.passed)
+    }
+}
+
+/// One disk of a recovery point in one region.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SnapshotRow {
+    /// Azure region.
+    pub region: String,
+    /// `None`: the OS disk.
+    pub lun: Option<u32>,
+    /// The snapshot resource.
+    pub id: ArmId,
+    /// The disk it was taken of.
+    pub source_disk: ArmId,
+    /// That disk's `uniqueId`.
+    pub source_disk_unique_id: String,
+    /// Provisioned size.
+    pub size_bytes: u64,
+}
+
+/// How far a copy is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplicaState {
+    /// Asked for.
+    Queued,
+    /// Under way.
+    Copying,
+    /// All disks are there, whole.
+    Complete,
+    /// Given up.
+    Failed,
+}
+
+impl ReplicaState {
+    /// As written to the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Copying => "copying",
+            Self::Complete => "complete",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Whether nothing more will happen.
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Complete | Self::Failed)
+    }
+
+    fn parse(text: &str) -> Self {
+        match text {
+            "queued" => Self::Queued,
+            "copying" => Self::Copying,
+            "complete" => Self::Complete,
+            _ => Self::Failed,
+        }
+    }
+}
+
+/// A copy in another region.
+#[derive(Clone, Debug)]
+pub struct ReplicaRow {
+    /// Azure region.
+    pub region: String,
+    /// How far it is.
+    pub state: ReplicaState,
+    /// The run that makes or made it.
+    pub run: RunId,
+    /// When it began.
+    pub started: WallTime,
+    /// When it ended.
+    pub finished: Option<WallTime>,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// An attempt to prove a point.
+#[derive(Clone, Debug)]
+pub struct ProofRow {
+    /// Region of the copy that was tried.
+    pub region: String,
+    /// What was tried.
+    pub level: ProofLevel,
+    /// Whether it held.
+    pub passed: bool,
+    /// When.
+    pub at: WallTime,
+    /// In words.
+    pub detail: String,
+}
+
+/// A finished DR test.
+#[derive(Clone, Debug)]
+pub struct DrillRow {
+    /// Its run.
+    pub run: RunId,
+    /// Whose.
+    pub item: ItemId,
+    /// What was restored.
+    pub point_name: String,
+    /// Where.
+    pub region: String,
+    /// When it was declared.
+    pub started: WallTime,
+    /// Whether everything held.
+    pub passed: bool,
+    /// Declared start to the outside probe's success.
+    pub rto_ms: Option<u64>,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+impl Store {
+    /// A VM's recovery points, newest first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn points(&self, item: ItemId) -> Result<Vec<PointRow>, StoreError> {
+        self.read(move |c| read_points(c, "WHERE item_id = ?1 ORDER BY created_ms DESC, id DESC", [item.0]))
+            .await
+    }
+
+    /// All recovery points of a name: several VMs may have one of the same.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn points_named(&self, name: &str) -> Result<Vec<PointRow>, StoreError> {
+        let name = name.to_owned();
+        self.read(move |c| read_points(c, "WHERE name = ?1 ORDER BY item_id", [name])).await
+    }
+
+    /// Number of points and time of the newest, per item that has one.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn point_summary(&self) -> Result<Vec<(ItemId, u32, WallTime)>, StoreError> {
+        self.read(|c| {
+            let mut s = c.prepare_cached(
+                "SELECT item_id, count(*), max(created_ms) FROM point GROUP BY item_id",
+            )?;
+            let rows = s.query_map([], |r| {
+                Ok((ItemId(r.get(0)?), r.get(1)?, WallTime::from_unix_ms(r.get(2)?)))
+            })?;
+            rows.collect::<Result<_, _>>().map_err(Into::into)
+        })
+        .await
+    }
+
+    /// DR tests, newest first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn drills(
+        &self,
+        item: Option<ItemId>,
+        since: WallTime,
+    ) -> Result<Vec<DrillRow>, StoreError> {
+        self.read(move |c| {
+            let mut s = c.prepare_cached(
+                "SELECT run_id, item_id, point_name, region, started_ms, passed, rto_ms, error
+                 FROM drill WHERE (?1 IS NULL OR item_id = ?1) AND started_ms >= ?2
+                 ORDER BY started_ms DESC, run_id DESC",
+            )?;
+            let rows = s.query_map((item.map(|i| i.0), since.unix_ms()), |r| {
+                Ok(DrillRow {
+                    run: RunId(r.get(0)?),
+                    item: ItemId(r.get(1)?),
+                    point_name: r.get(2)?,
+                    region: r.get(3)?,
+                    started: WallTime::from_unix_ms(r.get(4)?),
+                    passed: r.get(5)?,
+                    rto_ms: r.get::<_, Option<i64>>(6)?.map(|ms| ms as u64),
+                    error: r.get(7)?,
+                })
+            })?;
+            rows.collect::<Result<_, _>>().map_err(Into::into)
+        })
+        .await
+    }
+}
+
+fn read_points<P: rusqlite::Params>(
+    c: &Connection,
+    filter: &str,
+    params: P,
+) -> Result<Vec<PointRow>, StoreError> {
+    let mut statement = c.prepare_cached(&format!(
+        "SELECT id, item_id, name, region, created_ms, tiers_json, consistency, consistency_reason,
+           frozen_ms, size_bytes, operation_id, nonce, description_json FROM point {filter}"
+    ))?;
+    let rows = statement.query_map(params, |r| Ok(point_row(r)))?;
+    let mut points = Vec::new();
+    for row in rows {
+        let (id, mut point) = row??;
+        point.snapshots = snapshots(c, id)?;
+        point.replicas = replicas(c, id)?;
+        point.proofs = proofs(c, id)?;
+        let mut s = c.prepare_cached("SELECT run_id FROM lease WHERE point_id = ?1")?;
+        point.leases = s.query_map([id], |r| r.get(0).map(RunId))?.collect::<Result<_, _>>()?;
+        points.push(point);
+    }
+    Ok(points)
+}
+
+fn point_row(r: &Row<'_>) -> Result<(i64, PointRow), StoreError> {
+    let name: String = r.get(2)?;
+    let tiers: String = r.get(5)?;
+    let consistency: String = r.get(6)?;
+    let description: String = r.get(12)?;
+    let point = PointRow {
+        item: ItemId(r.get(1)?),
+        name: name
+            .parse()
+            .map_err(|_| StoreError::Refused(format!("stored point name {name:?} is malformed")))?,
+        region: r.get(3)?,
+        created: WallTime::from_unix_ms(r.get(4)?),
+        tiers: serde_json::from_str(&tiers).map_err(StoreError::corrupt("tier set"))?,
+        consistency: consistency.parse().map_err(|_| {
+            StoreError::Refused(format!("stored consistency {consistency:?} is unknown"))
+        })?,
+        consistency_reason: r.get(7)?,
+        frozen_ms: r.get::<_, i64>(8)? as u64,
+        size_bytes: r.get::<_, i64>(9)? as u64,
+        operation_id: r.get(10)?,
+        nonce: r.get(11)?,
+        description: serde_json::from_str(&description)
+            .map_err(StoreError::corrupt("VM description"))?,
+        snapshots: Vec::new(),
+        replicas: Vec::new(),
+        proofs: Vec::new(),
+        leases: Vec::new(),
+    };
+    Ok((r.get(0)?, point))
+}
+
+fn snapshots(c: &Connection, point: i64) -> Result<Vec<SnapshotRow>, StoreError> {
+    let mut s = c.prepare_cached(
+        "SELECT region, lun, arm_id, source_disk_id, source_disk_unique_id, size_bytes
+         FROM snapshot WHERE point_id = ?1 ORDER BY region, lun",
+    )?;
+    let rows = s.query_map([point], |r| {
+        Ok(SnapshotRow {
+            region: r.get(0)?,
+            lun: u32::try_from(r.get::<_, i64>(1)?).ok(),
+            id: parse_arm_id(&r.get::<_, String>(2)?, 2)?,
+            source_disk: parse_arm_id(&r.get::<_, String>(3)?, 3)?,
+            source_disk_unique_id: r.get(4)?,
+            size_bytes: r.get::<_, i64>(5)? as u64,
+        })
+    })?;
+    rows.collect::<Result<_, _>>().map_err(Into::into)
+}
+
+fn replicas(c: &Connection, point: i64) -> Result<Vec<ReplicaRow>, StoreError> {
+    let mut s = c.prepare_cached(
+        "SELECT region, state, run_id, started_ms, finished_ms, error FROM replica
+         WHERE point_id = ?1 ORDER BY region",
+    )?;
+    let rows = s.query_map([point], |r| {
+        Ok(ReplicaRow {
+            region: r.get(0)?,
+            state: ReplicaState::parse(&r.get::<_, String>(1)?),
+            run: RunId(r.get(2)?),
+            started: WallTime::from_unix_ms(r.get(3)?),
+            finished: r.get::<_, Option<i64>>(4)?.map(WallTime::from_unix_ms),
+            error: r.get(5)?,
+        })
+    })?;
+    rows.collect::<Result<_, _>>().map_err(Into::into)
+}
+
+fn proofs(c: &Connection, point: i64) -> Result<Vec<ProofRow>, StoreError> {
+    let mut s = c.prepare_cached(
+        "SELECT region, level, passed, at_ms, detail FROM proof WHERE point_id = ?1
+         ORDER BY at_ms, run_id",
+    )?;
+    let rows = s.query_map([point], |r| {
+        let level: String = r.get(1)?;
+        Ok(ProofRow {
+            region: r.get(0)?,
+            level: level.parse().unwrap_or(ProofLevel::Unproved),
+            passed: r.get(2)?,
+            at: WallTime::from_unix_ms(r.get(3)?),
+            detail: r.get(4)?,
+        })
+    })?;
+    rows.collect::<Result<_, _>>().map_err(Into::into)
+}

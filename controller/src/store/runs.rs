@@ -1,0 +1,418 @@
+//! Runs, their locks and their leases.
+
+use azdr_env::WallTime;
+use rusqlite::{Connection, OptionalExtension, Row};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::change::{self, CatalogueChange};
+use super::journal::{self, Event};
+use super::error::to_json;
+use super::{ItemId, Store, StoreError};
+
+/// A run's number; users see it as the job id.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RunId(pub i64);
+
+impl std::fmt::Display for RunId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where a run stands. The last three are terminal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    /// Waits for its locks.
+    Queued,
+    /// Goes forward.
+    Running,
+    /// Goes back.
+    Undoing,
+    /// Waits for a person; keeps its locks and leases.
+    Stuck,
+    /// Done.
+    Succeeded,
+    /// Not done, and undone.
+    Failed,
+    /// Given up on request, and undone.
+    Cancelled,
+}
+
+impl RunState {
+    /// Whether the run is over.
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+
+    /// As written to the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Undoing => "undoing",
+            Self::Stuck => "stuck",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [
+            Self::Queued,
+            Self::Running,
+            Self::Undoing,
+            Self::Stuck,
+            Self::Succeeded,
+            Self::Failed,
+            Self::Cancelled,
+        ]
+        .into_iter()
+        .find(|s| s.as_str() == text)
+    }
+}
+
+/// A run to be started.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NewRun {
+    /// Name of a registered workflow.
+    pub workflow: String,
+    /// Version of its step list.
+    pub version: u32,
+    /// The workflow's input.
+    pub input: Value,
+    /// Smaller goes first.
+    pub priority: u8,
+    /// What it is about.
+    pub item: Option<ItemId>,
+    /// The run that waits for it.
+    pub parent: Option<RunId>,
+    /// Operator, `schedule`, or `job N`.
+    pub requested_by: String,
+}
+
+/// A run as stored.
+#[derive(Clone, Debug)]
+pub struct RunRow {
+    /// Its number.
+    pub id: RunId,
+    /// Name of its workflow.
+    pub workflow: String,
+    /// Version of its step list.
+    pub version: u32,
+    /// The workflow's input.
+    pub input: Value,
+    /// Where it stands.
+    pub state: RunState,
+    /// What it is about.
+    pub item: Option<ItemId>,
+    /// Operator, `schedule`, or `job N`.
+    pub requested_by: String,
+    /// When it was asked for.
+    pub created: WallTime,
+    /// When it got its locks.
+    pub started: Option<WallTime>,
+    /// When it became terminal.
+    pub finished: Option<WallTime>,
+    /// Somebody asked it to stop.
+    pub cancel_requested: bool,
+    /// What it waits for, in words.
+    pub waiting_for: Option<String>,
+    /// Why it failed, as plain data.
+    pub error: Option<Value>,
+    /// What it achieved, as plain data.
+    pub result: Option<Value>,
+}
+
+/// What happens to a run's row together with journal entries and catalogue changes.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// Journal entries: step, item, event, payload.
+    pub entries: Vec<(String, String, Event, Value)>,
+    /// Applied in the same transaction.
+    pub changes: Vec<CatalogueChange>,
+    /// A new state, if it changes.
+    pub state: Option<RunState>,
+    /// Why it failed.
+    pub error: Option<Value>,
+    /// What it achieved.
+    pub result: Option<Value>,
+}
+
+impl Store {
+    /// Queues a run; it is durable when this returns.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn queue_run(&self, run: NewRun, now: WallTime) -> Result<RunId, StoreError> {
+        self.write(move |c| insert_run(c, &run, now)).await
+    }
+
+    /// Queues a run and journals it as started by a step of its parent, in one transaction.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn queue_child(
+        &self,
+        parent: RunId,
+        step: &'static str,
+        run: NewRun,
+        now: WallTime,
+    ) -> Result<RunId, StoreError> {
+        self.write(move |c| {
+            let id = insert_run(c, &run, now)?;
+            journal::append(c, parent, step, "", Event::Started, &Value::from(id.0), now)?;
+            Ok(id)
+        })
+        .await
+    }
+
+    /// Takes all of a queued run's locks at once and marks it running; or notes what it waits for.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn try_start_run(
+        &self,
+        id: RunId,
+        mut keys: Vec<String>,
+        now: WallTime,
+    ) -> Result<bool, StoreError> {
+        keys.sort();
+        keys.dedup();
+        self.write(move |c| {
+            for key in &keys {
+                let holder = c
+                    .query_row(
+                        "SELECT run_id FROM lock WHERE key = ?1 AND run_id <> ?2",
+                        (key, id.0),
+                        |r| r.get::<_, i64>(0),
+                    )
+                    .optional()?;
+                if let Some(holder) = holder {
+                    c.execute(
+                        "UPDATE run SET waiting_for = ?2 WHERE id = ?1",
+                        (id.0, format!("job {holder} holds {key}")),
+                    )?;
+                    return Ok(false);
+                }
+            }
+            c.execute("UPDATE lock_epoch SET epoch = epoch + 1", [])?;
+            for key in &keys {
+                c.execute(
+                    "INSERT OR IGNORE INTO lock SELECT ?1, ?2, epoch, ?3 FROM lock_epoch",
+                    (key, id.0, now.unix_ms()),
+                )?;
+            }
+            let changed = c.execute(
+                "UPDATE run SET state = 'running', started_ms = ?2, waiting_for = NULL
+                 WHERE id = ?1 AND state = 'queued'",
+                (id.0, now.unix_ms()),
+            )?;
+            Ok(changed == 1)
+        })
+        .await
+    }
+
+    /// Writes a run's progress: journal entries, catalogue changes and state, all or nothing. A
+    /// terminal state releases the run's locks, leases and expectations.
+    ///
+    /// # Errors
+    /// When a change is refused or the database cannot be written.
+    pub async fn record(
+        &self,
+        id: RunId,
+        progress: Progress,
+        now: WallTime,
+    ) -> Result<(), StoreError> {
+        self.write(move |c| {
+            for (step, item, event, payload) in &progress.entries {
+                journal::append(c, id, step, item, *event, payload, now)?;
+            }
+            for change in &progress.changes {
+                change::apply(c, id, change, now)?;
+            }
+            if let Some(error) = &progress.error {
+                c.execute("UPDATE run SET error_json = ?2 WHERE id = ?1", (id.0, to_json(error)))?;
+            }
+            if let Some(result) = &progress.result {
+                c.execute("UPDATE run SET result_json = ?2 WHERE id = ?1", (id.0, to_json(result)))?;
+            }
+            if let Some(state) = progress.state {
+                set_state(c, id, state, now)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Notes that somebody asked a run to stop. A queued run is cancelled at once.
+    ///
+    /// # Errors
+    /// `Missing` when there is no such run, `Refused` when it is over.
+    pub async fn request_cancel(&self, id: RunId, now: WallTime) -> Result<(), StoreError> {
+        self.write(move |c| {
+            let run = read_run(c, id)?.ok_or_else(|| StoreError::Missing(format!("job {id}")))?;
+            if run.state.is_terminal() {
+                return Err(StoreError::Refused(format!(
+                    "job {id} is over already: {}",
+                    run.state.as_str()
+                )));
+            }
+            c.execute("UPDATE run SET cancel_requested = 1 WHERE id = ?1", [id.0])?;
+            if run.state == RunState::Queued {
+                set_state(c, id, RunState::Cancelled, now)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// One run.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn run(&self, id: RunId) -> Result<Option<RunRow>, StoreError> {
+        self.read(move |c| read_run(c, id)).await
+    }
+
+    /// Queued runs in the order in which they should start.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn queued_runs(&self, limit: u32) -> Result<Vec<RunRow>, StoreError> {
+        self.read(move |c| {
+            select(c, "WHERE state = 'queued' ORDER BY priority, id LIMIT ?1", [limit])
+        })
+        .await
+    }
+
+    /// Runs that have started and are not over, oldest first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn unfinished_runs(&self) -> Result<Vec<RunRow>, StoreError> {
+        self.read(|c| {
+            select(c, "WHERE state IN ('running', 'undoing', 'stuck') ORDER BY id", [])
+        })
+        .await
+    }
+
+    /// The newest runs, newest first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn recent_runs(
+        &self,
+        state: Option<RunState>,
+        item: Option<ItemId>,
+        workflow: Option<&'static str>,
+        limit: u32,
+    ) -> Result<Vec<RunRow>, StoreError> {
+        self.read(move |c| {
+            select(
+                c,
+                "WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR item_id = ?2)
+                   AND (?3 IS NULL OR workflow = ?3) ORDER BY id DESC LIMIT ?4",
+                (state.map(RunState::as_str), item.map(|i| i.0), workflow, limit),
+            )
+        })
+        .await
+    }
+
+    /// How many runs are in each state of each workflow.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn run_counts(&self) -> Result<Vec<(String, String, u64)>, StoreError> {
+        self.read(|c| {
+            let mut s = c.prepare_cached(
+                "SELECT workflow, state, count(*) FROM run GROUP BY workflow, state",
+            )?;
+            let rows = s.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get::<_, i64>(2)? as u64)))?;
+            rows.collect::<Result<_, _>>().map_err(Into::into)
+        })
+        .await
+    }
+}
+
+pub(super) fn insert_run(c: &Connection, run: &NewRun, now: WallTime) -> Result<RunId, StoreError> {
+    c.execute(
+        "INSERT INTO run (workflow, version, input_json, state, priority, item_id, parent_run_id,
+           requested_by, created_ms) VALUES (?1, ?2, ?3, 'queued', ?4, ?5, ?6, ?7, ?8)",
+        (
+            &run.workflow,
+            run.version,
+            to_json(&run.input),
+            run.priority,
+            run.item.map(|i| i.0),
+            run.parent.map(|p| p.0),
+            &run.requested_by,
+            now.unix_ms(),
+        ),
+    )?;
+    Ok(RunId(c.last_insert_rowid()))
+}
+
+fn set_state(c: &Connection, id: RunId, state: RunState, now: WallTime) -> Result<(), StoreError> {
+    let finished = state.is_terminal().then(|| now.unix_ms());
+    c.execute(
+        "UPDATE run SET state = ?2, finished_ms = ?3, waiting_for = NULL WHERE id = ?1",
+        (id.0, state.as_str(), finished),
+    )?;
+    if state.is_terminal() {
+        c.execute("DELETE FROM lock WHERE run_id = ?1", [id.0])?;
+        c.execute("DELETE FROM lease WHERE run_id = ?1", [id.0])?;
+        c.execute("DELETE FROM expected_instance WHERE run_id = ?1", [id.0])?;
+    }
+    Ok(())
+}
+
+const SELECT: &str = "SELECT id, workflow, version, input_json, state, item_id, requested_by,
+  created_ms, started_ms, finished_ms, cancel_requested, waiting_for, error_json, result_json
+  FROM run ";
+
+fn read_run(c: &Connection, id: RunId) -> Result<Option<RunRow>, StoreError> {
+    Ok(select(c, "WHERE id = ?1", [id.0])?.pop())
+}
+
+fn select<P: rusqlite::Params>(
+    c: &Connection,
+    filter: &str,
+    params: P,
+) -> Result<Vec<RunRow>, StoreError> {
+    let mut statement = c.prepare_cached(&format!("{SELECT}{filter}"))?;
+    let rows = statement.query_map(params, |r| Ok(run_row(r)))?;
+    rows.map(|r| r.map_err(StoreError::from).and_then(|r| r)).collect()
+}
+
+fn run_row(r: &Row<'_>) -> Result<RunRow, StoreError> {
+    let document = |column: usize| -> Result<Option<Value>, StoreError> {
+        r.get::<_, Option<String>>(column)?
+            .map(|t| serde_json::from_str(&t).map_err(StoreError::corrupt("run document")))
+            .transpose()
+    };
+    let time = |column: usize| -> Result<Option<WallTime>, StoreError> {
+        Ok(r.get::<_, Option<i64>>(column)?.map(WallTime::from_unix_ms))
+    };
+    let state: String = r.get(4)?;
+    Ok(RunRow {
+        id: RunId(r.get(0)?),
+        workflow: r.get(1)?,
+        version: r.get(2)?,
+        input: document(3)?.unwrap_or(Value::Null),
+        state: RunState::parse(&state)
+            .ok_or_else(|| StoreError::Refused(format!("unknown run state {state:?}")))?,
+        item: r.get::<_, Option<i64>>(5)?.map(ItemId),
+        requested_by: r.get(6)?,
+        created: WallTime::from_unix_ms(r.get(7)?),
+        started: time(8)?,
+        finished: time(9)?,
+        cancel_requested: r.get(10)?,
+        waiting_for: r.get(11)?,
+        error: document(12)?,
+        result: document(13)?,
+    })
+}

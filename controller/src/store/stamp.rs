@@ -1,0 +1,64 @@
+//! Which cloud the database belongs to (I11).
+
+use azdr_env::WallTime;
+use rusqlite::{Connection, OptionalExtension};
+use serde::{Deserialize, Serialize};
+
+use super::error::to_json;
+use super::{Store, StoreError};
+
+/// The cloud, tenant and subscriptions of a database. It never opens against others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// For example `AzureCloud` or `simulated`.
+    pub cloud: String,
+    /// Entra tenant.
+    pub tenant_id: String,
+    /// Subscription ids, sorted.
+    pub subscriptions: Vec<String>,
+}
+
+impl Store {
+    /// Stamps a new database.
+    ///
+    /// # Errors
+    /// `Refused` when it has a stamp already.
+    pub async fn stamp(&self, stamp: Stamp, now: WallTime) -> Result<(), StoreError> {
+        self.write(move |c| {
+            if let Some(existing) = read(c)? {
+                return Err(StoreError::Refused(format!(
+                    "the database is stamped already: cloud {}, tenant {}",
+                    existing.cloud, existing.tenant_id
+                )));
+            }
+            c.execute(
+                "INSERT INTO stamp VALUES (1, ?1, ?2, ?3, ?4)",
+                (stamp.cloud, stamp.tenant_id, to_json(&stamp.subscriptions), now.unix_ms()),
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// The database's stamp; `None` before `init`.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn read_stamp(&self) -> Result<Option<Stamp>, StoreError> {
+        self.read(read).await
+    }
+}
+
+fn read(c: &Connection) -> Result<Option<Stamp>, StoreError> {
+    let row = c
+        .query_row("SELECT cloud, tenant_id, subscriptions_json FROM stamp", [], |r| {
+            Ok((r.get(0)?, r.get(1)?, r.get::<_, String>(2)?))
+        })
+        .optional()?;
+    row.map(|(cloud, tenant_id, subscriptions)| {
+        let subscriptions =
+            serde_json::from_str(&subscriptions).map_err(StoreError::corrupt("subscription list"))?;
+        Ok(Stamp { cloud, tenant_id, subscriptions })
+    })
+    .transpose()
+}

@@ -1,0 +1,321 @@
+//! What a step can see and do.
+//!
+//! Narrow on purpose: its input, typed earlier outputs, the services of its world, time, and its own
+//! journal entries. Never the store, never the controller.
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use azdr_env::{Env, Monotonic, WallTime};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use super::failure::StepError;
+use super::history::History;
+use crate::store::{CatalogueChange, Event, Progress, RunId, Store};
+
+/// Names a step and fixes the type of its output: a later step that asks for it cannot get name or
+/// type wrong.
+pub struct StepKey<O> {
+    /// As journalled.
+    pub name: &'static str,
+    output: PhantomData<fn() -> O>,
+}
+
+impl<O> StepKey<O> {
+    /// A step of this name. Renaming a shipped step makes a new version of its workflow.
+    pub const fn new(name: &'static str) -> Self {
+        Self { name, output: PhantomData }
+    }
+}
+
+impl<O> Clone for StepKey<O> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<O> Copy for StepKey<O> {}
+
+/// What a step has achieved: its output, and the catalogue changes to be applied with it.
+pub struct Done<O> {
+    pub(super) output: O,
+    pub(super) changes: Vec<CatalogueChange>,
+}
+
+impl<O> Done<O> {
+    /// Done, with this output.
+    pub fn new(output: O) -> Self {
+        Self { output, changes: Vec::new() }
+    }
+
+    /// Adds a catalogue change.
+    pub fn change(mut self, change: CatalogueChange) -> Self {
+        self.changes.push(change);
+        self
+    }
+
+    /// Adds catalogue changes.
+    pub fn changes(mut self, changes: impl IntoIterator<Item = CatalogueChange>) -> Self {
+        self.changes.extend(changes);
+        self
+    }
+}
+
+/// How far a step is, for people; not journalled.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepProgress {
+    /// For example `copied 40 %`.
+    pub detail: String,
+    /// 0 to 100.
+    pub percent: Option<f64>,
+}
+
+/// A run in this process: what its steps share.
+pub(super) struct RunShared<S> {
+    pub(super) id: RunId,
+    pub(super) input: Value,
+    pub(super) services: Arc<S>,
+    pub(super) env: Env,
+    pub(super) store: Store,
+    pub(super) history: Mutex<History>,
+    pub(super) progress: Mutex<BTreeMap<(String, String), StepProgress>>,
+    pub(super) cancel: CancellationToken,
+    pub(super) shutdown: CancellationToken,
+    pub(super) changed: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl<S> RunShared<S> {
+    pub(super) fn with_history<T>(&self, f: impl FnOnce(&History) -> T) -> T {
+        f(&self.history.lock().expect("the history is only read and appended to"))
+    }
+
+    /// Writes progress durably, then takes it into the history.
+    pub(super) async fn record(&self, progress: Progress) -> Result<(), StepError> {
+        let now = self.env.clock.wall();
+        let entries = progress.entries.clone();
+        self.store.record(self.id, progress, now).await?;
+        {
+            let mut history = self.history.lock().expect("the history is only read and appended to");
+            for (step, item, event, payload) in &entries {
+                history.apply(now, step, item, *event, payload);
+            }
+        }
+        (self.changed)();
+        Ok(())
+    }
+
+    pub(super) async fn journal(
+        &self,
+        step: &str,
+        item: &str,
+        event: Event,
+        payload: Value,
+    ) -> Result<(), StepError> {
+        let entries = vec![(step.to_owned(), item.to_owned(), event, payload)];
+        self.record(Progress { entries, ..Progress::default() }).await
+    }
+
+    /// Takes in the start of a child, which the store has journalled together with the child.
+    pub(super) fn note_child(&self, at: WallTime, step: &str, child: RunId) {
+        let mut history = self.history.lock().expect("the history is only read and appended to");
+        history.apply(at, step, "", Event::Started, &Value::from(child.0));
+    }
+
+    pub(super) fn set_progress(&self, step: &str, item: &str, progress: StepProgress) {
+        let key = (step.to_owned(), item.to_owned());
+        self.progress.lock().expect("progress is only set and read").insert(key, progress);
+        (self.changed)();
+    }
+}
+
+/// A step's view before its input is typed.
+pub(super) struct RawCx<S> {
+    pub(super) run: Arc<RunShared<S>>,
+    pub(super) step: &'static str,
+    pub(super) item: String,
+    pub(super) undoing: bool,
+}
+
+impl<S> Clone for RawCx<S> {
+    fn clone(&self) -> Self {
+        Self {
+            run: self.run.clone(),
+            step: self.step,
+            item: self.item.clone(),
+            undoing: self.undoing,
+        }
+    }
+}
+
+/// What a step sees. The same view serves its undo, where outputs may be missing.
+pub struct StepCx<S, I> {
+    pub(super) raw: RawCx<S>,
+    /// The run's input.
+    pub input: I,
+}
+
+impl<S, I> StepCx<S, I> {
+    /// The services of the world outside.
+    pub fn services(&self) -> &S {
+        &self.raw.run.services
+    }
+
+    /// The run; its number goes into the tags of everything it creates.
+    pub fn run_id(&self) -> RunId {
+        self.raw.run.id
+    }
+
+    /// The date. For records; what must be the same on a repetition comes from an earlier step.
+    pub fn now(&self) -> WallTime {
+        self.raw.run.env.clock.wall()
+    }
+
+    /// Monotonic time of this process.
+    pub fn monotonic(&self) -> Monotonic {
+        self.raw.run.env.clock.monotonic()
+    }
+
+    /// Clock and ids.
+    pub fn env(&self) -> &Env {
+        &self.raw.run.env
+    }
+
+    /// Whether this is an undo (a temporary's clean-up included).
+    pub fn is_undo(&self) -> bool {
+        self.raw.undoing
+    }
+
+    /// The output of an earlier step.
+    ///
+    /// # Errors
+    /// Fails when that step is not done: a mistake in the workflow, which turns the run back.
+    pub fn output<O: DeserializeOwned>(&self, key: StepKey<O>) -> Result<O, StepError> {
+        self.try_output(key)?.ok_or_else(|| {
+            StepError::fail("internal", format!("step {} has no output yet", key.name))
+        })
+    }
+
+    /// The output of a step, if it is done.
+    ///
+    /// # Errors
+    /// When the journalled output cannot be read as `O`.
+    pub fn try_output<O: DeserializeOwned>(&self, key: StepKey<O>) -> Result<Option<O>, StepError> {
+        self.read_output(key.name, "")
+    }
+
+    /// The outputs of an `each`, in the order of its list, as far as they are done.
+    ///
+    /// # Errors
+    /// When a journalled output cannot be read as `O`.
+    pub fn each_outputs<O: DeserializeOwned>(&self, key: StepKey<O>) -> Result<Vec<O>, StepError> {
+        let keys: Vec<String> = self.raw.run.with_history(|h| {
+            h.items(key.name).unwrap_or_default().iter().map(|(k, _)| k.clone()).collect()
+        });
+        keys.iter().filter_map(|item| self.read_output(key.name, item).transpose()).collect()
+    }
+
+    /// The output of this very step (or item), if it is done: for an undo.
+    ///
+    /// # Errors
+    /// When the journalled output cannot be read as `O`.
+    pub fn own_output<O: DeserializeOwned>(&self) -> Result<Option<O>, StepError> {
+        self.read_output(self.raw.step, &self.raw.item)
+    }
+
+    fn read_output<O: DeserializeOwned>(
+        &self,
+        step: &str,
+        item: &str,
+    ) -> Result<Option<O>, StepError> {
+        let value = self.raw.run.with_history(|h| {
+            h.record(step, item).and_then(|r| r.done.as_ref()).map(|(_, v)| v.clone())
+        });
+        value.map(|v| read_document(step, v)).transpose()
+    }
+
+    /// When a step was done.
+    pub fn done_at(&self, step: &str) -> Option<WallTime> {
+        self.raw.run.with_history(|h| {
+            h.records_of(step).filter_map(|(_, r)| r.done.as_ref().map(|(at, _)| *at)).max()
+        })
+    }
+
+    /// When a step first began.
+    pub fn started_at(&self, step: &str) -> Option<WallTime> {
+        self.raw.run.with_history(|h| h.records_of(step).filter_map(|(_, r)| r.started).min())
+    }
+
+    /// What this step saved to resume from, in this life of the controller or an earlier one.
+    ///
+    /// # Errors
+    /// When it cannot be read as `T`.
+    pub fn checkpoint<T: DeserializeOwned>(&self) -> Result<Option<T>, StepError> {
+        let value = self.raw.run.with_history(|h| {
+            h.record(self.raw.step, &self.raw.item).and_then(|r| r.checkpoint.clone())
+        });
+        value.map(|v| read_document(self.raw.step, v)).transpose()
+    }
+
+    /// Saves something to resume from, durably. `None` forgets it.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub async fn save_checkpoint<T: Serialize>(&self, value: Option<&T>) -> Result<(), StepError> {
+        let payload = value.map_or(Value::Null, to_document);
+        self.raw.run.journal(self.raw.step, &self.raw.item, Event::Checkpoint, payload).await
+    }
+
+    /// The operation id of the current attempt of this hold: new for every attempt, journalled
+    /// before it began.
+    ///
+    /// # Panics
+    /// In a step that is not a hold.
+    pub fn operation_id(&self) -> String {
+        self.operation_ids(self.raw.step).pop().expect("only holds ask for their operation id")
+    }
+
+    /// The operation ids of all attempts of a hold, oldest first.
+    pub fn operation_ids(&self, hold: &str) -> Vec<String> {
+        self.raw.run.with_history(|h| {
+            h.record(hold, "")
+                .map(|r| r.attempts.iter().filter_map(|a| a.as_str().map(str::to_owned)).collect())
+                .unwrap_or_default()
+        })
+    }
+
+    /// Shows people how far this step is.
+    pub fn progress(&self, detail: impl Into<String>, percent: Option<f64>) {
+        let progress = StepProgress { detail: detail.into(), percent };
+        self.raw.run.set_progress(self.raw.step, &self.raw.item, progress);
+    }
+
+    /// Waits, unless the run is cancelled or the controller shuts down meanwhile. An undo is not
+    /// cancelled.
+    ///
+    /// # Errors
+    /// `Cancelled` or `ShuttingDown`.
+    pub async fn wait(&self, d: Duration) -> Result<(), StepError> {
+        let run = &self.raw.run;
+        tokio::select! {
+            biased;
+            () = run.shutdown.cancelled() => Err(StepError::ShuttingDown),
+            () = run.cancel.cancelled(), if !self.raw.undoing => Err(StepError::Cancelled),
+            () = azdr_env::sleep(d) => Ok(()),
+        }
+    }
+}
+
+fn read_document<T: DeserializeOwned>(step: &str, value: Value) -> Result<T, StepError> {
+    serde_json::from_value(value).map_err(|e| {
+        StepError::fail("internal", format!("the journal entry of step {step} cannot be read: {e}"))
+    })
+}
+
+/// Turns something into its journalled form.
+pub(super) fn to_document<T: Serialize>(value: &T) -> Value {
+    serde_json::to_value(value).expect("our documents have string keys and no failing Serialize")
+}

@@ -1,0 +1,479 @@
+//! Takes one run from where its journal stands to its end.
+//!
+//! Forward through the step list; on failure or cancellation back through everything that *started*;
+//! on success through the undo of the temporaries. Then the residue check, and the terminal state
+//! together with what it concludes. Nothing here differs between a fresh run and one recovered after
+//! a crash: both read the folded journal.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::{FutureExt, StreamExt};
+use serde_json::Value;
+
+use super::context::{RawCx, RunShared, StepProgress};
+use super::definition::{Act, Concluded, Definition, Kind, Node, Outcome, RawDone};
+use super::engine::Engine;
+use super::failure::{Failure, StepError};
+use super::retry::RetryPolicy;
+use crate::store::{Event, Progress, RunId, RunState};
+
+pub(super) struct Runner<S> {
+    pub(super) run: Arc<RunShared<S>>,
+    pub(super) definition: Arc<Definition<S>>,
+    pub(super) retry: RetryPolicy,
+    pub(super) engine: Engine<S>,
+}
+
+impl<S: Send + Sync + 'static> Runner<S> {
+    /// Drives the run to a terminal state, or to `Stuck`.
+    ///
+    /// # Errors
+    /// `ShuttingDown` or `Store`: the run goes on later from its journal.
+    pub(super) async fn drive(&self) -> Result<RunState, StepError> {
+        if self.run.with_history(|h| h.turned_back().is_none()) {
+            match self.forward().await {
+                Ok(()) => return self.succeed().await,
+                Err(e @ (StepError::ShuttingDown | StepError::Store(_))) => return Err(e),
+                Err(e) => {
+                    let failure = match e {
+                        StepError::Fail(f) | StepError::Retry { failure: f, .. } => Some(f),
+                        _ => None,
+                    };
+                    if self.past_point_of_no_return() {
+                        let failure = failure.unwrap_or_else(|| {
+                            Failure::new("past_no_return", "the run can no longer be cancelled")
+                        });
+                        return self.get_stuck(failure).await;
+                    }
+                    self.turn_around(failure).await?;
+                }
+            }
+        }
+        self.go_back().await
+    }
+
+    async fn forward(&self) -> Result<(), StepError> {
+        for node in &self.definition.nodes {
+            match &node.kind {
+                Kind::Step(act) => self.step(node, act).await?,
+                Kind::Each { items, act, parallel } => {
+                    if self.run.with_history(|h| h.items(node.name).is_none()) {
+                        let list = items(self.cx(node, "", false))?;
+                        let list = super::context::to_document(&list);
+                        self.run.journal(node.name, "", Event::Items, list).await?;
+                    }
+                    self.each(node, act, *parallel).await?;
+                }
+                Kind::Hold { act, attempts } => self.hold(node, act, *attempts).await?,
+                Kind::Child(make) => {
+                    let make = make.clone();
+                    self.child(node, || make(self.cx(node, "", false))).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn step(&self, node: &Node<S>, act: &Act<S>) -> Result<(), StepError> {
+        self.one(node, act, "", Value::Null).await
+    }
+
+    /// A step, or one item of an `each`: started, called until it is done or has failed, journalled.
+    async fn one(
+        &self,
+        node: &Node<S>,
+        act: &Act<S>,
+        item: &str,
+        payload: Value,
+    ) -> Result<(), StepError> {
+        let (started, done) = self.run.with_history(|h| {
+            let record = h.record(node.name, item);
+            (record.is_some_and(|r| r.started.is_some()), record.is_some_and(|r| r.done.is_some()))
+        });
+        if done {
+            return Ok(());
+        }
+        self.check_interruption()?;
+        if !started {
+            self.run.journal(node.name, item, Event::Started, Value::Null).await?;
+        }
+        match self.call(node, act, item, payload, false).await {
+            Ok(done) => self.record_done(node, item, done).await,
+            Err(e) => self.record_failure(node, item, e).await,
+        }
+    }
+
+    async fn each(&self, node: &Node<S>, act: &Act<S>, parallel: usize) -> Result<(), StepError> {
+        let items =
+            self.run.with_history(|h| h.items(node.name).map(<[_]>::to_vec).unwrap_or_default());
+        let failed = AtomicBool::new(false);
+        let mut results = futures::stream::iter(items)
+            .map(|(key, payload)| {
+                let failed = &failed;
+                async move {
+                    // After one failure no further item begins; those under way end by themselves.
+                    if failed.load(Ordering::Relaxed) {
+                        return Ok(());
+                    }
+                    let result = self.one(node, act, &key, payload).await;
+                    if result.is_err() {
+                        failed.store(true, Ordering::Relaxed);
+                    }
+                    result
+                }
+            })
+            .buffer_unordered(parallel.max(1));
+        let mut first = Ok(());
+        while let Some(result) = results.next().await {
+            if first.is_ok() {
+                first = result;
+            }
+        }
+        first
+    }
+
+    async fn hold(&self, node: &Node<S>, act: &Act<S>, attempts: u32) -> Result<(), StepError> {
+        loop {
+            let (open, done, tried) = self.run.with_history(|h| {
+                h.record(node.name, "").map_or((false, false, 0), |r| {
+                    (r.may_have_happened() && r.done.is_none(), r.done.is_some(), r.attempts.len())
+                })
+            });
+            if done {
+                return Ok(());
+            }
+            if open {
+                // An attempt that a crash (or a failure, below) cut short: clean up, never resume.
+                self.undo_one(node, "").await?;
+            }
+            self.check_interruption()?;
+            if tried >= attempts as usize {
+                let failure = Failure::new(
+                    "interrupted",
+                    format!("{} was interrupted {tried} times", node.name),
+                );
+                return self.record_failure(node, "", StepError::Fail(failure)).await;
+            }
+            let operation =
+                format!("{}-{}-{}", self.run.id, tried + 1, self.run.env.ids.hex(4));
+            self.run.journal(node.name, "", Event::Started, Value::from(operation)).await?;
+            match self.call_once(act, self.cx(node, "", false), Value::Null).await {
+                Ok(done) => return self.record_done(node, "", done).await,
+                Err(StepError::Retry { failure, .. }) if tried + 1 < attempts as usize => {
+                    tracing::warn!(run = %self.run.id, step = node.name, %failure,
+                        "trying again whole");
+                }
+                Err(StepError::Retry { failure, .. }) => {
+                    return self.record_failure(node, "", StepError::Fail(failure)).await;
+                }
+                Err(e) => return self.record_failure(node, "", e).await,
+            }
+        }
+    }
+
+    async fn child(
+        &self,
+        node: &Node<S>,
+        make: impl FnOnce() -> Result<crate::store::NewRun, StepError>,
+    ) -> Result<(), StepError> {
+        if self.run.with_history(|h| h.record(node.name, "").is_some_and(|r| r.done.is_some())) {
+            return Ok(());
+        }
+        let id = match self.child_id(node) {
+            Some(id) => id,
+            None => {
+                self.check_interruption()?;
+                let mut new = make()?;
+                new.parent = Some(self.run.id);
+                self.engine.start_child(&self.run, node.name, new).await?
+            }
+        };
+        let ended = tokio::select! {
+            biased;
+            () = self.run.cancel.cancelled() => return Err(StepError::Cancelled),
+            () = self.run.shutdown.cancelled() => return Err(StepError::ShuttingDown),
+            ended = self.engine.wait(id) => ended?,
+        };
+        if ended.state == RunState::Succeeded {
+            let output = ended.result.unwrap_or(Value::Null);
+            self.record_done(node, "", RawDone { output, changes: Vec::new() }).await
+        } else {
+            let failure = ended.error.and_then(|e| serde_json::from_value(e).ok()).unwrap_or_else(
+                || Failure::new("child_failed", format!("job {id} {}", ended.state.as_str())),
+            );
+            self.record_failure(node, "", StepError::Fail(failure)).await
+        }
+    }
+
+    fn child_id(&self, node: &Node<S>) -> Option<RunId> {
+        self.run.with_history(|h| {
+            h.record(node.name, "")?.attempts.last()?.as_i64().map(RunId)
+        })
+    }
+
+    /// All steps are done: temporaries go, then the run ends.
+    async fn succeed(&self) -> Result<RunState, StepError> {
+        for (step, item) in self.run.with_history(super::history::History::to_undo) {
+            let node = self.definition.node(&step).expect("journalled by this step list");
+            if node.temporary
+                && let Err(e) = self.undo_one(node, &item).await
+            {
+                return self.stuck_or_pause(e).await;
+            }
+        }
+        self.end(Outcome::Succeeded).await
+    }
+
+    async fn turn_around(&self, failure: Option<Failure>) -> Result<(), StepError> {
+        let payload = super::context::to_document(&failure);
+        let error = failure.is_some().then(|| payload.clone());
+        self.run
+            .record(Progress {
+                entries: vec![(String::new(), String::new(), Event::TurnedBack, payload)],
+                state: Some(RunState::Undoing),
+                error,
+                ..Progress::default()
+            })
+            .await
+    }
+
+    async fn go_back(&self) -> Result<RunState, StepError> {
+        for (step, item) in self.run.with_history(super::history::History::to_undo) {
+            let node = self.definition.node(&step).expect("journalled by this step list");
+            if let Err(e) = self.undo_one(node, &item).await {
+                return self.stuck_or_pause(e).await;
+            }
+        }
+        let failure = self.run.with_history(|h| h.turned_back().cloned().flatten());
+        self.end(failure.map_or(Outcome::Cancelled, Outcome::Failed)).await
+    }
+
+    /// Runs one undo to its end and journals it.
+    async fn undo_one(&self, node: &Node<S>, item: &str) -> Result<(), StepError> {
+        let again = self
+            .run
+            .with_history(|h| h.record(node.name, item).is_some_and(|r| r.undo_started));
+        if !again {
+            self.run.journal(node.name, item, Event::UndoStarted, Value::Null).await?;
+        }
+        let mut changes = Vec::new();
+        if let Kind::Child(_) = node.kind {
+            if let Some(id) = self.child_id(node) {
+                self.engine.cancel_and_wait(id).await?;
+            }
+        } else if let Some(undo) = &node.undo {
+            let payload = self.run.with_history(|h| {
+                let items = h.items(node.name).unwrap_or_default();
+                items.iter().find(|(k, _)| k == item).map(|(_, p)| p.clone())
+            });
+            let done = self.call(node, undo, item, payload.unwrap_or(Value::Null), true).await?;
+            changes = done.changes;
+        }
+        let entries = vec![(node.name.to_owned(), item.to_owned(), Event::Undone, Value::Null)];
+        self.run.record(Progress { entries, changes, ..Progress::default() }).await
+    }
+
+    /// The residue check, then the terminal state with everything that it concludes.
+    async fn end(&self, outcome: Outcome) -> Result<RunState, StepError> {
+        if let Some(residue) = &self.definition.residue {
+            match self.residue_is_gone(residue).await {
+                Ok(()) => {}
+                Err(e) => return self.stuck_or_pause(e).await,
+            }
+        }
+        let concluded = match &self.definition.conclude {
+            Some(conclude) => {
+                let raw = self.raw("conclude", "", true);
+                match conclude(raw, &outcome) {
+                    Ok(concluded) => concluded,
+                    Err(e @ (StepError::Store(_) | StepError::ShuttingDown)) => return Err(e),
+                    Err(e) => {
+                        tracing::error!(run = %self.run.id, error = ?e, "no conclusion");
+                        Concluded::default()
+                    }
+                }
+            }
+            None => Concluded::default(),
+        };
+        let state = match outcome {
+            Outcome::Succeeded => RunState::Succeeded,
+            Outcome::Failed(_) => RunState::Failed,
+            Outcome::Cancelled => RunState::Cancelled,
+        };
+        self.run
+            .record(Progress {
+                changes: concluded.changes,
+                result: concluded.result,
+                state: Some(state),
+                ..Progress::default()
+            })
+            .await?;
+        Ok(state)
+    }
+
+    async fn residue_is_gone(
+        &self,
+        residue: &super::definition::Residue<S>,
+    ) -> Result<(), StepError> {
+        let begun = self.run.env.clock.monotonic();
+        let mut pause = self.retry.first;
+        loop {
+            let left = match residue(self.raw("residue", "", true)).await {
+                Ok(left) if left.is_empty() => return Ok(()),
+                Ok(left) => left.join(", "),
+                Err(StepError::Retry { failure, .. }) => failure.message,
+                Err(e) => return Err(e),
+            };
+            // A listing lags behind deletions for a while.
+            if self.run.env.clock.monotonic().since(begun) > self.retry.total {
+                let failure = Failure::new("residue", format!("still in Azure: {left}"))
+                    .hint("delete what is named here; the job ends by itself after the next start");
+                return Err(StepError::Fail(failure));
+            }
+            self.interruptible(pause).await?;
+            pause = (pause * 2).min(self.retry.longest);
+        }
+    }
+
+    /// Calls a step until it is done or has failed for good.
+    async fn call(
+        &self,
+        node: &Node<S>,
+        act: &Act<S>,
+        item: &str,
+        payload: Value,
+        undoing: bool,
+    ) -> Result<RawDone, StepError> {
+        let begun = self.run.env.clock.monotonic();
+        let mut backoff = self.retry.backoff();
+        loop {
+            let cx = self.cx(node, item, undoing);
+            let elapsed = |limit: Duration| self.run.env.clock.monotonic().since(begun) >= limit;
+            let pause = match self.call_once(act, cx.clone(), payload.clone()).await {
+                Err(StepError::NotYet { detail, percent, after }) => {
+                    if elapsed(node.deadline) {
+                        return Err(StepError::Fail(Failure::new(
+                            "timed_out",
+                            format!("{} did not finish in time: {detail}", node.title),
+                        )));
+                    }
+                    self.run.set_progress(node.name, item, StepProgress { detail, percent });
+                    after
+                }
+                Err(StepError::Retry { failure, after }) => {
+                    if elapsed(node.deadline.min(self.retry.total)) {
+                        return Err(StepError::Fail(failure));
+                    }
+                    let pause = backoff.next(after);
+                    tracing::warn!(run = %self.run.id, step = node.name, item, %failure,
+                        pause_ms = pause.as_millis() as u64, "trying again");
+                    let detail = format!("trying again: {}", failure.message);
+                    self.run.set_progress(node.name, item, StepProgress { detail, percent: None });
+                    pause
+                }
+                other => return other,
+            };
+            if undoing {
+                self.interruptible(pause).await?;
+            } else {
+                tokio::select! {
+                    biased;
+                    () = self.run.cancel.cancelled() => return Err(StepError::Cancelled),
+                    waited = self.interruptible(pause) => waited?,
+                }
+            }
+        }
+    }
+
+    async fn call_once(
+        &self,
+        act: &Act<S>,
+        cx: RawCx<S>,
+        payload: Value,
+    ) -> Result<RawDone, StepError> {
+        let step = cx.step;
+        // A step that panics is a mistake of ours; it must not take the run's locks with it.
+        AssertUnwindSafe(act(cx, payload)).catch_unwind().await.unwrap_or_else(|_| {
+            Err(StepError::fail("internal", format!("step {step} panicked; see the log")))
+        })
+    }
+
+    async fn record_done(
+        &self,
+        node: &Node<S>,
+        item: &str,
+        done: RawDone,
+    ) -> Result<(), StepError> {
+        let entries = vec![(node.name.to_owned(), item.to_owned(), Event::Done, done.output)];
+        self.run.record(Progress { entries, changes: done.changes, ..Progress::default() }).await
+    }
+
+    async fn record_failure(
+        &self,
+        node: &Node<S>,
+        item: &str,
+        e: StepError,
+    ) -> Result<(), StepError> {
+        if let StepError::Fail(failure) = &e {
+            let payload = super::context::to_document(failure);
+            self.run.journal(node.name, item, Event::Failed, payload).await?;
+        }
+        Err(e)
+    }
+
+    async fn stuck_or_pause(&self, e: StepError) -> Result<RunState, StepError> {
+        match e {
+            StepError::Fail(failure) | StepError::Retry { failure, .. } => {
+                self.get_stuck(failure).await
+            }
+            other => Err(other),
+        }
+    }
+
+    async fn get_stuck(&self, failure: Failure) -> Result<RunState, StepError> {
+        tracing::error!(run = %self.run.id, %failure, "stuck: a person must decide");
+        self.run
+            .record(Progress {
+                state: Some(RunState::Stuck),
+                error: Some(super::context::to_document(&failure)),
+                ..Progress::default()
+            })
+            .await?;
+        Ok(RunState::Stuck)
+    }
+
+    fn past_point_of_no_return(&self) -> bool {
+        self.definition.nodes.iter().filter(|n| n.point_of_no_return).any(|n| {
+            self.run.with_history(|h| h.records_of(n.name).any(|(_, r)| r.may_have_happened()))
+        })
+    }
+
+    fn check_interruption(&self) -> Result<(), StepError> {
+        if self.run.shutdown.is_cancelled() {
+            return Err(StepError::ShuttingDown);
+        }
+        if self.run.cancel.is_cancelled() && !self.past_point_of_no_return() {
+            return Err(StepError::Cancelled);
+        }
+        Ok(())
+    }
+
+    async fn interruptible(&self, d: Duration) -> Result<(), StepError> {
+        tokio::select! {
+            biased;
+            () = self.run.shutdown.cancelled() => Err(StepError::ShuttingDown),
+            () = azdr_env::sleep(d) => Ok(()),
+        }
+    }
+
+    fn cx(&self, node: &Node<S>, item: &str, undoing: bool) -> RawCx<S> {
+        self.raw(node.name, item, undoing)
+    }
+
+    fn raw(&self, step: &'static str, item: &str, undoing: bool) -> RawCx<S> {
+        RawCx { run: self.run.clone(), step, item: item.to_owned(), undoing }
+    }
+}

@@ -1,0 +1,109 @@
+//! How strict and how fast a simulator is.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::latency::Profile;
+
+/// Configuration of a [`Simulator`](crate::Simulator).
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The state directory, made by [`init`](crate::init).
+    pub state_dir: PathBuf,
+    /// How long things take.
+    pub profile: Profile,
+    /// Seeds the variation of those times.
+    pub seed: u64,
+    /// Quotas and strictness.
+    pub limits: Limits,
+    /// Where blocking file work runs.
+    pub blocking: Blocking,
+    /// Whether answers wait until the journal is on the disk.
+    pub durability: Durability,
+}
+
+impl Config {
+    /// Fast, durable, on a multi-threaded runtime.
+    pub fn fast(state_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            state_dir: state_dir.into(),
+            profile: Profile::Fast,
+            seed: 0,
+            limits: Limits::default(),
+            blocking: Blocking::Pool,
+            durability: Durability::Fsync,
+        }
+    }
+}
+
+/// Where blocking file work runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blocking {
+    /// On the runtime's pool of threads for it.
+    Pool,
+    /// Where it is asked for: for deterministic tests on one thread with paused time.
+    Inline,
+}
+
+/// Whether answers wait until the journal is on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// An answered change survives `kill -9` and power loss.
+    Fsync,
+    /// An answered change survives `kill -9`.
+    Written,
+    /// There is no journal: the world lives as long as the process.
+    None,
+}
+
+/// Quotas and strictness.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Incremental snapshots alive per disk.
+    pub snapshots_per_disk: usize,
+    /// Snapshots per disk within five minutes; `None`: any number.
+    pub snapshots_per_disk_in_5_minutes: Option<usize>,
+    /// Cross-region copies in flight per subscription and target region.
+    pub copies_in_flight: usize,
+    /// Entries per page of a listing.
+    pub page_size: usize,
+    /// `Retry-After` on answers that start or report a running operation.
+    pub retry_after_secs: Option<u64>,
+    /// Life of an access token.
+    pub token_secs: u64,
+    /// How long an ended operation can be asked for.
+    pub operation_record_secs: u64,
+    /// Length of the opaque certificate that polling URLs carry, as Azure's do.
+    pub polling_url_padding: usize,
+    /// TCP ports of a guest that its public address forwards, if its security groups permit it.
+    pub guest_ports: Vec<u16>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            snapshots_per_disk: 500,
+            snapshots_per_disk_in_5_minutes: None,
+            copies_in_flight: 100,
+            page_size: 100,
+            retry_after_secs: None,
+            token_secs: 3600,
+            operation_record_secs: 24 * 3600,
+            polling_url_padding: 0,
+            guest_ports: vec![22],
+        }
+    }
+}
+
+impl Limits {
+    /// As Azure has them.
+    pub fn recorded() -> Self {
+        Self {
+            snapshots_per_disk_in_5_minutes: Some(7),
+            polling_url_padding: 2048,
+            ..Self::default()
+        }
+    }
+}

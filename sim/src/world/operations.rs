@@ -1,0 +1,337 @@
+//! Long-running operations: accepted at once, reported done when their time has come *and* their
+//! work on contents and machines is finished.
+
+use std::time::Duration;
+
+use azdr_env::WallTime;
+use serde::{Deserialize, Serialize};
+
+use super::state::{Power, state};
+use super::{ArmId, Injected, World};
+
+/// A resource provider, as far as its operations look different.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Service {
+    /// Disks and snapshots.
+    Disk,
+    /// Virtual machines.
+    Compute,
+    /// Networks.
+    Network,
+    /// Resource groups.
+    Resources,
+}
+
+/// What an operation's record shows besides its status.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Output {
+    /// Nothing.
+    None,
+    /// The resource.
+    Resource(ArmId),
+    /// The path and query of a URL that reads the content.
+    Access(String),
+}
+
+/// How an operation failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// ARM's code.
+    pub code: String,
+    /// Words.
+    pub message: String,
+}
+
+/// What becomes visible when an operation ends.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Effect {
+    /// Nothing.
+    None,
+    /// The resource is ready (or `Failed`).
+    Ready(ArmId),
+    /// The disk, snapshot or network resource is gone.
+    Delete(ArmId),
+    /// The VM has reached a power state; on failure it has the old one.
+    Power {
+        /// The VM.
+        vm: ArmId,
+        /// Reached on success.
+        to: Power,
+        /// Kept on failure.
+        back_to: Power,
+    },
+    /// The VM and what goes with it is gone.
+    VmDelete(ArmId),
+    /// The resource group and all in it is gone.
+    GroupDelete {
+        /// Subscription.
+        subscription: String,
+        /// Name.
+        group: String,
+    },
+}
+
+/// Something to be done to contents or machines. Files are names within the content directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Work {
+    /// A new, empty (sparse) content of this size.
+    CreateEmpty {
+        /// New file.
+        file: String,
+        /// Size.
+        size_bytes: u64,
+    },
+    /// What `source` holds at this instant, grown to `size_bytes`.
+    Capture {
+        /// The running machine that writes to `source`.
+        vm_id: Option<String>,
+        /// File to read.
+        source: String,
+        /// New file.
+        target: String,
+        /// Size of the new file.
+        size_bytes: u64,
+    },
+    /// The content of an immutable file under another name.
+    Share {
+        /// A snapshot's file.
+        source: String,
+        /// New name.
+        target: String,
+    },
+    /// The content gets longer.
+    Grow {
+        /// File.
+        file: String,
+        /// New size.
+        size_bytes: u64,
+    },
+    /// Start this VM with the disks that it has now.
+    Start(ArmId),
+    /// End this machine (`vmId`).
+    PowerOff(String),
+    /// Reset this machine (`vmId`).
+    Restart(String),
+}
+
+/// How an operation ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Outcome {
+    /// When.
+    pub at: WallTime,
+    /// Why it failed, if it did.
+    pub failure: Option<Failure>,
+}
+
+/// A long-running operation.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Operation {
+    /// GUID.
+    pub id: String,
+    /// Subscription.
+    pub subscription: String,
+    /// Region.
+    pub location: String,
+    /// Provider.
+    pub service: Service,
+    /// Accepted.
+    pub started: WallTime,
+    /// Not reported done before this.
+    pub due: WallTime,
+    /// To be done before it can end, in this order.
+    pub work: Vec<Work>,
+    /// The work is finished.
+    pub work_done: bool,
+    /// It is going to fail, or has failed, like this.
+    pub failure: Option<Failure>,
+    /// What becomes visible at the end.
+    pub effect: Effect,
+    /// What its record shows.
+    pub output: Output,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+}
+
+impl Operation {
+    /// The VM whose machine the operation works on: such work is done one after the other.
+    pub fn vm(&self) -> Option<&ArmId> {
+        match &self.effect {
+            Effect::Power { vm, .. } | Effect::VmDelete(vm) => Some(vm),
+            Effect::Ready(id) if id.kind == super::Kind::Vm => Some(id),
+            _ => None,
+        }
+    }
+}
+
+/// What [`World::begin`] needs to know.
+pub(super) struct Begin {
+    pub(super) subscription: String,
+    pub(super) location: String,
+    pub(super) service: Service,
+    pub(super) takes: Duration,
+    pub(super) effect: Effect,
+    pub(super) output: Output,
+    pub(super) work: Vec<Work>,
+}
+
+impl World {
+    /// Records a new operation and returns its id. If the fault plan wants it to fail, its work is
+    /// not done.
+    pub(super) fn begin(&mut self, begin: Begin, injected: &Injected, now: WallTime) -> String {
+        let failure = injected.fail_operation.clone();
+        let work = if failure.is_some() { Vec::new() } else { begin.work };
+        let operation = Operation {
+            id: self.guid(),
+            subscription: begin.subscription,
+            location: begin.location,
+            service: begin.service,
+            started: now,
+            due: now.plus(begin.takes),
+            work_done: work.is_empty(),
+            work,
+            failure,
+            effect: begin.effect,
+            output: begin.output,
+            outcome: None,
+        };
+        let id = operation.id.clone();
+        self.state.pending.insert((operation.due, id.clone()));
+        self.state.operations.insert(id.clone(), operation);
+        id
+    }
+
+    /// Reports that an operation's work is finished, well or badly.
+    pub fn work_finished(&mut self, operation: &str, result: Result<(), String>, now: WallTime) {
+        let Some(record) = self.state.operations.get_mut(operation) else { return };
+        if record.work_done || record.outcome.is_some() {
+            return;
+        }
+        record.work_done = true;
+        if let Err(message) = result {
+            let code = "InternalExecutionError".to_owned();
+            record.failure.get_or_insert(Failure { code, message });
+        }
+        self.advance(now);
+    }
+
+    /// Lets time pass: ends the operations whose time has come, forgets old ones and finished
+    /// copies. Cheap when nothing is due.
+    pub fn advance(&mut self, now: WallTime) {
+        let due: Vec<(WallTime, String)> = self
+            .state
+            .pending
+            .iter()
+            .take_while(|(due, _)| *due <= now)
+            .filter(|(_, id)| self.state.operations.get(id).is_none_or(|o| o.work_done))
+            .cloned()
+            .collect();
+        for entry in due {
+            self.state.pending.remove(&entry);
+            self.end(&entry.1, entry.0);
+        }
+        let keep = Duration::from_secs(self.limits.operation_record_secs);
+        while let Some(oldest) = self.state.ended.first().cloned()
+            && oldest.0.plus(keep) < now
+        {
+            self.state.ended.remove(&oldest);
+            self.state.operations.remove(&oldest.1);
+        }
+        let snapshots = &self.state.snapshots;
+        self.state.copying.retain(|key| {
+            snapshots
+                .get(key)
+                .is_some_and(|s| s.percent(now) < 100.0 && s.progress.as_ref().is_some_and(|p| p.error.is_none()))
+        });
+    }
+
+    fn end(&mut self, id: &str, at: WallTime) {
+        let Some(record) = self.state.operations.get_mut(id) else { return };
+        let failure = record.failure.clone();
+        record.outcome = Some(Outcome { at, failure: failure.clone() });
+        record.work.clear();
+        let effect = record.effect.clone();
+        self.state.ended.insert((at, id.to_owned()));
+        self.apply(effect, failure.as_ref(), at);
+    }
+
+    fn apply(&mut self, effect: Effect, failure: Option<&Failure>, at: WallTime) {
+        let failed = failure.is_some();
+        match effect {
+            Effect::None => {}
+            Effect::Ready(id) => {
+                let word = if failed { state::FAILED } else { state::SUCCEEDED };
+                self.provisioned(&id, word);
+            }
+            Effect::Delete(id) if failed => self.provisioned(&id, state::FAILED),
+            Effect::Delete(id) => self.remove(&id, at),
+            Effect::Power { vm, to, back_to } => {
+                let word = if failed { state::FAILED } else { state::SUCCEEDED };
+                self.powered(&vm, if failed { back_to } else { to }, failure);
+                self.provisioned(&vm, word);
+            }
+            Effect::VmDelete(id) if failed => self.provisioned(&id, state::FAILED),
+            Effect::VmDelete(id) => self.remove_vm(&id, at),
+            Effect::GroupDelete { subscription, group } => {
+                self.group_deleted(&subscription, &group, failed, at);
+            }
+        }
+    }
+
+    /// Ends the VM's unfinished operations as overtaken by a newer one, without their effect.
+    pub(super) fn preempt(&mut self, vm: &ArmId, now: WallTime) {
+        for (due, id) in self.pending_on(vm) {
+            self.state.pending.remove(&(due, id.clone()));
+            self.state.ended.insert((now, id.clone()));
+            let Some(record) = self.state.operations.get_mut(&id) else { continue };
+            record.work_done = true;
+            record.outcome = Some(Outcome {
+                at: now,
+                failure: Some(Failure {
+                    code: "OperationPreempted".into(),
+                    message: "Operation execution has been preempted by a more recent operation."
+                        .into(),
+                }),
+            });
+        }
+    }
+
+    /// The VM's unfinished operations.
+    pub(super) fn pending_on(&self, vm: &ArmId) -> Vec<(WallTime, String)> {
+        let is_on = |id: &String| self.state.operations.get(id).and_then(|o| o.vm()) == Some(vm);
+        self.state.pending.iter().filter(|(_, id)| is_on(id)).cloned().collect()
+    }
+
+    fn provisioned(&mut self, id: &ArmId, word: &str) {
+        if let Some(common) = self.state.common_mut(id) {
+            common.provisioning = word.to_owned();
+        }
+        if let Some(vm) = self.state.vms.get_mut(&id.key()) {
+            vm.etag += 1;
+        }
+    }
+
+    /// The operations whose work was interrupted by the end of the process, and the ids of those
+    /// among them that cannot be done again: they captured a machine that was running then and whose
+    /// disk has since changed.
+    pub fn interrupted(&mut self) -> Vec<Operation> {
+        let unfinished: Vec<String> =
+            self.state.pending.iter().map(|(_, id)| id.clone()).collect();
+        let mut again = Vec::new();
+        for id in unfinished {
+            let Some(record) = self.state.operations.get_mut(&id) else { continue };
+            if record.work_done {
+                continue;
+            }
+            if record.work.iter().any(|w| matches!(w, Work::Capture { vm_id: Some(_), .. })) {
+                record.work_done = true;
+                record.failure = Some(Failure {
+                    code: "InternalExecutionError".into(),
+                    message: "The copy was interrupted and its instant has passed.".into(),
+                });
+            } else {
+                again.push(record.clone());
+            }
+        }
+        again
+    }
+}
