@@ -1,4 +1,5 @@
 //! The controller.
 
+pub mod fleet;
 pub mod store;
 pub mod workflow;

@@ -25,7 +25,7 @@ const HOST_PROGRAMS: [(&str, &str); 5] = [
 ///
 /// # Errors
 /// When something is lacking and this is not root on Debian; the message says what to install.
-pub fn ensure_host_packages(folder: &Path) -> Result<()> {
+pub(crate) fn ensure_host_packages(folder: &Path) -> Result<()> {
     let mut missing: Vec<&str> = HOST_PROGRAMS
         .iter()
         .filter(|(program, _)| find_program(program).is_none())
@@ -60,14 +60,14 @@ fn install(folder: &Path, packages: &[&str]) -> Result<()> {
 }
 
 /// A program's path, looked up as root would: where file system tools live, too.
-pub fn find_program(name: &str) -> Option<PathBuf> {
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::split_paths(&path).chain(system).map(|dir| dir.join(name)).find(|p| p.is_file())
 }
 
 /// Whether this process may do everything.
-pub fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     // SAFETY: a system call without arguments that cannot fail.
     unsafe { libc::geteuid() == 0 }
 }
@@ -76,7 +76,7 @@ pub fn is_root() -> bool {
 ///
 /// # Errors
 /// When it cannot be started or fails; the message has what it wrote to stderr.
-pub fn run(command: &mut Command) -> Result<String> {
+pub(crate) fn run(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| format!("cannot run {program}"))?;
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -85,7 +85,7 @@ pub fn run(command: &mut Command) -> Result<String> {
 }
 
 /// apt with private sources, index files and cache.
-pub struct Apt {
+pub(crate) struct Apt {
     folder: PathBuf,
 }
 
@@ -94,7 +94,7 @@ impl Apt {
     ///
     /// # Errors
     /// When this is not Debian, or apt has no Debian sources.
-    pub fn prepare(folder: &Path) -> Result<Self> {
+    pub(crate) fn prepare(folder: &Path) -> Result<Self> {
         ensure!(find_program("apt-get").is_some(), "this machine has no apt-get");
         let release = fs::read_to_string("/etc/os-release").context("cannot read os-release")?;
         let codename = debian_codename(&release).context("this machine does not run Debian")?;
@@ -130,20 +130,20 @@ impl Apt {
     }
 
     /// Fetches the archive's index files.
-    pub fn update(&self) -> Result<()> {
+    pub(crate) fn update(&self) -> Result<()> {
         run(self.command("apt-get").args(["update", "--error-on=any"]))?;
         Ok(())
     }
 
     /// The packages that `package` depends on directly.
-    pub fn dependencies(&self, package: &str) -> Result<Vec<String>> {
+    pub(crate) fn dependencies(&self, package: &str) -> Result<Vec<String>> {
         let listing = run(self.command("apt-cache").args(["depends", "--important", package]))?;
         let names = listing.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
         Ok(names.map(str::to_owned).collect())
     }
 
     /// Downloads packages, each into one `.deb` file, without installing anything.
-    pub fn download(&self, packages: &[String], into: &Path) -> Result<()> {
+    pub(crate) fn download(&self, packages: &[String], into: &Path) -> Result<()> {
         fs::create_dir_all(into)?;
         run(self.command("apt-get").current_dir(into).arg("download").args(packages))?;
         Ok(())
@@ -266,7 +266,7 @@ fn is_of(suite: &str, codename: &str) -> bool {
 }
 
 /// The name of the package in a `.deb` file's name.
-pub fn package_name(file: &Path) -> Result<&str> {
+pub(crate) fn package_name(file: &Path) -> Result<&str> {
     match file.file_name().and_then(OsStr::to_str).and_then(|name| name.split_once('_')) {
         Some((package, _)) => Ok(package),
         None => bail!("{} is not named like a package", file.display()),

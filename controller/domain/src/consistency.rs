@@ -229,7 +229,7 @@ mod tests {
             ("not seen to succeed", |f| f.puts[1].succeeded_at = None),
             ("after thaw", |f| f.puts[0].succeeded_at = Some(ms(951))),
             ("before it was requested", |f| f.puts[0].succeeded_at = Some(ms(105))),
-            ("1 snapshot requests", |f| drop(f.puts.pop())),
+            ("1 snapshot requests", |f| f.puts.truncate(1)),
             ("3 snapshot requests", |f| f.puts.push(f.puts[0])),
             ("before thaw was asked", |f| f.thaw_requested_at = None),
             ("the hold lasted 25001 ms", |f| f.thaw_requested_at = Some(ms(25_101))),

@@ -1,4 +1,23 @@
-//! Pure rules.
+//! azdr's pure rules, and the types they are about.
+//!
+//! Nothing here does I/O, waits, or asks what time it is: each rule is a function of what is known
+//! and of `now`, and gives its answer with reasons. Whoever calls it fetches the facts and carries the
+//! answer out. That makes the rules cheap to test against thousands of random histories, and lets
+//! `explain` and `simulate` show exactly what the scheduler and the pruner would do.
+//!
+//! A tour, in the order of a recovery point's life:
+//!
+//! 1. [`arm_id`], [`name`], [`region`]: what things are called in Azure, validated before it reaches a
+//!    URL and compared without regard to case.
+//! 2. [`policy`]: what a person wants for a VM, its limits, and [`policy_tag`], its mirror in a tag.
+//! 3. [`schedule`]: when a run is due, and which [`tier`]s its point carries, by the calendar
+//!    [`period`]s of the policy's time zone.
+//! 4. [`consistency`]: what the capture achieved, from causal evidence alone (invariant I4).
+//! 5. [`recovery_point`] and [`vm_description`]: the point's names, its proof, and what it needs to
+//!    remember of the VM to rebuild it.
+//! 6. [`retention`]: which points are kept and why, which may go (invariants I1 and I2).
+//!
+//! This crate must not know of Azure's API, of the catalogue or of agents.
 
 pub mod arm_id;
 pub mod consistency;
@@ -8,10 +27,25 @@ pub mod policy;
 pub mod policy_tag;
 pub mod recovery_point;
 pub mod region;
+pub mod retention;
 pub mod schedule;
 pub mod tier;
 pub mod vm_description;
 
 pub use arm_id::{ArmId, ArmIdError, RESOURCE_GROUP_TYPE};
+pub use consistency::{CaptureEvidence, Consistency, FreezeEvidence, PutEvidence, ThawAttestation};
 pub use name::{NameError, NameKind, ResourceName};
+pub use period::Period;
+pub use policy::{
+    ConsistencyDemand, Policy, PolicyChange, PolicyError, Retention, Schedule, TimeOfDay, ZoneName,
+};
+pub use policy_tag::{POLICY_TAG, PolicyTag};
+pub use recovery_point::{PointName, PointNameError, ProofLevel, snapshot_name};
 pub use region::{Region, RegionError};
+pub use retention::{
+    Delete, DeleteReason, Hold, HoldKind, Keep, KeepReason, LineageFact, LineageNeed, PointFacts,
+    RetentionPlan,
+};
+pub use schedule::{Due, History, TierNotRetained};
+pub use tier::{Tier, TierSet};
+pub use vm_description::{DiskDescription, VmDescription};

@@ -141,8 +141,9 @@ mod tests {
         let file = create(&path, 16 * MIB).unwrap();
         file.write_all_at(b"data", 5 * MIB).unwrap();
         // SAFETY: a system call without pointers on an open descriptor.
-        let allocated =
-            unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, libc::off_t::try_from(16 * MIB).unwrap()) };
+        let allocated = unsafe {
+            libc::fallocate(file.as_raw_fd(), 0, 0, libc::off_t::try_from(16 * MIB).unwrap())
+        };
         assert_eq!(allocated, 0);
         dig_holes(&file).unwrap();
         make_durable(&path, &file).unwrap();

@@ -126,7 +126,7 @@ impl World {
             )));
         }
         let mut family = None;
-        for copy in self.copies_of_chain(source, chain, location) {
+        for copy in self.copies_of_chain(chain, location) {
             if copy.source_created > Some(source.common.created) {
                 return Err(ArmError::not_allowed(format!(
                     "Snapshots of a disk must be copied in the order of their creation: {} is newer \
@@ -139,29 +139,17 @@ impl World {
         Ok(family)
     }
 
-    /// The live copies that this chain has in a region, found through its snapshots.
+    /// The live copies that this chain has in a region.
     fn copies_of_chain<'a>(
         &'a self,
-        source: &Snapshot,
-        chain: &'a str,
+        chain: &str,
         location: &'a str,
     ) -> impl Iterator<Item = &'a Snapshot> {
-        let disk = source.volume.creation.source_unique_id.clone().unwrap_or_default();
-        let siblings: Vec<String> =
-            self.state.snapshots_of.get(&disk).into_iter().flatten().cloned().collect();
-        let own = source.volume.unique_id.clone();
-        siblings
-            .into_iter()
-            .filter_map(|key| self.state.snapshots.get(&key))
-            .map(|sibling| sibling.volume.unique_id.clone())
-            .chain(std::iter::once(own))
-            .flat_map(|unique_id| self.state.snapshots_of.get(&unique_id).into_iter().flatten())
-            .filter_map(|key| self.state.snapshots.get(key))
-            .filter(move |copy| {
-                copy.copied_family.as_deref() == Some(chain)
-                    && copy.common.location == location
-                    && copy.progress.as_ref().is_none_or(|p| p.error.is_none())
-            })
+        let keys = self.state.copies_of.get(chain).into_iter().flatten();
+        keys.filter_map(|key| self.state.snapshots.get(key)).filter(move |copy| {
+            copy.common.location == location
+                && copy.progress.as_ref().is_none_or(|p| p.error.is_none())
+        })
     }
 
     /// The source of these copies has gone.

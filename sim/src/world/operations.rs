@@ -302,10 +302,10 @@ impl World {
     }
 
     fn provisioned(&mut self, id: &ArmId, word: &str) {
-        if let Some(common) = self.state.common_mut(id) {
-            common.provisioning = word.to_owned();
-        }
-        if let Some(vm) = self.state.vms.get_mut(&id.key()) {
+        let Some(common) = self.state.common_mut(id) else { return };
+        let was_creating = common.provisioning == state::CREATING;
+        common.provisioning = word.to_owned();
+        if was_creating && let Some(vm) = self.state.vms.get_mut(&id.key()) {
             vm.etag += 1;
         }
     }

@@ -123,8 +123,7 @@ impl World {
         if copying {
             self.state.copying.insert(id.key());
         }
-        let of = source.volume.unique_id;
-        self.state.snapshots_of.entry(of).or_default().insert(id.key());
+        self.state.index_snapshot(&id.key(), &snapshot);
         self.state.snapshots.insert(id.key(), snapshot);
         Ok(Accepted { operation: Some(operation), created: true })
     }
@@ -280,14 +279,7 @@ impl World {
         let Some(snapshot) = self.state.snapshots.remove(&id.key()) else { return };
         self.break_copies_of(id, at);
         self.state.copying.remove(&id.key());
-        if let Some(of) = &snapshot.volume.creation.source_unique_id
-            && let Some(keys) = self.state.snapshots_of.get_mut(of)
-        {
-            keys.remove(&id.key());
-            if keys.is_empty() {
-                self.state.snapshots_of.remove(of);
-            }
-        }
+        self.state.unindex_snapshot(&id.key(), &snapshot);
         self.state.garbage.push(snapshot.volume.file());
     }
 }

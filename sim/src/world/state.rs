@@ -48,7 +48,7 @@ pub struct Facts {
 }
 
 /// What every resource has.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Common {
     /// Id.
     pub id: ArmId,
@@ -175,7 +175,7 @@ pub struct NicAttachment {
 }
 
 /// A virtual machine.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Vm {
     /// Common part.
     pub common: Common,
@@ -260,6 +260,8 @@ pub struct State {
     pub(super) copying: BTreeSet<String>,
     /// Derived: snapshots by their source's unique id.
     pub(super) snapshots_of: BTreeMap<String, BTreeSet<String>>,
+    /// Derived: `CopyStart` copies by the chain that they continue.
+    pub(super) copies_of: BTreeMap<String, BTreeSet<String>>,
     /// Derived: operations that have not ended, by due time.
     pub(super) pending: BTreeSet<(WallTime, String)>,
     /// Derived: operations that have ended, by when.
@@ -283,6 +285,7 @@ impl State {
             numbers: Table::new("numbers"),
             copying: BTreeSet::new(),
             snapshots_of: BTreeMap::new(),
+            copies_of: BTreeMap::new(),
             pending: BTreeSet::new(),
             ended: BTreeSet::new(),
             garbage: Vec::new(),
@@ -340,16 +343,44 @@ impl State {
             .filter(|(_, snapshot)| snapshot.progress.as_ref().is_some_and(|p| p.error.is_none()))
             .map(|(key, _)| key.clone())
             .collect();
-        for (key, snapshot) in self.snapshots.iter() {
-            if let Some(source) = &snapshot.volume.creation.source_unique_id {
-                self.snapshots_of.entry(source.clone()).or_default().insert(key.clone());
-            }
+        let entries: Vec<_> = self
+            .snapshots
+            .iter()
+            .flat_map(|(key, snapshot)| index_entries(snapshot).map(|(of, id)| (of, id, key.clone())))
+            .collect();
+        for (of, id, key) in entries {
+            self.index(of).entry(id).or_default().insert(key);
         }
         for (id, operation) in self.operations.iter() {
             match &operation.outcome {
                 None => self.pending.insert((operation.due, id.clone())),
                 Some(outcome) => self.ended.insert((outcome.at, id.clone())),
             };
+        }
+    }
+
+    pub(super) fn index_snapshot(&mut self, key: &str, snapshot: &Snapshot) {
+        for (of, id) in index_entries(snapshot) {
+            self.index(of).entry(id).or_default().insert(key.to_owned());
+        }
+    }
+
+    pub(super) fn unindex_snapshot(&mut self, key: &str, snapshot: &Snapshot) {
+        for (of, id) in index_entries(snapshot) {
+            let index = self.index(of);
+            if let Some(keys) = index.get_mut(&id) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    index.remove(&id);
+                }
+            }
+        }
+    }
+
+    fn index(&mut self, of: Index) -> &mut BTreeMap<String, BTreeSet<String>> {
+        match of {
+            Index::Source => &mut self.snapshots_of,
+            Index::Chain => &mut self.copies_of,
         }
     }
 
@@ -402,6 +433,19 @@ impl State {
         let networks = self.networks.with_prefix(prefix).map(|(key, n)| (key, &n.common));
         disks.chain(snapshots).chain(vms).chain(networks)
     }
+}
+
+/// One of the derived indexes over snapshots.
+#[derive(Clone, Copy)]
+enum Index {
+    Source,
+    Chain,
+}
+
+fn index_entries(snapshot: &Snapshot) -> impl Iterator<Item = (Index, String)> {
+    let source = snapshot.volume.creation.source_unique_id.clone().map(|id| (Index::Source, id));
+    let chain = snapshot.copied_family.clone().map(|id| (Index::Chain, id));
+    source.into_iter().chain(chain)
 }
 
 /// A resource group's key.

@@ -66,8 +66,8 @@ fn long_names_that_begin_alike_stay_apart() {
 
 #[test]
 fn a_name_of_another_make_still_gives_a_snapshot_name() {
-    let long = format!("{}-backup-daily-20251201-0800", "x".repeat(54));
-    let other = format!("{}y-backup-daily-20251201-0800", "x".repeat(53));
+    let long = format!("{}-backup-daily-20251201-0800", "x".repeat(52));
+    let other = format!("{}y-backup-daily-20251201-0800", "x".repeat(52));
     let [long, other] = [long, other].map(|name| PointName::parse(&name).unwrap());
     let name = snapshot_name(&long, &vm("x"), Some(u32::MAX));
     assert!(name.as_str().len() <= 80);

@@ -46,7 +46,9 @@ impl Machine {
         if copied.is_ok() {
             copied = finish(file, target).await;
         }
-        if copied.is_err() && let Err(e) = std::fs::remove_file(target) {
+        if copied.is_err()
+            && let Err(e) = std::fs::remove_file(target)
+        {
             tracing::error!(target = %target.display(), error = %e, "cannot remove a partial copy");
         }
         copied
@@ -144,17 +146,16 @@ enum JobError {
 }
 
 /// Waits for the event that ends the job.
-async fn end_of_job(
-    name: &str,
-    events: &mut mpsc::UnboundedReceiver<Event>,
-) -> Result<(), String> {
+async fn end_of_job(name: &str, events: &mut mpsc::UnboundedReceiver<Event>) -> Result<(), String> {
     while let Some(event) = events.recv().await {
         if event.data["device"] != name {
             continue;
         }
         match (event.name.as_str(), event.data["error"].as_str()) {
             ("BLOCK_JOB_COMPLETED", None) => return Ok(()),
-            ("BLOCK_JOB_COMPLETED", Some(error)) => return Err(format!("the copy failed: {error}")),
+            ("BLOCK_JOB_COMPLETED", Some(error)) => {
+                return Err(format!("the copy failed: {error}"));
+            }
             ("BLOCK_JOB_CANCELLED", _) => return Err("the copy was cancelled".into()),
             _ => {}
         }

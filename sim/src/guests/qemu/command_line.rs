@@ -151,10 +151,7 @@ mod tests {
                 GuestDisk { lun: None, path: "/disks/a,b.raw".into() },
                 GuestDisk { lun: Some(3), path: "/disks/c.raw".into() },
             ],
-            forwards: vec![Forward {
-                listen: "127.64.0.4:22".parse().unwrap(),
-                guest_port: 2222,
-            }],
+            forwards: vec![Forward { listen: "127.64.0.4:22".parse().unwrap(), guest_port: 2222 }],
             serial_log: "/logs/a,b".into(),
         };
         arguments(&config, &spec, 7)

@@ -1,6 +1,7 @@
 //! One machine: its process, the connection to it, and what can be done to it from outside.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -8,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
-use std::io;
 
 use anyhow::{Context, ensure};
 use serde_json::json;
@@ -46,10 +46,7 @@ pub(super) struct AttachedDisk {
 impl Machine {
     /// Starts the machine and returns once its processor runs.
     pub(super) async fn start(config: &QemuConfig, spec: &GuestSpec) -> anyhow::Result<Self> {
-        ensure!(
-            spec.disks.first().is_some_and(|disk| disk.lun.is_none()),
-            "it has no OS disk"
-        );
+        ensure!(spec.disks.first().is_some_and(|disk| disk.lun.is_none()), "it has no OS disk");
         let mut disks = Vec::new();
         for disk in &spec.disks {
             let path = canonical(&disk.path)?;
@@ -76,7 +73,12 @@ impl Machine {
         };
         match connected.await {
             Ok(qmp) => {
-                tracing::info!(vm = spec.name, vm_id = spec.vm_id, pid = process.id(), "guest runs");
+                tracing::info!(
+                    vm = spec.name,
+                    vm_id = spec.vm_id,
+                    pid = process.id(),
+                    "guest runs"
+                );
                 Ok(Self { process, qmp, disks, backups: AtomicU64::new(0) })
             }
             Err(e) => Err(e.context(last_words(&messages))),
@@ -126,8 +128,8 @@ fn command(
     qmp: OwnedFd,
     messages: &Path,
 ) -> anyhow::Result<Command> {
-    let log = File::create(messages)
-        .with_context(|| format!("cannot create {}", messages.display()))?;
+    let log =
+        File::create(messages).with_context(|| format!("cannot create {}", messages.display()))?;
     let mut command = Command::new(&config.qemu);
     command
         .args(command_line::arguments(config, spec, qmp.as_raw_fd()))

@@ -1,0 +1,314 @@
+//! Agents' sessions: which certificate may come through which door, and as what.
+//!
+//! The certificate is the identity (DESIGN §7). A current certificate on the enrolled machine is a
+//! protected VM's agent. Any other certificate of ours that is not revoked, and the right certificate
+//! on another machine, come through the restored door only, where nothing is asked that a clone must
+//! not do (I8).
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use azdr_domain::arm_id::ArmId;
+use azdr_env::{Env, WallTime};
+use azdr_identity::{CertificateAuthority, Identity, PeerCertificate, PeerInfo, Serial};
+use azdr_proto::agent::agent_message::Body as FromAgent;
+use azdr_proto::agent::agent_service_server::AgentService;
+use azdr_proto::agent::controller_message::Body as ToAgent;
+use azdr_proto::agent::restored_service_server::RestoredService;
+use azdr_proto::agent::{
+    AgentMessage, CertificateIssued, ControllerMessage, Hello, RenewCertificate, SessionMode,
+    Welcome,
+};
+use futures::Stream;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::fleet::{Fleet, Session, SessionKind};
+use crate::store::{AgentCertificate, CertificateScope, Item, Store};
+
+/// How long an agent may take to say hello.
+const HELLO_LIMIT: Duration = Duration::from_secs(10);
+/// Messages that may wait for a slow connection.
+const OUTBOX: usize = 16;
+/// How often agents report.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// Three heartbeats missed: the machine is not there.
+const SILENCE_LIMIT: Duration = Duration::from_secs(35);
+/// An agent's own certificate.
+pub const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
+/// A restored instance's certificate.
+const RUN_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// Clocks of machines differ; a certificate is valid from a little before it was made.
+const BACKDATE: Duration = Duration::from_secs(3600);
+
+/// Serves both doors.
+#[derive(Clone)]
+pub struct Agents {
+    /// Certificates, items, expected instances.
+    pub store: Store,
+    /// Where sessions are kept.
+    pub fleet: Fleet,
+    /// Clock and ids.
+    pub env: Env,
+    /// Issues renewed certificates.
+    pub authority: Arc<CertificateAuthority>,
+}
+
+/// What a session's certificate turned out to be.
+struct Peer {
+    item: Item,
+    certificate: PeerCertificate,
+    issued: AgentCertificate,
+}
+
+type Outgoing = Pin<Box<dyn Stream<Item = Result<ControllerMessage, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl AgentService for Agents {
+    type SessionStream = Outgoing;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<AgentMessage>>,
+    ) -> Result<Response<Outgoing>, Status> {
+        let peer = self.peer(&request).await?;
+        let (hello, incoming) = first_message(request.into_inner()).await?;
+        let elsewhere = |why: &str| {
+            Err(Status::failed_precondition(format!("{why}: use the restored service")))
+        };
+        if peer.item.vm_guid.as_deref() != Some(hello.vm_id.as_str()) {
+            return elsewhere("this machine is not the one that was enrolled");
+        }
+        if peer.issued.scope != CertificateScope::Vm || peer.issued.superseded {
+            return elsewhere("this certificate has been superseded");
+        }
+        if peer.certificate.expired || peer.certificate.not_after < self.env.clock.wall() {
+            return elsewhere("this certificate has expired");
+        }
+        Ok(self.open(peer, hello, incoming, SessionKind::Protected).await)
+    }
+}
+
+#[tonic::async_trait]
+impl RestoredService for Agents {
+    type SessionStream = Outgoing;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<AgentMessage>>,
+    ) -> Result<Response<Outgoing>, Status> {
+        let peer = self.peer(&request).await?;
+        let (hello, incoming) = first_message(request.into_inner()).await?;
+        let expected = self.store.expected_instance(&hello.vm_id).await.map_err(unavailable)?;
+        // A run expects a machine *of this VM*; a foreign certificate with that vmId is quarantined.
+        let run = expected.filter(|e| e.item == peer.item.id).map(|e| e.run);
+        if run.is_none() {
+            tracing::warn!(vm = %peer.item.arm_id, vm_id = hello.vm_id,
+                "an instance that no run expects shows this VM's certificate: quarantined");
+        }
+        Ok(self.open(peer, hello, incoming, SessionKind::Restored { run }).await)
+    }
+}
+
+impl Agents {
+    async fn peer<T>(&self, request: &Request<T>) -> Result<Peer, Status> {
+        let certificate = request
+            .extensions()
+            .get::<PeerInfo>()
+            .and_then(|info| info.peer.clone())
+            .ok_or_else(|| Status::unauthenticated("a client certificate is needed"))?;
+        let Identity::Agent { vm_hash } = &certificate.identity else {
+            return Err(Status::permission_denied(format!(
+                "{} is not an agent's certificate",
+                certificate.identity
+            )));
+        };
+        let issued = self.store.certificate(&certificate.serial).await.map_err(unavailable)?;
+        let issued = issued.ok_or_else(|| {
+            Status::permission_denied(format!("certificate {} is not known here", certificate.serial))
+        })?;
+        if issued.revoked {
+            return Err(Status::permission_denied("this certificate is revoked: enrol again"));
+        }
+        let item = self.store.item_by_id(issued.item).await.map_err(unavailable)?;
+        if item.arm_id.hash_hex() != *vm_hash {
+            return Err(Status::permission_denied("the certificate names another VM"));
+        }
+        Ok(Peer { item, certificate, issued })
+    }
+
+    async fn open(
+        &self,
+        peer: Peer,
+        hello: Hello,
+        incoming: Streaming<AgentMessage>,
+        kind: SessionKind,
+    ) -> Response<Outgoing> {
+        let (outbox, outgoing) = mpsc::channel(OUTBOX);
+        let now = self.env.clock.wall();
+        tracing::info!(vm = %peer.item.arm_id, vm_id = hello.vm_id, boot_id = hello.boot_id, ?kind,
+            witnesses = hello.witnesses.len(), "agent connected");
+        if kind == SessionKind::Protected {
+            let (version, boot) = (hello.agent_version.clone(), hello.boot_id.clone());
+            if let Err(e) = self.store.agent_hello(peer.item.id, version, boot, now).await {
+                tracing::error!(error = %e, "an agent's hello could not be stored");
+            }
+        }
+        let welcome = self.welcome(&peer, &kind, now);
+        let session = self.fleet.join(|id, now| {
+            let expires = peer.certificate.not_after;
+            Session::new(id, peer.item.id, kind, hello, now, expires, outbox)
+        });
+        let agents = self.clone();
+        let listened = session.clone();
+        let vm = peer.item.arm_id.clone();
+        tokio::spawn(async move {
+            listened.tell(ToAgent::Welcome(welcome)).await;
+            tokio::select! {
+                () = listened.over() => {}
+                () = agents.listen(&listened, &vm, incoming) => {}
+            }
+            agents.fleet.leave(&listened);
+            tracing::info!(%vm, "agent disconnected");
+        });
+        // The stream ends with the session, also when it is expelled or replaced.
+        let ended = session.clone();
+        let stream = ReceiverStream::new(outgoing).map(Ok);
+        let stream = futures::StreamExt::take_until(stream, async move { ended.over().await });
+        Response::new(Box::pin(stream))
+    }
+
+    fn welcome(&self, peer: &Peer, kind: &SessionKind, now: WallTime) -> Welcome {
+        let (mode, message) = match kind {
+            SessionKind::Protected => (SessionMode::Protected, String::new()),
+            SessionKind::Restored { run: Some(run) } => {
+                (SessionMode::Restored, format!("restored by job {run}"))
+            }
+            SessionKind::Restored { run: None } => {
+                (SessionMode::Quarantined, "no job expects this machine; quarantined".into())
+            }
+        };
+        let left = peer.certificate.not_after.since(now);
+        let renew = mode == SessionMode::Restored
+            || (mode == SessionMode::Protected && left < CERTIFICATE_LIFETIME / 3);
+        Welcome {
+            mode: mode.into(),
+            heartbeat_interval_ms: HEARTBEAT.as_millis() as u32,
+            renew_certificate: renew,
+            message,
+        }
+    }
+
+    async fn listen(&self, session: &Session, vm: &ArmId, mut incoming: Streaming<AgentMessage>) {
+        loop {
+            let next = tokio::select! {
+                next = incoming.next() => next,
+                () = azdr_env::sleep(SILENCE_LIMIT) => {
+                    tracing::warn!(%vm, "agent is silent");
+                    return;
+                }
+            };
+            match next {
+                Some(Ok(AgentMessage { body: Some(FromAgent::RenewCertificate(request)) })) => {
+                    let answer = self.renew(session, vm, request).await;
+                    session.tell(ToAgent::CertificateIssued(answer)).await;
+                }
+                Some(Ok(AgentMessage { body: Some(body) })) => {
+                    session.receive(body, self.env.clock.wall());
+                    self.fleet.changed();
+                }
+                Some(Ok(AgentMessage { body: None })) => {}
+                Some(Err(_)) | None => return,
+            }
+        }
+    }
+
+    async fn renew(
+        &self,
+        session: &Session,
+        vm: &ArmId,
+        request: RenewCertificate,
+    ) -> CertificateIssued {
+        match self.try_renew(session, vm, request).await {
+            Ok(answer) => answer,
+            Err(reason) => {
+                tracing::warn!(%vm, reason, "certificate not renewed");
+                CertificateIssued { certificate_chain_der: vec![], reason, durable: false }
+            }
+        }
+    }
+
+    async fn try_renew(
+        &self,
+        session: &Session,
+        vm: &ArmId,
+        request: RenewCertificate,
+    ) -> Result<CertificateIssued, String> {
+        let (scope, lifetime) = match &session.kind {
+            SessionKind::Protected => (CertificateScope::Vm, CERTIFICATE_LIFETIME),
+            SessionKind::Restored { run: None } => {
+                return Err("no job expects this machine".into());
+            }
+            SessionKind::Restored { run: Some(run) } => {
+                let expected = self.store.expected_instance(&session.hello.vm_id).await;
+                match expected.map_err(|e| e.to_string())? {
+                    Some(e) if e.run == *run && e.durable => {
+                        (CertificateScope::Vm, CERTIFICATE_LIFETIME)
+                    }
+                    Some(e) if e.run == *run => {
+                        (CertificateScope::Run(*run), RUN_CERTIFICATE_LIFETIME)
+                    }
+                    _ => return Err(format!("job {run} is over")),
+                }
+            }
+        };
+        let identity = Identity::agent(&vm.hash_hex()).map_err(|e| e.to_string())?;
+        let now = self.env.clock.wall();
+        let issued = self
+            .authority
+            .issue_from_csr(
+                &request.csr_der,
+                &identity,
+                now.minus(BACKDATE),
+                now.plus(lifetime),
+                Serial::random(&*self.env.ids),
+            )
+            .map_err(|e| e.to_string())?;
+        self.store
+            .add_certificate(issued.serial_hex, session.item, scope, issued.not_after, now)
+            .await
+            .map_err(|e| e.to_string())?;
+        Ok(CertificateIssued {
+            certificate_chain_der: vec![issued.cert_der, self.authority.cert_der().to_vec()],
+            reason: String::new(),
+            durable: scope == CertificateScope::Vm,
+        })
+    }
+}
+
+async fn first_message(
+    mut incoming: Streaming<AgentMessage>,
+) -> Result<(Hello, Streaming<AgentMessage>), Status> {
+    let first = tokio::select! {
+        first = incoming.next() => first,
+        () = azdr_env::sleep(HELLO_LIMIT) => return Err(Status::deadline_exceeded("no hello")),
+    };
+    match first {
+        Some(Ok(AgentMessage { body: Some(FromAgent::Hello(mut hello)) })) => {
+            if hello.vm_id.len() != 36 || hello.boot_id.len() > 64 || hello.witnesses.len() > 64 {
+                return Err(Status::invalid_argument("the hello is malformed"));
+            }
+            hello.vm_id = hello.vm_id.to_ascii_lowercase();
+            Ok((hello, incoming))
+        }
+        _ => Err(Status::invalid_argument("the first message must be Hello")),
+    }
+}
+
+fn unavailable(e: crate::store::StoreError) -> Status {
+    tracing::error!(error = %e, cause = ?e, "the store does not answer");
+    Status::unavailable("the controller's database does not answer")
+}

@@ -1,0 +1,49 @@
+//! A connected controller, and what every command needs besides.
+
+use azdr_env::{Clock, SystemClock};
+use azdr_identity::connect_mutual;
+use azdr_proto::admin::VmRef;
+use azdr_proto::admin::admin_service_client::AdminServiceClient;
+use tonic::transport::Channel;
+
+use crate::cli::Global;
+use crate::context::Context;
+use crate::error::CliError;
+use crate::output::Output;
+
+/// The largest answer that is read: some ten thousand VMs or recovery points.
+const ANSWER_LIMIT: usize = 64 << 20;
+
+pub(crate) struct Session {
+    pub(crate) client: AdminServiceClient<Channel>,
+    pub(crate) out: Output,
+    pub(crate) clock: Box<dyn Clock>,
+    /// host:port as in the context file.
+    pub(crate) controller: String,
+    resource_group: String,
+}
+
+impl Session {
+    pub(crate) async fn open(global: &Global, out: Output) -> Result<Self, CliError> {
+        let context = Context::load(global.context_file.as_deref())?;
+        let channel = connect_mutual(&context.controller, &context.identity).await?;
+        Ok(Self {
+            client: AdminServiceClient::new(channel).max_decoding_message_size(ANSWER_LIMIT),
+            out,
+            clock: Box::new(SystemClock::new()),
+            controller: context.controller,
+            resource_group: global.resource_group.clone(),
+        })
+    }
+
+    /// The VM that a command names.
+    pub(crate) fn vm(&self, name: &str) -> Option<VmRef> {
+        let resource_group = self.resource_group.clone();
+        Some(VmRef { name: name.to_owned(), resource_group })
+    }
+
+    /// A VM that the controller named by its ARM resource ID.
+    pub(crate) fn vm_by_id(resource_id: &str) -> Option<VmRef> {
+        Some(VmRef { name: resource_id.to_owned(), resource_group: String::new() })
+    }
+}
