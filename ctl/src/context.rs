@@ -47,9 +47,8 @@ impl Context {
             )
         })?;
         let file: File = toml::from_str(&text).map_err(|e| {
-            bad(format!("the context file {} is not valid: {}", path.display(), e.message())).hint(
-                "It must set exactly controller (\"host:port\"), ca, certificate and key.",
-            )
+            bad(format!("the context file {} is not valid: {}", path.display(), e.message()))
+                .hint("It must set exactly controller (\"host:port\"), ca, certificate and key.")
         })?;
         let beside = |name: &Path| path.parent().unwrap_or(Path::new("")).join(name);
         let (key, certificate, ca) =

@@ -43,6 +43,8 @@ pub(crate) struct CliError {
     pub(crate) kind: String,
     /// What failed, with the value.
     pub(crate) message: String,
+    /// More facts, one line each, for people: scripts find them in the job.
+    pub(crate) details: Vec<String>,
     /// What to do next.
     pub(crate) hint: Option<String>,
     /// The job that it is about.
@@ -62,7 +64,8 @@ impl CliError {
     }
 
     pub(crate) fn new(exit: Exit, kind: &str, message: String) -> Self {
-        Self { kind: kind.to_owned(), message, hint: None, job_id: None, exit }
+        let details = Vec::new();
+        Self { kind: kind.to_owned(), message, details, hint: None, job_id: None, exit }
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -89,15 +92,12 @@ impl CliError {
         if !error.message.is_empty() {
             message.push_str(&format!(": {}", error.message));
         }
-        if !error.resource.is_empty() {
-            message.push_str(&format!("\n  resource: {}", error.resource));
-        }
-        if !error.azure_request_id.is_empty() {
-            message.push_str(&format!("\n  Azure request id: {}", error.azure_request_id));
-        }
+        let details = [("Resource", error.resource), ("Azure request id", error.azure_request_id)];
+        let known = details.into_iter().filter(|(_, value)| !value.is_empty());
+        let details = known.map(|(label, value)| format!("{label}: {value}")).collect();
         let next = format!("azdr job show {}", job.id);
         let hint = if error.hint.is_empty() { format!("See: {next}") } else { error.hint };
-        Self::failed(&kind, message).hint(hint).about_job(job.id)
+        Self { details, ..Self::failed(&kind, message).hint(hint).about_job(job.id) }
     }
 }
 
@@ -113,17 +113,37 @@ impl From<&ConnectError> for CliError {
         let (kind, exit, hint) = match error {
             ConnectError::Unreachable { source, .. } => {
                 message.push_str(&format!(": {source}"));
-                ("not_reachable", Exit::NoAccess, "Check that azdr-controller runs there and that \
-                 no firewall is in between; the address is in the context file.")
+                (
+                    "not_reachable",
+                    Exit::NoAccess,
+                    "Check that azdr-controller runs there and that \
+                 no firewall is in between; the address is in the context file.",
+                )
             }
-            ConnectError::NotTrusted { .. } => ("not_trusted", Exit::NoAccess, "Check address and \
-                 ca in the context file: this is another controller, or somebody in between."),
-            ConnectError::Refused { .. } => ("refused", Exit::NoAccess, "Ask an admin for a new \
-                 certificate: azdr-controller operator add NAME."),
-            ConnectError::BadIdentity { .. } => ("bad_context", Exit::Usage, "Check ca, \
-                 certificate and key in the context file."),
-            ConnectError::BadAddress { .. } => ("bad_context", Exit::Usage, "Set controller = \
-                 \"host:port\" in the context file."),
+            ConnectError::NotTrusted { .. } => (
+                "not_trusted",
+                Exit::NoAccess,
+                "Check address and \
+                 ca in the context file: this is another controller, or somebody in between.",
+            ),
+            ConnectError::Refused { .. } => (
+                "refused",
+                Exit::NoAccess,
+                "Ask an admin for a new \
+                 certificate: azdr-controller operator add NAME.",
+            ),
+            ConnectError::BadIdentity { .. } => (
+                "bad_context",
+                Exit::Usage,
+                "Check ca, \
+                 certificate and key in the context file.",
+            ),
+            ConnectError::BadAddress { .. } => (
+                "bad_context",
+                Exit::Usage,
+                "Set controller = \
+                 \"host:port\" in the context file.",
+            ),
         };
         Self::new(exit, kind, message).hint(hint)
     }

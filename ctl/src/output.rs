@@ -40,7 +40,7 @@ impl Output {
 
     /// Text for people on stdout; nothing with `--output json`.
     pub(crate) fn text(self, text: &str) {
-        if !self.is_json() {
+        if !self.is_json() && !text.is_empty() {
             write_to(io::stdout(), &lines(text));
         }
     }
@@ -59,6 +59,11 @@ impl Output {
         }
     }
 
+    /// For the person at the terminal who is about to be asked, whatever the output format.
+    pub(crate) fn aside(self, text: &str) {
+        write_to(io::stderr(), &lines(text));
+    }
+
     pub(crate) fn error(self, error: &CliError) {
         if self.is_json() {
             let mut object = json!({
@@ -74,6 +79,9 @@ impl Output {
             return;
         }
         let mut text = format!("Error: {}\n", error.message);
+        for detail in &error.details {
+            text.push_str(&format!("  {detail}\n"));
+        }
         if let Some(hint) = &error.hint {
             text.push_str(&format!("Hint: {hint}\n"));
         }
@@ -82,7 +90,7 @@ impl Output {
 }
 
 fn lines(text: &str) -> String {
-    format!("{}\n", text.trim_end_matches('\n'))
+    if text.ends_with('\n') { text.to_owned() } else { format!("{text}\n") }
 }
 
 fn write_to(mut stream: impl Write, text: &str) {

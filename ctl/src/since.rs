@@ -30,25 +30,31 @@ impl FromStr for Since {
              (2025-12-01T08:00:00Z)"
                 .to_owned()
         };
-        if let Some(unit) = text.chars().last().filter(char::is_ascii_lowercase) {
-            let seconds = match unit {
-                'm' => 60,
-                'h' => 3600,
-                'd' => 24 * 3600,
-                'w' => 7 * 24 * 3600,
-                _ => return Err(wrong()),
-            };
-            let digits = &text[..text.len() - 1];
-            if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-                return Err(wrong());
-            }
-            let seconds = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(seconds));
-            return Ok(Self::Ago(Duration::from_secs(seconds.ok_or_else(wrong)?)));
+        if text.ends_with(|c: char| c.is_ascii_lowercase()) {
+            return span(text).map(Self::Ago).map_err(|_| wrong());
         }
         let is_date = text.len() == 10;
         let full = if is_date { format!("{text}T00:00:00Z") } else { text.to_owned() };
         full.parse().map(Self::At).map_err(|_| wrong())
     }
+}
+
+/// A number with m, h, d or w.
+pub(crate) fn span(text: &str) -> Result<Duration, String> {
+    let wrong = || "expected a number with m, h, d or w, such as 90m or 7d".to_owned();
+    let (digits, seconds) = match text.split_at_checked(text.len().saturating_sub(1)) {
+        Some((digits, "m")) => (digits, 60),
+        Some((digits, "h")) => (digits, 3600),
+        Some((digits, "d")) => (digits, 24 * 3600),
+        Some((digits, "w")) => (digits, 7 * 24 * 3600),
+        _ => return Err(wrong()),
+    };
+    // Not every text that `parse` takes is one of ours: "+1".
+    if !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(wrong());
+    }
+    let seconds = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(seconds));
+    seconds.map(Duration::from_secs).ok_or_else(wrong)
 }
 
 #[cfg(test)]
@@ -68,9 +74,20 @@ mod tests {
 
     #[test]
     fn everything_else_is_refused() {
-        for text in ["", "7", "d", "-1d", "+1d", "7y", "1.5d", "yesterday", "2025-13-01", "7 d",
-            "99999999999999999999d", "ä"]
-        {
+        for text in [
+            "",
+            "7",
+            "d",
+            "-1d",
+            "+1d",
+            "7y",
+            "1.5d",
+            "yesterday",
+            "2025-13-01",
+            "7 d",
+            "99999999999999999999d",
+            "ä",
+        ] {
             assert!(text.parse::<Since>().is_err(), "{text:?} was accepted");
         }
     }

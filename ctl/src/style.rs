@@ -32,8 +32,7 @@ impl Style {
 
     /// A verdict: the mark before a sentence.
     pub(crate) fn headline(self, ok: bool, sentence: &str) -> String {
-        let mark =
-            if ok { self.pick("✓", "[ok]") } else { self.pick("✗", "[failed]") };
+        let mark = if ok { self.pick("✓", "[ok]") } else { self.pick("✗", "[failed]") };
         format!("{mark} {sentence}")
     }
 

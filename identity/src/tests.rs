@@ -11,6 +11,7 @@ use azdr_proto::enroll::{EnrollRequest, EnrollResponse};
 use rcgen::{CertificateParams, DnType, KeyPair, SanType};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Server};
 use tonic::{Request, Response, Status};
@@ -290,10 +291,33 @@ async fn a_broken_connection_is_made_again_and_its_cause_is_found_meanwhile() {
     panic!("the channel never came back");
 }
 
+#[tokio::test]
+async fn a_server_that_falls_silent_is_noticed_and_the_next_call_reaches_it_anew() {
+    let world = World::new(27);
+    let server = start(world.tls(ClientAuth::RequireCurrent), AcceptLimits::default());
+    let wire = Wire::to(&server.address).await;
+    let options = ConnectOptions {
+        keep_alive_interval: Duration::from_millis(50),
+        keep_alive_timeout: Duration::from_millis(100),
+        ..world.options()
+    };
+    let who = world.client(&operator());
+    let channel = connect_mutual_with(&wire.address, &who, &options).await.unwrap();
+    who_am_i(channel.clone()).await;
+
+    wire.stall.notify_waiters();
+    let mut client = EnrollServiceClient::new(channel.clone());
+    let call = client.enroll(EnrollRequest::default());
+    let status = tokio::time::timeout(Duration::from_secs(5), call).await.unwrap().unwrap_err();
+    assert_ne!(status.code(), tonic::Code::FailedPrecondition, "{status:?}");
+    who_am_i(channel).await;
+}
+
 /// A TCP proxy whose connections can be cut, and which can lead somewhere else afterwards.
 struct Wire {
     address: String,
     target: Arc<Mutex<String>>,
+    stall: Arc<Notify>,
     connections: Arc<Mutex<Vec<JoinHandle<()>>>>,
     acceptor: JoinHandle<()>,
 }
@@ -304,17 +328,23 @@ impl Wire {
         let address = listener.local_addr().unwrap().to_string();
         let target = Arc::new(Mutex::new(target.to_owned()));
         let connections = Arc::new(Mutex::new(Vec::new()));
-        let (leads_to, open) = (target.clone(), connections.clone());
+        let stall = Arc::new(Notify::new());
+        let (leads_to, open, stalled) = (target.clone(), connections.clone(), stall.clone());
         let acceptor = tokio::spawn(async move {
             while let Ok((mut near, _)) = listener.accept().await {
                 let target = leads_to.lock().unwrap().clone();
+                let stalled = stalled.clone();
                 open.lock().unwrap().push(tokio::spawn(async move {
                     let mut far = TcpStream::connect(target).await.unwrap();
-                    let _ended = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        // Both sockets stay open, and nothing moves.
+                        () = stalled.notified() => std::future::pending().await,
+                    }
                 }));
             }
         });
-        Self { address, target, connections, acceptor }
+        Self { address, target, stall, connections, acceptor }
     }
 
     fn cut_and_lead_to(&self, target: &str) {

@@ -2,8 +2,9 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+
+use crate::guests::sparse;
 
 /// The directory of contents within a state directory.
 pub fn directory(state_dir: &Path) -> PathBuf {
@@ -13,11 +14,10 @@ pub fn directory(state_dir: &Path) -> PathBuf {
 /// Makes an empty file of this size that takes no room.
 ///
 /// # Errors
-/// The operating system's.
+/// When it exists already, or the operating system's.
 pub fn create_empty(path: &Path, size_bytes: u64) -> io::Result<()> {
-    let file = File::create(path)?;
-    file.set_len(size_bytes)?;
-    file.sync_all()
+    let file = sparse::create(path, size_bytes)?;
+    sparse::make_durable(path, &file)
 }
 
 /// Makes a file longer (never shorter).
@@ -37,68 +37,23 @@ pub fn grow(path: &Path, size_bytes: u64) -> io::Result<()> {
 ///
 /// # Errors
 /// The operating system's.
-pub fn data_ranges(file: &File) -> io::Result<Vec<(u64, u64)>> {
+pub fn data_ranges(path: &Path) -> io::Result<Vec<(u64, u64)>> {
+    let file = File::open(path)?;
     let end = file.metadata()?.len();
-    let mut ranges = Vec::new();
-    let mut position = 0;
-    while position < end {
-        let Some(start) = seek(file, position, libc::SEEK_DATA)? else { break };
-        let stop = seek(file, start, libc::SEEK_HOLE)?.unwrap_or(end).min(end);
-        ranges.push((start, stop - start));
-        position = stop;
+    let (mut ranges, mut position) = (Vec::new(), 0);
+    while let Some(data) = sparse::next_data(&file, position, end)? {
+        position = data.end;
+        ranges.push((data.start, data.end - data.start));
     }
     Ok(ranges)
 }
 
-fn seek(file: &File, from: u64, whence: libc::c_int) -> io::Result<Option<u64>> {
-    let from = libc::off_t::try_from(from).map_err(io::Error::other)?;
-    // SAFETY: the descriptor is open for as long as `file` is borrowed; no memory is passed.
-    let found = unsafe { libc::lseek(file.as_raw_fd(), from, whence) };
-    if found >= 0 {
-        return Ok(Some(found.unsigned_abs()));
-    }
-    let error = io::Error::last_os_error();
-    if error.raw_os_error() == Some(libc::ENXIO) { Ok(None) } else { Err(error) }
-}
-
-/// Copies a file, holes staying holes, and returns when the copy is on the disk. A partial copy is
-/// removed.
+/// Copies a file, holes staying holes.
 ///
 /// # Errors
-/// The operating system's.
-pub fn copy_sparse(source: &Path, target: &Path) -> io::Result<()> {
-    let result = copy_ranges(source, target);
-    if result.is_err() {
-        // The copy's own error is the one to report.
-        let _ = std::fs::remove_file(target);
-    }
-    result
-}
-
-fn copy_ranges(source: &Path, target: &Path) -> io::Result<()> {
-    let from = File::open(source)?;
-    let to = File::create(target)?;
-    to.set_len(from.metadata()?.len())?;
-    for (offset, length) in data_ranges(&from)? {
-        copy_range(&from, &to, offset, length)?;
-    }
-    to.sync_all()
-}
-
-fn copy_range(from: &File, to: &File, offset: u64, length: u64) -> io::Result<()> {
-    use std::os::unix::fs::FileExt;
-    let mut buffer = vec![0; usize::try_from(length.min(1 << 20)).map_err(io::Error::other)?];
-    let mut done = 0;
-    while done < length {
-        let want = buffer.len().min(usize::try_from(length - done).unwrap_or(usize::MAX));
-        let got = from.read_at(&mut buffer[..want], offset + done)?;
-        if got == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        to.write_all_at(&buffer[..got], offset + done)?;
-        done += got as u64;
-    }
-    Ok(())
+/// When `target` exists already, or the operating system's.
+pub fn copy(source: &Path, target: &Path) -> io::Result<()> {
+    sparse::copy(source, target)
 }
 
 /// Gives an immutable content a second name.
@@ -107,32 +62,7 @@ fn copy_range(from: &File, to: &File, offset: u64, length: u64) -> io::Result<()
 /// The operating system's.
 pub fn share(source: &Path, target: &Path) -> io::Result<()> {
     match std::fs::hard_link(source, target) {
-        Ok(()) => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(_) => copy_sparse(source, target),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::{FileExt, MetadataExt};
-
-    use super::*;
-
-    #[test]
-    fn a_copy_holds_the_same_and_stays_sparse() {
-        let dir = tempfile::tempdir().unwrap();
-        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
-        create_empty(&a, 64 << 20).unwrap();
-        let file = OpenOptions::new().write(true).open(&a).unwrap();
-        file.write_all_at(b"hello", 40 << 20).unwrap();
-        copy_sparse(&a, &b).unwrap();
-        let copy = File::open(&b).unwrap();
-        let mut read = [0; 5];
-        copy.read_exact_at(&mut read, 40 << 20).unwrap();
-        assert_eq!(&read, b"hello");
-        let meta = copy.metadata().unwrap();
-        assert_eq!(meta.len(), 64 << 20);
-        assert!(meta.blocks() * 512 < 4 << 20, "{} blocks", meta.blocks());
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => sparse::copy(source, target),
+        _ => Ok(()),
     }
 }

@@ -3,10 +3,11 @@
 //! The world (the control plane) knows VMs and disks; an implementation of [`Guests`] knows how to
 //! run them. All disk content is raw, sparse files.
 
+pub mod none;
 mod process;
 pub mod qemu;
 mod qmp;
-mod sparse;
+pub(crate) mod sparse;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

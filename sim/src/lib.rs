@@ -36,5 +36,5 @@ pub mod world;
 pub use config::Config;
 pub use persistence::PersistenceError;
 pub use seed::init;
-pub use simulator::{Simulator, load};
+pub use simulator::{Simulator, listing};
 pub use wire::{Dropped, FileBody};

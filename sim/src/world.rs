@@ -43,10 +43,12 @@ pub use operations::{Effect, Failure, Operation, Outcome, Output, Service, Work}
 pub use snapshots::SnapshotRequest;
 pub use state::{
     Attachment, Common, Disk, Facts, Grant, Group, Lock, NetworkResource, NicAttachment, Power,
-    Snapshot, State, Tags, Vm, state,
+    Snapshot, State, Tags, Vm, provisioning,
 };
 pub use table::{Change, Table};
+pub(crate) use locks::Intent;
 pub use tags::{TagOperation, checked_tags};
+pub(crate) use tags::Tagged;
 pub use vm_power::PowerAction;
 pub use volume::{Creation, Progress, Volume, gib};
 
@@ -137,6 +139,6 @@ impl World {
 
     /// The common part of a resource that is created now.
     fn common(&self, id: ArmId, location: String, tags: Tags, now: WallTime) -> Common {
-        Common { id, location, tags, zones: Vec::new(), created: now, provisioning: state::CREATING.into() }
+        Common { id, location, tags, zones: Vec::new(), created: now, provisioning: provisioning::CREATING.into() }
     }
 }

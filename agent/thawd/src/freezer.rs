@@ -17,6 +17,10 @@ pub(crate) const STACK: usize = 64 * 1024;
 /// Waits are re-checked at least this often, should a wake-up ever be lost.
 pub(crate) const RECHECK_MS: u32 = 1_000;
 
+/// How long the child has to get ready: each thread's wake-up may use up one step.
+const READY_STEPS: u32 = 100;
+const READY_STEP_MS: u32 = 20;
+
 /// The child, seen by its parent.
 pub(crate) struct Freezer {
     pid: libc::pid_t,
@@ -34,17 +38,14 @@ impl Freezer {
             sys::Forked::Parent(pid) => pid,
         };
         let freezer = Self { pid, pidfd: sys::pidfd(pid)? };
-        for _ in 0..20 {
+        for _ in 0..READY_STEPS {
             let ready = slots.freezers_ready.load(SeqCst);
             if ready == slots.count() {
                 return Ok(freezer);
             }
-            sys::futex_wait(&slots.freezers_ready, ready, 100);
-            if freezer.reap() {
-                break;
-            }
+            sys::futex_wait(&slots.freezers_ready, ready, READY_STEP_MS);
         }
-        slots.begin_thaw();
+        freezer.discard();
         Err(io::ErrorKind::TimedOut.into())
     }
 
@@ -53,9 +54,9 @@ impl Freezer {
         sys::reap(self.pid)
     }
 
-    /// The child's process id.
-    pub(crate) fn pid(&self) -> libc::pid_t {
-        self.pid
+    /// Ends a child that was not let go, so that nothing is in flight.
+    pub(crate) fn discard(self) {
+        sys::kill_and_reap(self.pid);
     }
 }
 

@@ -4,7 +4,7 @@
 //! something must end and why; `server` carries it out.
 
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread::JoinHandle;
 
@@ -55,20 +55,18 @@ impl Operation {
         private: &[RawFd],
         done: RawFd,
     ) -> io::Result<Self> {
-        use std::os::fd::AsRawFd;
         slots.reset(roots.iter().map(AsRawFd::as_raw_fd).zip(prepare.levels));
         let freezer = Freezer::fork(slots, private)?;
+        let mut threads = Vec::with_capacity(roots.len());
         // The fork made our pages copy-on-write again.
-        let ready = sys::lock_memory().and_then(|()| thaw::start(slots, done));
+        let ready = sys::lock_memory().and_then(|()| thaw::start(slots, done, &mut threads));
         sys::fault_in_stack();
-        let threads = match ready {
-            Ok(threads) => threads,
-            Err(error) => {
-                // Ends the freezer, and the thaw threads that did start.
-                slots.begin_thaw();
-                return Err(error);
-            }
-        };
+        if let Err(error) = ready {
+            freezer.discard();
+            slots.begin_thaw();
+            join(threads);
+            return Err(error);
+        }
         Ok(Self {
             prepare,
             phase: Phase::Armed,
@@ -90,7 +88,6 @@ impl Operation {
 
     /// Where the freezer's end can be seen; -1 once it has been reaped.
     pub(crate) fn freezer_pidfd(&self) -> RawFd {
-        use std::os::fd::AsRawFd;
         if self.freezer_reaped { -1 } else { self.freezer.pidfd.as_raw_fd() }
     }
 
@@ -196,10 +193,14 @@ impl Operation {
     /// Joins the threads, which have nothing left to do, and returns the facts.
     pub(crate) fn finish(self) -> Report {
         let report = self.report();
-        for thread in self.threads {
-            // A thaw thread that panicked has ended the process in the panic hook.
-            let _ = thread.join();
-        }
+        join(self.threads);
         report
+    }
+}
+
+fn join(threads: Vec<JoinHandle<()>>) {
+    for thread in threads {
+        // A thaw thread that panicked has ended the process in the panic hook.
+        let _ = thread.join();
     }
 }

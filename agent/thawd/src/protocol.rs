@@ -403,8 +403,7 @@ fn decode_report(r: &mut Reader<'_>, operation: OperationId) -> Option<Report> {
     if usize::from(count) > MAX_FILE_SYSTEMS {
         return None;
     }
-    let mut report =
-        Report { operation, cause, hold_limit_ms, count, entries: [Entry::EMPTY; 64] };
+    let mut report = Report { operation, cause, hold_limit_ms, count, entries: [Entry::EMPTY; 64] };
     for entry in report.entries.iter_mut().take(usize::from(count)) {
         *entry = Entry {
             outcome: outcome(r.u8()?)?,
@@ -450,7 +449,13 @@ mod tests {
     use super::*;
 
     fn entry(outcome: Outcome) -> Entry {
-        Entry { outcome, from_ns: 1_000_000, frozen_ns: 2_000_000, to_ns: 9_000_000, ..Entry::EMPTY }
+        Entry {
+            outcome,
+            from_ns: 1_000_000,
+            frozen_ns: 2_000_000,
+            to_ns: 9_000_000,
+            ..Entry::EMPTY
+        }
     }
 
     #[test]

@@ -106,7 +106,7 @@ fn thaw_on_panic(slots: &'static Slots) {
             if sys::reap(-1) {
                 slots.set_freezer_gone();
             }
-            sys::futex_wait(&slots.freezer_gone, 2, 2);
+            sys::pause(2);
         }
         sys::exit_now(70)
     }));
@@ -138,11 +138,10 @@ impl Server {
         if freezer {
             self.freezer_ended();
         }
-        if message {
-            self.read_request();
-        }
         if agent_ended {
             self.agent_gone();
+        } else if message {
+            self.read_request();
         }
         if caller {
             self.accept();

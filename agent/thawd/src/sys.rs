@@ -79,6 +79,11 @@ pub(crate) fn futex_wake_all(word: &AtomicU32) {
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, c_int::MAX, 0, 0, 0) };
 }
 
+/// Waits without an event.
+pub(crate) fn pause(ms: u32) {
+    futex_wait(&AtomicU32::new(0), 0, ms);
+}
+
 /// A `T` in zeroed anonymous memory that is shared with children and never unmapped.
 ///
 /// `T` must be made of integers and atomics of integers only, for which all zeros is a value.
@@ -87,7 +92,7 @@ pub(crate) fn map_shared_zeroed<T: Sync>() -> io::Result<&'static T> {
     let memory = unsafe {
         libc::mmap(
             ptr::null_mut(),
-            mem::size_of::<T>(),
+            size_of::<T>(),
             libc::PROT_READ | libc::PROT_WRITE,
             libc::MAP_SHARED | libc::MAP_ANONYMOUS,
             -1,
@@ -110,7 +115,7 @@ pub(crate) fn lock_memory() -> io::Result<()> {
 /// Touches the stack that later calls will need.
 #[inline(never)]
 pub(crate) fn fault_in_stack() {
-    let mut page = [0u8; 48 * 1024];
+    let mut page = [0u8; 32 * 1024];
     for byte in page.iter_mut().step_by(1024) {
         // SAFETY: a reference is valid for a write; volatile, so that it is not optimised away.
         unsafe { ptr::write_volatile(byte, 1) };
@@ -152,7 +157,7 @@ pub(crate) fn next_signal(fd: &OwnedFd) -> Option<i32> {
     // SAFETY: the buffer is as large as the length that is passed, and is plain data.
     unsafe {
         let mut info: libc::signalfd_siginfo = mem::zeroed();
-        let size = mem::size_of_val(&info);
+        let size = size_of_val(&info);
         let read = libc::read(fd.as_raw_fd(), (&raw mut info).cast(), size);
         (read == size as isize).then_some(info.ssi_signo as i32)
     }
@@ -253,11 +258,20 @@ pub(crate) fn pidfd(pid: libc::pid_t) -> io::Result<OwnedFd> {
     own(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as c_int)
 }
 
-/// Reaps a child if it has ended.
+/// Reaps a child (-1: any) if it has ended; true also when there is none.
 pub(crate) fn reap(pid: libc::pid_t) -> bool {
     // SAFETY: no status is asked for.
     let reaped = unsafe { libc::waitpid(pid, ptr::null_mut(), libc::WNOHANG) };
-    reaped == pid || (reaped < 0 && errno() == libc::ECHILD)
+    reaped > 0 || (reaped < 0 && errno() == libc::ECHILD)
+}
+
+/// Kills a child and waits for its end.
+pub(crate) fn kill_and_reap(pid: libc::pid_t) {
+    // SAFETY: the child has not been reaped yet, so the id is still its own; no status is asked for.
+    unsafe {
+        libc::kill(pid, libc::SIGKILL);
+        libc::waitpid(pid, ptr::null_mut(), 0);
+    }
 }
 
 /// The user id of the process that connected, and a pidfd of it.
@@ -265,12 +279,12 @@ pub(crate) fn peer(socket: &OwnedFd) -> io::Result<(libc::uid_t, OwnedFd)> {
     // SAFETY: each buffer is as long as the length that is passed with it.
     unsafe {
         let mut credentials: libc::ucred = mem::zeroed();
-        let mut len = mem::size_of_val(&credentials) as libc::socklen_t;
+        let mut len = size_of_val(&credentials) as libc::socklen_t;
         let fd = socket.as_raw_fd();
         let to = (&raw mut credentials).cast();
         check(libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, to, &mut len))?;
         let mut pidfd_of_peer: c_int = -1;
-        let mut len = mem::size_of_val(&pidfd_of_peer) as libc::socklen_t;
+        let mut len = size_of_val(&pidfd_of_peer) as libc::socklen_t;
         let to = (&raw mut pidfd_of_peer).cast();
         let pidfd = match libc::getsockopt(fd, libc::SOL_SOCKET, SO_PEERPIDFD, to, &mut len) {
             0 => own(pidfd_of_peer)?,
@@ -287,12 +301,15 @@ fn unix_address(path: &str) -> io::Result<(libc::sockaddr_un, libc::socklen_t)> 
     let mut address: libc::sockaddr_un = unsafe { mem::zeroed() };
     address.sun_family = libc::AF_UNIX as libc::sa_family_t;
     if path.is_empty() || path.len() >= address.sun_path.len() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "socket path is empty or too long"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "socket path is empty or too long",
+        ));
     }
     for (to, from) in address.sun_path.iter_mut().zip(path.bytes()) {
         *to = from as libc::c_char;
     }
-    Ok((address, mem::size_of::<libc::sockaddr_un>() as libc::socklen_t))
+    Ok((address, size_of::<libc::sockaddr_un>() as libc::socklen_t))
 }
 
 fn seqpacket() -> io::Result<OwnedFd> {
@@ -316,9 +333,7 @@ pub(crate) fn listen(path: &str) -> io::Result<OwnedFd> {
 pub(crate) fn accept(listener: &OwnedFd) -> io::Result<OwnedFd> {
     let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: no address is asked for.
-    own(unsafe {
-        libc::accept4(listener.as_raw_fd(), ptr::null_mut(), ptr::null_mut(), flags)
-    })
+    own(unsafe { libc::accept4(listener.as_raw_fd(), ptr::null_mut(), ptr::null_mut(), flags) })
 }
 
 /// Connects to `path`; every blocking call on the result ends after `limit_ms`.
@@ -345,7 +360,7 @@ pub(crate) fn set_limit(socket: &OwnedFd, limit_ms: u32) -> io::Result<()> {
                 libc::SOL_SOCKET,
                 option,
                 (&raw const limit).cast(),
-                mem::size_of_val(&limit) as libc::socklen_t,
+                size_of_val(&limit) as libc::socklen_t,
             )
         })?;
     }
@@ -362,7 +377,7 @@ struct Control([u8; CONTROL_LEN]);
 pub(crate) fn send(socket: &OwnedFd, bytes: &[u8], fds: &[RawFd]) -> io::Result<()> {
     let mut control = Control([0; CONTROL_LEN]);
     let mut part = libc::iovec { iov_base: bytes.as_ptr() as *mut c_void, iov_len: bytes.len() };
-    let size = mem::size_of_val(fds);
+    let size = size_of_val(fds);
     assert!(fds.len() <= MAX_FILE_SYSTEMS, "the control buffer holds 64 descriptors");
     // SAFETY: all pointers are to live buffers of the lengths given; CMSG_SPACE(64 ints) is 272.
     let sent = unsafe {
@@ -411,7 +426,7 @@ pub(crate) fn receive(
         {
             let size = (*header).cmsg_len as usize - libc::CMSG_LEN(0) as usize;
             let data = libc::CMSG_DATA(header).cast::<RawFd>();
-            for index in 0..size / mem::size_of::<RawFd>() {
+            for index in 0..size / size_of::<RawFd>() {
                 take(OwnedFd::from_raw_fd(ptr::read_unaligned(data.add(index))));
             }
         }

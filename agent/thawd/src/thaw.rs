@@ -25,8 +25,11 @@ const RETRY_MS: u32 = 2;
 const LEVEL_WAIT_STEPS: u32 = 20;
 
 /// Starts the thaw threads and waits until each is ready. Each raises `done` when its slot is over.
-pub(crate) fn start(slots: &'static Slots, done: RawFd) -> io::Result<Vec<JoinHandle<()>>> {
-    let mut threads = Vec::with_capacity(slots.count() as usize);
+pub(crate) fn start(
+    slots: &'static Slots,
+    done: RawFd,
+    threads: &mut Vec<JoinHandle<()>>,
+) -> io::Result<()> {
     for slot in slots.iter() {
         let thread = std::thread::Builder::new().stack_size(STACK);
         threads.push(thread.spawn(move || thaw_one(slots, slot, done))?);
@@ -34,7 +37,7 @@ pub(crate) fn start(slots: &'static Slots, done: RawFd) -> io::Result<Vec<JoinHa
     loop {
         let ready = slots.thawers_ready.load(SeqCst);
         if ready == slots.count() {
-            return Ok(threads);
+            return Ok(());
         }
         sys::futex_wait(&slots.thawers_ready, ready, 100);
     }
@@ -69,7 +72,7 @@ fn thaw(slot: &Slot, state: u32) {
     match code {
         0 => _ = slot.advance(state, THAWED),
         libc::EINVAL => _ = slot.advance(state, THAWED_BY_OTHER),
-        _ => pause(),
+        _ => sys::pause(RETRY_MS),
     }
 }
 
@@ -81,15 +84,6 @@ fn wait_for_higher_levels(slots: &Slots, slot: &Slot) {
         if higher_over() {
             return;
         }
-        pause_ms(1);
+        sys::pause(1);
     }
-}
-
-fn pause() {
-    pause_ms(RETRY_MS);
-}
-
-fn pause_ms(ms: u32) {
-    let never_woken = std::sync::atomic::AtomicU32::new(0);
-    sys::futex_wait(&never_woken, 0, ms);
 }

@@ -291,8 +291,7 @@ impl Budget {
 
 impl State {
     fn bucket(&mut self, key: &Key, now: Monotonic) -> &mut Bucket {
-        let bucket =
-            self.buckets.entry(key.clone()).or_insert_with(|| Bucket::new(key.1, now));
+        let bucket = self.buckets.entry(key.clone()).or_insert_with(|| Bucket::new(key.1, now));
         bucket.fill(key.1, now);
         bucket
     }
@@ -357,13 +356,20 @@ impl Passes {
     }
 }
 
-impl Drop for Passes {
-    fn drop(&mut self) {
-        let left = *self.left.lock().expect("no code panics while holding this lock");
-        if left > 0 {
-            self.budget.lock().reserved -= left;
+impl Passes {
+    /// Gives back what is not used.
+    pub(crate) fn release(&self) {
+        let mut left = self.left.lock().expect("no code panics while holding this lock");
+        if *left > 0 {
+            self.budget.lock().reserved -= std::mem::take(&mut *left);
             self.budget.changed.notify_waiters();
         }
+    }
+}
+
+impl Drop for Passes {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 

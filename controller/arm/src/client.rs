@@ -34,9 +34,8 @@ pub const PUBLIC_AUDIENCE: &str = "https://management.azure.com";
 pub struct ArmConfig {
     /// Resource Manager, `https://management.azure.com` or a simulator. Its path is not used.
     pub endpoint: Url,
-    /// The host that issues tokens, if it is not Azure's public one. With
-    /// [`CredentialConfig::ManagedIdentity`] it also stands in for the metadata service: leave it
-    /// out on a real machine.
+    /// The host that issues tokens, if it is not Azure's public one. A managed identity does not
+    /// need it.
     pub authority: Option<Url>,
     /// What tokens are for, [`PUBLIC_AUDIENCE`] in the public cloud.
     pub audience: String,
@@ -93,10 +92,8 @@ impl ArmClient {
                 return Err(AzureError::new(ErrorClass::Invalid, "InvalidEndpoint", message));
             }
         }
-        let transport = NetworkTransport::new(
-            config.ca_certificate_pem.as_deref(),
-            config.request_timeout,
-        )?;
+        let transport =
+            NetworkTransport::new(config.ca_certificate_pem.as_deref(), config.request_timeout)?;
         Ok(Self::with_transport(config, env, Arc::new(transport), Tokens::Configured))
     }
 
@@ -152,8 +149,8 @@ impl ArmClient {
     /// Waits five minutes at most; without room even then, the requests wait their turn.
     pub async fn reserve_snapshot_writes(&self, n: u32) -> Reservation {
         let passes = self.core.budget.reserve(n, self.turn.priority).await;
-        let turn = Turn { priority: self.turn.priority, passes: Some(passes) };
-        Reservation { client: Self::assemble(self.core.clone(), turn) }
+        let turn = Turn { priority: self.turn.priority, passes: Some(passes.clone()) };
+        Reservation { client: Self::assemble(self.core.clone(), turn), passes }
     }
 
     /// The pace of polls that this client was configured with.
@@ -175,8 +172,7 @@ impl ArmClient {
         let mut url = self.core.url(path)?;
         let mut items = Vec::new();
         for _ in 0..PAGE_LIMIT {
-            let mut page =
-                json_body(&self.send(Call::new(Method::GET, url.clone())).await?)?;
+            let mut page = json_body(&self.send(Call::new(Method::GET, url.clone())).await?)?;
             if let Some(Value::Array(values)) = page.get_mut("value").map(Value::take) {
                 items.extend(values);
             }
@@ -204,10 +200,23 @@ impl fmt::Debug for ArmClient {
     }
 }
 
-/// Room for snapshot writes that was waited for already.
-#[derive(Debug)]
+/// Room for snapshot writes that was waited for already. Given back when dropped.
 pub struct Reservation {
     client: ArmClient,
+    passes: Arc<Passes>,
+}
+
+impl fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reservation")
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        // Clones of the client may live longer.
+        self.passes.release();
+    }
 }
 
 impl Reservation {
@@ -232,15 +241,18 @@ impl Call {
 
     pub(crate) fn json(mut self, body: &Value) -> Self {
         self.body = Bytes::from(body.to_string());
-        self.headers
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        self.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         self
     }
 
     pub(crate) fn if_match(mut self, etag: Option<&str>) -> Result<Self, AzureError> {
         if let Some(etag) = etag {
             let value = HeaderValue::from_str(etag).map_err(|_| {
-                AzureError::new(ErrorClass::Invalid, "InvalidEtag", "the ETag is not a header value")
+                AzureError::new(
+                    ErrorClass::Invalid,
+                    "InvalidEtag",
+                    "the ETag is not a header value",
+                )
             })?;
             self.headers.insert(header::IF_MATCH, value);
         }
@@ -350,9 +362,8 @@ impl Core {
 }
 
 fn set_headers(headers: &mut HeaderMap, token: &Secret, id: &str) -> Result<(), AzureError> {
-    let invalid = |_| {
-        AzureError::new(ErrorClass::Denied, "InvalidToken", "the token is not a header value")
-    };
+    let invalid =
+        |_| AzureError::new(ErrorClass::Denied, "InvalidToken", "the token is not a header value");
     let mut bearer =
         HeaderValue::from_str(&format!("Bearer {}", token.expose())).map_err(invalid)?;
     bearer.set_sensitive(true);

@@ -36,7 +36,8 @@ use crate::transport::{HttpTransport, TransportError, describe};
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum CredentialConfig {
-    /// The identity that Azure gave the machine azdr runs on.
+    /// The identity that Azure gave the machine azdr runs on: its metadata service, or the one that
+    /// `IDENTITY_ENDPOINT` and `IDENTITY_HEADER` name (App Service; a simulator's).
     ManagedIdentity {
         /// Which one, if it has several.
         #[serde(default)]
@@ -117,7 +118,7 @@ impl TokenCache {
             Tokens::Fixed(token) => Source::Fixed(token),
             Tokens::Credential(credential) => Source::Credential(credential),
             Tokens::Configured => Source::Configured {
-                http: Arc::new(PipelineTransport::for_tokens(transport, authority.clone())),
+                http: Arc::new(PipelineTransport(transport)),
                 credential,
                 authority,
             },
@@ -191,10 +192,8 @@ impl TokenCache {
                     .map_err(|e| AzureError { class: ErrorClass::Denied, ..token_error(&e) })?
             }
         };
-        let token = credential
-            .get_token(&[&self.scope], None)
-            .await
-            .map_err(|e| token_error(&e))?;
+        let token =
+            credential.get_token(&[&self.scope], None).await.map_err(|e| token_error(&e))?;
         let expires = i64::try_from(token.expires_on.unix_timestamp_nanos() / 1_000_000)
             .map_or(self.env.clock.wall(), WallTime::from_unix_ms);
         Ok((Secret::new(token.token.secret()), expires))

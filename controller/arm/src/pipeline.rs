@@ -16,7 +16,6 @@ use azure_core::http::{
     PipelineSendOptions, Request, RetryOptions, StatusCode, Transport, UserAgentOptions,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use url::Url;
 
 use crate::transport::{HttpRequest, HttpResponse, HttpTransport, TransportError};
 
@@ -24,7 +23,7 @@ use crate::transport::{HttpRequest, HttpResponse, HttpTransport, TransportError}
 pub(crate) fn build(transport: Arc<dyn HttpTransport>) -> Pipeline {
     let options = ClientOptions {
         retry: RetryOptions::none(),
-        transport: Some(Transport::new(Arc::new(PipelineTransport::new(transport)))),
+        transport: Some(Transport::new(Arc::new(PipelineTransport(transport)))),
         user_agent: UserAgentOptions { application_id: Some("azdr".to_owned()) },
         ..ClientOptions::default()
     };
@@ -70,7 +69,8 @@ fn transport_error(error: azure_core::Error) -> TransportError {
 pub(crate) fn header_map<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in pairs {
-        if let (Ok(name), Ok(mut value)) = (HeaderName::from_str(name), HeaderValue::from_str(value))
+        if let (Ok(name), Ok(mut value)) =
+            (HeaderName::from_str(name), HeaderValue::from_str(value))
         {
             value.set_sensitive(name == http::header::AUTHORIZATION);
             headers.append(name, value);
@@ -80,25 +80,7 @@ pub(crate) fn header_map<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) ->
 }
 
 /// Our transport, as azure_core and `azure_identity` want it.
-pub(crate) struct PipelineTransport {
-    inner: Arc<dyn HttpTransport>,
-    metadata_service: Option<Url>,
-}
-
-/// Where Azure's metadata service is, for every machine.
-const METADATA_SERVICE: &str = "169.254.169.254";
-
-impl PipelineTransport {
-    fn new(inner: Arc<dyn HttpTransport>) -> Self {
-        Self { inner, metadata_service: None }
-    }
-
-    /// For token requests. With an authority of its own (a simulator), the metadata service is there
-    /// too: `azure_identity` cannot be told another address.
-    pub(crate) fn for_tokens(inner: Arc<dyn HttpTransport>, authority: Option<Url>) -> Self {
-        Self { inner, metadata_service: authority }
-    }
-}
+pub(crate) struct PipelineTransport(pub(crate) Arc<dyn HttpTransport>);
 
 impl fmt::Debug for PipelineTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -109,25 +91,18 @@ impl fmt::Debug for PipelineTransport {
 #[async_trait]
 impl HttpClient for PipelineTransport {
     async fn execute_request(&self, request: &Request) -> azure_core::Result<AsyncRawResponse> {
-        let mut url = request.url().clone();
-        if let Some(instead) = &self.metadata_service
-            && url.host_str() == Some(METADATA_SERVICE)
-        {
-            let (path, query) = (url.path().to_owned(), url.query().map(str::to_owned));
-            url = instead.clone();
-            url.set_path(&path);
-            url.set_query(query.as_deref());
-        }
+        let url = request.url().clone();
         let Body::Bytes(body) = request.body() else {
             let message = "streaming bodies are not supported";
             return Err(azure_core::Error::with_message(ErrorKind::Other, message));
         };
-        let headers =
-            header_map(request.headers().iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        let headers = header_map(
+            request.headers().iter().map(|(name, value)| (name.as_str(), value.as_str())),
+        );
         let method = Method::from_bytes(request.method().as_ref().as_bytes())
             .map_err(|e| azure_core::Error::new(ErrorKind::Other, e))?;
         let answer = self
-            .inner
+            .0
             .send(HttpRequest { method, url, headers, body: body.clone() })
             .await
             .map_err(|e| azure_core::Error::new(ErrorKind::Io, e))?;

@@ -21,8 +21,7 @@ pub(crate) struct Charge {
 
 impl Charge {
     pub(crate) fn of(method: &Method, path: &str) -> Self {
-        let segments: Vec<String> =
-            path.split('/').skip(1).map(str::to_ascii_lowercase).collect();
+        let segments: Vec<String> = path.split('/').skip(1).map(str::to_ascii_lowercase).collect();
         let subscription = match segments.as_slice() {
             [word, id, ..] if word == "subscriptions" => id.clone(),
             _ => String::new(),
@@ -36,11 +35,8 @@ impl Charge {
             && segments.iter().any(|s| s == "microsoft.compute");
         let high_cost = main == OperationClass::Writes && snapshot && *method != Method::PATCH;
         // The scarcer token first: waiting for it must not hold a common one.
-        let classes = if high_cost {
-            vec![OperationClass::HighCostSnapshot, main]
-        } else {
-            vec![main]
-        };
+        let classes =
+            if high_cost { vec![OperationClass::HighCostSnapshot, main] } else { vec![main] };
         Self { subscription, classes, write: main != OperationClass::Reads }
     }
 

@@ -50,7 +50,9 @@ fn redact_after(text: &str, marker: &str) -> String {
     while let Some(found) = lower[at..].find(&marker) {
         let value = at + found + marker.len();
         let end = text[value..]
-            .find(|c: char| c.is_whitespace() || matches!(c, '&' | '"' | '\'' | '<' | '>' | ')' | '\\'))
+            .find(|c: char| {
+                c.is_whitespace() || matches!(c, '&' | '"' | '\'' | '<' | '>' | ')' | '\\')
+            })
             .map_or(text.len(), |n| value + n);
         out.push_str(&text[at..value]);
         if end > value {

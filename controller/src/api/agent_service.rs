@@ -247,8 +247,9 @@ impl Agents {
         vm: &ArmId,
         request: RenewCertificate,
     ) -> Result<CertificateIssued, String> {
-        let (scope, lifetime) = match &session.kind {
-            SessionKind::Protected => (CertificateScope::Vm, CERTIFICATE_LIFETIME),
+        // Whose certificate it becomes: a restored machine may be one of its own.
+        let (scope, lifetime, own) = match &session.kind {
+            SessionKind::Protected => (CertificateScope::Vm, CERTIFICATE_LIFETIME, None),
             SessionKind::Restored { run: None } => {
                 return Err("no job expects this machine".into());
             }
@@ -256,16 +257,23 @@ impl Agents {
                 let expected = self.store.expected_instance(&session.hello.vm_id).await;
                 match expected.map_err(|e| e.to_string())? {
                     Some(e) if e.run == *run && e.durable => {
-                        (CertificateScope::Vm, CERTIFICATE_LIFETIME)
+                        (CertificateScope::Vm, CERTIFICATE_LIFETIME, e.own_item)
                     }
                     Some(e) if e.run == *run => {
-                        (CertificateScope::Run(*run), RUN_CERTIFICATE_LIFETIME)
+                        (CertificateScope::Run(*run), RUN_CERTIFICATE_LIFETIME, None)
                     }
                     _ => return Err(format!("job {run} is over")),
                 }
             }
         };
-        let identity = Identity::agent(&vm.hash_hex()).map_err(|e| e.to_string())?;
+        let (item, hash) = match own {
+            Some(id) => {
+                let own = self.store.item_by_id(id).await.map_err(|e| e.to_string())?;
+                (id, own.arm_id.hash_hex())
+            }
+            None => (session.item, vm.hash_hex()),
+        };
+        let identity = Identity::agent(&hash).map_err(|e| e.to_string())?;
         let now = self.env.clock.wall();
         let issued = self
             .authority
@@ -278,7 +286,7 @@ impl Agents {
             )
             .map_err(|e| e.to_string())?;
         self.store
-            .add_certificate(issued.serial_hex, session.item, scope, issued.not_after, now)
+            .add_certificate(issued.serial_hex, item, scope, issued.not_after, now)
             .await
             .map_err(|e| e.to_string())?;
         Ok(CertificateIssued {

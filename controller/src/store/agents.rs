@@ -40,6 +40,8 @@ pub struct ExpectedInstance {
     pub run: RunId,
     /// Its certificate becomes the VM's own.
     pub durable: bool,
+    /// The VM that it becomes, if a new one.
+    pub own_item: Option<ItemId>,
 }
 
 /// A person or script that may use the admin API.
@@ -278,13 +280,15 @@ impl Store {
         let vm_guid = vm_guid.to_owned();
         self.read(move |c| {
             Ok(c.query_row(
-                "SELECT item_id, run_id, durable FROM expected_instance WHERE vm_guid = ?1",
+                "SELECT item_id, run_id, durable, own_item_id FROM expected_instance
+                 WHERE vm_guid = ?1",
                 [vm_guid],
                 |r| {
                     Ok(ExpectedInstance {
                         item: ItemId(r.get(0)?),
                         run: RunId(r.get(1)?),
                         durable: r.get(2)?,
+                        own_item: r.get::<_, Option<i64>>(3)?.map(ItemId),
                     })
                 },
             )

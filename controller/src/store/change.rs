@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::to_json;
 use super::points::ReplicaState;
+use super::items::ensure_vm;
 use super::runs::insert_run;
 use super::{ItemId, NewRun, RunId, StoreError};
 
@@ -93,6 +94,20 @@ pub enum CatalogueChange {
         /// The point's name.
         name: PointName,
     },
+    /// A point is about to be pruned: no lease can be taken on it any more. Refused while one is held.
+    ClaimForPruning {
+        /// Whose.
+        item: ItemId,
+        /// The point's name.
+        name: PointName,
+    },
+    /// It is not pruned after all.
+    Unclaim {
+        /// Whose.
+        item: ItemId,
+        /// The point's name.
+        name: PointName,
+    },
     /// A restored instance with this vmId belongs to this run.
     ExpectInstance {
         /// Azure's vmId, lower case, as read from Azure.
@@ -101,6 +116,8 @@ pub enum CatalogueChange {
         item: ItemId,
         /// Whether the certificate it gets becomes the VM's own.
         durable: bool,
+        /// The machine becomes a VM in its own right: its resource ID and region.
+        enrol_as: Option<(ArmId, String)>,
     },
     /// A disk was replaced and is kept for a while.
     KeepDisk {
@@ -241,16 +258,41 @@ pub(super) fn apply(
         }
         Change::TakeLease { item, name } => {
             let point = point_id(c, *item, name)?;
+            let claimed: Option<i64> =
+                c.query_row("SELECT pruned_by FROM point WHERE id = ?1", [point], |r| r.get(0))?;
+            if let Some(run) = claimed {
+                let message = format!("{name} is being pruned by job {run}");
+                return Err(StoreError::Refused(message));
+            }
             c.execute(
                 "INSERT OR IGNORE INTO lease VALUES (?1, ?2, ?3)",
                 (point, run.0, now.unix_ms()),
             )?;
             Ok(())
         }
-        Change::ExpectInstance { vm_guid, item, durable } => {
+        Change::ClaimForPruning { item, name } => {
+            refuse_if_leased(c, *item, name)?;
+            let point = point_id(c, *item, name)?;
+            c.execute("UPDATE point SET pruned_by = ?2 WHERE id = ?1", (point, run.0))?;
+            Ok(())
+        }
+        Change::Unclaim { item, name } => {
             c.execute(
-                "INSERT OR REPLACE INTO expected_instance VALUES (?1, ?2, ?3, ?4)",
-                (vm_guid, item.0, run.0, durable),
+                "UPDATE point SET pruned_by = NULL WHERE item_id = ?1 AND name = ?2",
+                (item.0, name.as_str()),
+            )?;
+            Ok(())
+        }
+        Change::ExpectInstance { vm_guid, item, durable, enrol_as } => {
+            let own = match enrol_as {
+                Some((vm, location)) => {
+                    Some(ensure_vm(c, vm, location, Some(vm_guid), now)?.id.0)
+                }
+                None => None,
+            };
+            c.execute(
+                "INSERT OR REPLACE INTO expected_instance VALUES (?1, ?2, ?3, ?4, ?5)",
+                (vm_guid, item.0, run.0, durable, own),
             )?;
             Ok(())
         }
@@ -326,7 +368,13 @@ fn add_snapshot(
 }
 
 fn remove_point(c: &Connection, item: ItemId, name: &PointName) -> Result<(), StoreError> {
-    // A lease keeps its point whatever the plan said when it was made (I1).
+    refuse_if_leased(c, item, name)?;
+    c.execute("DELETE FROM point WHERE item_id = ?1 AND name = ?2", (item.0, name.as_str()))?;
+    Ok(())
+}
+
+/// A lease keeps its point, whatever a plan said before it was taken (I1).
+fn refuse_if_leased(c: &Connection, item: ItemId, name: &PointName) -> Result<(), StoreError> {
     let lease = c
         .query_row(
             "SELECT l.run_id FROM lease l JOIN point p ON p.id = l.point_id
@@ -338,7 +386,6 @@ fn remove_point(c: &Connection, item: ItemId, name: &PointName) -> Result<(), St
     if let Some(run) = lease {
         return Err(StoreError::Refused(format!("{name} is held by job {run}")));
     }
-    c.execute("DELETE FROM point WHERE item_id = ?1 AND name = ?2", (item.0, name.as_str()))?;
     Ok(())
 }
 

@@ -50,17 +50,7 @@ impl Store {
         vm_guid: Option<String>,
         now: WallTime,
     ) -> Result<Item, StoreError> {
-        self.write(move |c| {
-            c.execute(
-                "INSERT INTO item (kind, arm_key, arm_id, location, vm_guid, created_ms)
-                 VALUES ('vm', ?1, ?2, ?3, ?4, ?5)
-                 ON CONFLICT (arm_key) DO UPDATE SET arm_id = excluded.arm_id,
-                   location = excluded.location, vm_guid = coalesce(excluded.vm_guid, vm_guid)",
-                (arm_id.key(), arm_id.as_str(), location, vm_guid, now.unix_ms()),
-            )?;
-            item_by_key(c, arm_id.key())?.ok_or_else(|| StoreError::Missing(arm_id.to_string()))
-        })
-        .await
+        self.write(move |c| ensure_vm(c, &arm_id, &location, vm_guid.as_deref(), now)).await
     }
 
     /// All items, by ARM id.
@@ -179,6 +169,24 @@ impl Store {
         })
         .await
     }
+}
+
+pub(super) fn ensure_vm(
+    c: &Connection,
+    arm_id: &ArmId,
+    location: &str,
+    vm_guid: Option<impl AsRef<str>>,
+    now: WallTime,
+) -> Result<Item, StoreError> {
+    let vm_guid = vm_guid.as_ref().map(AsRef::as_ref);
+    c.execute(
+        "INSERT INTO item (kind, arm_key, arm_id, location, vm_guid, created_ms)
+         VALUES ('vm', ?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (arm_key) DO UPDATE SET arm_id = excluded.arm_id,
+           location = excluded.location, vm_guid = coalesce(excluded.vm_guid, vm_guid)",
+        (arm_id.key(), arm_id.as_str(), location, vm_guid, now.unix_ms()),
+    )?;
+    item_by_key(c, arm_id.key())?.ok_or_else(|| StoreError::Missing(arm_id.to_string()))
 }
 
 const SELECT: &str = "SELECT id, arm_id, location, vm_guid FROM item";

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::failure::StepError;
 use super::history::History;
-use crate::store::{CatalogueChange, Event, Progress, RunId, Store};
+use crate::store::{CatalogueChange, Event, Progress, RunId, Store, StoreError};
 
 /// Names a step and fixes the type of its output: a later step that asks for it cannot get name or
 /// type wrong.
@@ -97,7 +97,13 @@ impl<S> RunShared<S> {
     pub(super) async fn record(&self, progress: Progress) -> Result<(), StepError> {
         let now = self.env.clock.wall();
         let entries = progress.entries.clone();
-        self.store.record(self.id, progress, now).await?;
+        self.store.record(self.id, progress, now).await.map_err(|e| match e {
+            // A rule of the catalogue said no: that is the step's failure, not the store's.
+            StoreError::Refused(_) | StoreError::Missing(_) => {
+                StepError::fail("refused", e.to_string())
+            }
+            other => StepError::Store(other),
+        })?;
         {
             let mut history = self.history.lock().expect("the history is only read and appended to");
             for (step, item, event, payload) in &entries {

@@ -81,7 +81,11 @@ impl History {
             }
             Event::Done => record.done = Some((at, payload.clone())),
             Event::Failed => record.failed = Some(payload.clone()),
-            Event::UndoStarted => record.undo_started = true,
+            Event::UndoStarted => {
+                record.undo_started = true;
+                // What the step could have resumed is not what its undo may resume.
+                record.checkpoint = None;
+            }
             Event::Undone => record.undone = Some(at),
             Event::Items | Event::TurnedBack => unreachable!("handled above"),
         }

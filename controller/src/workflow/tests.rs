@@ -74,7 +74,9 @@ const CHILD: StepKey<Value> = StepKey::new("child");
 const LAST: StepKey<()> = StepKey::new("last");
 
 async fn put(cx: &Cx, step: &str, mark: String) -> Result<(), StepError> {
-    cx.services().act(&format!("do {mark}"), |m| drop(m.insert(mark.clone()))).await;
+    cx.services().act(&format!("do {mark}"), |m| {
+        m.insert(mark.clone());
+    }).await;
     if cx.input.wait_in == step {
         return Err(StepError::not_yet("waiting", Duration::from_secs(1)));
     }
@@ -91,7 +93,9 @@ async fn put(cx: &Cx, step: &str, mark: String) -> Result<(), StepError> {
 }
 
 async fn take(cx: &Cx, mark: String) -> Result<Done<()>, StepError> {
-    cx.services().act(&format!("undo {mark}"), |m| drop(m.remove(&mark))).await;
+    cx.services().act(&format!("undo {mark}"), |m| {
+        m.remove(&mark);
+    }).await;
     Ok(Done::new(()))
 }
 

@@ -6,9 +6,8 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 
-use super::{GuestSpec, Guests};
+use super::{GuestSpec, Guests, sparse};
 use crate::config::Blocking;
-use crate::content;
 
 /// Remembers which machines would run.
 #[derive(Debug)]
@@ -58,7 +57,7 @@ impl Guests for NoGuests {
         // Nobody writes: any instant is as good as another.
         at_instant();
         let (source, target) = (source.to_owned(), target.to_owned());
-        let copy = move || content::copy_sparse(&source, &target);
+        let copy = move || sparse::copy(&source, &target);
         match self.blocking {
             Blocking::Inline => copy()?,
             Blocking::Pool => tokio::task::spawn_blocking(copy).await??,

@@ -94,6 +94,11 @@ impl Qmp {
         }
     }
 
+    /// Whether the other side has gone: no command will be answered any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.shared.lock().expect("no code panics while holding this lock").closed
+    }
+
     /// All events from now on; ends when the connection does.
     pub(crate) fn events(&self) -> mpsc::UnboundedReceiver<Event> {
         let (sender, receiver) = mpsc::unbounded_channel();
@@ -218,6 +223,7 @@ mod tests {
         let unanswered = qmp.execute("query-jobs", json!({})).await.unwrap_err();
         assert!(matches!(unanswered, QmpError::Closed { .. }), "{unanswered}");
         assert!(events.recv().await.is_none());
+        assert!(qmp.is_closed());
         let afterwards = qmp.execute("stop", json!({})).await.unwrap_err();
         assert!(matches!(afterwards, QmpError::Closed { .. }), "{afterwards}");
         assert!(qmp.events().recv().await.is_none());

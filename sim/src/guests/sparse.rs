@@ -75,7 +75,11 @@ pub(crate) fn make_durable(path: &Path, file: &File) -> io::Result<()> {
 }
 
 /// The first stretch of data at or after `position`.
-fn next_data(file: &File, position: u64, size_bytes: u64) -> io::Result<Option<Range<u64>>> {
+pub(crate) fn next_data(
+    file: &File,
+    position: u64,
+    size_bytes: u64,
+) -> io::Result<Option<Range<u64>>> {
     match seek(file, position, libc::SEEK_DATA) {
         Ok(start) => Ok(Some(start..seek(file, start, libc::SEEK_HOLE)?.min(size_bytes))),
         Err(e) if e.raw_os_error() == Some(libc::ENXIO) => Ok(None),

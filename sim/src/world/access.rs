@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::disks::not_found;
 use super::operations::{Effect, Output};
-use super::state::{Grant, state};
+use super::state::{Grant, provisioning};
 use super::volume::Volume;
 use super::{Accepted, ArmError, ArmId, Injected, Kind, World};
 
@@ -89,7 +89,7 @@ impl World {
 
     fn check_exportable(&self, id: &ArmId, now: WallTime) -> Result<(), ArmError> {
         let common = self.state.common(id).ok_or_else(|| not_found(id))?;
-        if common.provisioning == state::CREATING {
+        if common.provisioning == provisioning::CREATING {
             return Err(ArmError::not_allowed(format!("Resource {id} is still being created.")));
         }
         if let Some(disk) = self.state.disks.get(&id.key())

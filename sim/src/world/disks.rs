@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::operations::{Begin, Effect, Output, Service, Work};
-use super::state::{Disk, Power, Tags, state};
+use super::state::{Disk, Power, Tags, provisioning};
 use super::tags::checked_tags;
 use super::volume::{Creation, Volume, gib};
 use super::{Accepted, ArmError, ArmId, Injected, Kind, World};
@@ -233,7 +233,7 @@ impl World {
             now,
         );
         if let Some(disk) = self.state.disks.get_mut(&id.key()) {
-            disk.common.provisioning = state::UPDATING.into();
+            disk.common.provisioning = provisioning::UPDATING.into();
             if injected.fail_operation.is_none() {
                 if let Some(tags) = tags {
                     disk.common.tags = tags;
@@ -286,7 +286,7 @@ impl World {
         let operation =
             self.begin_disk(id, &location, effect, Output::None, Vec::new(), injected, now);
         if let Some(common) = self.state.common_mut(id) {
-            common.provisioning = state::DELETING.into();
+            common.provisioning = provisioning::DELETING.into();
         }
         Accepted { operation: Some(operation), created: false }
     }
@@ -377,7 +377,7 @@ fn new_size(asked_gib: Option<u64>, source_bytes: Option<u64>) -> Result<u64, Ar
 }
 
 pub(super) fn check_source_ready(common: &super::Common) -> Result<(), ArmError> {
-    if common.provisioning == state::CREATING || common.provisioning == state::FAILED {
+    if common.provisioning == provisioning::CREATING || common.provisioning == provisioning::FAILED {
         return Err(ArmError::not_allowed(format!(
             "Resource {} is in provisioning state {} and cannot be used.",
             common.id, common.provisioning

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::disks::not_found;
 use super::network::{ip_configurations, reference, subnet_reference};
 use super::operations::{Begin, Effect, Output, Service};
-use super::state::{NetworkResource, Tags, state};
+use super::state::{NetworkResource, Tags, provisioning};
 use super::tags::checked_tags;
 use super::{Accepted, ArmError, ArmId, Injected, Kind, World};
 use crate::latency::Action;
@@ -81,11 +81,11 @@ impl World {
                 self.unlink_addresses(before);
             }
             self.link_addresses(&resource);
-            resource.common.provisioning = state::SUCCEEDED.into();
+            resource.common.provisioning = provisioning::SUCCEEDED.into();
             self.state.networks.insert(id.key(), resource);
             return Ok(Accepted { operation: None, created });
         }
-        resource.common.provisioning = state::UPDATING.into();
+        resource.common.provisioning = provisioning::UPDATING.into();
         self.state.networks.insert(id.key(), resource);
         let operation = self.begin_network(id, &location, Effect::Ready(id.clone()), injected, now);
         Ok(Accepted { operation: Some(operation), created })
@@ -122,7 +122,7 @@ impl World {
         let effect = Effect::Delete(id.clone());
         let operation = self.begin_network(id, &location, effect, injected, now);
         if let Some(resource) = self.state.networks.get_mut(&id.key()) {
-            resource.common.provisioning = state::DELETING.into();
+            resource.common.provisioning = provisioning::DELETING.into();
         }
         Ok(Some(Accepted { operation: Some(operation), created: false }))
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use azdr_env::WallTime;
 use serde::{Deserialize, Serialize};
 
-use super::state::{Power, state};
+use super::state::{Power, provisioning};
 use super::{ArmId, Injected, World};
 
 /// A resource provider, as far as its operations look different.
@@ -259,17 +259,17 @@ impl World {
         match effect {
             Effect::None => {}
             Effect::Ready(id) => {
-                let word = if failed { state::FAILED } else { state::SUCCEEDED };
+                let word = if failed { provisioning::FAILED } else { provisioning::SUCCEEDED };
                 self.provisioned(&id, word);
             }
-            Effect::Delete(id) if failed => self.provisioned(&id, state::FAILED),
+            Effect::Delete(id) if failed => self.provisioned(&id, provisioning::FAILED),
             Effect::Delete(id) => self.remove(&id, at),
             Effect::Power { vm, to, back_to } => {
-                let word = if failed { state::FAILED } else { state::SUCCEEDED };
+                let word = if failed { provisioning::FAILED } else { provisioning::SUCCEEDED };
                 self.powered(&vm, if failed { back_to } else { to }, failure);
                 self.provisioned(&vm, word);
             }
-            Effect::VmDelete(id) if failed => self.provisioned(&id, state::FAILED),
+            Effect::VmDelete(id) if failed => self.provisioned(&id, provisioning::FAILED),
             Effect::VmDelete(id) => self.remove_vm(&id, at),
             Effect::GroupDelete { subscription, group } => {
                 self.group_deleted(&subscription, &group, failed, at);
@@ -303,7 +303,7 @@ impl World {
 
     fn provisioned(&mut self, id: &ArmId, word: &str) {
         let Some(common) = self.state.common_mut(id) else { return };
-        let was_creating = common.provisioning == state::CREATING;
+        let was_creating = common.provisioning == provisioning::CREATING;
         common.provisioning = word.to_owned();
         if was_creating && let Some(vm) = self.state.vms.get_mut(&id.key()) {
             vm.etag += 1;

@@ -11,7 +11,7 @@ use super::disks::{
     not_found, sku_name,
 };
 use super::operations::{Effect, Output, Work};
-use super::state::{Snapshot, Tags, state};
+use super::state::{Snapshot, Tags, provisioning};
 use super::tags::checked_tags;
 use super::volume::{Creation, Progress, Volume};
 use super::{Accepted, ArmError, ArmId, Injected, Kind, World};
@@ -230,7 +230,7 @@ impl World {
             return Err(changed_property("snapshot.incremental"));
         }
         let location = snapshot.common.location.clone();
-        let was_creating = snapshot.common.provisioning == state::CREATING;
+        let was_creating = snapshot.common.provisioning == provisioning::CREATING;
         let operation = self.begin_disk(
             id,
             &location,
@@ -242,7 +242,7 @@ impl World {
         );
         if let Some(snapshot) = self.state.snapshots.get_mut(&id.key()) {
             if !was_creating {
-                snapshot.common.provisioning = state::UPDATING.into();
+                snapshot.common.provisioning = provisioning::UPDATING.into();
             }
             if injected.fail_operation.is_none() {
                 if let Some(tags) = tags {

@@ -15,7 +15,7 @@ use super::{ArmError, ArmId, Kind};
 pub type Tags = BTreeMap<String, String>;
 
 /// Words for a resource's `provisioningState`.
-pub mod state {
+pub mod provisioning {
     /// Exists and is complete.
     pub const SUCCEEDED: &str = "Succeeded";
     /// A change is under way.
@@ -60,7 +60,7 @@ pub struct Common {
     pub zones: Vec<String>,
     /// When the resource came into being.
     pub created: WallTime,
-    /// `provisioningState`; see [`state`].
+    /// `provisioningState`; see [`provisioning`].
     pub provisioning: String,
 }
 

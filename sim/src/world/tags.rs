@@ -1,6 +1,5 @@
 //! Tags: their limits, and the tags API (merge, replace, delete).
 
-use azdr_env::WallTime;
 use serde::Deserialize;
 
 use super::state::{Tags, group_key};
@@ -114,7 +113,6 @@ impl World {
         target: &Tagged,
         operation: TagOperation,
         tags: Tags,
-        _now: WallTime,
     ) -> Result<Tags, ArmError> {
         let old = self.tags_of(target)?.clone();
         let tags = checked_tags(combined(old, operation, tags))?;

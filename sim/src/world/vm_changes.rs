@@ -10,7 +10,7 @@ use azdr_env::WallTime;
 use serde_json::{Map, Value};
 
 use super::operations::{Effect, Work};
-use super::state::{Attachment, Common, Power, Vm, state};
+use super::state::{Attachment, Common, Power, Vm, provisioning};
 use super::tags::checked_tags;
 use super::vms::{Wanted, attachment, managed_disk_id};
 use super::volume::gib;
@@ -53,7 +53,7 @@ impl World {
         }
         if let Some(vm) = self.state.vms.get_mut(&id.key()) {
             vm.etag += 1;
-            vm.common.provisioning = state::UPDATING.into();
+            vm.common.provisioning = provisioning::UPDATING.into();
         }
         let effect = Effect::Ready(id.clone());
         let operation = self.begin_vm(id, Action::VmUpdate, effect, work, injected, now);

@@ -3,7 +3,7 @@
 use azdr_env::WallTime;
 
 use super::operations::{Effect, Failure, Work};
-use super::state::{Power, state};
+use super::state::{Power, provisioning};
 use super::vm_changes::busy;
 use super::{Accepted, ArmError, ArmId, Injected, World};
 use crate::latency::Action;
@@ -34,7 +34,7 @@ impl World {
         now: WallTime,
     ) -> Result<Accepted, ArmError> {
         let vm = self.vm(id)?.clone();
-        if vm.common.provisioning == state::DELETING {
+        if vm.common.provisioning == provisioning::DELETING {
             return Err(ArmError::conflict(
                 "OperationNotAllowed",
                 format!("Virtual machine '{}' is being deleted.", id.name),
@@ -80,7 +80,7 @@ impl World {
         };
         if let Some(vm) = self.state.vms.get_mut(&id.key()) {
             vm.power = during;
-            vm.common.provisioning = state::UPDATING.into();
+            vm.common.provisioning = provisioning::UPDATING.into();
         }
         if to == Power::Running {
             self.assign_addresses(id);

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::disks::{active_sas, check_source_ready, not_found};
 use super::operations::{Begin, Effect, Failure, Output, Service, Work};
-use super::state::{Attachment, Common, Disk, NicAttachment, Power, Tags, Vm, state};
+use super::state::{Attachment, Common, Disk, NicAttachment, Power, Tags, Vm, provisioning};
 use super::tags::checked_tags;
 use super::{Accepted, ArmError, ArmId, Injected, Kind, World};
 use crate::latency::Action;
@@ -270,7 +270,7 @@ impl World {
                 format!("Disk {} and the VM are not in the same availability zone.", id.name),
             ));
         }
-        if disk.common.provisioning == state::DELETING {
+        if disk.common.provisioning == provisioning::DELETING {
             return Err(ArmError::not_allowed(format!("Disk {} is being deleted.", id.name)));
         }
         check_source_ready(&disk.common)?;
@@ -374,7 +374,7 @@ impl World {
         let effect = Effect::VmDelete(id.clone());
         let operation = self.begin_vm(id, Action::VmDelete, effect, work, injected, now);
         if let Some(vm) = self.state.vms.get_mut(&id.key()) {
-            vm.common.provisioning = state::DELETING.into();
+            vm.common.provisioning = provisioning::DELETING.into();
         }
         Ok(Some(Accepted { operation: Some(operation), created: false }))
     }

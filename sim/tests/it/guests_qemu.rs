@@ -1,9 +1,12 @@
 //! Real machines. These tests need QEMU and the guest image, in `target/lab` or where
 //! `AZURE_SIM_GUEST_IMAGE` says: `cargo xtask guest-image` makes it. They print what they measure.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
 use std::future::Future;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::Arc;
@@ -62,10 +65,7 @@ impl Lab {
         GuestSpec {
             vm_id: format!("01234567-89ab-4cde-8f01-2345678900{n:02x}"),
             name: format!("vm-{n}"),
-            disks: vec![
-                GuestDisk { lun: None, path: os },
-                GuestDisk { lun: Some(0), path: data },
-            ],
+            disks: vec![GuestDisk { lun: None, path: os }, GuestDisk { lun: Some(0), path: data }],
             forwards: vec![Forward { listen: free, guest_port: 22 }],
             serial_log: self.path(n, "serial.log"),
         }
@@ -80,17 +80,16 @@ impl Lab {
         let begin = self.clock.monotonic();
         self.guests.start(spec).await.unwrap();
         self.tell("started", begin);
-        self.answer(spec).await;
-        self.tell("answers over SSH", begin);
-    }
-
-    /// Waits until a command runs in the machine.
-    async fn answer(&self, spec: &GuestSpec) {
-        until("the machine answers", async || {
-            assert!(self.guests.is_running(&spec.vm_id).await, "{}", console(spec));
-            self.ssh(spec, "true").await.status.success()
+        // The port is open long before anybody answers there, so the console is asked first.
+        until("the machine boots", async || {
+            let words = console(spec);
+            assert!(self.guests.is_running(&spec.vm_id).await, "{words}");
+            words.rsplit("LAB-BOOT-FAIL").next().is_some_and(|w| w.contains("LAB-BOOT-OK"))
         })
         .await;
+        self.tell("booted", begin);
+        until("the machine answers", async || self.ssh(spec, "true").await.status.success()).await;
+        self.tell("answers over SSH", begin);
     }
 
     /// Runs a command in the machine.
@@ -176,6 +175,10 @@ async fn frozen_copies_of_a_running_machines_disks_boot_and_agree() {
     let frozen = lab.run(&original, "lab-check").await;
     let (os, data) = (lab.path(2, "os.raw"), lab.path(2, "data.raw"));
     tokio::join!(lab.copy(&original, 0, &os), lab.copy(&original, 1, &data));
+    for copy in [&os, &data] {
+        let allocated_bytes = std::fs::metadata(copy).unwrap().blocks() * 512;
+        assert!(allocated_bytes < 40 << 20, "{} is not sparse", copy.display());
+    }
     lab.run(&original, "fsfreeze --unfreeze /; fsfreeze --unfreeze /data").await;
     until("the writer goes on", async || lab.run(&original, "lab-check").await != frozen).await;
     assert!(lab.run(&original, "lab-check").await.contains("ok"));

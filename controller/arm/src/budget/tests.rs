@@ -55,9 +55,10 @@ async fn a_cancelled_waiter_blocks_nobody() {
     let budget = Budget::new(Env::simulated(1));
     take(&budget, OperationClass::Reads, 250).await;
     let first = budget.clone();
-    let task = tokio::spawn(async move {
-        first.acquire(SUB, OperationClass::Reads, Priority::Restore).await
-    });
+    let task =
+        tokio::spawn(
+            async move { first.acquire(SUB, OperationClass::Reads, Priority::Restore).await },
+        );
     tokio::task::yield_now().await;
     task.abort();
     let _ = task.await;

@@ -20,7 +20,8 @@ fn envelopes_with_and_without_the_outer_error_are_read() {
 
 #[test]
 fn the_same_code_is_throttling_with_429_and_quota_or_state_with_409() {
-    let body = |message: &str| json!({"error": {"code": "OperationNotAllowed", "message": message}});
+    let body =
+        |message: &str| json!({"error": {"code": "OperationNotAllowed", "message": message}});
     assert_eq!(answer(429, body("x")).class, ErrorClass::Throttled);
     assert_eq!(
         answer(409, body("exceeding approved standardDSv3Family Cores quota")).class,
@@ -31,15 +32,21 @@ fn the_same_code_is_throttling_with_429_and_quota_or_state_with_409() {
 
 #[test]
 fn a_message_with_an_escaped_quote_keeps_its_code() {
-    let error = answer(404, json!({"error": {"code": "ResourceNotFound",
-        "message": "The Resource 'x' said \"no\""}}));
+    let error = answer(
+        404,
+        json!({"error": {"code": "ResourceNotFound",
+        "message": "The Resource 'x' said \"no\""}}),
+    );
     assert_eq!((error.class, error.code.as_str()), (ErrorClass::NotFound, "ResourceNotFound"));
 }
 
 #[test]
 fn the_class_follows_a_known_inner_code() {
-    let error = answer(400, json!({"error": {"code": "BadRequest", "message": "no",
-        "innererror": {"code": "SkuNotAvailable", "message": "none left"}}}));
+    let error = answer(
+        400,
+        json!({"error": {"code": "BadRequest", "message": "no",
+        "innererror": {"code": "SkuNotAvailable", "message": "none left"}}}),
+    );
     assert_eq!(error.class, ErrorClass::Capacity);
     assert_eq!(error.code, "BadRequest");
     assert_eq!(error.message, "no (SkuNotAvailable: none left)");
@@ -108,7 +115,10 @@ fn an_error_survives_the_journal_and_names_its_object_once() {
 
 #[test]
 fn signatures_and_tokens_never_enter_an_error() {
-    let error = answer(400, json!({"error": {"code": "X",
-        "message": "bad url https://md-1.blob/x?sv=1&sig=TOPSECRET%3D&se=2 with Bearer eyJTOPSECRET"}}));
+    let error = answer(
+        400,
+        json!({"error": {"code": "X",
+        "message": "bad url https://md-1.blob/x?sv=1&sig=TOPSECRET%3D&se=2 with Bearer eyJTOPSECRET"}}),
+    );
     assert!(!format!("{error:?} {error}").contains("TOPSECRET"));
 }

@@ -175,9 +175,7 @@ fn finish(operation: &mut Operation, output: Option<Value>) -> Next {
         (FinalResult::Output, Some(output)) => (Stage::Over, Next::Done(output)),
         (FinalResult::Output | FinalResult::Resource, _) => fetch(false),
         (FinalResult::Location, _) if operation.location.is_some() => fetch(true),
-        (FinalResult::Location, output) => {
-            (Stage::Over, Next::Done(output.unwrap_or(Value::Null)))
-        }
+        (FinalResult::Location, output) => (Stage::Over, Next::Done(output.unwrap_or(Value::Null))),
     };
     operation.stage = stage;
     next

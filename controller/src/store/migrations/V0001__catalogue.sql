@@ -48,6 +48,7 @@ CREATE TABLE point (
   nonce          TEXT NOT NULL,
   description_json TEXT NOT NULL,
   run_id         INTEGER NOT NULL,
+  pruned_by      INTEGER,                       -- the run that is deleting it: no new leases
   UNIQUE (item_id, name)
 ) STRICT;
 CREATE INDEX point_by_item ON point (item_id, created_ms);
@@ -204,7 +205,8 @@ CREATE TABLE expected_instance (
   vm_guid        TEXT PRIMARY KEY,
   item_id        INTEGER NOT NULL REFERENCES item (id),
   run_id         INTEGER NOT NULL REFERENCES run (id),
-  durable        INTEGER NOT NULL               -- its certificate becomes the VM's own
+  durable        INTEGER NOT NULL,              -- its certificate becomes the VM's own
+  own_item_id    INTEGER REFERENCES item (id)   -- the VM that it becomes, if a new one
 ) STRICT;
 
 CREATE TABLE operator (

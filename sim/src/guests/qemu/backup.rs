@@ -46,10 +46,15 @@ impl Machine {
         if copied.is_ok() {
             copied = finish(file, target).await;
         }
-        if copied.is_err()
-            && let Err(e) = std::fs::remove_file(target)
-        {
-            tracing::error!(target = %target.display(), error = %e, "cannot remove a partial copy");
+        if copied.is_err() {
+            if let Err(e) = std::fs::remove_file(target) {
+                let target = target.display();
+                tracing::error!(%target, error = %e, "cannot remove a partial copy");
+            }
+            if self.qmp.is_closed() {
+                // So that whoever hears of the error finds the machine off and its disks free.
+                self.ended().await?;
+            }
         }
         copied
     }

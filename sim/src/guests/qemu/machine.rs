@@ -110,9 +110,14 @@ impl Machine {
     /// Pulls the plug; returns once the process is gone and its disks are free.
     pub(super) async fn power_off(&self) -> anyhow::Result<()> {
         self.kill();
-        tokio::time::timeout(END_LIMIT, self.process.ended()).await.with_context(|| {
-            format!("process {} does not end though it was killed", self.process_id())
-        })?;
+        self.ended().await
+    }
+
+    /// Waits for the end of a process that is about to end.
+    pub(super) async fn ended(&self) -> anyhow::Result<()> {
+        tokio::time::timeout(END_LIMIT, self.process.ended())
+            .await
+            .with_context(|| format!("process {} does not end", self.process_id()))?;
         Ok(())
     }
 

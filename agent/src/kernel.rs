@@ -1,0 +1,39 @@
+//! The two calls to the kernel that the standard library does not have.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// `_IOR(0x15, 0, struct fsuuid2)` of linux/fs.h, since Linux 6.9.
+const FS_IOC_GETFSUUID: libc::Ioctl = 0x8011_1500u32 as libc::Ioctl;
+
+#[repr(C)]
+struct FsUuid {
+    len: u8,
+    uuid: [u8; 16],
+}
+
+/// Writes a file system's dirty data to its disk and waits for it. Blocks while it is frozen by
+/// somebody else, or its disk is stuck.
+///
+/// # Errors
+/// The disk's.
+pub(crate) fn sync_file_system(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: a valid descriptor, and no memory is passed.
+    if unsafe { libc::syncfs(fd.as_raw_fd()) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// The UUID of a file system, if the kernel tells it.
+pub(crate) fn file_system_uuid(fd: BorrowedFd<'_>) -> Option<String> {
+    let mut found = FsUuid { len: 0, uuid: [0; 16] };
+    // SAFETY: the kernel writes at most the 17 bytes of the struct, whose size the request encodes.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), FS_IOC_GETFSUUID, &raw mut found) };
+    if result < 0 || found.len != 16 {
+        return None;
+    }
+    let hex: String = found.uuid.iter().map(|byte| format!("{byte:02x}")).collect();
+    let part = |range| hex.get(range).unwrap_or_default();
+    Some(format!("{}-{}-{}-{}-{}", part(0..8), part(8..12), part(12..16), part(16..20), part(20..32)))
+}

@@ -1,0 +1,222 @@
+//! ARM calls as steps: errors by class, long operations that survive a restart, deletions that touch
+//! only what is ours.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+
+use azdr_arm::{AzureError, ErrorClass, Operation, Progress, Started};
+use azdr_domain::arm_id::ArmId;
+use serde_json::Value;
+
+use super::tags::{self, Tags};
+use super::{Services, StepCx};
+use crate::workflow::{Failure, StepError};
+
+/// What people are told to do, by class.
+fn hint(class: ErrorClass) -> &'static str {
+    match class {
+        ErrorClass::NotFound => "it may have been deleted or renamed; check it in Azure",
+        ErrorClass::Denied => "the controller's identity lacks a right; see docs/permissions.md",
+        ErrorClass::Locked => "a management lock forbids it; remove the lock or exempt the group",
+        ErrorClass::Quota => "raise the quota, or free some",
+        ErrorClass::Capacity => "Azure has no room for this size here now; try another size or zone",
+        ErrorClass::Throttled => "Azure asks for fewer requests; azdr slows down by itself",
+        ErrorClass::Unavailable | ErrorClass::OutcomeUnknown => {
+            "Azure does not answer; azdr tries again by itself for a while"
+        }
+        _ => "",
+    }
+}
+
+/// An Azure error as plain failure data.
+pub fn failure(e: &AzureError) -> Failure {
+    let class = e.class.to_string().replace(' ', "_");
+    let mut failure =
+        Failure::new(&format!("azure_{class}"), format!("Azure: {} ({})", e.message, e.code))
+            .hint(hint(e.class));
+    failure.resource = e.resource.as_deref().map(str::to_owned);
+    failure.azure_request_id = e.request_id.as_deref().map(str::to_owned);
+    failure
+}
+
+impl From<AzureError> for StepError {
+    fn from(e: AzureError) -> Self {
+        if e.is_retryable() || e.class == ErrorClass::PreconditionFailed {
+            Self::Retry { failure: failure(&e), after: e.retry_after }
+        } else {
+            Self::Fail(failure(&e))
+        }
+    }
+}
+
+/// `None` for a resource that does not exist.
+///
+/// # Errors
+/// Everything but `NotFound`.
+pub fn existing<T>(result: Result<T, AzureError>) -> Result<Option<T>, StepError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if e.is_not_found() => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Begins a long operation and polls it to its end. Its handle is journalled: after a restart the
+/// polling goes on where it was, and the operation is not begun a second time.
+///
+/// # Errors
+/// The operation's failure, by class. After a failure that may pass, the next call begins anew.
+pub async fn finish<I>(
+    cx: &StepCx<I>,
+    begin: impl Future<Output = Result<Started, AzureError>>,
+) -> Result<Value, StepError> {
+    let mut operation: Operation = match cx.checkpoint()? {
+        Some(operation) => operation,
+        None => match begin.await? {
+            Started::Done(value) => return Ok(value),
+            Started::Running(operation) => {
+                cx.save_checkpoint(Some(&operation)).await?;
+                operation
+            }
+        },
+    };
+    let azure = &cx.services().azure;
+    loop {
+        match azure.poll(&mut operation).await {
+            Ok(Progress::Done(value)) => {
+                // A step may run several operations one after the other; each has its own handle.
+                cx.save_checkpoint::<Operation>(None).await?;
+                return Ok(value);
+            }
+            Ok(Progress::Running { poll_after }) => cx.wait(poll_after).await?,
+            // The operation may well go on: the next call polls it again.
+            Err(e) if is_passing(&e) => return Err(e.into()),
+            Err(e) => {
+                cx.save_checkpoint::<Operation>(None).await?;
+                return Err(e.into());
+            }
+        }
+    }
+}
+
+fn is_passing(e: &AzureError) -> bool {
+    matches!(e.class, ErrorClass::Throttled | ErrorClass::Unavailable | ErrorClass::OutcomeUnknown)
+}
+
+/// What kind of resource is to be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// Managed disk.
+    Disk,
+    /// Snapshot.
+    Snapshot,
+    /// Virtual machine.
+    Vm,
+    /// Network interface.
+    Nic,
+    /// Virtual network.
+    Vnet,
+    /// Network security group.
+    Nsg,
+    /// Public IP address.
+    PublicIp,
+    /// Resource group with everything in it.
+    Group,
+}
+
+/// Deletes a resource if it exists and carries this run's tag; anything else is left alone. Done when
+/// Azure says that it is gone.
+///
+/// # Errors
+/// By class; a resource that cannot be deleted now is tried again by the engine.
+pub async fn delete_if_ours<I>(
+    cx: &StepCx<I>,
+    kind: Resource,
+    id: &ArmId,
+) -> Result<(), StepError> {
+    if cx.checkpoint::<Operation>()?.is_none() {
+        let Some(found) = tags_of(cx.services(), kind, id).await? else {
+            return Ok(());
+        };
+        if !tags::is_of_run(cx, &found) {
+            tracing::warn!(run = %cx.run_id(), %id, "not made by this run: left alone");
+            return Ok(());
+        }
+    }
+    delete(cx, kind, id).await
+}
+
+/// Deletes a resource. One that does not exist is deleted.
+///
+/// # Errors
+/// By class.
+pub async fn delete<I>(cx: &StepCx<I>, kind: Resource, id: &ArmId) -> Result<(), StepError> {
+    let azure = &cx.services().azure;
+    finish(cx, async {
+        match kind {
+            Resource::Disk => azure.begin_delete_disk(id).await,
+            Resource::Snapshot => azure.begin_delete_snapshot(id).await,
+            Resource::Vm => azure.begin_delete_vm(id).await,
+            Resource::Nic => azure.begin_delete_network_interface(id).await,
+            Resource::Vnet => azure.begin_delete_virtual_network(id).await,
+            Resource::Nsg => azure.begin_delete_network_security_group(id).await,
+            Resource::PublicIp => azure.begin_delete_public_ip(id).await,
+            Resource::Group => azure.begin_delete_resource_group(id).await,
+        }
+    })
+    .await
+    .map(drop)
+}
+
+/// A resource's tags; `None` when it does not exist.
+async fn tags_of(
+    services: &Services,
+    kind: Resource,
+    id: &ArmId,
+) -> Result<Option<Tags>, StepError> {
+    let azure = &services.azure;
+    Ok(match kind {
+        Resource::Disk => existing(azure.get_disk(id).await)?.map(|r| r.tags),
+        Resource::Snapshot => existing(azure.get_snapshot(id).await)?.map(|r| r.tags),
+        Resource::Vm => existing(azure.get_vm(id).await)?.map(|r| r.tags),
+        Resource::Group => existing(azure.get_resource_group(id).await)?.map(|r| r.tags),
+        Resource::Nic => existing(azure.get_network_interface(id).await)?.map(|r| r.tags),
+        Resource::Vnet | Resource::Nsg | Resource::PublicIp => existing(azure.get_tags(id).await)?,
+    })
+}
+
+/// What a listing of Azure shows of this run beyond `allowed` (I5).
+///
+/// # Errors
+/// By class.
+pub async fn left_of_run<I>(
+    cx: &StepCx<I>,
+    subscription: &str,
+    allowed: &[ArmId],
+) -> Result<Vec<String>, StepError> {
+    let azure = &cx.services().azure;
+    let tag = tags::run_tag(cx);
+    let resources = azure.list_by_tag(subscription, tags::RUN, &tag).await?;
+    let groups = azure.list_resource_groups_by_tag(subscription, tags::RUN, &tag).await?;
+    let ids = resources.into_iter().map(|r| r.id).chain(groups.into_iter().filter_map(|g| g.id));
+    Ok(ids.filter(|id| !allowed.contains(id)).map(|id| id.to_string()).collect())
+}
+
+/// Makes sure of a resource group that outlives the run.
+///
+/// # Errors
+/// By class.
+pub async fn ensure_shared_group<I>(
+    cx: &StepCx<I>,
+    group: &ArmId,
+    location: &str,
+) -> Result<(), StepError> {
+    let owner = BTreeMap::from([(tags::OWNER.to_owned(), tags::OWNED.to_owned())]);
+    cx.services().azure.ensure_resource_group(group, location, &owner).await?;
+    Ok(())
+}
+
+/// Turns an id error into a step failure: names are checked before they reach a URL.
+pub fn named<T, E: std::fmt::Display>(result: Result<T, E>) -> Result<T, StepError> {
+    result.map_err(|e| StepError::fail("bad_name", e.to_string()))
+}

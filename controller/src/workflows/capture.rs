@@ -1,0 +1,368 @@
+//! The hold at the heart of `backup`: all disks at one instant, or an honest word that it was not.
+//!
+//! ```text
+//! reserve room for all PUTs → FREEZE … FROZEN acknowledged
+//!     → PUT all snapshots in parallel, poll each every 200 ms until it has succeeded
+//!     │ meanwhile: renew the agent's lease every second
+//! → THAW … the agent attests → compare evidence (I4)
+//! ```
+//!
+//! Nothing in here backs off or is resumed. Losing anything ends the hold; the snapshots go on
+//! without it and are recorded as what they then are. The machine never waits for us: its own limits
+//! thaw it (I3).
+
+use std::time::Duration;
+
+use azdr_arm::{ArmClient, AzureError, ErrorClass, Progress, SnapshotSpec, Started};
+use azdr_domain::arm_id::ArmId;
+use azdr_domain::consistency::{
+    CaptureEvidence, Consistency, FreezeEvidence, PutEvidence, ThawAttestation, achieved,
+};
+use azdr_env::{Clock, WallTime};
+use azdr_proto::agent::{Freeze, FreezeOutcome};
+use serde::{Deserialize, Serialize};
+
+use super::tags::{self, Tags};
+use super::{Services, StepCx};
+use crate::store::ItemId;
+use crate::workflow::{Failure, StepError};
+
+/// Pause between polls of a snapshot inside the hold (DESIGN §5 rule 2: that bucket is large).
+const POLL: Duration = Duration::from_millis(200);
+/// Pause between renewals of the agent's lease.
+const RENEW: Duration = Duration::from_secs(1);
+/// What the agent may need before the window: syncing gigabytes of dirty data.
+const PREPARE_LIMIT: Duration = Duration::from_secs(40);
+/// Thawing takes milliseconds; the answer may have to wait for a slow network.
+const THAW_LIMIT: Duration = Duration::from_secs(15);
+/// Snapshots that the hold did not wait for may still come.
+const SNAPSHOT_LIMIT: Duration = Duration::from_secs(10 * 60);
+
+/// A snapshot to be taken.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlannedSnapshot {
+    /// `None`: the OS disk.
+    pub lun: Option<u32>,
+    /// Its name-to-be.
+    pub id: ArmId,
+    /// Of which disk.
+    pub disk: ArmId,
+    /// That disk's `uniqueId`.
+    pub disk_unique_id: String,
+    /// Provisioned size.
+    pub size_bytes: u64,
+    /// All its tags but the operation.
+    pub tags: Tags,
+}
+
+/// What a capture is told.
+pub struct CapturePlan<'a> {
+    /// Whose.
+    pub item: ItemId,
+    /// Region of VM and disks.
+    pub location: &'a str,
+    /// Name of the recovery point, for the witness.
+    pub point: &'a str,
+    /// For the witness.
+    pub nonce: &'a str,
+    /// Whether to freeze.
+    pub freeze: bool,
+    /// Fail rather than take snapshots that are not frozen.
+    pub require: bool,
+    /// The disks.
+    pub snapshots: &'a [PlannedSnapshot],
+}
+
+/// What a capture achieved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Captured {
+    /// The attempt that made it.
+    pub operation_id: String,
+    /// As proved.
+    pub consistency: Consistency,
+    /// Why it is not more.
+    pub reason: String,
+    /// From the first freeze to the last thaw, as the agent measured it.
+    pub frozen_ms: u64,
+    /// When the snapshots were asked for.
+    pub at: WallTime,
+    /// Whether the file systems carry this point's witness.
+    pub witnessed: bool,
+}
+
+/// Takes all snapshots, in a hold if asked to.
+///
+/// # Errors
+/// When a snapshot failed, or the point would not be what is required. The caller's undo removes what
+/// was made.
+pub async fn capture<I>(
+    cx: &StepCx<I>,
+    plan: CapturePlan<'_>,
+) -> Result<Captured, StepError> {
+    let services = cx.services();
+    let operation_id = cx.operation_id();
+    refuse_foreign_names(cx, plan.snapshots).await?;
+    let _slot = services.holds.acquire().await.expect("the semaphore is never closed");
+    let room = services.azure.reserve_snapshot_writes(plan.snapshots.len() as u32).await;
+    let specs: Vec<_> = plan.snapshots.iter().map(|s| (s, spec(&plan, s, &operation_id))).collect();
+
+    let frozen = if plan.freeze { freeze(services, &plan, &operation_id).await } else {
+        Err("not asked to freeze".to_owned())
+    };
+    let clock = cx.env().clock.clone();
+    let at = clock.wall();
+    let (outcome, freeze) = match frozen {
+        Ok(()) => {
+            let acked = clock.monotonic();
+            cx.progress("frozen", None);
+            held(services, &plan, &operation_id, &specs, &room, acked, &*clock).await?
+        }
+        Err(reason) if plan.require => {
+            let failure = Failure::new("not_consistent", format!("no freeze: {reason}")).hint(
+                "the policy requires file-system consistency; check `azdr agent list`, or \
+                 configure --consistency prefer",
+            );
+            return Err(StepError::Fail(failure));
+        }
+        Err(reason) => {
+            let puts = take_all(room.client(), &specs, &*clock, None, SNAPSHOT_LIMIT).await?;
+            drop(puts);
+            (Hold { frozen_ms: 0, witnessed: false, reason: Some(reason) }, None)
+        }
+    };
+    let evidence = CaptureEvidence { disks: plan.snapshots.len(), freeze };
+    let (consistency, mut reason) = achieved(&evidence);
+    if let Some(why) = outcome.reason {
+        reason = why;
+    }
+    if plan.require && consistency < Consistency::Filesystem {
+        let message = format!("the capture is only {consistency}: {reason}");
+        return Err(StepError::Retry {
+            failure: Failure::new("not_consistent", message)
+                .hint("the policy requires file-system consistency"),
+            after: None,
+        });
+    }
+    check_ours(cx, plan.snapshots, &operation_id).await?;
+    Ok(Captured {
+        operation_id,
+        consistency,
+        reason,
+        frozen_ms: outcome.frozen_ms,
+        at,
+        witnessed: outcome.witnessed,
+    })
+}
+
+struct Hold {
+    frozen_ms: u64,
+    witnessed: bool,
+    reason: Option<String>,
+}
+
+type Specs<'a> = [(&'a PlannedSnapshot, SnapshotSpec)];
+
+/// From FROZEN to the agent's attestation.
+async fn held(
+    services: &Services,
+    plan: &CapturePlan<'_>,
+    operation_id: &str,
+    specs: &Specs<'_>,
+    room: &azdr_arm::Reservation,
+    acked: azdr_env::Monotonic,
+    clock: &dyn Clock,
+) -> Result<(Hold, Option<FreezeEvidence>), StepError> {
+    // The agent's cap ends the window in any case; a little before it we stop waiting.
+    let patience = services.settings.hold_limit.saturating_sub(Duration::from_millis(500));
+    let renewing = async {
+        loop {
+            azdr_env::sleep(RENEW).await;
+            services.fleet.renew_lease(plan.item, operation_id.to_owned()).await;
+        }
+    };
+    let taken = tokio::select! {
+        taken = take_all(room.client(), specs, clock, Some(patience), SNAPSHOT_LIMIT) => taken,
+        () = renewing => unreachable!("renews until the snapshots are taken"),
+    };
+    let thaw_requested_at = clock.monotonic();
+    let thawed =
+        services.fleet.thaw(plan.item, operation_id.to_owned(), THAW_LIMIT).await;
+    let mut puts = taken?;
+    if puts.iter().any(|p| p.succeeded_at.is_none()) {
+        // Too slow for the window: they are taken all the same, and recorded as what they are.
+        let late = take_all(room.client(), specs, clock, None, SNAPSHOT_LIMIT).await?;
+        for (put, late) in puts.iter_mut().zip(late) {
+            put.succeeded_at = put.succeeded_at.or(late.succeeded_at);
+        }
+    }
+    let (frozen_ms, agent) = match thawed {
+        Ok(reply) => (
+            u64::from(reply.window_ms),
+            Some(ThawAttestation {
+                unbroken: reply.unbroken,
+                reason: reply.reason,
+                hooks_ran: false,
+            }),
+        ),
+        Err(e) => {
+            tracing::warn!(operation_id, error = %e, "the agent did not confirm the thaw");
+            (0, None)
+        }
+    };
+    let evidence = FreezeEvidence {
+        frozen_acked_at: acked,
+        puts,
+        thaw_requested_at: Some(thaw_requested_at),
+        agent,
+    };
+    Ok((Hold { frozen_ms, witnessed: true, reason: None }, Some(evidence)))
+}
+
+async fn freeze(
+    services: &Services,
+    plan: &CapturePlan<'_>,
+    operation_id: &str,
+) -> Result<(), String> {
+    let settings = &services.settings;
+    let request = Freeze {
+        operation_id: operation_id.to_owned(),
+        recovery_point: plan.point.to_owned(),
+        nonce: plan.nonce.to_owned(),
+        hold_limit_ms: settings.hold_limit.as_millis() as u32,
+        lease_ms: settings.hold_lease.as_millis() as u32,
+    };
+    let reply = match services.fleet.freeze(plan.item, request, PREPARE_LIMIT).await {
+        Ok(reply) => reply,
+        Err(e) => {
+            // It may be freezing right now: tell it to stop; its lease ends it in any case.
+            let _ = services.fleet.thaw(plan.item, operation_id.to_owned(), THAW_LIMIT).await;
+            return Err(e.to_string());
+        }
+    };
+    if reply.outcome() == FreezeOutcome::Frozen {
+        return Ok(());
+    }
+    Err(if reply.reason.is_empty() { "the agent refused".to_owned() } else { reply.reason })
+}
+
+/// PUTs all snapshots at once and polls each until it has succeeded; after `patience` it answers what
+/// it has seen so far.
+async fn take_all(
+    azure: &ArmClient,
+    specs: &Specs<'_>,
+    clock: &dyn Clock,
+    patience: Option<Duration>,
+    limit: Duration,
+) -> Result<Vec<PutEvidence>, StepError> {
+    let begun = clock.monotonic();
+    let all = specs.iter().map(|(snapshot, spec)| async move {
+        let sent_at = clock.monotonic();
+        let mut put = PutEvidence { sent_at, succeeded_at: None };
+        let limit = patience.unwrap_or(limit);
+        match take_one(azure, snapshot, spec, clock, begun.plus(limit)).await {
+            Ok(()) => put.succeeded_at = Some(clock.monotonic()),
+            Err(TakeError::TooSlow) if patience.is_some() => {}
+            Err(TakeError::TooSlow) => {
+                let message = format!("snapshot {} was not finished in time", snapshot.id.name());
+                return Err(StepError::retry("timed_out", message));
+            }
+            Err(TakeError::Azure(e)) => return Err(e.into()),
+        }
+        Ok(put)
+    });
+    futures::future::join_all(all).await.into_iter().collect()
+}
+
+enum TakeError {
+    TooSlow,
+    Azure(AzureError),
+}
+
+async fn take_one(
+    azure: &ArmClient,
+    snapshot: &PlannedSnapshot,
+    spec: &SnapshotSpec,
+    clock: &dyn Clock,
+    until: azdr_env::Monotonic,
+) -> Result<(), TakeError> {
+    let mut operation = match azure.begin_create_snapshot(&snapshot.id, spec).await {
+        Ok(Started::Done(_)) => return Ok(()),
+        Ok(Started::Running(operation)) => Some(operation),
+        // The request may have arrived: the resource itself tells.
+        Err(e) if e.class == ErrorClass::OutcomeUnknown => None,
+        Err(e) => return Err(TakeError::Azure(e)),
+    };
+    let mut unknown = 0;
+    while clock.monotonic() < until {
+        azdr_env::sleep(POLL).await;
+        let answer = match &mut operation {
+            Some(operation) => azure.poll(operation).await.map(|p| matches!(p, Progress::Done(_))),
+            None => azure.get_snapshot(&snapshot.id).await.map(|s| s.ready()),
+        };
+        match answer {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(e) if operation.is_none() && e.is_not_found() && unknown >= 10 => {
+                let lost = AzureError::new(
+                    ErrorClass::Unavailable,
+                    "AnswerLost",
+                    "the answer to the snapshot request was lost and no snapshot appeared",
+                );
+                return Err(TakeError::Azure(lost.for_resource(snapshot.id.as_str())));
+            }
+            Err(e) if e.is_not_found() && operation.is_none() => unknown += 1,
+            Err(e) if e.is_retryable() => {}
+            Err(e) => return Err(TakeError::Azure(e)),
+        }
+    }
+    Err(TakeError::TooSlow)
+}
+
+fn spec(plan: &CapturePlan<'_>, snapshot: &PlannedSnapshot, operation_id: &str) -> SnapshotSpec {
+    let mut spec = SnapshotSpec::new(plan.location, snapshot.disk.clone());
+    spec.tags = snapshot.tags.clone();
+    spec.tags.insert(tags::OPERATION.to_owned(), operation_id.to_owned());
+    spec
+}
+
+/// A PUT on an existing name would succeed with the old content (DESIGN §5 rule 4).
+async fn refuse_foreign_names<I>(
+    cx: &StepCx<I>,
+    snapshots: &[PlannedSnapshot],
+) -> Result<(), StepError> {
+    for snapshot in snapshots {
+        if super::azure::existing(cx.services().azure.get_snapshot(&snapshot.id).await)?.is_some() {
+            let failure = Failure::new(
+                "name_taken",
+                format!("a snapshot named {} exists already", snapshot.id.name()),
+            )
+            .resource(&snapshot.id)
+            .hint("azdr does not overwrite it; trigger the backup again in a minute");
+            return Err(StepError::Fail(failure));
+        }
+    }
+    Ok(())
+}
+
+/// What is there under our names must be what this attempt made.
+async fn check_ours<I>(
+    cx: &StepCx<I>,
+    snapshots: &[PlannedSnapshot],
+    operation_id: &str,
+) -> Result<(), StepError> {
+    for snapshot in snapshots {
+        let found = cx.services().azure.get_snapshot(&snapshot.id).await?;
+        let same_operation = tags::value(&found.tags, tags::OPERATION) == Some(operation_id);
+        let same_disk = found
+            .source_unique_id
+            .as_ref()
+            .is_none_or(|id| id.eq_ignore_ascii_case(&snapshot.disk_unique_id));
+        if !same_operation || !same_disk || !found.ready() {
+            let message = format!("{} is not what this capture made", snapshot.id.name());
+            return Err(StepError::Fail(
+                Failure::new("conflict", message).resource(&snapshot.id),
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,515 @@
+//! Boots a recovery point in an isolated network, proves that it is alive, measures the RTO, and
+//! leaves nothing behind.
+//!
+//! | step | effect | undo |
+//! |---|---|---|
+//! | `plan` | lease on the point, names | – |
+//! | `group` (temporary) | a resource group of the drill's own, or the given one | deletes its own |
+//! | `network_security_group`, `virtual_network`, `public_ip`, `network_interface` (temporary) | an isolated network | delete |
+//! | `disks` (each, temporary) | disks from the region's snapshots | delete |
+//! | `machine` (temporary) | the VM | deletes it |
+//! | `expect` | the run owns the instance's vmId | – |
+//! | `boot` | waits for the agent's hello with the witness | – |
+//! | `connectivity` | waits for SSH from outside | – |
+//!
+//! All of it goes again, on success as on failure; the run ends when a listing of Azure shows that
+//! (I5). RTO = declared start to the outside probe's success, clean-up excluded. A failed drill
+//! counts: it is recorded like a passed one.
+
+use std::time::Duration;
+
+use azdr_domain::arm_id::ArmId;
+use azdr_domain::name::{NameKind, ResourceName};
+use azdr_domain::recovery_point::PointName;
+use azdr_domain::vm_description::DiskDescription;
+use azdr_env::WallTime;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::azure::{Resource, delete_if_ours, finish, left_of_run, named};
+use super::evidence::{Expected, Reported, look_for_agent, look_for_ssh, ssh_address};
+use super::machine::{AttachedDisk, disk_like, vm_like};
+use super::{DrillAccess, ProbeAddress, StepCx, Workflow, tags};
+use crate::store::{CatalogueChange, ItemId};
+use crate::workflow::{
+    Concluded, Definition, Done, Outcome, RunPriority, StepError, StepKey, Version,
+};
+
+/// What a DR test is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Input {
+    /// The catalogue's row of the VM.
+    pub item: ItemId,
+    /// The VM.
+    pub vm: ArmId,
+    /// Which point.
+    pub point: PointName,
+    /// Where.
+    pub region: String,
+    /// An existing resource group to use instead of one of the drill's own.
+    pub resource_group: Option<String>,
+    /// When the drill was declared: the RTO counts from here.
+    pub declared: WallTime,
+}
+
+/// Name, version, priority.
+pub const RUN: (&str, u32, RunPriority) = ("dr_test", 1, RunPriority::Drill);
+
+/// One machine may take this long to come up.
+const BOOT: Duration = Duration::from_secs(30 * 60);
+
+const PLAN: StepKey<Plan> = StepKey::new("plan");
+const GROUP: StepKey<()> = StepKey::new("group");
+const NSG: StepKey<()> = StepKey::new("network_security_group");
+const VNET: StepKey<()> = StepKey::new("virtual_network");
+const PUBLIC_IP: StepKey<()> = StepKey::new("public_ip");
+const NIC: StepKey<()> = StepKey::new("network_interface");
+const DISKS: StepKey<()> = StepKey::new("disks");
+const MACHINE: StepKey<()> = StepKey::new("machine");
+const EXPECT: StepKey<Expected> = StepKey::new("expect");
+const BOOTED: StepKey<Option<Reported>> = StepKey::new("boot");
+const CONNECTIVITY: StepKey<Connectivity> = StepKey::new("connectivity");
+
+/// Names and originals, fixed before anything is made.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Plan {
+    group: ArmId,
+    own_group: bool,
+    nsg: ArmId,
+    vnet: ArmId,
+    public_ip: Option<ArmId>,
+    allowed_source: String,
+    nic: ArmId,
+    machine: ArmId,
+    disks: Vec<DrillDisk>,
+    /// The VM's agent has enrolled, so a copy of it is expected to report.
+    has_agent: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct DrillDisk {
+    id: ArmId,
+    snapshot: ArmId,
+    original: DiskDescription,
+    abroad: bool,
+}
+
+/// What the probe from outside found.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Connectivity {
+    /// The SSH banner; `None` where no way to SSH is configured.
+    banner: Option<String>,
+    /// When the last evidence came.
+    at: WallTime,
+}
+
+/// The step list.
+pub fn workflow() -> Definition<super::Services> {
+    Workflow::new(RUN.0, Version(RUN.1), RUN.2)
+        .step(PLAN, "Planning the drill", plan)
+        .no_undo("a lease ends with its run")
+        .temporary(GROUP, "Creating the drill's resource group", create_group)
+        .undo(delete_group)
+        .temporary(NSG, "Creating the isolated network's rules", create_nsg)
+        .undo(delete_nsg)
+        .temporary(VNET, "Creating the isolated network", create_vnet)
+        .undo(delete_vnet)
+        .temporary(PUBLIC_IP, "Creating the probe's address", create_public_ip)
+        .undo(delete_public_ip)
+        .temporary(NIC, "Creating the network interface", create_nic)
+        .undo(delete_nic)
+        .each(DISKS, "Restoring disks", 8, disks, create_disk)
+        .temporary_items()
+        .undo_each(delete_disk)
+        .temporary(MACHINE, "Creating the test VM", create_machine)
+        .undo(delete_machine)
+        .step(EXPECT, "Announcing the test VM", expect)
+        .no_undo("an expectation ends with its run")
+        .step(BOOTED, "Verifying that the VM boots", await_boot)
+        .within(BOOT)
+        .no_undo("waits only")
+        .step(CONNECTIVITY, "Verifying SSH connectivity", await_ssh)
+        .within(BOOT)
+        .no_undo("looks only")
+        .residue(left_over)
+        .conclude(conclude)
+        .build()
+}
+
+async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
+    let input = &cx.input;
+    let services = cx.services();
+    let point = services.catalogue.point(input.item, &input.point).await?;
+    if !point.is_restorable_in(&input.region) {
+        let message = format!("{} has no complete copy in {}", input.point, input.region);
+        return Err(StepError::fail("not_restorable", message));
+    }
+    let subscription = input.vm.subscription();
+    let unique = tags::run_tag(cx).replace('.', "-");
+    let (group_name, own_group) = match &input.resource_group {
+        Some(name) => (name.clone(), false),
+        None => (format!("azdr-drill-{unique}"), true),
+    };
+    let group = named(ArmId::resource_group_id(subscription, &group_name))?;
+    let name = |suffix: &str| format!("azdr-{unique}-{suffix}");
+    let rg = group_name.as_str();
+    let (public_ip, allowed_source) = match &services.settings.drill_access {
+        DrillAccess::PublicIp { allowed_source } => {
+            let id = named(ArmId::public_ip(subscription, rg, &name("pip")))?;
+            (Some(id), allowed_source.clone())
+        }
+        DrillAccess::None => (None, String::new()),
+    };
+    let disks = point
+        .snapshots_in(&input.region)
+        .into_iter()
+        .filter_map(|s| {
+            let original = point.description.disks.iter().find(|d| d.lun == s.lun)?.clone();
+            Some((s, original))
+        })
+        .map(|(s, original)| {
+            let lun = s.lun.map_or_else(|| "os".to_owned(), |n| format!("lun{n}"));
+            Ok(DrillDisk {
+                id: named(ArmId::disk(subscription, rg, &name(&lun)))?,
+                snapshot: s.id.clone(),
+                original,
+                abroad: input.region != point.region,
+            })
+        })
+        .collect::<Result<_, StepError>>()?;
+    let plan = Plan {
+        nsg: named(ArmId::network_security_group(subscription, rg, &name("nsg")))?,
+        vnet: named(ArmId::virtual_network(subscription, rg, &name("vnet")))?,
+        nic: named(ArmId::network_interface(subscription, rg, &name("nic")))?,
+        machine: named(ArmId::virtual_machine(subscription, rg, &test_vm_name(cx)))?,
+        public_ip,
+        allowed_source,
+        group,
+        own_group,
+        disks,
+        has_agent: services.catalogue.has_agent(input.item).await?,
+    };
+    let lease = CatalogueChange::TakeLease { item: input.item, name: input.point.clone() };
+    Ok(Done::new(plan).change(lease))
+}
+
+/// `{vm}-dr-test-{yyyymmdd}`, with the run's number, so that two drills of a day do not meet.
+fn test_vm_name(cx: &StepCx<Input>) -> String {
+    let day = cx.input.declared.to_string();
+    let day: String = day.chars().take(10).filter(char::is_ascii_digit).collect();
+    let suffix = format!("-dr-test-{day}-{}", cx.run_id());
+    let name = cx.input.vm.name();
+    let whole = format!("{name}{suffix}");
+    if ResourceName::new(NameKind::VirtualMachine, &whole).is_ok() {
+        return whole;
+    }
+    // A long name is shortened with its hash, never cut into a collision.
+    let hash = cx.input.vm.short_hash();
+    let keep: String = name.chars().take(63 - suffix.len() - hash.len()).collect();
+    format!("{keep}-{hash}{suffix}")
+}
+
+async fn create_group(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    let plan = cx.output(PLAN)?;
+    let azure = &cx.services().azure;
+    if plan.own_group {
+        azure.ensure_resource_group(&plan.group, &cx.input.region, &tags::of_run(cx)).await?;
+    } else {
+        azure.get_resource_group(&plan.group).await?;
+    }
+    Ok(Done::new(()))
+}
+
+async fn delete_group(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    let plan = cx.output(PLAN)?;
+    // A group that was given is not tagged with this run, and stays.
+    delete_if_ours(cx, Resource::Group, &plan.group).await?;
+    Ok(Done::new(()))
+}
+
+/// Deletes a part of the drill. In a group of the drill's own the group's deletion takes it along.
+async fn delete_part(
+    cx: &StepCx<Input>,
+    kind: Resource,
+    id: impl FnOnce(&Plan) -> Option<ArmId>,
+) -> Result<Done<()>, StepError> {
+    let plan = cx.output(PLAN)?;
+    if let Some(id) = id(&plan).filter(|_| !plan.own_group) {
+        delete_if_ours(cx, kind, &id).await?;
+    }
+    Ok(Done::new(()))
+}
+
+/// Nothing in or out but the controller's address to SSH.
+async fn create_nsg(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    let plan = cx.output(PLAN)?;
+    let rule = |name: &str, priority: u32, direction: &str, access: &str, from: &str, to: &str| {
+        json!({"name": name, "properties": {
+            "priority": priority, "direction": direction, "access": access, "protocol": "*",
+            "sourceAddressPrefix": from, "sourcePortRange": "*",
+            "destinationAddressPrefix": "*", "destinationPortRange": to,
+        }})
+    };
+    let port = cx.services().settings.ssh_port.to_string();
+    let mut rules = vec![
+        rule("deny-in", 4096, "Inbound", "Deny", "*", "*"),
+        rule("deny-out", 4096, "Outbound", "Deny", "*", "*"),
+    ];
+    if plan.public_ip.is_some() {
+        rules.push(rule("probe", 100, "Inbound", "Allow", &plan.allowed_source, &port));
+    }
+    let body = json!({
+        "location": cx.input.region, "tags": tags::of_run(cx),
+        "properties": {"securityRules": rules},
+    });
+    let azure = &cx.services().azure;
+    finish(cx, azure.begin_create_network_security_group(&plan.nsg, body)).await?;
+    Ok(Done::new(()))
+}
+
+async fn delete_nsg(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    delete_part(cx, Resource::Nsg, |p| Some(p.nsg.clone())).await
+}
+
+async fn create_vnet(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    let plan = cx.output(PLAN)?;
+    let body = json!({
+        "location": cx.input.region, "tags": tags::of_run(cx),
+        "properties": {
+            "addressSpace": {"addressPrefixes": ["10.255.0.0/24"]},
+            "subnets": [{"name": SUBNET, "properties": {
+                "addressPrefix": "10.255.0.0/24",
+                "networkSecurityGroup": {"id": plan.nsg.as_str()},
+            }}],
+        },
+    });
+    finish(cx, cx.services().azure.begin_create_virtual_network(&plan.vnet, body)).await?;
+    Ok(Done::new(()))
+}
+
+/// The only subnet of the drill's network.
+const SUBNET: &str = "drill";
+
+async fn delete_vnet(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    delete_part(cx, Resource::Vnet, |p| Some(p.vnet.clone())).await
+}
+
+async fn create_public_ip(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    let Some(id) = cx.output(PLAN)?.public_ip else { return Ok(Done::new(())) };
+    let body = json!({
+        "location": cx.input.region, "tags": tags::of_run(cx), "sku": {"name": "Standard"},
+        "properties": {"publicIPAllocationMethod": "Static", "publicIPAddressVersion": "IPv4"},
+    });
+    finish(cx, cx.services().azure.begin_create_public_ip(&id, body)).await?;
+    Ok(Done::new(()))
+}
+
+async fn delete_public_ip(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    delete_part(cx, Resource::PublicIp, |p| p.public_ip.clone()).await
+}
+
+async fn create_nic(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    let plan = cx.output(PLAN)?;
+    let subnet = named(plan.vnet.subnet(SUBNET))?;
+    let mut configuration = json!({
+        "primary": true, "privateIPAllocationMethod": "Dynamic",
+        "subnet": {"id": subnet.as_str()},
+    });
+    if let Some(ip) = &plan.public_ip {
+        configuration["publicIPAddress"] = json!({"id": ip.as_str()});
+    }
+    let body = json!({
+        "location": cx.input.region, "tags": tags::of_run(cx),
+        "properties": {
+            "ipConfigurations": [{"name": "primary", "properties": configuration}],
+            "networkSecurityGroup": {"id": plan.nsg.as_str()},
+        },
+    });
+    finish(cx, cx.services().azure.begin_create_network_interface(&plan.nic, body)).await?;
+    Ok(Done::new(()))
+}
+
+async fn delete_nic(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    delete_part(cx, Resource::Nic, |p| Some(p.nic.clone())).await
+}
+
+fn disks(cx: &StepCx<Input>) -> Result<Vec<(String, DrillDisk)>, StepError> {
+    Ok(cx.output(PLAN)?.disks.into_iter().map(|d| (d.id.name().to_owned(), d)).collect())
+}
+
+async fn create_disk(cx: &StepCx<Input>, disk: &DrillDisk) -> Result<Done<()>, StepError> {
+    let size = disk.original.size_bytes;
+    let region = &cx.input.region;
+    let spec =
+        disk_like(&disk.original, &disk.snapshot, region, size, disk.abroad, tags::of_run(cx));
+    finish(cx, cx.services().azure.begin_create_disk(&disk.id, &spec)).await?;
+    Ok(Done::new(()))
+}
+
+async fn delete_disk(cx: &StepCx<Input>, disk: &DrillDisk) -> Result<Done<()>, StepError> {
+    delete_part(cx, Resource::Disk, |_| Some(disk.id.clone())).await
+}
+
+async fn create_machine(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    let plan = cx.output(PLAN)?;
+    let point = cx.services().catalogue.point(cx.input.item, &cx.input.point).await?;
+    let attached: Vec<_> = plan
+        .disks
+        .iter()
+        .map(|d| AttachedDisk { original: &d.original, disk: &d.id, delete_option: "Delete" })
+        .collect();
+    let abroad = cx.input.region != point.region;
+    let body = vm_like(
+        &point.description, &cx.input.region, abroad, &attached, &plan.nic, "Delete",
+        &tags::of_run(cx),
+    );
+    finish(cx, cx.services().azure.begin_create_vm(&plan.machine, body)).await?;
+    Ok(Done::new(()))
+}
+
+async fn delete_machine(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    delete_part(cx, Resource::Vm, |p| Some(p.machine.clone())).await
+}
+
+/// Reads the instance's vmId from Azure: only with it does a session count as this drill's (I8).
+async fn expect(cx: &StepCx<Input>) -> Result<Done<Expected>, StepError> {
+    let plan = cx.output(PLAN)?;
+    let services = cx.services();
+    let vm = services.azure.get_vm(&plan.machine).await?;
+    let vm_guid = vm.vm_id.filter(|id| !id.is_empty()).ok_or_else(|| {
+        StepError::retry("azure_incomplete", "Azure does not say the test VM's vmId yet")
+    })?;
+    let point = services.catalogue.point(cx.input.item, &cx.input.point).await?;
+    let since = cx.started_at(MACHINE.name).unwrap_or(cx.input.declared);
+    let expected = Expected::of(&point, vm_guid, since);
+    let change = CatalogueChange::ExpectInstance {
+        vm_guid: expected.vm_guid.clone(),
+        item: cx.input.item,
+        durable: false,
+        enrol_as: None,
+    };
+    Ok(Done::new(expected).change(change))
+}
+
+/// Waits for the agent's hello. Without an agent, SSH alone is the evidence, recorded as weaker.
+async fn await_boot(cx: &StepCx<Input>) -> Result<Done<Option<Reported>>, StepError> {
+    if !cx.output(PLAN)?.has_agent {
+        return Ok(Done::new(None));
+    }
+    let expected = cx.output(EXPECT)?;
+    overdue(cx, "the machine's agent did not report", BOOTED.name)?;
+    Ok(Done::new(Some(look_for_agent(cx, &expected)?)))
+}
+
+async fn await_ssh(cx: &StepCx<Input>) -> Result<Done<Connectivity>, StepError> {
+    let plan = cx.output(PLAN)?;
+    let services = cx.services();
+    let banner = if plan.public_ip.is_some() {
+        let vm = services.azure.get_vm(&plan.machine).await?;
+        let address = ssh_address(services, &vm, ProbeAddress::PublicIp).await?;
+        let address = address.ok_or_else(|| {
+            StepError::retry("azure_incomplete", "the test VM has no public address yet")
+        })?;
+        overdue(cx, "SSH did not answer", CONNECTIVITY.name)?;
+        Some(look_for_ssh(cx, address).await?)
+    } else {
+        None
+    };
+    if banner.is_none() && cx.output(BOOTED)?.is_none() {
+        return Err(StepError::fail(
+            "no_evidence",
+            "there is neither an agent nor a way to SSH: nothing can be proved",
+        ));
+    }
+    let at = if banner.is_some() { cx.now() } else { cx.done_at(BOOTED.name).unwrap_or(cx.now()) };
+    Ok(Done::new(Connectivity { banner, at }))
+}
+
+/// Fails when a wait has outlasted what a machine may need to come up.
+fn overdue(cx: &StepCx<Input>, what: &str, step: &str) -> Result<(), StepError> {
+    let limit = cx.services().settings.boot_limit;
+    match cx.started_at(step) {
+        Some(at) if cx.now().since(at) > limit => Err(StepError::fail(
+            "no_boot",
+            format!("{what} within {} s", limit.as_secs()),
+        )),
+        _ => Ok(()),
+    }
+}
+
+async fn left_over(cx: &StepCx<Input>) -> Result<Vec<String>, StepError> {
+    left_of_run(cx, cx.input.vm.subscription(), &[]).await
+}
+
+fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepError> {
+    let input = &cx.input;
+    let Some(plan) = cx.try_output(PLAN)? else { return Ok(Concluded::default()) };
+    let connectivity = cx.try_output(CONNECTIVITY)?;
+    let reported = cx.try_output(BOOTED)?.flatten();
+    let passed = *outcome == Outcome::Succeeded;
+    let rto_ms = connectivity.as_ref().map(|c| c.at.since(input.declared).as_millis() as u64);
+    let error = match outcome {
+        Outcome::Succeeded => None,
+        Outcome::Failed(f) => Some(f.message.clone()),
+        Outcome::Cancelled => Some("cancelled".to_owned()),
+    };
+    let mut changes = Vec::new();
+    if *outcome != Outcome::Cancelled {
+        changes.push(CatalogueChange::AddDrill {
+            item: input.item,
+            name: input.point.clone(),
+            region: input.region.clone(),
+            started: input.declared,
+            passed,
+            rto_ms: rto_ms.filter(|_| passed),
+            error: error.clone(),
+        });
+    }
+    let proved = passed && reported.as_ref().is_some_and(|r| r.witness_verified);
+    // A machine that did not come up disproves the point; Azure's weather does not.
+    let disproved = matches!(outcome, Outcome::Failed(f)
+        if ["no_boot", "wrong_witness"].contains(&&*f.kind));
+    if proved || disproved {
+        changes.push(CatalogueChange::AddProof {
+            item: input.item,
+            name: input.point.clone(),
+            region: input.region.clone(),
+            level: "booted".to_owned(),
+            passed: proved,
+            detail: error.unwrap_or_else(|| "an isolated VM booted and showed the witness".into()),
+        });
+    }
+    let result = json!({"dr_test": {
+        "recovery_point": input.point,
+        "region": input.region,
+        "passed": passed,
+        "rto_ms": rto_ms.filter(|_| passed).unwrap_or(0),
+        "phases": phases(cx, passed),
+        "witness_verified": reported.as_ref().is_some_and(|r| r.witness_verified),
+        "ssh_verified": connectivity.is_some_and(|c| c.banner.is_some()),
+        "test_vm": plan.machine.name(),
+        // The run cannot get here while a listing shows anything.
+        "residue": [],
+    }});
+    Ok(Concluded { result: Some(result), changes })
+}
+
+/// The four phases of the guide, from the journal's times.
+fn phases(cx: &StepCx<Input>, passed: bool) -> serde_json::Value {
+    let started = cx.input.declared;
+    let restored = cx.done_at(EXPECT.name);
+    let booted = cx.done_at(BOOTED.name);
+    let connected = cx.done_at(CONNECTIVITY.name);
+    let mut phases = Vec::new();
+    let mut from = started;
+    for (name, until) in [("restore", restored), ("boot", booted), ("connectivity", connected)] {
+        let millis = until.map(|u| u.since(from).as_millis() as u64);
+        let ok = until.is_some();
+        phases.push(json!({"name": name, "millis": millis.unwrap_or(0), "ok": ok}));
+        from = until.unwrap_or(from);
+    }
+    let cleaned = cx.now().since(from).as_millis() as u64;
+    phases.push(json!({"name": "cleanup", "millis": cleaned, "ok": true}));
+    debug_assert!(!passed || connected.is_some());
+    phases.into()
+}

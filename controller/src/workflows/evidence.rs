@@ -1,0 +1,233 @@
+//! Proof that a machine is up and is the one that was restored.
+//!
+//! Azure says *Succeeded* without any sign that the guest booted (DESIGN §5 rule 8). Evidence is the
+//! agent's hello with the recovery point's witness, then SSH from outside. Evidence against (another
+//! witness, disks of several points) fails; silence is waited out; where no evidence can be had at
+//! all, that is said.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use azdr_arm::Vm;
+use azdr_env::WallTime;
+use azdr_proto::agent::Witness;
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+use super::azure::existing;
+use super::{ProbeAddress, Services, StepCx};
+use crate::fleet::Session;
+use crate::store::{ItemId, PointRow};
+use crate::workflow::{Failure, StepError};
+
+/// How long one SSH probe may take.
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
+/// Longest banner that is read (RFC 4253 §4.2: 255 characters; servers may send lines before it).
+const BANNER_LIMIT: usize = 1024;
+
+/// What a machine must show.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Expected {
+    /// Whose agent it carries.
+    pub item: ItemId,
+    /// Azure's vmId, lower case.
+    pub vm_guid: String,
+    /// Name of the recovery point.
+    pub point: String,
+    /// The witness's nonce; empty when the point was taken without a freeze and has no witness.
+    pub nonce: String,
+    /// Only a hello after this time counts: an earlier one was of the machine before.
+    pub not_before: WallTime,
+}
+
+impl Expected {
+    /// What a machine made from this point must show.
+    pub fn of(point: &PointRow, vm_guid: String, not_before: WallTime) -> Self {
+        Self {
+            item: point.item,
+            vm_guid: vm_guid.to_ascii_lowercase(),
+            point: point.name.to_string(),
+            nonce: point.nonce.clone(),
+            not_before,
+        }
+    }
+}
+
+/// What an agent has shown.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reported {
+    /// The machine's boot id.
+    pub boot_id: String,
+    /// It showed this point's witness.
+    pub witness_verified: bool,
+    /// Of how many file systems.
+    pub file_systems: usize,
+    /// When its hello came.
+    pub at: WallTime,
+}
+
+/// Looks whether the machine's agent has reported, and compares its witnesses.
+///
+/// # Errors
+/// `NotYet` while it is silent; `wrong_witness` when it is another machine or a mixture.
+pub fn look_for_agent<I>(cx: &StepCx<I>, expected: &Expected) -> Result<Reported, StepError> {
+    let services = cx.services();
+    let Some(session) = session_of(services, expected) else {
+        let wait = services.settings.look_again;
+        return Err(StepError::not_yet("waiting for the machine's agent to report", wait));
+    };
+    let witness_verified = compare(expected, &session.hello.witnesses).map_err(StepError::Fail)?;
+    Ok(Reported {
+        boot_id: session.hello.boot_id.clone(),
+        witness_verified,
+        file_systems: session.hello.witnesses.len(),
+        at: session.since,
+    })
+}
+
+fn session_of(services: &Services, expected: &Expected) -> Option<Arc<Session>> {
+    let fits = |s: &Arc<Session>| {
+        s.item == expected.item
+            && s.hello.vm_id == expected.vm_guid
+            && s.since >= expected.not_before
+    };
+    let restored = services.fleet.restored(&expected.vm_guid).filter(fits);
+    restored.or_else(|| services.fleet.protected(expected.item).filter(fits))
+}
+
+/// Whether the witnesses are this point's: all of them, and at least one.
+fn compare(expected: &Expected, witnesses: &[Witness]) -> Result<bool, Failure> {
+    if expected.nonce.is_empty() {
+        // Taken without a freeze: whatever witness is there is an earlier point's.
+        return Ok(false);
+    }
+    let (own, foreign): (Vec<_>, Vec<_>) =
+        witnesses.iter().partition(|w| w.nonce == expected.nonce);
+    match (own.is_empty(), foreign.first()) {
+        (false, None) => Ok(true),
+        (true, None) => Err(Failure::new(
+            "wrong_witness",
+            format!("the machine shows no witness of {}", expected.point),
+        )),
+        (own_missing, Some(other)) => Err(Failure::new(
+            "wrong_witness",
+            format!(
+                "{} shows the witness of {} instead of {}{}",
+                other.mount_point,
+                if other.recovery_point.is_empty() { "something else" } else { &other.recovery_point },
+                expected.point,
+                if own_missing { "" } else { ": the disks are of different recovery points" },
+            ),
+        )),
+    }
+}
+
+/// Where a VM's SSH is to be probed from outside; `None` when there is no way.
+///
+/// # Errors
+/// By class, when Azure cannot be read.
+pub async fn ssh_address(
+    services: &Services,
+    vm: &Vm,
+    how: ProbeAddress,
+) -> Result<Option<SocketAddr>, StepError> {
+    let Some(nic) = vm.nics.first().filter(|_| how != ProbeAddress::None) else {
+        return Ok(None);
+    };
+    let Some(nic) = existing(services.azure.get_network_interface(nic).await)? else {
+        return Ok(None);
+    };
+    let address = match (how, nic.public_ip) {
+        (ProbeAddress::PrivateIp, _) => nic.private_ip,
+        (ProbeAddress::PublicIp, Some(id)) => {
+            existing(services.azure.get_public_ip(&id).await)?.and_then(|ip| ip.ip_address)
+        }
+        _ => None,
+    };
+    let ip = address.and_then(|a| a.parse().ok());
+    Ok(ip.map(|ip| SocketAddr::new(ip, services.settings.ssh_port)))
+}
+
+/// Reads the SSH server's banner once. An open port alone proves nothing.
+///
+/// # Errors
+/// `NotYet` while there is none.
+pub async fn look_for_ssh<I>(cx: &StepCx<I>, address: SocketAddr) -> Result<String, StepError> {
+    let probe = async {
+        let mut stream = TcpStream::connect(address).await.ok()?;
+        let mut seen = Vec::new();
+        let mut buffer = [0; 256];
+        while seen.len() < BANNER_LIMIT {
+            let n = stream.read(&mut buffer).await.ok()?;
+            if n == 0 {
+                return None;
+            }
+            seen.extend_from_slice(&buffer[..n]);
+            if let Some(banner) = banner(&seen) {
+                return Some(banner);
+            }
+        }
+        None
+    };
+    let found = tokio::select! {
+        found = probe => found,
+        () = azdr_env::sleep(PROBE_LIMIT) => None,
+    };
+    found.ok_or_else(|| {
+        let wait = cx.services().settings.look_again;
+        StepError::not_yet(format!("waiting for SSH at {address}"), wait)
+    })
+}
+
+/// The identification line, once it is complete.
+fn banner(bytes: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(bytes);
+    let (complete, _) = text.rsplit_once('\n')?;
+    let line = complete.lines().find(|l| l.starts_with("SSH-"))?;
+    Some(line.trim_end().chars().filter(|c| !c.is_control()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expected(nonce: &str) -> Expected {
+        Expected {
+            item: ItemId(1),
+            vm_guid: String::new(),
+            point: "vm-backup-daily-20251201-0800".into(),
+            nonce: nonce.into(),
+            not_before: WallTime::from_unix_ms(0),
+        }
+    }
+
+    fn witness(mount_point: &str, nonce: &str) -> Witness {
+        Witness { mount_point: mount_point.into(), nonce: nonce.into(), ..Witness::default() }
+    }
+
+    #[test]
+    fn every_witness_must_be_the_points() {
+        let ours = [witness("/", "n"), witness("/data", "n")];
+        assert_eq!(compare(&expected("n"), &ours), Ok(true));
+        let mixed = [witness("/", "n"), witness("/data", "old")];
+        let failure = compare(&expected("n"), &mixed).unwrap_err();
+        assert!(failure.message.contains("/data"), "{failure}");
+        assert!(failure.message.contains("different recovery points"), "{failure}");
+        assert!(compare(&expected("n"), &[]).is_err());
+        assert!(compare(&expected("n"), &[witness("/", "old")]).is_err());
+    }
+
+    #[test]
+    fn a_point_without_a_freeze_has_no_witness_to_compare() {
+        assert_eq!(compare(&expected(""), &[witness("/", "old")]), Ok(false));
+    }
+
+    #[test]
+    fn a_banner_is_a_whole_line_that_says_ssh() {
+        assert_eq!(banner(b"SSH-2.0-drop"), None);
+        assert_eq!(banner(b"hello\r\nSSH-2.0-x\r\n").as_deref(), Some("SSH-2.0-x"));
+        assert_eq!(banner(b"220 mail\r\n"), None);
+    }
+}

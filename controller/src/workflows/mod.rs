@@ -1,0 +1,69 @@
+//! What azdr does to Azure: one file per workflow.
+//!
+//! | workflow | makes | locks |
+//! |---|---|---|
+//! | [`backup`] | a recovery point: a quiesced set of snapshots | the VM |
+//! | [`replicate`] | its copy in another region | the VM's disk chains into that region |
+//! | [`verify`] | the proof that disks can be made of it and read | nothing (it holds a lease) |
+//! | [`restore_in_place`] | the VM on copies of its old disks | the VM |
+//! | [`restore_new_vm`] | a new VM from the point | the new VM's name |
+//! | [`dr_test`] | the proof that it boots, and the RTO | nothing (it holds a lease) |
+//! | [`prune`] | room: deletes what the policy no longer wants | the VM's pruning |
+//!
+//! Steps see [`Services`] and nothing more. Shared pieces: [`azure`] (ARM calls as steps),
+//! [`capture`] (the hold), [`evidence`] (proof that a machine is up and is the right one),
+//! [`machine`] (descriptions to ARM bodies), [`tags`] (what every resource carries).
+
+pub mod azure;
+pub mod backup;
+pub mod capture;
+pub mod dr_test;
+pub mod evidence;
+pub mod machine;
+pub mod prune;
+pub mod replicate;
+pub mod restore_in_place;
+pub mod restore_new_vm;
+pub mod services;
+pub mod tags;
+pub mod verify;
+
+pub use services::{Catalogue, DrillAccess, ProbeAddress, Services, Settings};
+
+use crate::workflow::Definition;
+
+/// A step's view in this world.
+pub type StepCx<I> = crate::workflow::StepCx<Services, I>;
+/// A workflow of this world.
+pub type Workflow<I> = crate::workflow::Workflow<Services, I>;
+
+/// All workflows, every version that may still be in a journal.
+pub fn all() -> Vec<Definition<Services>> {
+    vec![
+        backup::workflow(),
+        replicate::workflow(),
+        verify::workflow(),
+        restore_in_place::workflow(),
+        restore_new_vm::workflow(),
+        dr_test::workflow(),
+        prune::workflow(),
+    ]
+}
+
+/// Describes a run of a workflow, for a step or the scheduler to start.
+pub fn new_run<I: serde::Serialize>(
+    definition: (&'static str, u32, crate::workflow::RunPriority),
+    input: &I,
+    item: crate::store::ItemId,
+    requested_by: impl Into<String>,
+) -> crate::store::NewRun {
+    crate::store::NewRun {
+        workflow: definition.0.to_owned(),
+        version: definition.1,
+        input: serde_json::to_value(input).expect("inputs have string keys"),
+        priority: definition.2 as u8,
+        item: Some(item),
+        parent: None,
+        requested_by: requested_by.into(),
+    }
+}

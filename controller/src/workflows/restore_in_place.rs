@@ -1,0 +1,497 @@
+//! Puts a VM onto copies of its disks from a recovery point, and back if that does not work.
+//!
+//! | step | effect | undo |
+//! |---|---|---|
+//! | `plan` | reads the VM; lease on the point | – |
+//! | `create_disks` (each) | disks from the point's snapshots | deletes them |
+//! | `stop` | powers the VM off (not deallocated: keeps capacity and addresses) | starts it if it ran |
+//! | `swap_os_disk` | PATCH with `If-Match` | swaps back |
+//! | `swap_data_disks` | PATCH with `If-Match` | swaps back |
+//! | `check_disks` | a GET must show the exact set | – |
+//! | `start` | starts the VM | powers it off |
+//! | `await_agent` | hello with the witness; a wrong one turns back | – |
+//! | `await_ssh` | the banner, from outside | – |
+//! | `record` | replaced disks are kept for a while | – |
+//!
+//! The replaced disks are neither deleted nor written to (I6): whatever fails until the machine is
+//! confirmed puts them back, and the VM into the power state it had. Disks map by the LUN recorded at
+//! capture; disks attached today but absent from the point stay attached.
+
+use std::time::Duration;
+
+use azdr_arm::{PowerState, Vm};
+use azdr_domain::arm_id::ArmId;
+use azdr_domain::recovery_point::PointName;
+use azdr_domain::vm_description::DiskDescription;
+use azdr_env::WallTime;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::azure::{Resource, delete_if_ours, finish, left_of_run, named};
+use super::evidence::{Expected, Reported, look_for_agent, look_for_ssh, ssh_address};
+use super::machine::disk_like;
+use super::{StepCx, Workflow, tags};
+use crate::store::{CatalogueChange, ItemId};
+use crate::workflow::{
+    Concluded, Definition, Done, Failure, LockKey, Outcome, RunPriority, StepError, StepKey,
+    Version,
+};
+
+/// What a restore in place is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Input {
+    /// The catalogue's row of the VM.
+    pub item: ItemId,
+    /// The VM.
+    pub vm: ArmId,
+    /// Which point.
+    pub point: PointName,
+    /// When the restore was asked for: the RTO counts from here.
+    pub declared: WallTime,
+}
+
+/// Name, version, priority.
+pub const RUN: (&str, u32, RunPriority) = ("restore_in_place", 1, RunPriority::Restore);
+
+const BOOT: Duration = Duration::from_secs(30 * 60);
+
+const PLAN: StepKey<Plan> = StepKey::new("plan");
+const DISKS: StepKey<()> = StepKey::new("create_disks");
+const STOP: StepKey<()> = StepKey::new("stop");
+const SWAP_OS: StepKey<()> = StepKey::new("swap_os_disk");
+const SWAP_DATA: StepKey<()> = StepKey::new("swap_data_disks");
+const CHECK: StepKey<()> = StepKey::new("check_disks");
+const START: StepKey<()> = StepKey::new("start");
+const AGENT: StepKey<Option<Reported>> = StepKey::new("await_agent");
+const SSH: StepKey<Option<String>> = StepKey::new("await_ssh");
+const RECORD: StepKey<()> = StepKey::new("record");
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Plan {
+    location: String,
+    vm_guid: String,
+    was_running: bool,
+    os: Swap,
+    data: Vec<Swap>,
+    /// `storageProfile.dataDisks` as it was, to be put back as it was.
+    data_before: Vec<Value>,
+    has_agent: bool,
+    /// The point's machine can be recognised by its witness.
+    has_witness: bool,
+}
+
+/// One disk's replacement.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Swap {
+    lun: Option<u32>,
+    /// What is attached now; `None` at a LUN that is free today.
+    current: Option<ArmId>,
+    new: ArmId,
+    snapshot: ArmId,
+    size_bytes: u64,
+    original: DiskDescription,
+}
+
+/// The step list.
+pub fn workflow() -> Definition<super::Services> {
+    Workflow::new(RUN.0, Version(RUN.1), RUN.2)
+        .lock_keys(|i: &Input| vec![LockKey(format!("vm:{}", i.vm.key()))])
+        .step(PLAN, "Reading the VM", plan)
+        .no_undo("a lease ends with its run")
+        .each(DISKS, "Creating disks from the recovery point", 8, swaps, create_disk)
+        .undo_each(delete_disk)
+        .step(STOP, "Stopping VM", stop)
+        .undo(start_again)
+        .step(SWAP_OS, "Swapping OS disk", swap_os)
+        .undo(swap_os_back)
+        .step(SWAP_DATA, "Swapping data disks", swap_data)
+        .undo(swap_data_back)
+        .step(CHECK, "Checking the attached disks", check_disks)
+        .no_undo("reads only")
+        .step(START, "Starting VM", start)
+        .undo(power_off)
+        .step(AGENT, "Waiting for the machine to prove itself", await_agent)
+        .within(BOOT)
+        .no_undo("waits only")
+        .step(SSH, "Verifying SSH connectivity", await_ssh)
+        .within(BOOT)
+        .no_undo("looks only")
+        .step(RECORD, "Recording the restore", record)
+        .no_undo("last step: its changes are applied together with its journal entry")
+        .residue(left_over)
+        .conclude(conclude)
+        .build()
+}
+
+async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
+    let input = &cx.input;
+    let services = cx.services();
+    let point = services.catalogue.point(input.item, &input.point).await?;
+    let vm = services.azure.get_vm_with_instance_view(&input.vm).await?;
+    let location = point.region.clone();
+    if !point.is_restorable_in(&location) {
+        let message = format!("{} is not complete in {location}", input.point);
+        return Err(StepError::fail("not_restorable", message));
+    }
+    let unique = tags::run_tag(cx).replace('.', "-");
+    let group = (input.vm.subscription(), input.vm.resource_group());
+    let mut swaps = Vec::new();
+    for snapshot in point.snapshots_in(&location) {
+        let original = point.description.disks.iter().find(|d| d.lun == snapshot.lun);
+        let original = original.cloned().ok_or_else(|| {
+            StepError::fail("internal", "a snapshot of the point has no description")
+        })?;
+        let current = attached(&vm, snapshot.lun);
+        let current_size = match &current {
+            Some(disk) => services.azure.get_disk(disk).await?.size_bytes.unwrap_or_default(),
+            None => 0,
+        };
+        if snapshot.lun.is_none() && current_size != original.size_bytes {
+            // Azure swaps OS disks of equal size only (AZURE.md B.6); a disk can grow, not shrink.
+            if current_size < original.size_bytes {
+                let message = format!(
+                    "the OS disk has {current_size} bytes now and had {} at the time of {}",
+                    original.size_bytes, input.point
+                );
+                return Err(StepError::Fail(Failure::new("os_disk_size", message).hint(
+                    "grow the current OS disk to that size, or restore with --new-vm",
+                )));
+            }
+        }
+        let lun = snapshot.lun.map_or_else(|| "os".to_owned(), |n| format!("lun{n}"));
+        let name = format!("azdr-restore-{unique}-{lun}");
+        swaps.push(Swap {
+            lun: snapshot.lun,
+            current,
+            new: named(ArmId::disk(group.0, group.1, &name))?,
+            snapshot: snapshot.id.clone(),
+            size_bytes: original.size_bytes.max(current_size),
+            original,
+        });
+    }
+    let at = swaps.iter().position(|s| s.lun.is_none()).ok_or_else(|| {
+        StepError::fail("not_restorable", format!("{} has no OS disk", input.point))
+    })?;
+    let os = swaps.remove(at);
+    let data_before = vm
+        .raw
+        .pointer("/properties/storageProfile/dataDisks")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    let plan = Plan {
+        location,
+        vm_guid: vm.vm_id.unwrap_or_default().to_ascii_lowercase(),
+        was_running: !vm.power_state.as_ref().is_some_and(PowerState::is_off),
+        os,
+        data: swaps,
+        data_before,
+        has_agent: services.catalogue.has_agent(input.item).await?,
+        has_witness: !point.nonce.is_empty(),
+    };
+    let lease = CatalogueChange::TakeLease { item: input.item, name: input.point.clone() };
+    // The machine's certificate may be a year old: it may come through the restored door, and gets
+    // the VM's own certificate back there.
+    let expect = CatalogueChange::ExpectInstance {
+        vm_guid: plan.vm_guid.clone(),
+        item: input.item,
+        durable: true,
+        enrol_as: None,
+    };
+    Ok(Done::new(plan).change(lease).change(expect))
+}
+
+fn attached(vm: &Vm, lun: Option<u32>) -> Option<ArmId> {
+    match lun {
+        None => vm.os_disk.as_ref()?.managed_disk.clone(),
+        Some(_) => vm.data_disks.iter().find(|d| d.lun == lun)?.managed_disk.clone(),
+    }
+}
+
+fn swaps(cx: &StepCx<Input>) -> Result<Vec<(String, Swap)>, StepError> {
+    let plan = cx.output(PLAN)?;
+    let all = std::iter::once(plan.os).chain(plan.data);
+    Ok(all.map(|s| (s.new.name().to_owned(), s)).collect())
+}
+
+async fn create_disk(cx: &StepCx<Input>, swap: &Swap) -> Result<Done<()>, StepError> {
+    let location = cx.output(PLAN)?.location;
+    let tags = tags::of_run(cx);
+    let spec =
+        disk_like(&swap.original, &swap.snapshot, &location, swap.size_bytes, false, tags);
+    finish(cx, cx.services().azure.begin_create_disk(&swap.new, &spec)).await?;
+    Ok(Done::new(()))
+}
+
+async fn delete_disk(cx: &StepCx<Input>, swap: &Swap) -> Result<Done<()>, StepError> {
+    delete_if_ours(cx, Resource::Disk, &swap.new).await?;
+    Ok(Done::new(()))
+}
+
+async fn stop(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    if cx.output(PLAN)?.was_running {
+        // What runs on it is about to be replaced: no need to wait for its shutdown.
+        finish(cx, cx.services().azure.begin_power_off(&cx.input.vm, true)).await?;
+    }
+    Ok(Done::new(()))
+}
+
+/// Puts the VM into the power state it had.
+async fn start_again(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    if cx.output(PLAN)?.was_running {
+        finish(cx, cx.services().azure.begin_start(&cx.input.vm)).await?;
+    }
+    Ok(Done::new(()))
+}
+
+async fn swap_os(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    let plan = cx.output(PLAN)?;
+    put_os_disk(cx, &plan.os.new).await
+}
+
+async fn swap_os_back(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    let plan = cx.output(PLAN)?;
+    let old = plan.os.current.ok_or_else(|| {
+        StepError::fail("internal", "the VM had no OS disk before the restore")
+    })?;
+    put_os_disk(cx, &old).await
+}
+
+/// Makes `disk` the VM's OS disk. Done when it is already.
+async fn put_os_disk(cx: &StepCx<Input>, disk: &ArmId) -> Result<Done<()>, StepError> {
+    let azure = &cx.services().azure;
+    finish(cx, async {
+        let vm = azure.get_vm(&cx.input.vm).await?;
+        if attached(&vm, None).as_ref() == Some(disk) {
+            return Ok(azdr_arm::Started::Done(Value::Null));
+        }
+        let patch = json!({"properties": {"storageProfile": {"osDisk": {
+            "createOption": vm.os_disk.as_ref().and_then(|d| d.create_option.clone())
+                .unwrap_or_else(|| "Attach".to_owned()),
+            "name": disk.name(),
+            "managedDisk": {"id": disk.as_str()},
+        }}}});
+        azure.begin_patch_vm(&cx.input.vm, patch, vm.etag.as_deref()).await
+    })
+    .await?;
+    Ok(Done::new(()))
+}
+
+async fn swap_data(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    let plan = cx.output(PLAN)?;
+    let mut wanted: Vec<Value> = plan
+        .data_before
+        .iter()
+        .filter(|d| {
+            let lun = d["lun"].as_u64();
+            plan.data.iter().all(|s| s.lun.map(u64::from) != lun)
+        })
+        .cloned()
+        .collect();
+    wanted.extend(plan.data.iter().map(|s| {
+        json!({
+            "lun": s.lun, "createOption": "Attach", "caching": s.original.caching,
+            "deleteOption": s.original.delete_option.as_deref().unwrap_or("Detach"),
+            "name": s.new.name(), "managedDisk": {"id": s.new.as_str()},
+        })
+    }));
+    put_data_disks(cx, wanted).await
+}
+
+async fn swap_data_back(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    let before = cx.output(PLAN)?.data_before;
+    put_data_disks(cx, before).await
+}
+
+/// Makes exactly these the VM's data disks (ARM replaces the whole array). Done when they are.
+async fn put_data_disks(cx: &StepCx<Input>, wanted: Vec<Value>) -> Result<Done<()>, StepError> {
+    let azure = &cx.services().azure;
+    let target = luns(&wanted);
+    finish(cx, async {
+        let vm = azure.get_vm(&cx.input.vm).await?;
+        let now = vm.raw.pointer("/properties/storageProfile/dataDisks");
+        if luns(now.and_then(Value::as_array).map_or(&[], Vec::as_slice)) == target {
+            return Ok(azdr_arm::Started::Done(Value::Null));
+        }
+        let patch = json!({"properties": {"storageProfile": {"dataDisks": wanted}}});
+        azure.begin_patch_vm(&cx.input.vm, patch, vm.etag.as_deref()).await
+    })
+    .await?;
+    Ok(Done::new(()))
+}
+
+/// Which disk is at which LUN, comparably.
+fn luns(disks: &[Value]) -> Vec<(u64, String)> {
+    let mut luns: Vec<_> = disks
+        .iter()
+        .filter_map(|d| {
+            let id = d.pointer("/managedDisk/id")?.as_str()?.to_ascii_lowercase();
+            Some((d["lun"].as_u64()?, id))
+        })
+        .collect();
+    luns.sort();
+    luns
+}
+
+/// The VM is started only when Azure shows the exact set of disks.
+async fn check_disks(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    let plan = cx.output(PLAN)?;
+    let vm = cx.services().azure.get_vm(&cx.input.vm).await?;
+    for swap in std::iter::once(&plan.os).chain(&plan.data) {
+        if attached(&vm, swap.lun).as_ref() != Some(&swap.new) {
+            let which = swap.lun.map_or("OS disk".to_owned(), |n| format!("disk at LUN {n}"));
+            let message = format!("the {which} is not the restored one yet");
+            return Err(StepError::retry("disks_not_swapped", message));
+        }
+    }
+    Ok(Done::new(()))
+}
+
+async fn start(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    finish(cx, cx.services().azure.begin_start(&cx.input.vm)).await?;
+    Ok(Done::new(()))
+}
+
+/// So that the old disks can be put back.
+async fn power_off(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    finish(cx, cx.services().azure.begin_power_off(&cx.input.vm, true)).await?;
+    Ok(Done::new(()))
+}
+
+/// Waits for the agent. A VM whose agent never enrolled has none to wait for.
+async fn await_agent(cx: &StepCx<Input>) -> Result<Done<Option<Reported>>, StepError> {
+    let plan = cx.output(PLAN)?;
+    if !plan.has_agent {
+        return Ok(Done::new(None));
+    }
+    let point = cx.services().catalogue.point(cx.input.item, &cx.input.point).await?;
+    let since = cx.started_at(START.name).unwrap_or(cx.input.declared);
+    let expected = Expected::of(&point, plan.vm_guid, since);
+    match look_for_agent(cx, &expected) {
+        Ok(reported) => Ok(Done::new(Some(reported))),
+        // SSH may still speak for it.
+        Err(StepError::NotYet { .. }) if is_overdue(cx, AGENT.name) => Ok(Done::new(None)),
+        Err(e) => Err(e),
+    }
+}
+
+/// Probes SSH from outside, where there is a way.
+async fn await_ssh(cx: &StepCx<Input>) -> Result<Done<Option<String>>, StepError> {
+    let services = cx.services();
+    let vm = services.azure.get_vm(&cx.input.vm).await?;
+    let address = ssh_address(services, &vm, services.settings.probe_address).await?;
+    let has_agent = cx.output(PLAN)?.has_agent;
+    let reported = cx.output(AGENT)?.is_some();
+    let Some(address) = address else {
+        // Silence of an agent that should speak, and nobody else to ask, is no evidence against.
+        return Ok(Done::new(None));
+    };
+    match look_for_ssh(cx, address).await {
+        Ok(banner) => Ok(Done::new(Some(banner))),
+        Err(StepError::NotYet { .. }) if is_overdue(cx, SSH.name) => {
+            if reported {
+                return Ok(Done::new(None));
+            }
+            let who = if has_agent { "neither its agent nor SSH" } else { "SSH did not" };
+            let limit = services.settings.boot_limit.as_secs();
+            let message = format!("the restored VM did not come up: {who} answered in {limit} s");
+            Err(StepError::Fail(
+                Failure::new("no_boot", message).hint("the old disks are put back; try another point"),
+            ))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+fn is_overdue(cx: &StepCx<Input>, step: &str) -> bool {
+    let limit = cx.services().settings.boot_limit;
+    cx.started_at(step).is_some_and(|at| cx.now().since(at) > limit)
+}
+
+async fn record(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    let plan = cx.output(PLAN)?;
+    let until = cx.now().plus(cx.services().settings.keep_replaced);
+    let mut done = Done::new(());
+    for swap in std::iter::once(plan.os).chain(plan.data) {
+        if let Some(disk) = swap.current {
+            done = done.change(CatalogueChange::KeepDisk { disk, item: cx.input.item, until });
+        }
+        // A disk that an earlier restore replaced may be the one in use again.
+        done = done.change(CatalogueChange::UnkeepDisk { disk: swap.new });
+    }
+    Ok(done)
+}
+
+async fn left_over(cx: &StepCx<Input>) -> Result<Vec<String>, StepError> {
+    let kept: Vec<ArmId> = match (cx.try_output(RECORD)?, cx.try_output(PLAN)?) {
+        (_, None) => return Ok(Vec::new()),
+        (Some(()), Some(plan)) => {
+            std::iter::once(plan.os).chain(plan.data).map(|s| s.new).collect()
+        }
+        (None, Some(_)) => Vec::new(),
+    };
+    left_of_run(cx, cx.input.vm.subscription(), &kept).await
+}
+
+fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepError> {
+    let (Some(plan), Outcome::Succeeded) = (cx.try_output(PLAN)?, outcome) else {
+        return Ok(Concluded::default());
+    };
+    let input = &cx.input;
+    let reported = cx.output(AGENT)?;
+    let banner = cx.output(SSH)?;
+    let witnessed = reported.as_ref().is_some_and(|r| r.witness_verified);
+    let confirmed_at = cx.done_at(SSH.name).unwrap_or(cx.now());
+    let unconfirmed = match (&reported, &banner) {
+        (None, None) => "neither an agent nor SSH could be asked whether the machine is up",
+        (Some(_), _) if !witnessed && plan.has_witness => "the machine showed no witness",
+        (None, Some(_)) if plan.has_agent => "its agent has not reported; SSH answers",
+        _ => "",
+    };
+    let kept: Vec<String> = std::iter::once(&plan.os)
+        .chain(&plan.data)
+        .filter_map(|s| s.current.as_ref().map(ToString::to_string))
+        .collect();
+    let result = json!({"restore": {
+        "recovery_point": input.point,
+        "vm_resource_id": input.vm,
+        "rto_ms": confirmed_at.since(input.declared).as_millis() as u64,
+        "phases": phases(cx),
+        "power_state": "running",
+        "witness_verified": witnessed,
+        "ssh_verified": banner.is_some(),
+        "unconfirmed": unconfirmed,
+        "kept_disks": kept,
+    }});
+    let mut changes = Vec::new();
+    if witnessed {
+        changes.push(CatalogueChange::AddProof {
+            item: input.item,
+            name: input.point.clone(),
+            region: plan.location,
+            level: "booted".to_owned(),
+            passed: true,
+            detail: "restored in place; the machine showed the witness".to_owned(),
+        });
+    }
+    Ok(Concluded { result: Some(result), changes })
+}
+
+fn phases(cx: &StepCx<Input>) -> Value {
+    let mut from = cx.input.declared;
+    let steps = [
+        ("disks", DISKS.name),
+        ("stop", STOP.name),
+        ("swap", CHECK.name),
+        ("start", START.name),
+        ("boot", AGENT.name),
+        ("connectivity", SSH.name),
+    ];
+    let phases = steps.into_iter().filter_map(|(name, step)| {
+        let until = cx.done_at(step)?;
+        let millis = until.since(from).as_millis() as u64;
+        from = until;
+        Some(json!({"name": name, "millis": millis, "ok": true}))
+    });
+    phases.collect::<Vec<_>>().into()
+}

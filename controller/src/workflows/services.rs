@@ -1,0 +1,135 @@
+//! What steps may use: Azure, the agents, the catalogue to read, and settings.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use azdr_arm::ArmClient;
+use azdr_domain::arm_id::ArmId;
+use azdr_domain::policy::Policy;
+use azdr_domain::recovery_point::PointName;
+use tokio::sync::Semaphore;
+
+use crate::fleet::Fleet;
+use crate::store::{Item, ItemId, PointRow, Store, StoreError};
+use crate::workflow::StepError;
+
+/// The world as steps see it.
+pub struct Services {
+    /// Azure Resource Manager.
+    pub azure: ArmClient,
+    /// The agents.
+    pub fleet: Fleet,
+    /// The catalogue, to read. Changes are what a step returns.
+    pub catalogue: Catalogue,
+    /// How this installation is set up.
+    pub settings: Settings,
+    /// How many holds may be open at once.
+    pub holds: Arc<Semaphore>,
+}
+
+/// How this installation is set up; read once, never changes.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Distinguishes this installation's resources from another's in the same subscription: the
+    /// first digits of its CA's fingerprint.
+    pub installation: String,
+    /// Snapshots live in `{prefix}{region}`.
+    pub snapshot_group_prefix: String,
+    /// Absolute cap on a hold.
+    pub hold_limit: Duration,
+    /// A hold ends when the controller is silent for this long.
+    pub hold_lease: Duration,
+    /// How the controller reaches a drill's SSH.
+    pub drill_access: DrillAccess,
+    /// How the controller reaches a production VM's SSH.
+    pub probe_address: ProbeAddress,
+    /// The SSH port of VMs.
+    pub ssh_port: u16,
+    /// How long a restored machine may take to report.
+    pub boot_limit: Duration,
+    /// A copy whose percentage does not move for this long is given up.
+    pub copy_stall_limit: Duration,
+    /// How long replaced disks are kept.
+    pub keep_replaced: Duration,
+    /// How often to look whether something is there yet.
+    pub look_again: Duration,
+}
+
+/// How the controller reaches a drill's machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DrillAccess {
+    /// A public IP address whose network security group admits this source alone.
+    PublicIp {
+        /// Address or prefix of the controller, as the NSG rule's source.
+        allowed_source: String,
+    },
+    /// Not at all: then the agent's word is the evidence, recorded as weaker.
+    None,
+}
+
+/// How the controller reaches a production VM's SSH from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeAddress {
+    /// At its public IP address, if it has one.
+    PublicIp,
+    /// At its private address: the controller is in the same network.
+    PrivateIp,
+    /// Not at all.
+    None,
+}
+
+/// The catalogue as steps may read it.
+#[derive(Clone)]
+pub struct Catalogue {
+    store: Store,
+}
+
+impl Catalogue {
+    /// A reading view of the store.
+    pub fn new(store: Store) -> Self {
+        Self { store }
+    }
+
+    /// A VM's policy, if it has one.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn policy(&self, item: ItemId) -> Result<Option<Policy>, StoreError> {
+        Ok(self.store.policy(item).await?.map(|row| row.policy))
+    }
+
+    /// A VM's recovery points, newest first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn points(&self, item: ItemId) -> Result<Vec<PointRow>, StoreError> {
+        self.store.points(item).await
+    }
+
+    /// One recovery point.
+    ///
+    /// # Errors
+    /// Fails when it is not in the catalogue (any more).
+    pub async fn point(&self, item: ItemId, name: &PointName) -> Result<PointRow, StepError> {
+        let points = self.store.points_named(name.as_str()).await?;
+        points.into_iter().find(|p| p.item == item).ok_or_else(|| {
+            StepError::fail("no_such_point", format!("there is no recovery point {name} any more"))
+        })
+    }
+
+    /// The catalogue's row of a VM.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn item(&self, vm: &ArmId) -> Result<Option<Item>, StoreError> {
+        self.store.item(vm).await
+    }
+
+    /// Whether the VM's agent has ever enrolled.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn has_agent(&self, item: ItemId) -> Result<bool, StoreError> {
+        Ok(self.store.newest_certificate(item).await?.is_some_and(|c| !c.revoked))
+    }
+}

@@ -1,0 +1,121 @@
+//! The tags that everything azdr makes carries: what an undo goes by, and what the catalogue can be
+//! rebuilt from.
+//!
+//! A tag value holds 256 characters and a resource 50 tags (AZURE.md A.7), so long things are cut
+//! into numbered parts.
+
+use std::collections::BTreeMap;
+
+use azdr_domain::arm_id::ArmId;
+
+use super::{Services, StepCx};
+
+/// Which run made it: `{installation}.{run}`.
+pub const RUN: &str = "azdr:run";
+/// Whose it is: always [`OWNED`]; what a listing of all of azdr's resources filters by.
+pub const OWNER: &str = "azdr:owner";
+/// The value of [`OWNER`].
+pub const OWNED: &str = "azdr";
+/// Which attempt of a capture made it.
+pub const OPERATION: &str = "azdr:operation";
+/// Name of the recovery point.
+pub const POINT: &str = "azdr:point";
+/// The disk's LUN, or `os`.
+pub const LUN: &str = "azdr:lun";
+/// Tiers, comma-separated.
+pub const TIERS: &str = "azdr:tiers";
+/// Achieved consistency. Absent means `crash` or `uncoordinated`.
+pub const CONSISTENCY: &str = "azdr:consistency";
+/// Resource ID of the VM, in parts `azdr:vm-0`, `azdr:vm-1`, …
+const VM: &str = "azdr:vm";
+/// Resource ID of the disk, in parts.
+const DISK: &str = "azdr:disk";
+/// The VM's description (JSON), in parts.
+const DESCRIPTION: &str = "azdr:description";
+
+/// Longest tag value (AZURE.md A.7).
+const MAX_VALUE: usize = 256;
+/// The VM's description takes at most this many of the 50 tags.
+const MAX_PARTS: usize = 30;
+
+/// Tags by name.
+pub type Tags = BTreeMap<String, String>;
+
+/// The value of [`RUN`] for a run.
+pub fn run_tag<I>(cx: &StepCx<I>) -> String {
+    let services: &Services = cx.services();
+    format!("{}.{}", services.settings.installation, cx.run_id())
+}
+
+/// What everything a run makes carries.
+pub fn of_run<I>(cx: &StepCx<I>) -> Tags {
+    BTreeMap::from([
+        (RUN.to_owned(), run_tag(cx)),
+        (OWNER.to_owned(), OWNED.to_owned()),
+    ])
+}
+
+/// What a snapshot carries beyond that, so that the catalogue can be rebuilt from Azure alone.
+pub fn of_snapshot(
+    point: &str,
+    tiers: &str,
+    lun: Option<u32>,
+    vm: &ArmId,
+    disk: &ArmId,
+    description_json: &str,
+) -> Tags {
+    let mut tags = BTreeMap::from([
+        (POINT.to_owned(), point.to_owned()),
+        (TIERS.to_owned(), tiers.to_owned()),
+        (LUN.to_owned(), lun.map_or_else(|| "os".to_owned(), |n| n.to_string())),
+    ]);
+    put_parts(&mut tags, VM, vm.as_str());
+    put_parts(&mut tags, DISK, disk.as_str());
+    // Every snapshot carries it: the OS disk's may be the one that is lost.
+    put_parts(&mut tags, DESCRIPTION, description_json);
+    tags
+}
+
+/// Whether a resource was made by this run.
+pub fn is_of_run<I>(cx: &StepCx<I>, tags: &Tags) -> bool {
+    value(tags, RUN) == Some(run_tag(cx).as_str())
+}
+
+/// A tag's value; names compare case-insensitively (AZURE.md A.7).
+pub fn value<'a>(tags: &'a Tags, name: &str) -> Option<&'a str> {
+    tags.iter().find(|(k, _)| k.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+}
+
+/// Cuts a text into tags `name-0`, `name-1`, …; one that is too long for all parts is left out
+/// rather than stored in pieces that cannot be read back.
+fn put_parts(tags: &mut Tags, name: &str, text: &str) {
+    let chars: Vec<char> = text.chars().collect();
+    let parts: Vec<String> = chars.chunks(MAX_VALUE).map(|c| c.iter().collect()).collect();
+    if parts.len() > MAX_PARTS {
+        tracing::warn!(name, length = text.len(), "too long for tags; left out");
+        return;
+    }
+    for (i, part) in parts.into_iter().enumerate() {
+        tags.insert(format!("{name}-{i}"), part);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_values_are_cut_into_parts_that_join_again() {
+        let text = "ä".repeat(700);
+        let mut tags = Tags::new();
+        put_parts(&mut tags, "d", &text);
+        assert!(tags.values().all(|v| v.chars().count() <= MAX_VALUE));
+        assert_eq!((0..tags.len()).map(|i| tags[&format!("d-{i}")].clone()).collect::<String>(), text);
+    }
+
+    #[test]
+    fn tag_names_compare_without_case() {
+        let tags = Tags::from([("AZDR:Run".to_owned(), "x".to_owned())]);
+        assert_eq!(value(&tags, RUN), Some("x"));
+    }
+}

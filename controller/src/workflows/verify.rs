@@ -1,0 +1,267 @@
+//! Proves that a recovery point is `restorable`: a disk is made of every snapshot, and its bytes are
+//! read.
+//!
+//! | step | effect | undo |
+//! |---|---|---|
+//! | `plan` | lease on the point | – |
+//! | `create_disks` (each, temporary) | a test disk per snapshot | deletes it |
+//! | `read_disks` (each, temporary) | access granted, bytes read, access revoked | revokes access |
+//! | `check` | compares what was found with the catalogue | – |
+//!
+//! The test disks are gone when the run ends, also after a crash (I5). A failed proof is recorded
+//! too: the point then counts as not proved.
+
+use std::time::Duration;
+
+use azdr_arm::ErrorClass;
+use azdr_domain::arm_id::ArmId;
+use azdr_domain::recovery_point::PointName;
+use azdr_domain::vm_description::DiskDescription;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::azure::{Resource, delete_if_ours, finish, named};
+use super::{StepCx, Workflow, machine, tags};
+use crate::store::{CatalogueChange, ItemId};
+use crate::workflow::{
+    Concluded, Definition, Done, Failure, Outcome, RunPriority, StepError, StepKey, Version,
+};
+
+/// How long read access is granted for; revoked right after reading.
+const ACCESS: Duration = Duration::from_secs(600);
+/// One read.
+const CHUNK: u64 = 1024 * 1024;
+/// Evenly spread over the disk, the first and the last chunk included.
+const CHUNKS: u64 = 8;
+
+/// What a verification is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Input {
+    /// The catalogue's row of the VM.
+    pub item: ItemId,
+    /// The VM.
+    pub vm: ArmId,
+    /// Which point.
+    pub point: PointName,
+    /// Which of its copies.
+    pub region: String,
+}
+
+/// Name, version, priority.
+pub const RUN: (&str, u32, RunPriority) = ("verify", 1, RunPriority::Verify);
+
+const PLAN: StepKey<Vec<TestDisk>> = StepKey::new("plan");
+const CREATE: StepKey<()> = StepKey::new("create_disks");
+const READ: StepKey<Found> = StepKey::new("read_disks");
+const CHECK: StepKey<()> = StepKey::new("check");
+
+/// A disk to be made and read.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct TestDisk {
+    id: ArmId,
+    snapshot: ArmId,
+    original: DiskDescription,
+    location: String,
+    abroad: bool,
+}
+
+/// What a test disk turned out to be.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Found {
+    lun: Option<u32>,
+    expected_bytes: u64,
+    actual_bytes: u64,
+    disk_state: String,
+    bytes_read: u64,
+}
+
+/// The step list.
+pub fn workflow() -> Definition<super::Services> {
+    Workflow::new(RUN.0, Version(RUN.1), RUN.2)
+        .step(PLAN, "Planning the test disks", plan)
+        .no_undo("a lease ends with its run")
+        .each(CREATE, "Creating test disk from snapshot", 8, test_disks, create_disk)
+        .temporary_items()
+        .undo_each(delete_disk)
+        .each(READ, "Verifying disk properties", 4, test_disks, read_disk)
+        .temporary_items()
+        .undo_each(revoke_access)
+        .step(CHECK, "Comparing with the catalogue", check)
+        .no_undo("compares only")
+        .residue(left_over)
+        .conclude(conclude)
+        .build()
+}
+
+async fn plan(cx: &StepCx<Input>) -> Result<Done<Vec<TestDisk>>, StepError> {
+    let input = &cx.input;
+    let point = cx.services().catalogue.point(input.item, &input.point).await?;
+    if !point.is_restorable_in(&input.region) {
+        let message = format!("{} has no complete copy in {}", input.point, input.region);
+        return Err(StepError::fail("not_restorable", message));
+    }
+    let disks = point
+        .snapshots_in(&input.region)
+        .into_iter()
+        .filter_map(|s| {
+            let original = point.description.disks.iter().find(|d| d.lun == s.lun)?.clone();
+            Some((s, original))
+        })
+        .map(|(s, original)| {
+            let lun = s.lun.map_or_else(|| "os".to_owned(), |n| format!("lun{n}"));
+            let name = format!("azdr-verify-{}-{lun}", tags::run_tag(cx).replace('.', "-"));
+            let (subscription, group) = (s.id.subscription(), s.id.resource_group());
+            Ok(TestDisk {
+                id: named(ArmId::disk(subscription, group, &name))?,
+                snapshot: s.id.clone(),
+                original,
+                location: input.region.clone(),
+                abroad: input.region != point.region,
+            })
+        })
+        .collect::<Result<Vec<_>, StepError>>()?;
+    let lease = CatalogueChange::TakeLease { item: input.item, name: input.point.clone() };
+    Ok(Done::new(disks).change(lease))
+}
+
+fn test_disks(cx: &StepCx<Input>) -> Result<Vec<(String, TestDisk)>, StepError> {
+    Ok(cx.output(PLAN)?.into_iter().map(|d| (d.id.name().to_owned(), d)).collect())
+}
+
+async fn create_disk(cx: &StepCx<Input>, disk: &TestDisk) -> Result<Done<()>, StepError> {
+    let tags = tags::of_run(cx);
+    let size = disk.original.size_bytes;
+    let mut spec = machine::disk_like(
+        &disk.original, &disk.snapshot, &disk.location, size, disk.abroad, tags,
+    );
+    // A test disk is read once; the cheapest kind will do.
+    spec.sku = Some("Standard_LRS".to_owned());
+    finish(cx, cx.services().azure.begin_create_disk(&disk.id, &spec)).await?;
+    Ok(Done::new(()))
+}
+
+async fn delete_disk(cx: &StepCx<Input>, disk: &TestDisk) -> Result<Done<()>, StepError> {
+    delete_if_ours(cx, Resource::Disk, &disk.id).await?;
+    Ok(Done::new(()))
+}
+
+/// Reads what Azure says of the disk, and some of its bytes.
+async fn read_disk(cx: &StepCx<Input>, disk: &TestDisk) -> Result<Done<Found>, StepError> {
+    let azure = &cx.services().azure;
+    let seen = azure.get_disk(&disk.id).await?;
+    let actual_bytes = seen.size_bytes.unwrap_or_default();
+    // The grant is a secret: it lives in this function alone, and a repetition asks for it again.
+    let sas = azure.grant_access(&disk.id, ACCESS).await?;
+    let mut bytes_read = 0;
+    for offset in offsets(actual_bytes) {
+        let length = CHUNK.min(actual_bytes - offset);
+        let read = azure.read_range(&sas, offset, length).await?.len() as u64;
+        if read != length {
+            let message = format!(
+                "reading {length} bytes at {offset} of the disk made from {} gave {read}",
+                disk.snapshot.name()
+            );
+            return Err(StepError::fail("not_readable", message));
+        }
+        bytes_read += read;
+        cx.progress(format!("read {} MiB", bytes_read >> 20), None);
+    }
+    Ok(Done::new(Found {
+        lun: disk.original.lun,
+        expected_bytes: disk.original.size_bytes,
+        actual_bytes,
+        disk_state: seen.disk_state.unwrap_or_default(),
+        bytes_read,
+    }))
+}
+
+async fn revoke_access(cx: &StepCx<Input>, disk: &TestDisk) -> Result<Done<()>, StepError> {
+    match finish(cx, cx.services().azure.begin_revoke_access(&disk.id)).await {
+        Ok(_) => {}
+        // Gone, or never granted.
+        Err(StepError::Fail(f)) if f.kind == "azure_not_found" => {}
+        Err(e) => return Err(e),
+    }
+    Ok(Done::new(()))
+}
+
+/// Where to read: evenly spread, first and last included; all of a small disk.
+fn offsets(size: u64) -> Vec<u64> {
+    if size <= CHUNK * CHUNKS {
+        return (0..size.div_ceil(CHUNK)).map(|i| i * CHUNK).collect();
+    }
+    let last = size - CHUNK;
+    (0..CHUNKS).map(|i| last / (CHUNKS - 1) * i / 512 * 512).collect()
+}
+
+async fn check(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    for found in cx.each_outputs(READ)? {
+        if found.actual_bytes != found.expected_bytes || found.bytes_read == 0 {
+            let which = found.lun.map_or("OS disk".to_owned(), |n| format!("disk at LUN {n}"));
+            let message = format!(
+                "the {which} has {} bytes instead of {}, {} were read",
+                found.actual_bytes, found.expected_bytes, found.bytes_read
+            );
+            return Err(StepError::Fail(
+                Failure::new("size_mismatch", message).hint("take a new backup of this VM"),
+            ));
+        }
+    }
+    Ok(Done::new(()))
+}
+
+async fn left_over(cx: &StepCx<Input>) -> Result<Vec<String>, StepError> {
+    super::azure::left_of_run(cx, cx.input.vm.subscription(), &[]).await
+}
+
+/// Failures that say something about the recovery point, not about the weather.
+fn disproves(failure: &Failure) -> bool {
+    let gone = format!("azure_{}", ErrorClass::NotFound);
+    ["size_mismatch", "not_readable", "azure_invalid", "azure_failed"].contains(&&*failure.kind)
+        || failure.kind == gone.replace(' ', "_")
+}
+
+fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepError> {
+    let proof = |passed, detail: String| CatalogueChange::AddProof {
+        item: cx.input.item,
+        name: cx.input.point.clone(),
+        region: cx.input.region.clone(),
+        level: "restorable".to_owned(),
+        passed,
+        detail,
+    };
+    Ok(match outcome {
+        Outcome::Succeeded => {
+            let found = cx.each_outputs(READ)?;
+            let read: u64 = found.iter().map(|f| f.bytes_read).sum();
+            let detail = format!("{} disks made, {read} bytes read", found.len());
+            let result = json!({"verify": {
+                "recovery_point": cx.input.point,
+                "region": cx.input.region,
+                "disks": found,
+            }});
+            Concluded { result: Some(result), changes: vec![proof(true, detail)] }
+        }
+        Outcome::Failed(f) if disproves(f) => {
+            Concluded { result: None, changes: vec![proof(false, f.message.clone())] }
+        }
+        _ => Concluded::default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_cover_both_ends_and_all_of_a_small_disk() {
+        assert_eq!(offsets(CHUNK * 3 + 1).len(), 4);
+        let size = 128 << 30;
+        let spread = offsets(size);
+        assert_eq!(spread.len(), CHUNKS as usize);
+        assert_eq!(spread[0], 0);
+        assert!(spread.iter().all(|o| o % 512 == 0 && o + CHUNK <= size));
+        assert!(size - spread[7] < CHUNK * 2);
+        assert!(offsets(0).is_empty());
+    }
+}

@@ -1,0 +1,60 @@
+//! `azdr agent list`
+
+use azdr_proto::admin::{Agent, ListAgentsRequest, ListAgentsResponse};
+use clap::Args;
+
+use crate::error::CliError;
+use crate::names::or_dash;
+use crate::quantity::minute;
+use crate::session::Session;
+use crate::table::Table;
+use crate::{json, names};
+
+/// List agents: who is connected, can freeze, or runs where it should not
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  azdr agent list")]
+pub(crate) struct List {}
+
+impl List {
+    pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
+        let answer = s.client.list_agents(ListAgentsRequest {}).await?.into_inner();
+        s.out.result(json::agents(&answer), |_| text(&answer));
+        Ok(())
+    }
+}
+
+fn text(answer: &ListAgentsResponse) -> String {
+    if answer.agents.is_empty() {
+        return "No agents\nEnrol one: azdr agent token VM".to_owned();
+    }
+    let mut table = Table::new(&[
+        "VM",
+        "STATE",
+        "CAN FREEZE",
+        "VERSION",
+        "LAST SEEN (UTC)",
+        "CERTIFICATE UNTIL",
+        "NOTE",
+    ]);
+    for agent in &answer.agents {
+        table.row([
+            agent.vm_name.clone(),
+            or_dash(names::agent_state(agent.state)).replace('_', " "),
+            if agent.can_freeze { "yes" } else { "no" }.to_owned(),
+            or_dash(Some(agent.version.clone())),
+            minute(agent.last_seen_unix_ms),
+            minute(agent.certificate_expires_unix_ms),
+            note(agent),
+        ]);
+    }
+    table.render("")
+}
+
+fn note(agent: &Agent) -> String {
+    let instance = &agent.instance_vm_id;
+    match (agent.quarantined, agent.restored_instance) {
+        (true, _) => format!("QUARANTINED: restored instance {instance} that nobody asked for"),
+        (false, true) => format!("restored instance {instance}"),
+        (false, false) => String::new(),
+    }
+}

@@ -1,0 +1,14 @@
+//! `azdr agent …`
+
+pub(crate) mod list;
+pub(crate) mod revoke;
+pub(crate) mod token;
+
+use clap::Subcommand;
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Agent {
+    Token(token::Token),
+    List(list::List),
+    Revoke(revoke::Revoke),
+}

@@ -1,0 +1,72 @@
+//! `azdr backup config-show`
+
+use azdr_proto::admin::{BackupConfig, GetBackupConfigRequest, TierStatus};
+use clap::Args;
+
+use super::configure::{cross_region, retention};
+use crate::error::CliError;
+use crate::quantity::minute;
+use crate::session::Session;
+use crate::style::Style;
+use crate::{json, names};
+
+/// Show a VM's backup configuration and how much of it is filled
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  azdr backup config-show prod-db-vm")]
+pub(crate) struct ConfigShow {
+    /// Name of the VM, or its ARM resource ID
+    vm: String,
+}
+
+impl ConfigShow {
+    pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
+        let request = GetBackupConfigRequest { vm: s.vm(&self.vm) };
+        let config = s.client.get_backup_config(request).await?.into_inner();
+        s.out.result(json::backup_config(&config), |style| text(&config, style));
+        Ok(())
+    }
+}
+
+pub(super) fn text(config: &BackupConfig, style: Style) -> String {
+    let mut text = format!("Backup Configuration for {}:\n", config.vm_name);
+    let status = if config.enabled { "Enabled" } else { "Disabled" };
+    text.push_str(&format!("  Status: {status}\n"));
+    for (label, kept) in retention(config) {
+        let last = match tier(config, label).map_or(0, |tier| tier.last_unix_ms) {
+            0 => "never".to_owned(),
+            at => minute(at),
+        };
+        text.push_str(&format!("  {label} retention: {kept} (last: {last})\n"));
+    }
+    text.push_str(&format!("  Cross-region: {}\n", cross_region(config, style)));
+    let counts: Vec<String> = config
+        .tiers
+        .iter()
+        .filter_map(|tier| Some(format!("{}: {}", names::tier(tier.tier)?, tier.recovery_points)))
+        .collect();
+    let counts = match counts.as_slice() {
+        [] => String::new(),
+        counts => format!(" ({})", counts.join(", ")),
+    };
+    text.push_str(&format!("  Total backups: {}{counts}\n", config.total_recovery_points));
+    let next = match config.next_run_unix_ms {
+        0 => String::new(),
+        at => format!(" (next: {} UTC)", minute(at)),
+    };
+    let (time, zone) = (&config.schedule_time, &config.time_zone);
+    text.push_str(&format!("  Schedule: {time} {zone}{next}\n"));
+    if let Some(demand) = names::consistency_demand(config.consistency) {
+        text.push_str(&format!("  Consistency: {demand}\n"));
+    }
+    if !config.tag_written && !config.tag_problem.is_empty() {
+        text.push_str(&format!("  VM tag: not written ({})\n", config.tag_problem));
+    }
+    text
+}
+
+fn tier<'a>(config: &'a BackupConfig, label: &str) -> Option<&'a TierStatus> {
+    let named = |tier: &&TierStatus| {
+        names::tier(tier.tier).is_some_and(|name| name.eq_ignore_ascii_case(label))
+    };
+    config.tiers.iter().find(named)
+}

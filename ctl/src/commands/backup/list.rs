@@ -1,0 +1,103 @@
+//! `azdr backup list`
+
+use azdr_proto::admin::{
+    ListRecoveryPointsRequest, ProofLevel, RecoveryPoint, Replica, ReplicaState, Tier,
+};
+use clap::Args;
+
+use super::{TierName, tier_or_all};
+use crate::error::CliError;
+use crate::quantity::size;
+use crate::session::Session;
+use crate::since::Since;
+use crate::style::Style;
+use crate::table::Table;
+use crate::{json, names};
+
+/// List a VM's backups by tier, newest first
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  azdr backup list prod-db-vm --tier weekly --since 30d")]
+pub(crate) struct List {
+    /// Name of the VM, or its ARM resource ID
+    vm: String,
+    /// Only backups of this tier
+    #[arg(long, value_enum)]
+    tier: Option<TierName>,
+    /// Only backups taken since then: 7d, 12h, 2025-12-01 or a time in RFC 3339
+    #[arg(long, value_name = "WHEN")]
+    since: Option<Since>,
+}
+
+impl List {
+    pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
+        let request = ListRecoveryPointsRequest {
+            vm: s.vm(&self.vm),
+            tier: tier_or_all(self.tier),
+            since_unix_ms: self.since.map_or(0, |since| since.unix_ms(s.clock.wall())),
+        };
+        let answer = s.client.list_recovery_points(request).await?.into_inner();
+        s.out.result(json::recovery_points(&answer), |style| {
+            text(names::last_segment(&self.vm), &answer.points, style)
+        });
+        Ok(())
+    }
+}
+
+/// Each point is listed once, under its highest tier.
+pub(super) fn text(vm: &str, points: &[RecoveryPoint], style: Style) -> String {
+    let mut text = format!("Backups for {vm} ({} total):\n", points.len());
+    let highest = |point: &RecoveryPoint| point.tiers.first().copied().unwrap_or_default();
+    let groups = [
+        ("Daily", Tier::Daily),
+        ("Weekly", Tier::Weekly),
+        ("Monthly", Tier::Monthly),
+        ("Yearly", Tier::Yearly),
+        ("No tier", Tier::Unspecified),
+    ];
+    for (label, tier) in groups {
+        let members: Vec<_> = points.iter().filter(|p| highest(p) == tier as i32).collect();
+        if members.is_empty() {
+            continue;
+        }
+        text.push_str(&format!("\n{label} ({}):\n", members.len()));
+        let mut table = Table::default();
+        for point in members {
+            table.row([
+                point.name.clone(),
+                size(point.size_bytes),
+                proof(point, style),
+                replication(&point.replicas, style),
+                names::or_dash(names::consistency(point.consistency)),
+            ]);
+        }
+        text.push_str(&table.render("  "));
+    }
+    text
+}
+
+fn proof(point: &RecoveryPoint, style: Style) -> String {
+    if point.proof_failed {
+        return format!("verification {}", style.mark(false));
+    }
+    match point.proof() {
+        ProofLevel::Unproved => "unverified".to_owned(),
+        ProofLevel::Restorable | ProofLevel::Booted | ProofLevel::Content => style.good("verified"),
+    }
+}
+
+/// Of several copies the one that is worst off.
+fn replication(replicas: &[Replica], style: Style) -> String {
+    let worst = replicas.iter().min_by_key(|replica| match replica.state() {
+        ReplicaState::Failed => 0,
+        ReplicaState::Unspecified | ReplicaState::Queued => 1,
+        ReplicaState::Copying => 2,
+        ReplicaState::Complete => 3,
+    });
+    let Some(worst) = worst else { return "not replicated".to_owned() };
+    match worst.state() {
+        ReplicaState::Failed => format!("replication {}", style.mark(false)),
+        ReplicaState::Unspecified | ReplicaState::Queued => "replication queued".to_owned(),
+        ReplicaState::Copying => format!("replicating {:.0}%", worst.percent.floor()),
+        ReplicaState::Complete => style.good("replicated"),
+    }
+}

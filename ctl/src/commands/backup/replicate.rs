@@ -1,0 +1,69 @@
+//! `azdr backup replicate`
+
+use azdr_proto::admin::{Job, RecoveryPoint, StartReplicateRequest};
+use clap::Args;
+
+use super::all_points;
+use crate::cli::Wait;
+use crate::error::CliError;
+use crate::quantity::size;
+use crate::session::Session;
+use crate::{json, names, watch};
+
+/// Copy a backup to another region
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  azdr backup replicate prod-db-vm-backup-daily-20251201-0800 \
+    --target-region westus2")]
+pub(crate) struct Replicate {
+    /// Name of the backup
+    point: String,
+    /// Region to copy it to
+    #[arg(long, value_name = "REGION")]
+    target_region: String,
+    /// Name of the VM, where the backup's name alone is not unique
+    #[arg(long, value_name = "VM")]
+    vm: Option<String>,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+impl Replicate {
+    pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
+        let request = StartReplicateRequest {
+            recovery_point: self.point.clone(),
+            vm: self.vm.as_deref().and_then(|vm| s.vm(vm)),
+            target_region: self.target_region.clone(),
+        };
+        let job = s.client.start_replicate(request).await?.into_inner();
+        if !s.out.is_json() {
+            // Only decorates the answer: if it cannot be had, the copying goes on all the same.
+            let points = all_points(s, Session::vm_by_id(&job.vm_resource_id)).await;
+            let point = points.unwrap_or_default().into_iter().find(|p| p.name == self.point);
+            let text = self.text(point.as_ref(), &job);
+            // What came of it follows after a blank line.
+            s.out.text(&if self.wait.no_wait { text } else { format!("{text}\n") });
+        }
+        if self.wait.no_wait {
+            if s.out.is_json() {
+                s.out.document(json::job(&job));
+            }
+            return Ok(());
+        }
+        watch::conclude(s, job, self.wait).await
+    }
+
+    fn text(&self, point: Option<&RecoveryPoint>, job: &Job) -> String {
+        let (name, target) = (&self.point, &self.target_region);
+        let mut text = format!("Replicating backup to {target}...\n");
+        let source = point.map(|point| format!(" ({})", point.region)).unwrap_or_default();
+        text.push_str(&format!("  Source: {name}{source}\n"));
+        text.push_str(&format!("  Target: {name} ({target})\n"));
+        if let Some(point) = point {
+            text.push_str(&format!("  Size: {}\n", size(point.size_bytes)));
+        }
+        text.push_str(&format!("\nReplication started (job ID: {})\n", job.id));
+        let vm = names::job_subject(job);
+        text.push_str(&format!("\nTrack progress: azdr backup replication-status {vm}\n"));
+        text
+    }
+}

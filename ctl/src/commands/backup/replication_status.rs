@@ -1,0 +1,75 @@
+//! `azdr backup replication-status`
+
+use azdr_proto::admin::{GetReplicationStatusRequest, ReplicaState, ReplicationEntry};
+use clap::Args;
+
+use crate::error::CliError;
+use crate::quantity::{duration, eta};
+use crate::session::Session;
+use crate::style::Style;
+use crate::{json, names};
+
+/// Show how far the copies of a VM's backups are
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  azdr backup replication-status prod-db-vm")]
+pub(crate) struct ReplicationStatus {
+    /// Name of the VM, or its ARM resource ID
+    vm: String,
+}
+
+impl ReplicationStatus {
+    pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
+        let request = GetReplicationStatusRequest { vm: s.vm(&self.vm) };
+        let answer = s.client.get_replication_status(request).await?.into_inner();
+        s.out.result(json::replication_status(&answer), |style| {
+            text(names::last_segment(&self.vm), &answer.entries, style)
+        });
+        Ok(())
+    }
+}
+
+pub(super) fn text(vm: &str, entries: &[ReplicationEntry], style: Style) -> String {
+    let mut text = format!("Replication Status for {vm}:\n");
+    let sections = [
+        ("In Progress", ReplicaState::Copying, "(no replications in progress)"),
+        // Shown only when there are any.
+        ("Queued", ReplicaState::Queued, ""),
+        ("Completed", ReplicaState::Complete, "(no completed replications)"),
+        ("Failed", ReplicaState::Failed, "(no failed replications)"),
+    ];
+    for (label, state, nothing) in sections {
+        let members: Vec<_> = entries.iter().filter(|entry| entry.state() == state).collect();
+        if members.is_empty() && nothing.is_empty() {
+            continue;
+        }
+        text.push_str(&format!("\n{label} ({}):\n", members.len()));
+        if members.is_empty() {
+            text.push_str(&format!("  {nothing}\n"));
+        }
+        for entry in members {
+            text.push_str(&format!("  {}\n", line(vm, entry, style)));
+        }
+    }
+    text
+}
+
+fn line(vm: &str, entry: &ReplicationEntry, style: Style) -> String {
+    let point = names::short_point(&entry.recovery_point, vm);
+    let to = format!("{point} {} {}", style.arrow(), entry.target_region);
+    // A copy can be known from Azure without one of our jobs having made it.
+    let what = if entry.job_id == 0 { to } else { format!("Job {}: {to}", entry.job_id) };
+    let took = duration(std::time::Duration::from_secs(entry.elapsed_secs.into()));
+    match entry.state() {
+        ReplicaState::Copying => {
+            let percent = entry.percent.clamp(0.0, 100.0).floor();
+            let left = match entry.eta_secs {
+                0 => String::new(),
+                seconds => format!("  ETA: {}", eta(seconds)),
+            };
+            format!("{what}  {} {percent:.0}%{left}", style.bar(percent))
+        }
+        ReplicaState::Complete => format!("{what}  {}  {took}", style.mark(true)),
+        ReplicaState::Failed => format!("{what}  {}  {}", style.mark(false), entry.error),
+        ReplicaState::Queued | ReplicaState::Unspecified => what,
+    }
+}

@@ -1,0 +1,173 @@
+//! `azdr backup restore`
+
+use azdr_proto::admin::{Job, PlanRestoreRequest, RecoveryPoint, RestorePlan, StartRestoreRequest};
+use clap::Args;
+
+use super::all_points;
+use crate::cli::Wait;
+use crate::confirm::{self, Confirmed};
+use crate::error::CliError;
+use crate::quantity::{estimate, second, size};
+use crate::session::Session;
+use crate::style::Style;
+use crate::table::Table;
+use crate::{names, watch};
+
+/// Restore a VM from a backup: in place, or as a new VM
+///
+/// In place, the VM's disks are replaced (the old ones are kept for some days), which needs a "yes" on
+/// the terminal or --yes. A new VM leaves the original alone and is not asked about.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  \
+    azdr backup restore prod-db-vm --backup prod-db-vm-backup-daily-20251201-0800\n  \
+    azdr backup restore prod-db-vm --interactive\n  \
+    azdr backup restore prod-db-vm --new-vm prod-db-vm-restored")]
+pub(crate) struct Restore {
+    /// Name of the VM, or its ARM resource ID
+    vm: String,
+    /// Name of the backup; the newest if not given
+    #[arg(long, value_name = "POINT")]
+    backup: Option<String>,
+    /// Choose the backup from a list
+    #[arg(long, conflicts_with = "backup")]
+    interactive: bool,
+    /// Restore into a new VM of this name
+    #[arg(long, value_name = "NAME")]
+    new_vm: Option<String>,
+    /// Do not ask before replacing the VM's disks
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+impl Restore {
+    pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
+        let in_place = self.new_vm.is_none();
+        if in_place && !self.yes {
+            // Known before anything is asked of the controller, so also said before.
+            confirm::needs_terminal(
+                "confirm the restore, which replaces the VM's disks",
+                "Add --yes to restore without being asked, or --new-vm NAME to leave this VM alone.",
+            )?;
+        }
+        let recovery_point = match (&self.backup, self.interactive) {
+            (Some(name), _) => name.clone(),
+            (None, true) => self.choose(s).await?,
+            (None, false) => String::new(),
+        };
+        let request = PlanRestoreRequest {
+            vm: s.vm(&self.vm),
+            recovery_point,
+            new_vm_name: self.new_vm.clone().unwrap_or_default(),
+        };
+        let plan = s.client.plan_restore(request).await?.into_inner();
+        s.out.text(&heading(names::last_segment(&self.vm), &plan));
+        let warning = caution(&plan, in_place, s.out.err);
+        let confirmed = if in_place {
+            match confirm::given(self.yes) {
+                Some(confirmed) => {
+                    s.out.words(&format!("{warning}\n"));
+                    Some(confirmed)
+                }
+                None => {
+                    // The question is for the person at the terminal, whatever the output format.
+                    s.out.aside(&format!("{warning}\n"));
+                    Some(confirm::ask("Proceed?")?)
+                }
+            }
+        } else {
+            s.out.words(&format!("{warning}\n"));
+            None
+        };
+        let job = match confirmed {
+            Some(confirmed) => replace_disks(s, &plan, confirmed).await?,
+            None => start(s, &plan).await?,
+        };
+        watch::conclude(s, job, self.wait).await
+    }
+
+    async fn choose(&self, s: &mut Session) -> Result<String, CliError> {
+        confirm::needs_terminal("choose a backup", "Name one with --backup.")?;
+        let mut points = all_points(s, s.vm(&self.vm)).await?;
+        if points.is_empty() {
+            return Err(CliError::failed("not_found", format!("{} has no backups", self.vm))
+                .hint(format!("Take one: azdr backup trigger {}", self.vm)));
+        }
+        eprint!("{}", choices(&points));
+        let chosen = confirm::choose("Restore which backup?", points.len())?;
+        Ok(points.swap_remove(chosen).name)
+    }
+}
+
+/// Replaces the disks of a VM that somebody works with: only for who agreed to that.
+async fn replace_disks(
+    s: &mut Session,
+    plan: &RestorePlan,
+    _agreed: Confirmed,
+) -> Result<Job, CliError> {
+    start(s, plan).await
+}
+
+async fn start(s: &mut Session, plan: &RestorePlan) -> Result<Job, CliError> {
+    let request = StartRestoreRequest { confirmation: plan.confirmation.clone() };
+    Ok(s.client.start_restore(request).await?.into_inner())
+}
+
+fn choices(points: &[RecoveryPoint]) -> String {
+    let mut table = Table::default();
+    for (position, point) in points.iter().enumerate() {
+        table.row([
+            format!("{:>3}", position + 1),
+            point.name.clone(),
+            second(point.created_unix_ms),
+            size(point.size_bytes),
+            names::or_dash(names::consistency(point.consistency)),
+            names::or_dash(names::proof_level(point.proof)),
+        ]);
+    }
+    table.render("")
+}
+
+pub(super) fn heading(vm: &str, plan: &RestorePlan) -> String {
+    let mut text = format!("Restoring {vm} from backup...\n");
+    if let Some(point) = &plan.point {
+        text.push_str(&format!("  Backup: {}\n", point.name));
+        text.push_str(&format!("  Size: {}\n", size(point.size_bytes)));
+        text.push_str(&format!("  Created: {}\n", second(point.created_unix_ms)));
+    }
+    text.push('\n');
+    text
+}
+
+pub(super) fn caution(plan: &RestorePlan, in_place: bool, style: Style) -> String {
+    let mut text = String::new();
+    if !plan.actions.is_empty() {
+        text.push_str("What will happen:\n");
+        for (position, action) in plan.actions.iter().enumerate() {
+            text.push_str(&format!("  {}. {action}\n", position + 1));
+        }
+        text.push('\n');
+    }
+    if in_place {
+        let disks = plan.point.as_ref().map_or(1, |point| point.disks.len());
+        let what = if disks > 1 { "disks" } else { "OS disk" };
+        text.push_str(&format!("{}: This will replace the VM's {what}\n", style.warning()));
+        text.push_str("  Current VM will be stopped during restore\n");
+    } else if !plan.warnings.is_empty() {
+        text.push_str(&format!("{}:\n", style.warning()));
+    }
+    for warning in &plan.warnings {
+        text.push_str(&format!("  {warning}\n"));
+    }
+    if let Some(time) = estimate(plan.estimate_low_secs, plan.estimate_high_secs) {
+        let what = if in_place { "downtime" } else { "time" };
+        let basis = match plan.estimate_basis.as_str() {
+            "" => String::new(),
+            basis => format!(" ({basis})"),
+        };
+        let indent = if in_place || !plan.warnings.is_empty() { "  " } else { "" };
+        text.push_str(&format!("{indent}Estimated {what}: {time}{basis}\n"));
+    }
+    text
+}

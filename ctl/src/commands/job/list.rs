@@ -1,0 +1,81 @@
+//! `azdr job list`
+
+use azdr_proto::admin::{JobState, ListJobsRequest, ListJobsResponse};
+use clap::{Args, ValueEnum};
+
+use crate::error::CliError;
+use crate::names::{job_subject, or_dash};
+use crate::quantity::{between, duration, minute};
+use crate::session::Session;
+use crate::table::Table;
+use crate::{json, names};
+
+/// List jobs, newest first
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  azdr job list --state running")]
+pub(crate) struct List {
+    /// Only jobs of this VM
+    #[arg(long, value_name = "VM")]
+    vm: Option<String>,
+    /// Only jobs in this state
+    #[arg(long, value_enum)]
+    state: Option<StateName>,
+    /// At most so many, up to 1000
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum StateName {
+    Queued,
+    Running,
+    Undoing,
+    Stuck,
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
+impl List {
+    pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
+        let state = match self.state {
+            None => JobState::Unspecified,
+            Some(StateName::Queued) => JobState::Queued,
+            Some(StateName::Running) => JobState::Running,
+            Some(StateName::Undoing) => JobState::Undoing,
+            Some(StateName::Stuck) => JobState::Stuck,
+            Some(StateName::Succeeded) => JobState::Succeeded,
+            Some(StateName::Failed) => JobState::Failed,
+            Some(StateName::Cancelled) => JobState::Cancelled,
+        };
+        let vm = self.vm.as_deref().and_then(|vm| s.vm(vm));
+        let request = ListJobsRequest { state: state as i32, limit: self.limit, vm };
+        let answer = s.client.list_jobs(request).await?.into_inner();
+        s.out.result(json::jobs(&answer), |_| text(&answer));
+        Ok(())
+    }
+}
+
+fn text(answer: &ListJobsResponse) -> String {
+    if answer.jobs.is_empty() {
+        return "No jobs".to_owned();
+    }
+    let mut table =
+        Table::new(&["JOB", "WHAT", "VM", "STATE", "CREATED (UTC)", "TOOK", "BY", "NOTE"]);
+    for job in &answer.jobs {
+        let took = between(job.started_unix_ms, job.finished_unix_ms).map(duration);
+        let error = job.error.as_ref().map(|error| error.message.clone());
+        table.row([
+            job.id.to_string(),
+            job.workflow.clone(),
+            or_dash(Some(job_subject(job).to_owned())),
+            or_dash(names::job_state(job.state)),
+            minute(job.created_unix_ms),
+            or_dash(took),
+            job.requested_by.clone(),
+            error.filter(|error| !error.is_empty()).unwrap_or_else(|| job.waiting_for.clone()),
+        ]);
+    }
+    table.render("")
+}

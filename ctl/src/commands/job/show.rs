@@ -1,0 +1,85 @@
+//! `azdr job show`
+
+use azdr_proto::admin::{GetJobRequest, Job, StepState};
+use clap::Args;
+
+use crate::error::CliError;
+use crate::names::{job_subject, or_dash};
+use crate::quantity::{between, duration, second};
+use crate::session::Session;
+use crate::style::Style;
+use crate::table::Table;
+use crate::{json, names, outcome};
+
+/// Show a job: its steps, what it waits for, its error or result
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  azdr job show 1234")]
+pub(crate) struct Show {
+    /// Number of the job
+    id: i64,
+}
+
+impl Show {
+    pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
+        let job = s.client.get_job(GetJobRequest { id: self.id }).await?.into_inner();
+        s.out.result(json::job(&job), |style| text(&job, style));
+        Ok(())
+    }
+}
+
+pub(super) fn text(job: &Job, style: Style) -> String {
+    let state = or_dash(names::job_state(job.state));
+    let mut text = format!("Job {}: {} of {}\n", job.id, job.workflow, job_subject(job));
+    text.push_str(&format!("  State: {state}\n"));
+    text.push_str(&format!("  Requested by: {}\n", job.requested_by));
+    for (label, at) in [
+        ("Created", job.created_unix_ms),
+        ("Started", job.started_unix_ms),
+        ("Finished", job.finished_unix_ms),
+    ] {
+        if at != 0 {
+            text.push_str(&format!("  {label}: {}\n", second(at)));
+        }
+    }
+    if job.cancel_requested {
+        text.push_str("  Cancellation: requested\n");
+    }
+    if !job.waiting_for.is_empty() {
+        text.push_str(&format!("  Waiting for: {}\n", job.waiting_for));
+    }
+    if !job.steps.is_empty() {
+        text.push_str("\nSteps:\n");
+        text.push_str(&steps(job, style));
+    }
+    if let Some(error) = &job.error {
+        text.push_str(&format!("\nError: {} ({})\n", error.message, error.kind));
+        for (label, value) in [
+            ("Resource", &error.resource),
+            ("Azure request id", &error.azure_request_id),
+            ("Hint", &error.hint),
+        ] {
+            if !value.is_empty() {
+                text.push_str(&format!("  {label}: {value}\n"));
+            }
+        }
+    }
+    match outcome::of(job, style) {
+        outcome if outcome.is_empty() => text,
+        outcome => format!("{text}\n{outcome}"),
+    }
+}
+
+fn steps(job: &Job, style: Style) -> String {
+    let mut table = Table::default();
+    for step in &job.steps {
+        let state = match step.state() {
+            StepState::Done => style.mark(true).to_owned(),
+            StepState::Failed => style.mark(false).to_owned(),
+            _ => or_dash(names::step_state(step.state)),
+        };
+        let title = if step.title.is_empty() { &step.name } else { &step.title };
+        let took = between(step.started_unix_ms, step.finished_unix_ms).map(duration);
+        table.row([title.clone(), state, took.unwrap_or_default(), step.detail.clone()]);
+    }
+    table.render("  ")
+}

@@ -1,0 +1,30 @@
+//! `azdr job watch`
+
+use azdr_proto::admin::GetJobRequest;
+use clap::Args;
+
+use crate::cli::Wait;
+use crate::error::CliError;
+use crate::session::Session;
+use crate::watch;
+
+/// Watch a job to its end; exits with 1 if it does not succeed
+///
+/// Ctrl-C stops the watching, not the job, and exits with 130.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  azdr job watch 1234")]
+pub(crate) struct Watch {
+    /// Number of the job
+    id: i64,
+    /// How many seconds to try again when the controller is lost while watching
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    reconnect_for: u64,
+}
+
+impl Watch {
+    pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
+        let job = s.client.get_job(GetJobRequest { id: self.id }).await?.into_inner();
+        let wait = Wait { no_wait: false, reconnect_for: self.reconnect_for };
+        watch::conclude(s, job, wait).await
+    }
+}

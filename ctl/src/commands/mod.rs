@@ -1,0 +1,55 @@
+//! One module per noun, one file per verb.
+
+pub(crate) mod agent;
+pub(crate) mod backup;
+pub(crate) mod dr;
+pub(crate) mod job;
+pub(crate) mod ssh;
+pub(crate) mod vm;
+pub(crate) mod whoami;
+
+use crate::cli::{Cli, Noun};
+use crate::error::CliError;
+use crate::output::Output;
+use crate::session::Session;
+
+/// Runs the command.
+pub(crate) async fn run(cli: Cli, out: Output) -> Result<(), CliError> {
+    // Answers by itself: asking a controller first would only add ways to fail.
+    if let Noun::Ssh(command) = &cli.noun {
+        return Err(command.refuse());
+    }
+    let mut session = Session::open(&cli.global, out).await?;
+    let s = &mut session;
+    match cli.noun {
+        Noun::Vm(vm::Vm::List(command)) => command.run(s).await,
+        Noun::Agent(verb) => match verb {
+            agent::Agent::Token(command) => command.run(s).await,
+            agent::Agent::List(command) => command.run(s).await,
+            agent::Agent::Revoke(command) => command.run(s).await,
+        },
+        Noun::Backup(verb) => match verb {
+            backup::Backup::Configure(command) => command.run(s).await,
+            backup::Backup::ConfigShow(command) => command.run(s).await,
+            backup::Backup::Disable(command) => command.run(s).await,
+            backup::Backup::Trigger(command) => command.run(s).await,
+            backup::Backup::List(command) => command.run(s).await,
+            backup::Backup::Restore(command) => command.run(s).await,
+            backup::Backup::Replicate(command) => command.run(s).await,
+            backup::Backup::ReplicationStatus(command) => command.run(s).await,
+            backup::Backup::Verify(command) => command.run(s).await,
+        },
+        Noun::Dr(verb) => match verb {
+            dr::Dr::Test(command) => command.run(s).await,
+            dr::Dr::TestHistory(command) => command.run(s).await,
+        },
+        Noun::Job(verb) => match verb {
+            job::Job::List(command) => command.run(s).await,
+            job::Job::Show(command) => command.run(s).await,
+            job::Job::Cancel(command) => command.run(s).await,
+            job::Job::Watch(command) => command.run(s).await,
+        },
+        Noun::Whoami(command) => command.run(s).await,
+        Noun::Ssh(command) => Err(command.refuse()),
+    }
+}

@@ -1,0 +1,34 @@
+//! `azdr whoami`
+
+use azdr_proto::admin::WhoamiRequest;
+use clap::Args;
+
+use crate::error::CliError;
+use crate::json;
+use crate::session::Session;
+
+/// Show who you are to the controller, and what it is bound to
+///
+/// Also the quickest check that controller and context file are in order.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  azdr whoami")]
+pub(crate) struct Whoami {}
+
+impl Whoami {
+    pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
+        let answer = s.client.whoami(WhoamiRequest {}).await?.into_inner();
+        let controller = &s.controller;
+        s.out.result(json::whoami(&answer), |_| {
+            format!(
+                "Operator: {}\nRole: {}\nController: {controller} (azdr {})\nCloud: {}\n\
+                 Subscriptions: {}\n",
+                answer.operator,
+                answer.role,
+                answer.controller_version,
+                answer.cloud,
+                answer.subscriptions.join(", ")
+            )
+        });
+        Ok(())
+    }
+}

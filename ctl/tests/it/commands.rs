@@ -1,0 +1,95 @@
+//! What every command prints, as text and as JSON.
+
+use crate::harness::{World, transcript};
+
+/// Each runs once as it is and once with `--output json`; both are snapshots of that name.
+const CASES: &[(&str, &str)] = &[
+    ("whoami", "whoami"),
+    ("vm_list", "vm list"),
+    ("agent_token", "agent token prod-db-vm --valid-for 1h"),
+    ("agent_list", "agent list"),
+    ("agent_revoke", "agent revoke prod-db-vm"),
+    (
+        "backup_configure",
+        "backup configure prod-db-vm --daily-retention 7 --weekly-retention 4 \
+         --monthly-retention 12 --cross-region --target-region westus2",
+    ),
+    (
+        "backup_configure_everything",
+        "backup configure prod-db-vm --daily-retention 1 --weekly-retention 0 \
+         --monthly-retention 0 --yearly-retention 3 --no-cross-region --time 22:30 \
+         --time-zone America/New_York --consistency require",
+    ),
+    ("backup_configure_without_tag", "backup configure locked"),
+    ("backup_config_show", "backup config-show prod-db-vm"),
+    ("backup_disable", "backup disable prod-db-vm"),
+    ("backup_trigger", "backup trigger prod-db-vm"),
+    ("backup_trigger_no_wait", "backup trigger prod-db-vm --tier weekly --no-wait"),
+    ("backup_trigger_fails", "backup trigger fails"),
+    ("backup_list", "backup list prod-db-vm --since 2025-11-01"),
+    ("backup_list_of_a_tier", "backup list prod-db-vm --tier weekly"),
+    ("backup_list_empty", "backup list prod-db-vm --since 2026-01-01"),
+    (
+        "backup_restore",
+        "backup restore prod-db-vm --backup prod-db-vm-backup-daily-20251201-0800 --yes",
+    ),
+    ("backup_restore_new_vm", "backup restore prod-db-vm --new-vm prod-db-vm-restored"),
+    (
+        "backup_replicate",
+        "backup replicate prod-db-vm-backup-daily-20251201-0800 --target-region westus2",
+    ),
+    (
+        "backup_replicate_no_wait",
+        "backup replicate prod-db-vm-backup-daily-20251201-0800 --target-region westus2 --no-wait",
+    ),
+    ("backup_replication_status", "backup replication-status prod-db-vm"),
+    ("backup_verify", "backup verify prod-db-vm-backup-daily-20251201-0800"),
+    ("dr_test", "dr test prod-db-vm --test-region westus2"),
+    ("dr_test_does_not_pass", "dr test does-not-pass"),
+    ("dr_test_history", "dr test-history prod-db-vm --days 30"),
+    ("dr_test_history_of_all", "dr test-history --days 90"),
+    ("job_list", "job list"),
+    ("job_show", "job show 12"),
+    ("job_show_failed", "job show 20"),
+    ("job_cancel", "job cancel 25"),
+    ("job_watch", "job watch 12"),
+    ("job_watch_stuck", "job watch 21"),
+    ("job_watch_cancelled", "job watch 22"),
+    ("ssh", "ssh prod-db-vm ls -la"),
+];
+
+#[tokio::test]
+async fn every_command_prints_what_was_agreed() {
+    let world = World::start();
+    for (name, line) in CASES {
+        let show = |line: &str, ran| transcript(line, ran).replace(world.address(), "CONTROLLER");
+        let ran = world.run(line).await;
+        insta::assert_snapshot!(*name, show(line, &ran));
+
+        let line = format!("--output json {line}");
+        let json = world.run(&line).await;
+        assert_eq!(json.code, ran.code, "{name}: the format changes how it ends");
+        if json.code == 0 {
+            json.json();
+            assert_eq!(json.stderr, "", "{name}: words beside JSON");
+        } else {
+            json.error_json();
+        }
+        insta::assert_snapshot!(format!("{name}_json"), show(&line, &json));
+    }
+}
+
+#[test]
+fn every_command_has_a_case() {
+    fn visit(command: &clap::Command, path: &str) {
+        let mut leaf = true;
+        for child in command.get_subcommands() {
+            leaf = false;
+            visit(child, format!("{path} {}", child.get_name()).trim());
+        }
+        let covered =
+            |(_, line): &(&str, &str)| *line == path || line.starts_with(&format!("{path} "));
+        assert!(!leaf || CASES.iter().any(covered), "`azdr {path}` has no case");
+    }
+    visit(&azdr_ctl::command(), "");
+}

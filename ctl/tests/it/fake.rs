@@ -1,0 +1,293 @@
+//! A controller that knows one VM well and answers as the name of a VM asks for.
+//!
+//! VM `missing` is not found, `invalid` an invalid argument, `denied` a permission denied, `later` a
+//! failed precondition. Jobs are named by their number: see [`Story`].
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use azdr_identity::PeerInfo;
+use azdr_proto::admin::admin_service_server::AdminService;
+use azdr_proto::admin::*;
+use tokio_stream::{Stream, StreamExt};
+use tonic::metadata::MetadataValue;
+use tonic::{Request, Response, Status};
+
+use crate::values;
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// How a job goes, by its number.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Story {
+    Succeeds,
+    Fails,
+    Stuck,
+    Cancelled,
+    /// The stream breaks once, as when the controller restarts.
+    BreaksOnce,
+    /// The stream never comes back.
+    BreaksForGood,
+    NeverEnds,
+    /// A drill whose test VM did not boot.
+    DoesNotPass,
+}
+
+const STORIES: [(&str, i64, Story); 8] = [
+    ("prod-db-vm", 12, Story::Succeeds),
+    ("fails", 20, Story::Fails),
+    ("stuck", 21, Story::Stuck),
+    ("cancelled", 22, Story::Cancelled),
+    ("breaks-once", 23, Story::BreaksOnce),
+    ("breaks-for-good", 24, Story::BreaksForGood),
+    ("never-ends", 25, Story::NeverEnds),
+    ("does-not-pass", 26, Story::DoesNotPass),
+];
+
+#[derive(Default)]
+pub(crate) struct FakeController {
+    watches: AtomicUsize,
+}
+
+fn check(vm: Option<&VmRef>) -> Result<(), Status> {
+    let vm = vm.cloned().unwrap_or_default();
+    let (name, group) = (vm.name, vm.resource_group);
+    let mut status = match name.as_str() {
+        "missing" => Status::not_found(format!("no VM named {name:?} in group {group:?}")),
+        "invalid" => Status::invalid_argument("daily_retention is 5000, at most 3650 are allowed"),
+        "denied" => Status::permission_denied("role viewer may not do this"),
+        "later" => Status::failed_precondition("no agent is connected"),
+        _ => return Ok(()),
+    };
+    let hint = MetadataValue::from_bytes("See: azdr vm list (führt alle auf)".as_bytes());
+    status.metadata_mut().insert_bin("azdr-hint-bin", hint);
+    Err(status)
+}
+
+fn start(vm: Option<VmRef>, workflow: &str) -> Answer<Job> {
+    check(vm.as_ref())?;
+    let name = vm.unwrap_or_default().name;
+    let id = STORIES.iter().find(|(vm, ..)| *vm == name).map_or(12, |(_, id, _)| *id);
+    Ok(Response::new(values::begun(values::job(id, workflow))))
+}
+
+fn story(id: i64) -> Result<Story, Status> {
+    let found = STORIES.iter().find(|(_, known, _)| *known == id);
+    found.map(|(.., story)| *story).ok_or_else(|| Status::not_found(format!("no job {id}")))
+}
+
+fn ending(id: i64, story: Story) -> Job {
+    match story {
+        Story::Fails => values::failed(values::job(id, "backup"), JobState::Failed),
+        Story::Cancelled => values::failed(values::job(id, "backup"), JobState::Cancelled),
+        Story::Stuck => {
+            let mut job = values::failed(values::job(id, "backup"), JobState::Stuck);
+            job.finished_unix_ms = 0;
+            job
+        }
+        Story::DoesNotPass => {
+            let mut job = values::job(id, "dr_test");
+            if let Some(job_result::Result::DrTest(test)) =
+                job.result.as_mut().and_then(|result| result.result.as_mut())
+            {
+                test.passed = false;
+                test.rto_ms = 0;
+                test.phases.truncate(2);
+                test.phases[1].ok = false;
+                (test.ssh_verified, test.witness_verified) = (false, false);
+            }
+            job
+        }
+        _ => values::job(id, "backup"),
+    }
+}
+
+#[tonic::async_trait]
+impl AdminService for FakeController {
+    async fn whoami(&self, r: Request<WhoamiRequest>) -> Answer<WhoamiResponse> {
+        let info = r.extensions().get::<PeerInfo>().expect("the acceptor puts it there");
+        let who = info.peer.as_ref().expect("a certificate is demanded").identity.to_string();
+        assert_eq!(who, "azdr://operator/alice");
+        Ok(Response::new(values::whoami()))
+    }
+
+    async fn list_vms(&self, _: Request<ListVmsRequest>) -> Answer<ListVmsResponse> {
+        Ok(Response::new(values::vms()))
+    }
+
+    async fn create_agent_token(
+        &self,
+        r: Request<CreateAgentTokenRequest>,
+    ) -> Answer<CreateAgentTokenResponse> {
+        check(r.get_ref().vm.as_ref())?;
+        Ok(Response::new(values::token()))
+    }
+
+    async fn list_agents(&self, _: Request<ListAgentsRequest>) -> Answer<ListAgentsResponse> {
+        Ok(Response::new(values::agents()))
+    }
+
+    async fn revoke_agent(&self, r: Request<RevokeAgentRequest>) -> Answer<RevokeAgentResponse> {
+        check(r.get_ref().vm.as_ref())?;
+        Ok(Response::new(RevokeAgentResponse { certificates_revoked: 1 }))
+    }
+
+    /// Applies what is asked for, so that arguments are seen to arrive.
+    async fn configure_backup(&self, r: Request<ConfigureBackupRequest>) -> Answer<BackupConfig> {
+        let r = r.into_inner();
+        check(r.vm.as_ref())?;
+        let mut config = values::config();
+        config.daily_retention = r.daily_retention.unwrap_or(config.daily_retention);
+        config.weekly_retention = r.weekly_retention.unwrap_or(config.weekly_retention);
+        config.monthly_retention = r.monthly_retention.unwrap_or(config.monthly_retention);
+        config.yearly_retention = r.yearly_retention.unwrap_or(config.yearly_retention);
+        config.target_region = match r.cross_region {
+            Some(false) => String::new(),
+            _ => r.target_region.unwrap_or(config.target_region),
+        };
+        config.schedule_time = r.schedule_time.unwrap_or(config.schedule_time);
+        config.time_zone = r.time_zone.unwrap_or(config.time_zone);
+        config.consistency = r.consistency.unwrap_or(config.consistency);
+        if r.vm.is_some_and(|vm| vm.name == "locked") {
+            config.tag_written = false;
+            config.tag_problem = "the VM has a ReadOnly lock".into();
+        }
+        Ok(Response::new(config))
+    }
+
+    async fn get_backup_config(&self, r: Request<GetBackupConfigRequest>) -> Answer<BackupConfig> {
+        check(r.get_ref().vm.as_ref())?;
+        Ok(Response::new(values::config()))
+    }
+
+    async fn disable_backup(&self, r: Request<DisableBackupRequest>) -> Answer<BackupConfig> {
+        check(r.get_ref().vm.as_ref())?;
+        let (enabled, next_run_unix_ms) = (false, 0);
+        Ok(Response::new(BackupConfig { enabled, next_run_unix_ms, ..values::config() }))
+    }
+
+    async fn trigger_backup(&self, r: Request<TriggerBackupRequest>) -> Answer<Job> {
+        start(r.into_inner().vm, "backup")
+    }
+
+    async fn list_recovery_points(
+        &self,
+        r: Request<ListRecoveryPointsRequest>,
+    ) -> Answer<ListRecoveryPointsResponse> {
+        let r = r.into_inner();
+        check(r.vm.as_ref())?;
+        let mut answer = values::points();
+        answer.points.retain(|point| {
+            (r.tier == 0 || point.tiers.contains(&r.tier))
+                && point.created_unix_ms >= r.since_unix_ms
+        });
+        Ok(Response::new(answer))
+    }
+
+    async fn plan_restore(&self, r: Request<PlanRestoreRequest>) -> Answer<RestorePlan> {
+        let r = r.into_inner();
+        check(r.vm.as_ref())?;
+        let mut plan = values::plan();
+        if !r.recovery_point.is_empty()
+            && let Some(point) = &mut plan.point
+        {
+            point.name = r.recovery_point;
+        }
+        if !r.new_vm_name.is_empty() {
+            plan.actions = vec![format!("Create the VM {}", r.new_vm_name)];
+            plan.warnings.clear();
+        }
+        Ok(Response::new(plan))
+    }
+
+    async fn start_restore(&self, r: Request<StartRestoreRequest>) -> Answer<Job> {
+        assert_eq!(r.get_ref().confirmation, values::plan().confirmation);
+        Ok(Response::new(values::job(12, "restore")))
+    }
+
+    async fn start_replicate(&self, r: Request<StartReplicateRequest>) -> Answer<Job> {
+        check(r.get_ref().vm.as_ref())?;
+        Ok(Response::new(values::job(1234, "replicate")))
+    }
+
+    async fn get_replication_status(
+        &self,
+        r: Request<GetReplicationStatusRequest>,
+    ) -> Answer<ReplicationStatus> {
+        check(r.get_ref().vm.as_ref())?;
+        Ok(Response::new(values::replication()))
+    }
+
+    async fn start_verify(&self, r: Request<StartVerifyRequest>) -> Answer<Job> {
+        check(r.get_ref().vm.as_ref())?;
+        Ok(Response::new(values::job(12, "verify")))
+    }
+
+    async fn start_dr_test(&self, r: Request<StartDrTestRequest>) -> Answer<Job> {
+        if r.get_ref().vm.as_ref().is_some_and(|vm| vm.name == "does-not-pass") {
+            return start(r.into_inner().vm, "dr_test");
+        }
+        check(r.get_ref().vm.as_ref())?;
+        Ok(Response::new(values::job(12, "dr_test")))
+    }
+
+    async fn list_dr_tests(&self, r: Request<ListDrTestsRequest>) -> Answer<ListDrTestsResponse> {
+        check(r.get_ref().vm.as_ref())?;
+        Ok(Response::new(values::history()))
+    }
+
+    async fn list_jobs(&self, r: Request<ListJobsRequest>) -> Answer<ListJobsResponse> {
+        check(r.get_ref().vm.as_ref())?;
+        let mut waiting = values::begun(values::job(27, "dr_test"));
+        waiting.waiting_for = "job 12 holds vm:prod-db-vm".into();
+        let jobs = vec![waiting, ending(20, Story::Fails), values::job(12, "backup")];
+        Ok(Response::new(ListJobsResponse { jobs }))
+    }
+
+    async fn get_job(&self, r: Request<GetJobRequest>) -> Answer<Job> {
+        let id = r.get_ref().id;
+        let story = story(id)?;
+        Ok(Response::new(match story {
+            Story::Succeeds | Story::Fails => ending(id, story),
+            _ => values::begun(values::job(id, "backup")),
+        }))
+    }
+
+    async fn cancel_job(&self, r: Request<CancelJobRequest>) -> Answer<Job> {
+        story(r.get_ref().id)?;
+        let mut job = values::begun(values::job(r.get_ref().id, "backup"));
+        job.cancel_requested = true;
+        job.state = JobState::Undoing as i32;
+        Ok(Response::new(job))
+    }
+
+    type WatchJobStream = Pin<Box<dyn Stream<Item = Result<Job, Status>> + Send>>;
+
+    async fn watch_job(&self, r: Request<WatchJobRequest>) -> Answer<Self::WatchJobStream> {
+        let id = r.get_ref().id;
+        let story = story(id)?;
+        let first = self.watches.fetch_add(1, Ordering::SeqCst) == 0;
+        let mut begun = values::begun(values::job(id, "backup"));
+        if story == Story::NeverEnds {
+            // One line of progress, for whoever waits until the watching has begun.
+            begun.steps[0] = values::job(id, "backup").steps.swap_remove(0);
+        }
+        let begun = Ok(begun);
+        let down = || Err(Status::unavailable("the controller is shutting down"));
+        let broken = match story {
+            Story::BreaksOnce => first,
+            Story::BreaksForGood => true,
+            _ => false,
+        };
+        if broken && !first {
+            return Err(Status::unavailable("the controller is shutting down"));
+        }
+        let last = if broken { down() } else { Ok(ending(id, story)) };
+        let states = tokio_stream::iter(vec![begun]);
+        Ok(Response::new(if story == Story::NeverEnds {
+            Box::pin(states.chain(tokio_stream::pending()))
+        } else {
+            Box::pin(states.chain(tokio_stream::iter(vec![last])))
+        }))
+    }
+}

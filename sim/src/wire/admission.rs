@@ -1,0 +1,114 @@
+//! What happens to a request before it reaches the world: it is counted, and the fault plan is
+//! asked. (Token buckets belong here.)
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Mutex;
+
+use serde_json::{Value, json};
+
+use super::request::ArmRequest;
+use crate::faults::{FaultPlan, Verdict};
+use crate::world::{ArmId, World};
+
+/// How many of the latest requests are remembered.
+const REMEMBERED: usize = 1000;
+
+/// Counters and the fault plan.
+#[derive(Debug, Default)]
+pub(crate) struct Admission {
+    pub(crate) plan: Mutex<FaultPlan>,
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    total: u64,
+    throttled: u64,
+    dropped: u64,
+    by_kind: BTreeMap<String, u64>,
+    latest: VecDeque<Value>,
+}
+
+impl Admission {
+    /// Asks the fault plan about a request.
+    pub(crate) fn judge(&self, request: &ArmRequest, world: &Mutex<World>) -> Verdict {
+        let region = || region_of(request, &world.lock().expect("a panic ends the process"));
+        self.plan.lock().expect("no code panics while holding this lock").judge(
+            request.method.as_str(),
+            &request.path,
+            &type_of(request),
+            region,
+        )
+    }
+
+    /// Counts a request and its answer; `None`: it got none.
+    pub(crate) fn count(&self, request: &ArmRequest, status: Option<u16>) {
+        let kind = format!("{} {}", request.method, type_of(request));
+        let mut counts = self.counts.lock().expect("no code panics while holding this lock");
+        counts.total += 1;
+        counts.throttled += u64::from(status == Some(429));
+        counts.dropped += u64::from(status.is_none());
+        *counts.by_kind.entry(kind).or_default() += 1;
+        if counts.latest.len() == REMEMBERED {
+            counts.latest.pop_front();
+        }
+        let entry = json!({"method": request.method.as_str(), "path": request.path, "status": status});
+        counts.latest.push_back(entry);
+    }
+
+    /// What `GET /_sim/requests` answers.
+    pub(crate) fn counted(&self, with_latest: bool) -> Value {
+        let counts = self.counts.lock().expect("no code panics while holding this lock");
+        let mut document = json!({
+            "total": counts.total,
+            "throttled": counts.throttled,
+            "dropped": counts.dropped,
+            "requests": counts.by_kind,
+        });
+        if with_latest {
+            document["latest"] = json!(counts.latest);
+        }
+        document
+    }
+
+    /// Starts counting anew.
+    pub(crate) fn reset(&self) {
+        *self.counts.lock().expect("no code panics while holding this lock") = Counts::default();
+    }
+}
+
+/// The region that a request is for: of the resource in its path, or of its body.
+fn region_of(request: &ArmRequest, world: &World) -> Option<String> {
+    let path = request.segments.iter().take(8).cloned().collect::<Vec<_>>().join("/");
+    let known = ArmId::parse(&path).and_then(|id| Some(world.state.common(&id)?.location.clone()));
+    known.or_else(|| {
+        let body: Value = serde_json::from_slice(&request.body).ok()?;
+        Some(body["location"].as_str()?.replace(' ', "").to_lowercase())
+    })
+}
+
+/// What kind of thing a path is about: `Microsoft.Compute/virtualMachines/start`,
+/// `Microsoft.Compute/locations/DiskOperations`, `Microsoft.Resources/resourceGroups`, `token`, …
+pub(crate) fn type_of(request: &ArmRequest) -> String {
+    let segments = &request.segments;
+    let Some(at) = request.lower.iter().rposition(|s| s == "providers") else {
+        return match request.lower.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["sas", ..] => "blob".to_owned(),
+            [.., "token"] => "token".to_owned(),
+            ["subscriptions"] | ["subscriptions", _] => "Microsoft.Resources/subscriptions".to_owned(),
+            ["subscriptions", _, "operationresults", _] => "Microsoft.Resources/operationresults".to_owned(),
+            ["subscriptions", _, "resourcegroups", _, "resources"] => "Microsoft.Resources/resources".to_owned(),
+            ["subscriptions", _, "resourcegroups", ..] => "Microsoft.Resources/resourceGroups".to_owned(),
+            ["subscriptions", _, what] => format!("Microsoft.Resources/{what}"),
+            _ => "other".to_owned(),
+        };
+    };
+    // Names stand between the parts of a type; an action follows a name.
+    let parts: Vec<&str> = segments[at + 1..].iter().map(String::as_str).collect();
+    let mut named = parts.first().map(|p| (*p).to_owned()).unwrap_or_default();
+    for part in parts.iter().skip(1).step_by(2) {
+        named.push('/');
+        named.push_str(part);
+    }
+    named
+}
