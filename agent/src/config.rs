@@ -104,7 +104,12 @@ impl Config {
             reason: error.to_string().trim_end().to_owned(),
         })?;
         let refuse = |field, value: &str, allowed| {
-            Err(ConfigError::Value { path: path.to_owned(), field, value: value.to_owned(), allowed })
+            Err(ConfigError::Value {
+                path: path.to_owned(),
+                field,
+                value: value.to_owned(),
+                allowed,
+            })
         };
         if !is_host_port(&config.controller) {
             return refuse("controller", &config.controller, "must be host:port");
@@ -117,7 +122,8 @@ impl Config {
             );
         }
         let absolute = "must be an absolute path";
-        for (field, value) in [("state_dir", &config.state_dir), ("thawd_socket", &config.thawd_socket)]
+        for (field, value) in
+            [("state_dir", &config.state_dir), ("thawd_socket", &config.thawd_socket)]
         {
             if !value.is_absolute() {
                 return refuse(field, &value.to_string_lossy(), absolute);

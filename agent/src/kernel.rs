@@ -1,7 +1,12 @@
-//! The two calls to the kernel that the standard library does not have.
+//! What needs `unsafe`: two calls to the kernel that the standard library does not have, and waiting
+//! for a socket that tokio does not know.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+
+use azdr_thawd::client::Client;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// `_IOR(0x15, 0, struct fsuuid2)` of linux/fs.h, since Linux 6.9.
 const FS_IOC_GETFSUUID: libc::Ioctl = 0x8011_1500u32 as libc::Ioctl;
@@ -35,5 +40,22 @@ pub(crate) fn file_system_uuid(fd: BorrowedFd<'_>) -> Option<String> {
     }
     let hex: String = found.uuid.iter().map(|byte| format!("{byte:02x}")).collect();
     let part = |range| hex.get(range).unwrap_or_default();
-    Some(format!("{}-{}-{}-{}-{}", part(0..8), part(8..12), part(12..16), part(16..20), part(20..32)))
+    Some(format!(
+        "{}-{}-{}-{}-{}",
+        part(0..8),
+        part(8..12),
+        part(12..16),
+        part(16..20),
+        part(20..32)
+    ))
+}
+
+/// Lets tokio wait for the thaw process's answers.
+///
+/// # Errors
+/// No descriptors are left.
+pub(crate) fn watch(thawd: Client) -> io::Result<AsyncFd<Client>> {
+    // SAFETY: a client owns its socket, which stays open and the same until the client is dropped.
+    let watched = unsafe { AsyncFd::register_with_interest(thawd, Interest::READABLE) };
+    watched.map_err(io::Error::from)
 }

@@ -1,2 +1,167 @@
-//! The agent.
-fn main() {}
+//! The agent's executable: arguments, logging, signals, exit codes.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use azdr_agent::config::{Config, DEFAULT_CONFIG};
+use azdr_agent::enroll::{Enrolment, enroll};
+use azdr_agent::ring_log::RingLog;
+use azdr_agent::status::status;
+use azdr_agent::{Agent, chain, run};
+use azdr_env::Env;
+use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Freezes this VM's file systems for azdr's snapshots, and tells its controller how it is.
+#[derive(Parser)]
+#[command(name = "azdr-agent", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Gets this machine its certificate, with a one-time token from `azdr agent token VM`.
+    ///
+    /// Exit code 0: enrolled. 1: this machine's fault. 2: wrong arguments. 3: the controller cannot
+    /// be reached, is not the right one, or refused.
+    Enroll(EnrollArgs),
+    /// Serves the controller until SIGTERM. Needs root.
+    Run(ConfigArg),
+    /// Shows identity, thaw process, and which file systems a freeze would cover. Exit code 1 when
+    /// something stands in the way of a freeze.
+    Status(ConfigArg),
+}
+
+#[derive(Args)]
+struct ConfigArg {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    config: PathBuf,
+}
+
+#[derive(Args)]
+struct EnrollArgs {
+    /// The controller's enrolment listener.
+    #[arg(long, value_name = "HOST:PORT")]
+    controller: String,
+    /// The controller's agent listener, for later.
+    #[arg(long, value_name = "HOST:PORT")]
+    agent_address: String,
+    /// The one-time token.
+    #[arg(long, env = "AZDR_TOKEN", hide_env_values = true)]
+    token: String,
+    /// SHA-256 of the controller's CA certificate, as the controller prints it.
+    #[arg(long, value_name = "HEX")]
+    ca_fingerprint: String,
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Where the identity is kept [default: as configured, or /var/lib/azdr].
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let log = RingLog::default();
+    let filter = EnvFilter::try_from_env("AZDR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(log.clone())
+        .with_ansi(false)
+        .init();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("azdr-agent: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(async {
+        match cli.command {
+            Command::Enroll(args) => enroll_command(args).await,
+            Command::Run(args) => run_command(&args, log).await,
+            Command::Status(args) => status_command(&args, log).await,
+        }
+    });
+    // Threads that are stuck on a disk are not waited for.
+    runtime.shutdown_background();
+    code
+}
+
+async fn enroll_command(args: EnrollArgs) -> ExitCode {
+    let enrolment = Enrolment {
+        controller: args.controller,
+        agent_address: args.agent_address,
+        token: args.token,
+        ca_fingerprint: args.ca_fingerprint,
+        config: args.config.config,
+        state_dir: args.state_dir,
+    };
+    match enroll(&enrolment).await {
+        Ok(enrolled) => {
+            println!("enrolled {} (vmId {})", enrolled.vm_resource_id, enrolled.vm_id);
+            eprintln!("identity stored in {}", enrolled.state_dir.display());
+            let config = enrolment.config.display();
+            match (enrolled.config_written, enrolled.other_address) {
+                (true, _) => eprintln!("{config} written"),
+                (false, None) => eprintln!("{config} was there and is kept"),
+                (false, Some(address)) => eprintln!(
+                    "warning: {config} is kept and names another controller, {address}: edit it"
+                ),
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("azdr-agent: {}", chain(&error));
+            if !error.hint().is_empty() {
+                eprintln!("hint: {}", error.hint());
+            }
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Loads the configuration, or says why not: exit code 2.
+fn agent(args: &ConfigArg, log: RingLog) -> Result<Agent, ExitCode> {
+    match Config::load(&args.config) {
+        Ok(config) => Ok(Agent::new(config, Env::system(), log)),
+        Err(error) => {
+            eprintln!("azdr-agent: {}", chain(&error));
+            Err(ExitCode::from(2))
+        }
+    }
+}
+
+async fn run_command(args: &ConfigArg, log: RingLog) -> ExitCode {
+    let agent = match agent(args, log) {
+        Ok(agent) => agent,
+        Err(code) => return code,
+    };
+    let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) else {
+        eprintln!("azdr-agent: cannot wait for signals");
+        return ExitCode::FAILURE;
+    };
+    let shutdown = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    run(&agent, shutdown).await;
+    ExitCode::SUCCESS
+}
+
+async fn status_command(args: &ConfigArg, log: RingLog) -> ExitCode {
+    match agent(args, log) {
+        Ok(agent) => {
+            let (text, ready) = status(&agent).await;
+            print!("{text}");
+            if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(code) => code,
+    }
+}

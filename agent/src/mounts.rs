@@ -157,9 +157,7 @@ pub fn coverage(mounts: &[Mount], only: Option<&[PathBuf]>) -> Result<Coverage, 
     for (device, mounts_of_device) in by_device {
         let Some(first) = mounts_of_device.first() else { continue };
         let allowed = ALLOWED.contains(&first.file_system_type.as_str());
-        let chosen = |mount: &&&Mount| {
-            only.is_none_or(|paths| paths.iter().any(|path| *path == mount.mount_point))
-        };
+        let chosen = |mount: &&&Mount| only.is_none_or(|paths| paths.contains(&mount.mount_point));
         let mut skip = |reason| {
             coverage.skipped.push(Skipped { mount: (*first).clone(), reason });
         };

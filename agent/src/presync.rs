@@ -30,7 +30,8 @@ pub async fn presync(
         let left = LIMIT.saturating_sub(spent());
         let mut calls = tokio::task::JoinSet::new();
         for (place, root) in roots {
-            let (what, root, blocking) = (format!("sync of {place}"), root.clone(), blocking.clone());
+            let (what, root, blocking) =
+                (format!("sync of {place}"), root.clone(), blocking.clone());
             calls.spawn(async move {
                 let sync = move || crate::kernel::sync_file_system(root.as_fd());
                 (what.clone(), blocking.run(what, left, sync).await)

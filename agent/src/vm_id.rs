@@ -34,7 +34,9 @@ pub struct VmId {
 
 /// The machine does not say which one it is.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot read this machine's vmId: instance metadata at {url}: {metadata}; SMBIOS: {smbios}")]
+#[error(
+    "cannot read this machine's vmId: instance metadata at {url}: {metadata}; SMBIOS: {smbios}"
+)]
 pub struct UnknownVm {
     url: String,
     metadata: String,

@@ -1,5 +1,30 @@
-//! The controller.
+//! The azdr controller: the only writer of Azure resources and of the catalogue.
+//!
+//! A guided tour, from the edge inwards:
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`config`], [`init`], [`app`] | configuration, a new installation, wiring |
+//! | [`api`] | gRPC: operators ([`api::admin`]), agents ([`api::agent_service`]), enrolment |
+//! | [`reconcile`] | loops that start runs: due backups, tags |
+//! | [`workflows`] | what azdr does to Azure, one file per workflow |
+//! | [`workflow`] | the engine: journal, undo, locks, recovery |
+//! | [`fleet`] | who is connected, and what they are asked |
+//! | [`store`] | SQLite: catalogue, journal, coordination |
+//! | [`pki`] | the certificate authority's files, tokens, bundles |
+//! | [`health`] | `/metrics`, `/healthz`, `/readyz` |
+//!
+//! The rules (schedule, retention, consistency) are in `azdr_domain`, pure; Azure is behind
+//! `azdr_arm`. Arrows point downwards in this table and never back.
 
+pub mod api;
+pub mod app;
+pub mod config;
 pub mod fleet;
+pub mod health;
+pub mod init;
+pub mod pki;
+pub mod reconcile;
 pub mod store;
 pub mod workflow;
+pub mod workflows;

@@ -112,6 +112,7 @@ pub trait Clock: Send + Sync {
 #[derive(Debug)]
 pub struct SystemClock {
     epoch: std::time::Instant,
+    shift_secs: i64,
 }
 
 impl SystemClock {
@@ -119,14 +120,21 @@ impl SystemClock {
     #[expect(clippy::disallowed_methods, reason = "the one sanctioned place")]
     #[expect(clippy::new_without_default, reason = "a clock is built on purpose, once")]
     pub fn new() -> Self {
-        Self { epoch: std::time::Instant::now() }
+        Self { epoch: std::time::Instant::now(), shift_secs: 0 }
+    }
+
+    /// The same, with the wall clock moved by so many seconds.
+    pub fn shifted(shift_secs: i64) -> Self {
+        Self { shift_secs, ..Self::new() }
     }
 }
 
 impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "the one sanctioned place")]
     fn wall(&self) -> WallTime {
-        WallTime(Timestamp::now())
+        let now = WallTime(Timestamp::now());
+        let shift = Duration::from_secs(self.shift_secs.unsigned_abs());
+        if self.shift_secs < 0 { now.minus(shift) } else { now.plus(shift) }
     }
 
     fn monotonic(&self) -> Monotonic {

@@ -30,6 +30,12 @@ impl Env {
         Self { clock: Arc::new(SystemClock::new()), ids: Arc::new(OsIds) }
     }
 
+    /// The operating system's randomness, and its clock moved by so many seconds: to see in a simulated
+    /// cloud what time does.
+    pub fn system_shifted(seconds: i64) -> Self {
+        Self { clock: Arc::new(SystemClock::shifted(seconds)), ids: Arc::new(OsIds) }
+    }
+
     /// A clock that follows tokio's (paused in tests) from a fixed date, and ids from `seed`.
     ///
     /// Must be called inside a tokio runtime.

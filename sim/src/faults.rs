@@ -161,7 +161,8 @@ impl Action {
             Self::DropBefore => verdict.drop_before = true,
             Self::DropAfter => verdict.drop_after = true,
             Self::Status { status, code, message, retry_after } => {
-                let words = message.clone().unwrap_or_else(|| "Wanted by the fault plan.".to_owned());
+                let words =
+                    message.clone().unwrap_or_else(|| "Wanted by the fault plan.".to_owned());
                 let bare = *status == 429 && code == "OperationNotAllowed";
                 verdict.refusal = Some(ArmError {
                     retry_after: *retry_after,
@@ -198,7 +199,8 @@ mod tests {
 
     #[test]
     fn a_plan_acts_on_the_nth_and_then_on_count_requests() {
-        let plan = r#"[{"match": {"method": "put", "nth": 2, "count": 2}, "action": "drop_before"}]"#;
+        let plan =
+            r#"[{"match": {"method": "put", "nth": 2, "count": 2}, "action": "drop_before"}]"#;
         let mut plan = FaultPlan::new(serde_json::from_str(plan).unwrap());
         let hits: Vec<bool> = ["PUT", "GET", "PUT", "PUT", "PUT"]
             .into_iter()

@@ -307,7 +307,10 @@ impl Seeder<'_> {
             configuration["publicIPAddress"] = json!({"id": address.to_string()});
         }
         let configurations = json!([{"name": "ipconfig1", "properties": configuration}]);
-        self.network(&nic, json!({"location": vm.location, "properties": {"ipConfigurations": configurations}}))?;
+        self.network(
+            &nic,
+            json!({"location": vm.location, "properties": {"ipConfigurations": configurations}}),
+        )?;
         let os = self.disk(vm, &vm.os_disk, true)?;
         let mut data = Vec::new();
         for (place, disk) in vm.data_disks.iter().enumerate() {
@@ -370,7 +373,8 @@ impl Seeder<'_> {
             Some(image) => {
                 let image = self.images.join(image);
                 content::copy(&image, &path).map_err(failed)?;
-                let size = std::fs::metadata(&path).map_err(failed)?.len().next_multiple_of(1 << 20);
+                let size =
+                    std::fs::metadata(&path).map_err(failed)?.len().next_multiple_of(1 << 20);
                 let size = size.max(wanted.unwrap_or(0));
                 content::grow(&path, size).map_err(failed)?;
                 size
@@ -409,6 +413,7 @@ impl Seeder<'_> {
                 inherited,
                 extra: Map::new(),
                 grant: None,
+                broken: false,
             },
             managed_by: None,
         };

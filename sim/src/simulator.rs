@@ -19,7 +19,7 @@ use crate::persistence::{self, Journal, PersistenceError};
 use crate::signing::Signer;
 use crate::wire::admission::Admission;
 use crate::wire::{self, ArmRequest, Body, Dropped, FileBody, Reply, Scope};
-use crate::world::{ArmError, ArmId, Facts, Operation, Power, State, Work, World};
+use crate::world::{ArmError, ArmId, Facts, Injected, Operation, Power, State, Work, World};
 
 /// The largest part of a content that is put into a response's own body; a larger one stays a
 /// [`FileBody`] extension.
@@ -118,7 +118,7 @@ impl Simulator {
     /// [`FileBody`] extension means: the body is (a large) part of that file.
     pub async fn handle(&self, request: Request<Bytes>) -> Response<Bytes> {
         self.start().await;
-        let request = ArmRequest::read(request);
+        let request = Arc::new(ArmRequest::read(request));
         if request.lower.first().is_some_and(|first| first == "_sim") {
             return self.0.admin(&request).await;
         }
@@ -137,7 +137,10 @@ impl Simulator {
         }
         let reply = match verdict.refusal {
             Some(refusal) => refusal.into(),
-            None => self.0.clone().answer(&request, &verdict.injected).await,
+            // On a task of its own: what was begun is finished even if the caller goes away.
+            None => tokio::spawn(self.0.clone().answer(request.clone(), verdict.injected))
+                .await
+                .expect("a panic while changing the world ends the process"),
         };
         if verdict.drop_after {
             return dropped();
@@ -186,19 +189,15 @@ impl Inner {
         if offset >= 0 { wall.plus(offset_abs) } else { wall.minus(offset_abs) }
     }
 
-    async fn answer(
-        self: Arc<Self>,
-        request: &ArmRequest,
-        injected: &crate::world::Injected,
-    ) -> Reply {
+    async fn answer(self: Arc<Self>, request: Arc<ArmRequest>, injected: Injected) -> Reply {
         let (reply, accepted, committed) = {
             let mut world = self.world();
             let now = self.now(&world);
             world.advance(now);
             let mut reply = wire::route(Scope {
                 world: &mut world,
-                request,
-                injected,
+                request: &request,
+                injected: &injected,
                 signer: &self.signer,
                 state_dir: &self.config.state_dir,
                 now,
@@ -208,8 +207,16 @@ impl Inner {
             (reply, accepted, self.commit(&mut world))
         };
         if let Err(error) = self.settle(committed).await {
-            tracing::error!(error = &error as &dyn std::error::Error, "the journal cannot be written");
-            return ArmError::new(500, "InternalServerError", "The simulator cannot write its journal.").into();
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the journal cannot be written"
+            );
+            return ArmError::new(
+                500,
+                "InternalServerError",
+                "The simulator cannot write its journal.",
+            )
+            .into();
         }
         if let Some(accepted) = accepted {
             // Whatever happens, the instant of a snapshot is fixed before its PUT is answered.
@@ -292,7 +299,11 @@ impl Inner {
             }
             drop(fixed);
             let result = result.map_err(|error| {
-                tracing::warn!(operation = operation.id, error = format!("{error:#}"), "work failed");
+                tracing::warn!(
+                    operation = operation.id,
+                    error = format!("{error:#}"),
+                    "work failed"
+                );
                 format!("{error:#}")
             });
             this.finish_work(&operation.id, result).await;
@@ -309,7 +320,10 @@ impl Inner {
             self.commit(&mut world)
         };
         if let Err(error) = self.settle(committed).await {
-            tracing::error!(error = &error as &dyn std::error::Error, "the journal cannot be written");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the journal cannot be written"
+            );
         }
     }
 
@@ -402,7 +416,10 @@ impl Inner {
             (again, running, self.commit(&mut world))
         };
         if let Err(error) = self.settle(committed).await {
-            tracing::error!(error = &error as &dyn std::error::Error, "the journal cannot be written");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the journal cannot be written"
+            );
         }
         for vm in running {
             let Some(spec) = self.guest_spec(&vm) else { continue };
@@ -424,7 +441,10 @@ impl Inner {
             (reply, self.commit(&mut world))
         };
         if let Err(error) = self.settle(committed).await {
-            tracing::error!(error = &error as &dyn std::error::Error, "the journal cannot be written");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the journal cannot be written"
+            );
         }
         self.respond(reply, request).await
     }

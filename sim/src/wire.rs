@@ -25,9 +25,9 @@ mod times;
 mod versions;
 mod vms;
 
-pub(crate) use metadata::handle as handle_metadata;
-pub use reply::{Dropped, FileBody};
-pub(crate) use reply::{Body, Reply};
 pub(crate) use boot::serial_log;
+pub(crate) use metadata::handle as handle_metadata;
+pub(crate) use reply::{Body, Reply};
+pub use reply::{Dropped, FileBody};
 pub(crate) use request::ArmRequest;
 pub(crate) use router::{Scope, route};

@@ -37,6 +37,7 @@ pub use arm_id::{ArmId, Kind};
 pub use disks::DiskRequest;
 pub use error::ArmError;
 pub use groups::GroupRequest;
+pub(crate) use locks::Intent;
 pub use locks::LockRequest;
 pub use network_writes::NetworkRequest;
 pub use operations::{Effect, Failure, Operation, Outcome, Output, Service, Work};
@@ -46,9 +47,8 @@ pub use state::{
     Snapshot, State, Tags, Vm, provisioning,
 };
 pub use table::{Change, Table};
-pub(crate) use locks::Intent;
-pub use tags::{TagOperation, checked_tags};
 pub(crate) use tags::Tagged;
+pub use tags::{TagOperation, checked_tags};
 pub use vm_power::PowerAction;
 pub use volume::{Creation, Progress, Volume, gib};
 
@@ -78,6 +78,8 @@ pub struct Accepted {
     pub operation: Option<String>,
     /// The resource did not exist before.
     pub created: bool,
+    /// The operation is an earlier one that is still under way.
+    pub joined: bool,
 }
 
 /// The simulated cloud.
@@ -139,6 +141,13 @@ impl World {
 
     /// The common part of a resource that is created now.
     fn common(&self, id: ArmId, location: String, tags: Tags, now: WallTime) -> Common {
-        Common { id, location, tags, zones: Vec::new(), created: now, provisioning: provisioning::CREATING.into() }
+        Common {
+            id,
+            location,
+            tags,
+            zones: Vec::new(),
+            created: now,
+            provisioning: provisioning::CREATING.into(),
+        }
     }
 }

@@ -1,1 +1,38 @@
-//! Test harness.
+//! The lab: the real binaries as real processes, joined into one small world.
+//!
+//! The end-to-end tests (`tests/it`) and the demo (`azdr-demo`) stand on the same pieces:
+//!
+//! - [`Lab`] is a whole world: azure-sim, azdr-controller, and the `azdr` command for it.
+//! - [`Simulator`], [`Controller`] and [`Cli`] are its processes; each can be killed and started
+//!   again. [`Guest`] is a machine in the simulated Azure, seen from outside, over SSH.
+//! - [`Listing`] is what exists in the simulated Azure, told by the simulator and not by azdr: the
+//!   judge of what is left over.
+//! - [`process`] keeps the promise that nothing outlives whoever started it.
+//! - [`demo`] is the story that `cargo xtask demo` tells.
+//!
+//! Nothing here links azdr's own crates but the clock: what is measured and checked is what the
+//! processes do.
+
+pub mod cli;
+pub mod controller;
+pub mod demo;
+pub mod guest;
+pub mod http;
+pub mod lab;
+pub mod lab_lock;
+pub mod listing;
+pub mod poll;
+pub mod process;
+pub mod programs;
+pub mod simulator;
+pub mod world;
+
+pub use cli::{Answer, Cli};
+pub use controller::Controller;
+pub use guest::Guest;
+pub use lab::{Lab, LabSpec};
+pub use listing::Listing;
+pub use poll::{Stopwatch, until};
+pub use programs::{GuestImage, Programs};
+pub use simulator::Simulator;
+pub use world::{DataDisk, Vm, World};

@@ -41,8 +41,11 @@ fn each_superblock_is_covered_once_and_its_best_place_comes_first() {
 #[test]
 fn a_read_only_mount_of_a_writable_superblock_is_covered_and_a_read_only_superblock_is_not() {
     let coverage = coverage(&parse_mountinfo(TABLE), None).unwrap();
-    let skipped: Vec<_> =
-        coverage.skipped.iter().map(|s| (s.mount.mount_point.to_str().unwrap(), s.reason)).collect();
+    let skipped: Vec<_> = coverage
+        .skipped
+        .iter()
+        .map(|s| (s.mount.mount_point.to_str().unwrap(), s.reason))
+        .collect();
     assert_eq!(
         skipped,
         [("/boot/efi", "its type is not on the list of what is frozen"), ("/archive", "read-only")]

@@ -52,19 +52,23 @@ impl Client {
     /// # Errors
     /// `UnexpectedEof`: the thaw process is gone. `WouldBlock`: none within the limit.
     pub fn receive(&self) -> io::Result<Reply> {
+        self.receive_with(true)
+    }
+
+    /// Receives one reply if it is there, for callers that wait for readiness elsewhere.
+    ///
+    /// # Errors
+    /// `UnexpectedEof`: the thaw process is gone. `WouldBlock`: there is none.
+    pub fn try_receive(&self) -> io::Result<Reply> {
+        self.receive_with(false)
+    }
+
+    fn receive_with(&self, wait: bool) -> io::Result<Reply> {
         let mut buf = [0; MAX_MESSAGE];
-        match sys::receive(&self.socket, &mut buf, drop)? {
+        match sys::receive(&self.socket, &mut buf, wait, drop)? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
             len => buf.get(..len).and_then(Reply::decode).ok_or(io::ErrorKind::InvalidData.into()),
         }
-    }
-
-    /// Changes the limit of blocking calls.
-    ///
-    /// # Errors
-    /// Never, for a valid socket.
-    pub fn set_limit(&self, limit_ms: u32) -> io::Result<()> {
-        sys::set_limit(&self.socket, limit_ms)
     }
 
     /// Asks for the state.

@@ -207,7 +207,7 @@ impl Server {
         let Some(connection) = &self.connection else { return };
         let mut buf = [0; MAX_MESSAGE];
         let roots = &mut self.roots;
-        let received = sys::receive(&connection.socket, &mut buf, |fd| {
+        let received = sys::receive(&connection.socket, &mut buf, false, |fd| {
             // A 65th descriptor is closed here.
             if roots.len() < MAX_FILE_SYSTEMS {
                 roots.push(fd);

@@ -399,10 +399,11 @@ pub(crate) fn send(socket: &OwnedFd, bytes: &[u8], fds: &[RawFd]) -> io::Result<
 }
 
 /// Receives one packet and hands each descriptor that came with it to `take`. 0 bytes: the other
-/// side is gone.
+/// side is gone. Without `wait`, `WouldBlock` when there is none.
 pub(crate) fn receive(
     socket: &OwnedFd,
     bytes: &mut [u8],
+    wait: bool,
     mut take: impl FnMut(OwnedFd),
 ) -> io::Result<usize> {
     let mut control = Control([0; CONTROL_LEN]);
@@ -415,7 +416,8 @@ pub(crate) fn receive(
         message.msg_iovlen = 1;
         message.msg_control = control.0.as_mut_ptr().cast();
         message.msg_controllen = CONTROL_LEN as _;
-        let len = libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_CMSG_CLOEXEC);
+        let flags = libc::MSG_CMSG_CLOEXEC | if wait { 0 } else { libc::MSG_DONTWAIT };
+        let len = libc::recvmsg(socket.as_raw_fd(), &mut message, flags);
         if len < 0 {
             return Err(io::Error::last_os_error());
         }

@@ -11,7 +11,7 @@ use azdr_proto::enroll::{EnrollRequest, EnrollResponse};
 use tonic::{Request, Response, Status};
 
 use super::agent_service::CERTIFICATE_LIFETIME;
-use crate::pki::enrolment_token;
+use crate::pki::enrolment_token::TokenHash;
 use crate::store::{Store, StoreError};
 
 /// Longest fields that are looked at.
@@ -41,7 +41,8 @@ impl EnrollService for Enrolment {
         if request.token.len() > MAX_TOKEN || request.csr_der.len() > MAX_CSR {
             return Err(Status::invalid_argument("token or signing request is too long"));
         }
-        let hash = enrolment_token::hash(&request.token);
+        let hash = TokenHash::of_presented(&request.token).map_err(|_| refused())?;
+        let hash = hash.as_str().to_owned();
         let now = self.env.clock.wall();
         let item = match self.store.token_item(&hash, now).await.map_err(unavailable)? {
             Ok(id) => self.store.item_by_id(id).await.map_err(unavailable)?,

@@ -297,27 +297,6 @@ impl Store {
         .await
     }
 
-    /// Adds an operator, or gives an existing one a new certificate and role.
-    ///
-    /// # Errors
-    /// When the database cannot be written.
-    pub async fn set_operator(
-        &self,
-        name: String,
-        role: String,
-        serial: String,
-        now: WallTime,
-    ) -> Result<(), StoreError> {
-        self.write(move |c| {
-            c.execute(
-                "INSERT OR REPLACE INTO operator VALUES (?1, ?2, ?3, ?4, NULL)",
-                (name, role, serial, now.unix_ms()),
-            )?;
-            Ok(())
-        })
-        .await
-    }
-
     /// An operator by name.
     ///
     /// # Errors

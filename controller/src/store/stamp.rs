@@ -19,11 +19,17 @@ pub struct Stamp {
 }
 
 impl Store {
-    /// Stamps a new database.
+    /// Stamps a new database and records its first admin, in one transaction.
     ///
     /// # Errors
     /// `Refused` when it has a stamp already.
-    pub async fn stamp(&self, stamp: Stamp, now: WallTime) -> Result<(), StoreError> {
+    pub async fn initialise(
+        &self,
+        stamp: Stamp,
+        admin: String,
+        certificate_serial: String,
+        now: WallTime,
+    ) -> Result<(), StoreError> {
         self.write(move |c| {
             if let Some(existing) = read(c)? {
                 return Err(StoreError::Refused(format!(
@@ -34,6 +40,10 @@ impl Store {
             c.execute(
                 "INSERT INTO stamp VALUES (1, ?1, ?2, ?3, ?4)",
                 (stamp.cloud, stamp.tenant_id, to_json(&stamp.subscriptions), now.unix_ms()),
+            )?;
+            c.execute(
+                "INSERT INTO operator VALUES (?1, 'admin', ?2, ?3, NULL)",
+                (admin, certificate_serial, now.unix_ms()),
             )?;
             Ok(())
         })

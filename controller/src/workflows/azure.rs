@@ -76,6 +76,7 @@ pub async fn finish<I>(
             Started::Done(value) => return Ok(value),
             Started::Running(operation) => {
                 cx.save_checkpoint(Some(&operation)).await?;
+                cx.wait(cx.services().azure.poll_after(&operation)).await?;
                 operation
             }
         },

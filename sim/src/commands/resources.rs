@@ -27,7 +27,12 @@ impl Resources {
         for resource in listing["resources"].as_array().into_iter().flatten() {
             let text = |name: &str| resource[name].as_str().unwrap_or_default().to_owned();
             let power = resource["power"].as_str().map(|p| format!("  {p}")).unwrap_or_default();
-            println!("{:<12} {:<10} {}{power}", text("location"), text("provisioning_state"), text("id"));
+            println!(
+                "{:<12} {:<10} {}{power}",
+                text("location"),
+                text("provisioning_state"),
+                text("id")
+            );
         }
         Ok(())
     }

@@ -109,7 +109,11 @@ impl Run {
             LatencyKind::Recorded => (Profile::Recorded, Limits::recorded()),
         };
         if let Some(path) = &self.limits {
-            limits = read_json(path)?;
+            let mut all = serde_json::to_value(&limits)?;
+            let changed: serde_json::Map<String, serde_json::Value> = read_json(path)?;
+            all.as_object_mut().context("limits are an object")?.extend(changed);
+            limits = serde_json::from_value(all)
+                .with_context(|| format!("cannot understand {}", path.display()))?;
         }
         limits.guest_ports = self.guest_ports.clone();
         let faults: Vec<Fault> =

@@ -97,13 +97,18 @@ pub(crate) fn resources(world: &World) -> Value {
                         entry["vm_id"] = json!(vm.vm_id);
                         entry["power"] = json!(vm.power);
                         entry["reachable_at"] = json!(
-                            world.ways_in(vm).iter().map(|(ip, port)| format!("{ip}:{port}")).collect::<Vec<_>>()
+                            world
+                                .ways_in(vm)
+                                .iter()
+                                .map(|(ip, port)| format!("{ip}:{port}"))
+                                .collect::<Vec<_>>()
                         );
                     }
                 }
                 Kind::Disk => {
                     if let Some(disk) = state.disks.get(key) {
-                        entry["managed_by"] = json!(disk.managed_by.as_ref().map(ToString::to_string));
+                        entry["managed_by"] =
+                            json!(disk.managed_by.as_ref().map(ToString::to_string));
                         entry["size_bytes"] = json!(disk.volume.size_bytes);
                         entry["file"] = json!(disk.volume.file());
                     }
@@ -111,8 +116,9 @@ pub(crate) fn resources(world: &World) -> Value {
                 Kind::Snapshot => {
                     if let Some(snapshot) = state.snapshots.get(key) {
                         entry["incremental"] = json!(snapshot.incremental);
-                        entry["source"] =
-                            json!(snapshot.volume.creation.source.as_ref().map(ToString::to_string));
+                        entry["source"] = json!(
+                            snapshot.volume.creation.source.as_ref().map(ToString::to_string)
+                        );
                         entry["file"] = json!(snapshot.volume.file());
                     }
                 }

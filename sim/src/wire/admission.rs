@@ -52,7 +52,8 @@ impl Admission {
         if counts.latest.len() == REMEMBERED {
             counts.latest.pop_front();
         }
-        let entry = json!({"method": request.method.as_str(), "path": request.path, "status": status});
+        let entry =
+            json!({"method": request.method.as_str(), "path": request.path, "status": status});
         counts.latest.push_back(entry);
     }
 
@@ -95,10 +96,18 @@ pub(crate) fn type_of(request: &ArmRequest) -> String {
         return match request.lower.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["sas", ..] => "blob".to_owned(),
             [.., "token"] => "token".to_owned(),
-            ["subscriptions"] | ["subscriptions", _] => "Microsoft.Resources/subscriptions".to_owned(),
-            ["subscriptions", _, "operationresults", _] => "Microsoft.Resources/operationresults".to_owned(),
-            ["subscriptions", _, "resourcegroups", _, "resources"] => "Microsoft.Resources/resources".to_owned(),
-            ["subscriptions", _, "resourcegroups", ..] => "Microsoft.Resources/resourceGroups".to_owned(),
+            ["subscriptions"] | ["subscriptions", _] => {
+                "Microsoft.Resources/subscriptions".to_owned()
+            }
+            ["subscriptions", _, "operationresults", _] => {
+                "Microsoft.Resources/operationresults".to_owned()
+            }
+            ["subscriptions", _, "resourcegroups", _, "resources"] => {
+                "Microsoft.Resources/resources".to_owned()
+            }
+            ["subscriptions", _, "resourcegroups", ..] => {
+                "Microsoft.Resources/resourceGroups".to_owned()
+            }
             ["subscriptions", _, what] => format!("Microsoft.Resources/{what}"),
             _ => "other".to_owned(),
         };

@@ -5,12 +5,13 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::reply::Reply;
-use super::router::Scope;
 use super::request::ArmRequest;
+use super::router::Scope;
 use crate::signing::{Signer, base64url, from_base64url};
 use crate::world::{ArmError, Facts};
 
-const AUDIENCES: [&str; 2] = ["https://management.azure.com", "https://management.core.windows.net"];
+const AUDIENCES: [&str; 2] =
+    ["https://management.azure.com", "https://management.core.windows.net"];
 
 /// An access token for `audience`, good for `secs`.
 pub(super) fn issue(
@@ -80,7 +81,9 @@ impl Scope<'_> {
         if !AUDIENCES.contains(&audience) {
             return Err(unauthorised(
                 "InvalidAuthenticationTokenAudience",
-                &format!("The access token has been obtained for wrong audience or resource '{audience}'."),
+                &format!(
+                    "The access token has been obtained for wrong audience or resource '{audience}'."
+                ),
             ));
         }
         Ok(())
@@ -149,15 +152,27 @@ impl Scope<'_> {
             return refusal(400, "invalid_request", "AADSTS90002: Tenant not found.");
         }
         if field("grant_type") != Some("client_credentials") {
-            return refusal(400, "unsupported_grant_type", "AADSTS70003: The grant type is not supported.");
+            return refusal(
+                400,
+                "unsupported_grant_type",
+                "AADSTS70003: The grant type is not supported.",
+            );
         }
         let client = field("client_id").unwrap_or_default();
         let Some(secret) = facts.clients.get(client) else {
-            return refusal(400, "unauthorized_client", "AADSTS700016: Application not found in the directory.");
+            return refusal(
+                400,
+                "unauthorized_client",
+                "AADSTS700016: Application not found in the directory.",
+            );
         };
         // An assertion is taken at its word: there is no key to check it with.
         if field("client_assertion").is_none() && field("client_secret") != Some(secret) {
-            return refusal(401, "invalid_client", "AADSTS7000215: Invalid client secret provided.");
+            return refusal(
+                401,
+                "invalid_client",
+                "AADSTS7000215: Invalid client secret provided.",
+            );
         }
         let scope = field("scope").or_else(|| field("resource")).unwrap_or(AUDIENCES[0]);
         let audience = scope.split(' ').next().unwrap_or_default().trim_end_matches(".default");
@@ -175,7 +190,10 @@ impl Scope<'_> {
 }
 
 fn refusal(status: u16, error: &str, description: &str) -> Reply {
-    Reply::json(status, json!({"error": error, "error_description": description, "error_codes": []}))
+    Reply::json(
+        status,
+        json!({"error": error, "error_description": description, "error_codes": []}),
+    )
 }
 
 /// The answer of a managed identity endpoint: numbers as strings.

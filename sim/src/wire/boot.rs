@@ -13,7 +13,8 @@ impl Scope<'_> {
     /// `retrieveBootDiagnosticsData`: a URL to the log.
     pub(super) fn boot_diagnostics(&self, id: &ArmId) -> Result<Reply, ArmError> {
         let vm = self.found_vm(id)?;
-        let diagnostics = vm.properties.get("diagnosticsProfile").and_then(|p| p.get("bootDiagnostics"));
+        let diagnostics =
+            vm.properties.get("diagnosticsProfile").and_then(|p| p.get("bootDiagnostics"));
         if diagnostics.and_then(|d| d["enabled"].as_bool()) != Some(true) {
             return Err(ArmError::not_allowed(format!(
                 "Boot diagnostics is not enabled on VM '{}'.",

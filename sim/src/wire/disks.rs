@@ -10,7 +10,7 @@ use super::router::Scope;
 use super::sas;
 use super::times::azure_time;
 use crate::world::{
-    AccessRequest, Accepted, ArmError, ArmId, Common, Disk, Kind, Power, Snapshot, Volume, gib,
+    Accepted, AccessRequest, ArmError, ArmId, Common, Disk, Kind, Power, Snapshot, Volume, gib,
 };
 
 impl Scope<'_> {
@@ -19,7 +19,10 @@ impl Scope<'_> {
         let (request, injected, now) = (self.request, self.injected, self.now);
         let snapshot = id.kind == Kind::Snapshot;
         match request.method {
-            Method::GET => Ok(Reply::json(200, self.disk_or_snapshot(id, false).ok_or_else(|| self.not_found(id))?)),
+            Method::GET => Ok(Reply::json(
+                200,
+                self.disk_or_snapshot(id, false).ok_or_else(|| self.not_found(id))?,
+            )),
             Method::PUT => {
                 let accepted = if snapshot {
                     self.world.put_snapshot(id, request.json()?, injected, now)?
@@ -54,7 +57,8 @@ impl Scope<'_> {
             "begingetaccess" => {
                 let body: AccessRequest = self.request.json()?;
                 let signer = self.signer;
-                let sign = |volume: &Volume, grant: &str| sas::path_of_content(signer, volume, grant);
+                let sign =
+                    |volume: &Volume, grant: &str| sas::path_of_content(signer, volume, grant);
                 self.world.begin_get_access(id, &body, sign, self.injected, self.now)?
             }
             "endgetaccess" => self.world.end_get_access(id, self.injected, self.now)?,
@@ -170,7 +174,8 @@ impl Scope<'_> {
                 properties["completionPercent"] = json!(percent);
             }
             if let Some((_, code, message)) = &progress.error {
-                properties["copyCompletionError"] = json!({"errorCode": code, "errorMessage": message});
+                properties["copyCompletionError"] =
+                    json!({"errorCode": code, "errorMessage": message});
             }
             if snapshot.copied_family.is_none() {
                 let word = if percent < 100.0 { "Pending" } else { "Available" };
@@ -218,8 +223,16 @@ fn sku_tier(sku: &str) -> &str {
 
 fn premium_tier(gib: u64) -> &'static str {
     const TIERS: [(u64, &str); 10] = [
-        (4, "P1"), (8, "P2"), (16, "P3"), (32, "P4"), (64, "P6"), (128, "P10"), (256, "P15"),
-        (512, "P20"), (1024, "P30"), (2048, "P40"),
+        (4, "P1"),
+        (8, "P2"),
+        (16, "P3"),
+        (32, "P4"),
+        (64, "P6"),
+        (128, "P10"),
+        (256, "P15"),
+        (512, "P20"),
+        (1024, "P30"),
+        (2048, "P40"),
     ];
     TIERS.iter().find(|(size, _)| gib <= *size).map_or("P50", |(_, tier)| tier)
 }

@@ -36,7 +36,7 @@ impl Scope<'_> {
         if let Some(seconds) = self.world.limits.retry_after_secs {
             reply = reply.header("retry-after", seconds.to_string());
         }
-        reply.operation = accepted.operation.clone();
+        reply.operation = accepted.operation.clone().filter(|_| !accepted.joined);
         reply
     }
 
@@ -64,7 +64,10 @@ impl Scope<'_> {
         url.push_str(&format!("api-version={}", self.api_version));
         let padding = self.world.limits.polling_url_padding;
         if padding > 0 {
-            url.push_str(&format!("&t=639100000000000000&c={}", "MIIHpTCCBo2gAwIBAgI".repeat(padding / 19 + 1)));
+            url.push_str(&format!(
+                "&t=639100000000000000&c={}",
+                "MIIHpTCCBo2gAwIBAgI".repeat(padding / 19 + 1)
+            ));
         }
         url.push_str(&format!("&s={}", self.signer.sign(&format!("operation {id}"))));
         url

@@ -26,9 +26,10 @@ pub(crate) fn handle(world: &World, request: &ArmRequest, signer: &Signer, now: 
             }
             managed_identity(request, signer, facts, now, secs)
         }
-        _ if !flagged => {
-            Reply::json(400, json!({"error": "Bad request. Required metadata header not specified"}))
-        }
+        _ if !flagged => Reply::json(
+            400,
+            json!({"error": "Bad request. Required metadata header not specified"}),
+        ),
         ["metadata", "identity", "oauth2", "token"]
         | ["vm", _, "metadata", "identity", "oauth2", "token"] => {
             managed_identity(request, signer, facts, now, secs)

@@ -45,7 +45,8 @@ impl Scope<'_> {
         if self.request.method != Method::GET {
             return Err(self.unknown());
         }
-        let vnet = self.world.state.networks.get(&vnet.key()).ok_or_else(|| self.not_found(vnet))?;
+        let vnet =
+            self.world.state.networks.get(&vnet.key()).ok_or_else(|| self.not_found(vnet))?;
         let document = self.network(vnet);
         let subnets = document["properties"]["subnets"].as_array().cloned().unwrap_or_default();
         subnets
@@ -53,7 +54,11 @@ impl Scope<'_> {
             .find(|s| s["name"].as_str().is_some_and(|n| n.eq_ignore_ascii_case(name)))
             .map(|subnet| Reply::json(200, subnet))
             .ok_or_else(|| {
-                ArmError::new(404, "NotFound", format!("Resource {}/subnets/{name} not found.", vnet.common.id))
+                ArmError::new(
+                    404,
+                    "NotFound",
+                    format!("Resource {}/subnets/{name} not found.", vnet.common.id),
+                )
             })
     }
 
@@ -105,7 +110,8 @@ impl Scope<'_> {
                     rule["id"] = json!(format!("{}/securityRules/{name}", resource.common.id));
                     rule["properties"]["provisioningState"] = json!(resource.common.provisioning);
                 }
-                properties.insert("defaultSecurityRules".into(), default_rules(&resource.common.id));
+                properties
+                    .insert("defaultSecurityRules".into(), default_rules(&resource.common.id));
             }
         }
         document["etag"] = json!(etag);

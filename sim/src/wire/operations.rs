@@ -26,7 +26,9 @@ impl Scope<'_> {
     }
 
     fn operation(&self, id: &str) -> Result<&Operation, ArmError> {
-        let ours = self.signer.verify(&format!("operation {id}"), self.request.param("s").unwrap_or_default());
+        let ours = self
+            .signer
+            .verify(&format!("operation {id}"), self.request.param("s").unwrap_or_default());
         if !ours {
             tracing::warn!(id, "a polling URL was not used as it was given");
         }
@@ -79,7 +81,9 @@ impl Scope<'_> {
         match &operation.output {
             Output::None => None,
             Output::Resource(id) => self.disk_or_snapshot(id, true),
-            Output::Access(path) => Some(json!({"accessSAS": format!("{}{path}", self.request.base)})),
+            Output::Access(path) => {
+                Some(json!({"accessSAS": format!("{}{path}", self.request.base)}))
+            }
         }
     }
 

@@ -37,8 +37,7 @@ impl ArmRequest {
             .unwrap_or_else(|| "management.azure.com".to_owned());
         let path = parts.uri.path().to_owned();
         let decode = |segment: &str| percent_decode_str(segment).decode_utf8_lossy().into_owned();
-        let segments: Vec<String> =
-            path.split('/').filter(|s| !s.is_empty()).map(decode).collect();
+        let segments: Vec<String> = path.split('/').filter(|s| !s.is_empty()).map(decode).collect();
         let lower = segments.iter().map(|s| s.to_lowercase()).collect();
         let query = parts.uri.query().unwrap_or_default();
         let query = url::form_urlencoded::parse(query.as_bytes())

@@ -15,7 +15,10 @@ impl Scope<'_> {
     pub(super) fn subscriptions(&mut self) -> Result<Reply, ArmError> {
         let all = self.world.state.facts.subscriptions.clone();
         let value: Vec<Value> = all.iter().map(|s| self.subscription(s)).collect();
-        Ok(Reply::json(200, json!({"value": value, "count": {"type": "Total", "value": value.len()}})))
+        Ok(Reply::json(
+            200,
+            json!({"value": value, "count": {"type": "Total", "value": value.len()}}),
+        ))
     }
 
     pub(super) fn subscription(&self, id: &str) -> Value {
@@ -76,8 +79,9 @@ impl Scope<'_> {
         let types: Vec<Value> = kinds
             .iter()
             .map(|kind| {
-                let mut accepted =
-                    versions::accepted(namespace, &kind.collection().to_lowercase()).unwrap_or_default().to_vec();
+                let mut accepted = versions::accepted(namespace, &kind.collection().to_lowercase())
+                    .unwrap_or_default()
+                    .to_vec();
                 accepted.reverse();
                 json!({
                     "resourceType": kind.collection(),
@@ -86,7 +90,8 @@ impl Scope<'_> {
                 })
             })
             .collect();
-        let id = format!("/subscriptions/{}/providers/{}", self.request.segments[1], first.namespace());
+        let id =
+            format!("/subscriptions/{}/providers/{}", self.request.segments[1], first.namespace());
         Ok(Reply::json(
             200,
             json!({"id": id, "namespace": first.namespace(), "registrationState": "Registered", "resourceTypes": types}),
@@ -217,7 +222,8 @@ impl Filter {
             let value = after.strip_prefix("eq ").ok_or_else(invalid)?.trim_start();
             let (value, after) = quoted(value).ok_or_else(invalid)?;
             let name = name.to_lowercase();
-            let known = ["tagname", "tagvalue", "resourcetype", "resourcegroup", "name", "location"];
+            let known =
+                ["tagname", "tagvalue", "resourcetype", "resourcegroup", "name", "location"];
             if !known.contains(&name.as_str()) {
                 return Err(invalid());
             }

@@ -51,7 +51,9 @@ impl Scope<'_> {
         match lower[..] {
             ["subscriptions"] => self.resources_api(Self::subscriptions),
             ["tenants"] => self.resources_api(Self::tenants),
-            ["subscriptions", _] => self.resources_api(|s| Ok(Reply::json(200, s.subscription(text(1))))),
+            ["subscriptions", _] => {
+                self.resources_api(|s| Ok(Reply::json(200, s.subscription(text(1)))))
+            }
             ["subscriptions", _, "locations"] => self.resources_api(Self::locations),
             ["subscriptions", _, "resources"] => self.resources_api(|s| s.resources(text(1), None)),
             ["subscriptions", _, "resourcegroups"] => self.resources_api(|s| s.groups(text(1))),
@@ -190,7 +192,11 @@ impl Scope<'_> {
         tracing::warn!(%method, path, "not simulated");
         ArmError {
             gateway: true,
-            ..ArmError::new(404, "NotFound", format!("No resource matches the request {method} {path}."))
+            ..ArmError::new(
+                404,
+                "NotFound",
+                format!("No resource matches the request {method} {path}."),
+            )
         }
     }
 
@@ -231,6 +237,8 @@ impl Scope<'_> {
         T: 'b,
     {
         let part = format!("/providers/{}/", kind.type_name()).to_lowercase();
-        records.filter(move |(key, _)| key.contains(&part)).map(|(key, record)| (key.clone(), record))
+        records
+            .filter(move |(key, _)| key.contains(&part))
+            .map(|(key, record)| (key.clone(), record))
     }
 }

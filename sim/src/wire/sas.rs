@@ -56,8 +56,9 @@ pub(super) fn read(scope: &Scope<'_>) -> Reply {
             .header("etag", format!("\"0x{}\"", &unique_id.replace('-', "")[..15].to_uppercase()))
     };
     match (&request.method, request.param("comp")) {
-        (&Method::GET, Some("pagelist")) => described(page_list(&path, size))
-            .header("x-ms-blob-content-length", total.to_string()),
+        (&Method::GET, Some("pagelist")) => {
+            described(page_list(&path, size)).header("x-ms-blob-content-length", total.to_string())
+        }
         (&Method::HEAD, None) => {
             described(Reply::empty(200)).header("content-length", total.to_string())
         }
@@ -67,7 +68,11 @@ pub(super) fn read(scope: &Scope<'_>) -> Reply {
                 None => (200, 0, total - 1),
                 Some(Some((first, last))) => (206, first, last),
                 Some(None) => {
-                    return refused(416, "InvalidRange", "The range specified is invalid for the current size of the resource.");
+                    return refused(
+                        416,
+                        "InvalidRange",
+                        "The range specified is invalid for the current size of the resource.",
+                    );
                 }
             };
             let mut reply = described(Reply::empty(status));
@@ -86,7 +91,9 @@ pub(super) fn read(scope: &Scope<'_>) -> Reply {
             });
             reply
         }
-        _ => refused(405, "UnsupportedHttpVerb", "The resource doesn't support specified Http Verb."),
+        _ => {
+            refused(405, "UnsupportedHttpVerb", "The resource doesn't support specified Http Verb.")
+        }
     }
 }
 

@@ -27,13 +27,9 @@ impl Scope<'_> {
     pub(super) fn scoped(&mut self, lower: &[&str]) -> Option<Result<Reply, ArmError>> {
         let at = lower.len();
         match lower {
-            [.., "providers", "microsoft.resources", "tags", "default"] => {
-                Some(self.tags(at - 4))
-            }
+            [.., "providers", "microsoft.resources", "tags", "default"] => Some(self.tags(at - 4)),
             [.., "providers", "microsoft.authorization", "locks"] => Some(self.locks(at - 3)),
-            [.., "providers", "microsoft.authorization", "locks", _] => {
-                Some(self.one_lock(at - 4))
-            }
+            [.., "providers", "microsoft.authorization", "locks", _] => Some(self.one_lock(at - 4)),
             _ => None,
         }
     }
@@ -44,7 +40,9 @@ impl Scope<'_> {
             [_, subscription, _, group] => {
                 Ok(Tagged::Group { subscription: subscription.clone(), group: group.clone() })
             }
-            _ => ArmId::parse(&segments.join("/")).map(Tagged::Resource).ok_or_else(|| self.unknown()),
+            _ => ArmId::parse(&segments.join("/"))
+                .map(Tagged::Resource)
+                .ok_or_else(|| self.unknown()),
         }
     }
 
@@ -66,7 +64,10 @@ impl Scope<'_> {
         };
         let body: TagsBody = self.request.json()?;
         let operation = operation.or(body.operation).ok_or_else(|| {
-            ArmError::bad_request("InvalidTagsPatchOperation", "The tags patch operation is missing.")
+            ArmError::bad_request(
+                "InvalidTagsPatchOperation",
+                "The tags patch operation is missing.",
+            )
         })?;
         let tags = self.world.change_tags(&target, operation, body.properties.tags)?;
         Ok(Reply::json(200, self.tags_document(length, &tags)))
@@ -93,9 +94,8 @@ impl Scope<'_> {
         versions::check(self.request, "microsoft.authorization", "locks")?;
         let scope = format!("/{}", self.request.segments[..length].join("/"));
         let name = self.request.segments[length + 3].clone();
-        let missing = || {
-            ArmError::new(404, "LockNotFound", format!("The lock '{name}' could not be found."))
-        };
+        let missing =
+            || ArmError::new(404, "LockNotFound", format!("The lock '{name}' could not be found."));
         match self.request.method {
             Method::PUT => {
                 let created = self.world.put_lock(&scope, &name, self.request.json()?)?;

@@ -24,7 +24,11 @@ impl Scope<'_> {
             }
             Method::PUT => {
                 if request.header("if-none-match") == Some("*") && self.found_vm(id).is_ok() {
-                    return Err(ArmError::new(412, "PreconditionFailed", "The resource exists already."));
+                    return Err(ArmError::new(
+                        412,
+                        "PreconditionFailed",
+                        "The resource exists already.",
+                    ));
                 }
                 let accepted = self.world.put_vm(id, request.json()?, if_match, injected, now)?;
                 self.changed_vm(id, if accepted.created { 201 } else { 200 }, &accepted)
@@ -72,7 +76,8 @@ impl Scope<'_> {
     pub(super) fn list_vms(&self, prefix: &str) -> Reply {
         let expand = self.request.param("$expand").unwrap_or_default();
         let status_only = self.request.param("statusOnly").unwrap_or_default();
-        let view = expand.eq_ignore_ascii_case("instanceView") || status_only.eq_ignore_ascii_case("true");
+        let view =
+            expand.eq_ignore_ascii_case("instanceView") || status_only.eq_ignore_ascii_case("true");
         let vms = self.in_collection(self.world.state.vms.with_prefix(prefix), Kind::Vm);
         page(self.request, vms, self.world.limits.page_size, |vm| self.vm(vm, view))
     }
@@ -148,8 +153,7 @@ impl Scope<'_> {
             "Failed" => ("ProvisioningState/failed".to_owned(), "Error"),
             state => (format!("ProvisioningState/{}", state.to_lowercase()), "Info"),
         };
-        let mut provisioning =
-            json!({"code": code, "level": level, "displayStatus": code.replace("ProvisioningState/", "Provisioning "), "time": time});
+        let mut provisioning = json!({"code": code, "level": level, "displayStatus": code.replace("ProvisioningState/", "Provisioning "), "time": time});
         if let Some(message) = &vm.start_error {
             provisioning["message"] = json!(message);
         }

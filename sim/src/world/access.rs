@@ -5,9 +5,9 @@ use std::time::Duration;
 use azdr_env::WallTime;
 use serde::Deserialize;
 
-use super::disks::not_found;
+use super::disks::{check_source_ready, not_found};
 use super::operations::{Effect, Output};
-use super::state::{Grant, provisioning};
+use super::state::Grant;
 use super::volume::Volume;
 use super::{Accepted, ArmError, ArmId, Injected, Kind, World};
 
@@ -42,7 +42,9 @@ impl World {
             )));
         }
         if request.duration_in_seconds == 0 {
-            return Err(ArmError::invalid("Required parameter 'durationInSeconds' is missing (null)."));
+            return Err(ArmError::invalid(
+                "Required parameter 'durationInSeconds' is missing (null).",
+            ));
         }
         let grant = Grant {
             id: self.guid(),
@@ -62,7 +64,7 @@ impl World {
         {
             volume.grant = Some(grant);
         }
-        Ok(Accepted { operation: Some(operation), created: false })
+        Ok(Accepted { operation: Some(operation), created: false, joined: false })
     }
 
     /// Revokes read access; without a grant it succeeds too.
@@ -84,14 +86,12 @@ impl World {
         {
             volume.grant = None;
         }
-        Ok(Accepted { operation: Some(operation), created: false })
+        Ok(Accepted { operation: Some(operation), created: false, joined: false })
     }
 
     fn check_exportable(&self, id: &ArmId, now: WallTime) -> Result<(), ArmError> {
         let common = self.state.common(id).ok_or_else(|| not_found(id))?;
-        if common.provisioning == provisioning::CREATING {
-            return Err(ArmError::not_allowed(format!("Resource {id} is still being created.")));
-        }
+        check_source_ready(common)?;
         if let Some(disk) = self.state.disks.get(&id.key())
             && self.writer(disk).is_some()
         {
@@ -128,7 +128,7 @@ impl World {
         }
     }
 
-    fn volume_mut(&mut self, id: &ArmId) -> Option<&mut Volume> {
+    pub(super) fn volume_mut(&mut self, id: &ArmId) -> Option<&mut Volume> {
         match id.kind {
             Kind::Disk => self.state.disks.get_mut(&id.key()).map(|disk| &mut disk.volume),
             Kind::Snapshot => self.state.snapshots.get_mut(&id.key()).map(|s| &mut s.volume),

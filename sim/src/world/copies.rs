@@ -67,8 +67,11 @@ impl World {
                 "CopyStart needs an incremental snapshot as its source.",
             ));
         }
-        let source =
-            self.state.snapshots.get(&id.key()).ok_or_else(|| ArmError::missing_reference(&text))?;
+        let source = self
+            .state
+            .snapshots
+            .get(&id.key())
+            .ok_or_else(|| ArmError::missing_reference(&text))?;
         if !incremental || !source.incremental {
             return Err(ArmError::bad_request(
                 "BadRequest",
@@ -104,7 +107,7 @@ impl World {
     ) -> Result<Option<String>, ArmError> {
         let mut in_flight = 0;
         for copy in self.state.copying.iter().filter_map(|key| self.state.snapshots.get(key)) {
-            if copy.copied_family.is_none() || copy.percent(now) >= 100.0 {
+            if copy.copied_family.is_none() || copy.volume.broken || copy.percent(now) >= 100.0 {
                 continue;
             }
             if copy.copied_family.as_deref() == Some(chain) {
@@ -116,7 +119,8 @@ impl World {
                 )));
             }
             let common = &copy.common;
-            let same_subscription = common.id.subscription.eq_ignore_ascii_case(&target.subscription);
+            let same_subscription =
+                common.id.subscription.eq_ignore_ascii_case(&target.subscription);
             in_flight += usize::from(same_subscription && common.location == location);
         }
         if in_flight >= self.limits.copies_in_flight {
@@ -148,6 +152,7 @@ impl World {
         let keys = self.state.copies_of.get(chain).into_iter().flatten();
         keys.filter_map(|key| self.state.snapshots.get(key)).filter(move |copy| {
             copy.common.location == location
+                && !copy.volume.broken
                 && copy.progress.as_ref().is_none_or(|p| p.error.is_none())
         })
     }

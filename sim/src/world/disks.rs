@@ -75,14 +75,25 @@ impl World {
         injected: &Injected,
         now: WallTime,
     ) -> Result<Accepted, ArmError> {
-        if self.state.disks.get(&id.key()).is_some() {
-            return self.patch_disk(id, request, injected, now);
+        match self.state.disks.get(&id.key()) {
+            Some(disk) if disk.volume.broken => self.remove(id, now),
+            Some(_) => {
+                // A second PUT while the first is under way waits for the first.
+                if let Some(operation) = self.creating(id) {
+                    let operation = Some(operation);
+                    return Ok(Accepted { operation, created: false, joined: true });
+                }
+                return self.patch_disk(id, request, injected, now);
+            }
+            None => {}
         }
         check_name("disks", &id.name)?;
-        let location = request
-            .location
-            .as_deref()
-            .ok_or_else(|| ArmError::bad_request("LocationRequired", "The location property is required for this definition."))?;
+        let location = request.location.as_deref().ok_or_else(|| {
+            ArmError::bad_request(
+                "LocationRequired",
+                "The location property is required for this definition.",
+            )
+        })?;
         let location = self.check_place(id, location)?;
         let tags = checked_tags(request.tags.unwrap_or_default())?;
         let mut properties = request.properties;
@@ -106,6 +117,7 @@ impl World {
             inherited,
             extra,
             grant: None,
+            broken: false,
         };
         let file = volume.file();
         let work = match source {
@@ -119,18 +131,17 @@ impl World {
         let operation = self.begin_disk(
             &common.id,
             &common.location,
-            Effect::Ready(id.clone()),
+            Effect::Create(id.clone()),
             Output::Resource(id.clone()),
             vec![work],
             injected,
             now,
         );
         self.state.disks.insert(id.key(), Disk { common, volume, managed_by: None });
-        Ok(Accepted { operation: Some(operation), created: true })
+        Ok(Accepted { operation: Some(operation), created: true, joined: false })
     }
 
     /// The resource to copy, its volume, and the running machine that writes to it.
-    #[expect(clippy::type_complexity, reason = "three things, used once")]
     fn disk_source(
         &self,
         creation: &CreationData,
@@ -148,7 +159,9 @@ impl World {
             }
         }
         let text = creation.source_resource_id.as_deref().ok_or_else(|| {
-            ArmError::invalid("Required parameter 'creationData.sourceResourceId' is missing (null).")
+            ArmError::invalid(
+                "Required parameter 'creationData.sourceResourceId' is missing (null).",
+            )
         })?;
         let id = ArmId::parse(text).ok_or_else(|| {
             ArmError::invalid(format!("The value '{text}' of 'sourceResourceId' is not valid."))
@@ -199,6 +212,7 @@ impl World {
     ) -> Result<Accepted, ArmError> {
         let tags = request.tags.map(checked_tags).transpose()?;
         let disk = self.state.disks.get(&id.key()).ok_or_else(|| not_found(id))?;
+        check_changeable(&disk.common)?;
         let mut properties = request.properties;
         let creation = properties.remove("creationData");
         if let Some(option) = creation.as_ref().and_then(|c| c["createOption"].as_str())
@@ -211,7 +225,10 @@ impl World {
         if asked.is_some_and(|asked| asked < gib(old)) {
             return Err(ArmError::bad_request(
                 "ResizeDiskError",
-                format!("Changing property 'diskSizeGB' from {} is not allowed: disks cannot be shrunk.", gib(old)),
+                format!(
+                    "Changing property 'diskSizeGB' from {} is not allowed: disks cannot be shrunk.",
+                    gib(old)
+                ),
             ));
         }
         if asked.is_some_and(|asked| asked > gib(old)) && self.writer(disk).is_some() {
@@ -222,7 +239,8 @@ impl World {
         }
         let location = disk.common.location.clone();
         let grow = asked.filter(|asked| *asked > gib(old));
-        let work = grow.map(|asked| Work::Grow { file: disk.volume.file(), size_bytes: asked << 30 });
+        let work =
+            grow.map(|asked| Work::Grow { file: disk.volume.file(), size_bytes: asked << 30 });
         let operation = self.begin_disk(
             id,
             &location,
@@ -247,7 +265,7 @@ impl World {
                 disk.volume.merge(properties);
             }
         }
-        Ok(Accepted { operation: Some(operation), created: false })
+        Ok(Accepted { operation: Some(operation), created: false, joined: false })
     }
 
     /// Deletes a disk; a missing one is `None`.
@@ -288,10 +306,13 @@ impl World {
         if let Some(common) = self.state.common_mut(id) {
             common.provisioning = provisioning::DELETING.into();
         }
-        Accepted { operation: Some(operation), created: false }
+        Accepted { operation: Some(operation), created: false, joined: false }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a record in all but name, used in this module's family only")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a record in all but name, used in this module's family only"
+    )]
     pub(super) fn begin_disk(
         &mut self,
         id: &ArmId,
@@ -376,8 +397,25 @@ fn new_size(asked_gib: Option<u64>, source_bytes: Option<u64>) -> Result<u64, Ar
     }
 }
 
+/// Refuses changes to what is not there yet, or not for long.
+pub(super) fn check_changeable(common: &super::Common) -> Result<(), ArmError> {
+    let word = common.provisioning.as_str();
+    if word == provisioning::CREATING || word == provisioning::DELETING {
+        return Err(ArmError::conflict(
+            "AnotherOperationInProgress",
+            format!(
+                "Resource {} is in provisioning state {word} and cannot be changed.",
+                common.id
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses to read what has no complete content.
 pub(super) fn check_source_ready(common: &super::Common) -> Result<(), ArmError> {
-    if common.provisioning == provisioning::CREATING || common.provisioning == provisioning::FAILED {
+    let unusable = [provisioning::CREATING, provisioning::FAILED, provisioning::DELETING];
+    if unusable.contains(&common.provisioning.as_str()) {
         return Err(ArmError::not_allowed(format!(
             "Resource {} is in provisioning state {} and cannot be used.",
             common.id, common.provisioning

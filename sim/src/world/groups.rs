@@ -75,7 +75,7 @@ impl World {
             deleting: false,
         };
         self.state.groups.insert(group_key(subscription, name), group);
-        Ok(Accepted { operation: None, created: true })
+        Ok(Accepted { operation: None, created: true, joined: false })
     }
 
     /// Changes a group's tags.
@@ -137,7 +137,7 @@ impl World {
             work,
         };
         let operation = self.begin(begin, injected, now);
-        Ok(Accepted { operation: Some(operation), created: false })
+        Ok(Accepted { operation: Some(operation), created: false, joined: false })
     }
 
     /// Removes a group and everything in it at the end of its deletion.

@@ -108,9 +108,11 @@ impl World {
     /// The locks on `scope` and below it.
     pub fn locks_at<'a>(&'a self, scope: &str) -> impl Iterator<Item = &'a Lock> {
         let scope = scope.to_lowercase();
-        self.state.locks.iter().map(|(_, lock)| lock).filter(move |lock| {
-            lock.scope == scope || lock.scope.starts_with(&format!("{scope}/"))
-        })
+        self.state
+            .locks
+            .iter()
+            .map(|(_, lock)| lock)
+            .filter(move |lock| lock.scope == scope || lock.scope.starts_with(&format!("{scope}/")))
     }
 
     pub(super) fn remove_locks_of(&mut self, id: &ArmId) {

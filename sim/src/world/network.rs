@@ -13,7 +13,9 @@ const FIRST_PUBLIC: u32 = u32::from_be_bytes([127, 64, 0, 1]);
 const LAST_PUBLIC: u32 = u32::from_be_bytes([127, 64, 255, 254]);
 
 /// The `ipConfigurations` of an interface.
-pub(crate) fn ip_configurations(nic: &NetworkResource) -> impl Iterator<Item = &Map<String, Value>> {
+pub(crate) fn ip_configurations(
+    nic: &NetworkResource,
+) -> impl Iterator<Item = &Map<String, Value>> {
     nic.properties
         .get("ipConfigurations")
         .and_then(Value::as_array)
@@ -58,7 +60,8 @@ impl World {
         }
         let addresses: Vec<ArmId> = ip_configurations(nic)
             .filter(|c| {
-                let option = &c.get("publicIPAddress").unwrap_or(&Value::Null)["properties"]["deleteOption"];
+                let option =
+                    &c.get("publicIPAddress").unwrap_or(&Value::Null)["properties"]["deleteOption"];
                 option.as_str().is_some_and(|o| o.eq_ignore_ascii_case("Delete"))
             })
             .filter_map(|c| reference(c, "publicIPAddress"))
@@ -100,8 +103,9 @@ impl World {
             .filter_map(|(_, r)| r.properties.get("ipAddress")?.as_str()?.parse::<Ipv4Addr>().ok())
             .map(u32::from)
             .collect();
-        let free = (FIRST_PUBLIC..=LAST_PUBLIC)
-            .find(|address| !taken.contains(address) && address & 0xff != 0 && address & 0xff != 0xff);
+        let free = (FIRST_PUBLIC..=LAST_PUBLIC).find(|address| {
+            !taken.contains(address) && address & 0xff != 0 && address & 0xff != 0xff
+        });
         Ipv4Addr::from(free.unwrap_or(LAST_PUBLIC)).to_string()
     }
 
@@ -128,7 +132,8 @@ impl World {
         let Some(vm) = self.state.vms.get(&vm.key()) else { return Vec::new() };
         self.public_addresses(vm)
             .filter(|(_, address)| {
-                let method = address.properties.get("publicIPAllocationMethod").and_then(Value::as_str);
+                let method =
+                    address.properties.get("publicIPAllocationMethod").and_then(Value::as_str);
                 method.is_some_and(|m| m.eq_ignore_ascii_case("Dynamic"))
             })
             .map(|(_, address)| address.common.id.key())

@@ -67,7 +67,9 @@ fn values<'a>(
 fn covers(range: &str, port: u16) -> bool {
     match range.split_once('-') {
         _ if range == "*" => true,
-        Some((from, to)) => from.parse().is_ok_and(|f: u16| f <= port) && to.parse().is_ok_and(|t: u16| port <= t),
+        Some((from, to)) => {
+            from.parse().is_ok_and(|f: u16| f <= port) && to.parse().is_ok_and(|t: u16| port <= t)
+        }
         None => range.parse() == Ok(port),
     }
 }

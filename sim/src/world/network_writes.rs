@@ -83,12 +83,12 @@ impl World {
             self.link_addresses(&resource);
             resource.common.provisioning = provisioning::SUCCEEDED.into();
             self.state.networks.insert(id.key(), resource);
-            return Ok(Accepted { operation: None, created });
+            return Ok(Accepted { operation: None, created, joined: false });
         }
         resource.common.provisioning = provisioning::UPDATING.into();
         self.state.networks.insert(id.key(), resource);
         let operation = self.begin_network(id, &location, Effect::Ready(id.clone()), injected, now);
-        Ok(Accepted { operation: Some(operation), created })
+        Ok(Accepted { operation: Some(operation), created, joined: false })
     }
 
     /// Changes the tags of a network resource, at once.
@@ -124,7 +124,7 @@ impl World {
         if let Some(resource) = self.state.networks.get_mut(&id.key()) {
             resource.common.provisioning = provisioning::DELETING.into();
         }
-        Ok(Some(Accepted { operation: Some(operation), created: false }))
+        Ok(Some(Accepted { operation: Some(operation), created: false, joined: false }))
     }
 
     fn begin_network(
@@ -172,9 +172,7 @@ impl World {
             },
             Kind::VirtualNetwork => {
                 let user = self.interfaces().find(|nic| {
-                    ip_configurations(nic)
-                        .filter_map(subnet_reference)
-                        .any(|(vnet, _)| vnet == *id)
+                    ip_configurations(nic).filter_map(subnet_reference).any(|(vnet, _)| vnet == *id)
                 });
                 user.map_or(Ok(()), |nic| {
                     Err(ArmError::bad_request(
@@ -222,7 +220,9 @@ impl World {
         let subnets = vnet.properties.entry("subnets").or_insert(json!([]));
         for subnet in subnets.as_array_mut().into_iter().flatten() {
             let name = subnet["name"].as_str().unwrap_or_default().to_owned();
-            if name.is_empty() || subnet["properties"]["addressPrefix"].as_str().and_then(network).is_none() {
+            if name.is_empty()
+                || subnet["properties"]["addressPrefix"].as_str().and_then(network).is_none()
+            {
                 return Err(ArmError::bad_request(
                     "InvalidRequestFormat",
                     format!("Subnet '{name}' of {id} needs a name and an IPv4 addressPrefix."),
@@ -244,7 +244,8 @@ impl World {
         let Some(text) = properties.and_then(|p| p.get(name)?.get("id")?.as_str()) else {
             return Ok(());
         };
-        let found = ArmId::parse(text).is_some_and(|id| self.state.networks.get(&id.key()).is_some());
+        let found =
+            ArmId::parse(text).is_some_and(|id| self.state.networks.get(&id.key()).is_some());
         if found { Ok(()) } else { Err(dangling(text, from)) }
     }
 
@@ -274,7 +275,8 @@ impl World {
         let old: Vec<Value> = before
             .and_then(|b| b.properties.get("ipConfigurations")?.as_array().cloned())
             .unwrap_or_default();
-        let configurations = nic.properties.get_mut("ipConfigurations").and_then(Value::as_array_mut);
+        let configurations =
+            nic.properties.get_mut("ipConfigurations").and_then(Value::as_array_mut);
         let Some(configurations) = configurations.filter(|c| !c.is_empty()) else {
             return Err(ArmError::bad_request(
                 "NetworkInterfaceMustHaveAtLeastOneIpConfiguration",
@@ -284,15 +286,23 @@ impl World {
         for (n, configuration) in configurations.iter_mut().enumerate() {
             let name = configuration["name"].as_str().unwrap_or_default().to_owned();
             let properties = configuration["properties"].as_object().cloned().unwrap_or_default();
-            let text = properties.get("subnet").and_then(|s| s["id"].as_str()).unwrap_or_default().to_owned();
+            let text = properties
+                .get("subnet")
+                .and_then(|s| s["id"].as_str())
+                .unwrap_or_default()
+                .to_owned();
             let subnet = subnet_reference(&properties).ok_or_else(|| dangling(&text, &id))?;
             self.check_address_reference(&properties, &id)?;
             let kept = old.iter().find(|c| c["name"] == configuration["name"]);
-            let kept = kept.and_then(|c| c["properties"]["privateIPAddress"].as_str()).map(str::to_owned);
-            let fixed = properties.get("privateIPAddress").and_then(Value::as_str).map(str::to_owned);
+            let kept =
+                kept.and_then(|c| c["properties"]["privateIPAddress"].as_str()).map(str::to_owned);
+            let fixed =
+                properties.get("privateIPAddress").and_then(Value::as_str).map(str::to_owned);
             let address = match fixed.or(kept) {
                 Some(address) => address,
-                None => self.next_private_address(&subnet.0, &subnet.1).ok_or_else(|| dangling(&text, &id))?,
+                None => self
+                    .next_private_address(&subnet.0, &subnet.1)
+                    .ok_or_else(|| dangling(&text, &id))?,
             };
             configuration["id"] = json!(format!("{id}/ipConfigurations/{name}"));
             configuration["type"] = json!("Microsoft.Network/networkInterfaces/ipConfigurations");

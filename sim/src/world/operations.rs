@@ -49,6 +49,8 @@ pub enum Effect {
     None,
     /// The resource is ready (or `Failed`).
     Ready(ArmId),
+    /// The new disk or snapshot is ready (or has no content).
+    Create(ArmId),
     /// The disk, snapshot or network resource is gone.
     Delete(ArmId),
     /// The VM has reached a power state; on failure it has the old one.
@@ -238,9 +240,9 @@ impl World {
         }
         let snapshots = &self.state.snapshots;
         self.state.copying.retain(|key| {
-            snapshots
-                .get(key)
-                .is_some_and(|s| s.percent(now) < 100.0 && s.progress.as_ref().is_some_and(|p| p.error.is_none()))
+            snapshots.get(key).is_some_and(|s| {
+                s.percent(now) < 100.0 && s.progress.as_ref().is_some_and(|p| p.error.is_none())
+            })
         });
     }
 
@@ -259,6 +261,13 @@ impl World {
         match effect {
             Effect::None => {}
             Effect::Ready(id) => {
+                let word = if failed { provisioning::FAILED } else { provisioning::SUCCEEDED };
+                self.provisioned(&id, word);
+            }
+            Effect::Create(id) => {
+                if failed && let Some(volume) = self.volume_mut(&id) {
+                    volume.broken = true;
+                }
                 let word = if failed { provisioning::FAILED } else { provisioning::SUCCEEDED };
                 self.provisioned(&id, word);
             }
@@ -295,6 +304,13 @@ impl World {
         }
     }
 
+    /// The unfinished operation that creates this disk or snapshot.
+    pub(super) fn creating(&self, id: &ArmId) -> Option<String> {
+        let creates = |operation: &Operation| matches!(&operation.effect, Effect::Create(target) if target == id);
+        let mut pending = self.state.pending.iter().map(|(_, id)| id);
+        pending.find(|id| self.state.operations.get(id).is_some_and(creates)).cloned()
+    }
+
     /// The VM's unfinished operations.
     pub(super) fn pending_on(&self, vm: &ArmId) -> Vec<(WallTime, String)> {
         let is_on = |id: &String| self.state.operations.get(id).and_then(|o| o.vm()) == Some(vm);
@@ -314,8 +330,7 @@ impl World {
     /// among them that cannot be done again: they captured a machine that was running then and whose
     /// disk has since changed.
     pub fn interrupted(&mut self) -> Vec<Operation> {
-        let unfinished: Vec<String> =
-            self.state.pending.iter().map(|(_, id)| id.clone()).collect();
+        let unfinished: Vec<String> = self.state.pending.iter().map(|(_, id)| id.clone()).collect();
         let mut again = Vec::new();
         for id in unfinished {
             let Some(record) = self.state.operations.get_mut(&id) else { continue };

@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::disks::{
-    CreationData, active_sas, changed_property, check_name, check_source_ready, creation_data,
-    not_found, sku_name,
+    CreationData, active_sas, changed_property, check_changeable, check_name, check_source_ready,
+    creation_data, not_found, sku_name,
 };
 use super::operations::{Effect, Output, Work};
 use super::state::{Snapshot, Tags, provisioning};
@@ -58,18 +58,23 @@ impl World {
         injected: &Injected,
         now: WallTime,
     ) -> Result<Accepted, ArmError> {
-        if self.state.snapshots.get(&id.key()).is_some() {
-            return self.patch_snapshot(id, request, injected, now);
+        match self.state.snapshots.get(&id.key()) {
+            Some(snapshot) if snapshot.volume.broken => self.remove(id, now),
+            Some(_) => return self.patch_snapshot(id, request, injected, now),
+            None => {}
         }
         check_name("snapshots", &id.name)?;
-        let location = request
-            .location
-            .as_deref()
-            .ok_or_else(|| ArmError::bad_request("LocationRequired", "The location property is required for this definition."))?;
+        let location = request.location.as_deref().ok_or_else(|| {
+            ArmError::bad_request(
+                "LocationRequired",
+                "The location property is required for this definition.",
+            )
+        })?;
         let location = self.check_place(id, location)?;
         let tags = checked_tags(request.tags.unwrap_or_default())?;
         let mut properties = request.properties;
-        let incremental = properties.remove("incremental").and_then(|v| v.as_bool()).unwrap_or(false);
+        let incremental =
+            properties.remove("incremental").and_then(|v| v.as_bool()).unwrap_or(false);
         let creation = creation_data(&mut properties)?;
         let source = match creation.create_option.to_lowercase().as_str() {
             "copy" => self.copy_source(id, &creation, incremental, &location, now)?,
@@ -99,12 +104,13 @@ impl World {
             inherited,
             extra,
             grant: None,
+            broken: false,
         };
         let work = source.work(volume.file());
         let operation = self.begin_disk(
             id,
             &location,
-            Effect::Ready(id.clone()),
+            Effect::Create(id.clone()),
             Output::Resource(id.clone()),
             vec![work],
             injected,
@@ -125,7 +131,7 @@ impl World {
         }
         self.state.index_snapshot(&id.key(), &snapshot);
         self.state.snapshots.insert(id.key(), snapshot);
-        Ok(Accepted { operation: Some(operation), created: true })
+        Ok(Accepted { operation: Some(operation), created: true, joined: false })
     }
 
     /// `createOption: Copy`, of a disk or of a snapshot in the same region.
@@ -141,7 +147,8 @@ impl World {
         if id.kind == Kind::Snapshot {
             return self.local_copy_source(&id, &text, incremental, location, now);
         }
-        let disk = self.state.disks.get(&id.key()).ok_or_else(|| ArmError::missing_reference(&text))?;
+        let disk =
+            self.state.disks.get(&id.key()).ok_or_else(|| ArmError::missing_reference(&text))?;
         if disk.common.location != location {
             return Err(ArmError::missing_reference(&text));
         }
@@ -221,7 +228,8 @@ impl World {
     ) -> Result<Accepted, ArmError> {
         let tags = request.tags.map(checked_tags).transpose()?;
         let snapshot = self.state.snapshots.get(&id.key()).ok_or_else(|| not_found(id))?;
-        let option = request.properties.get("creationData").and_then(|c| c["createOption"].as_str());
+        let option =
+            request.properties.get("creationData").and_then(|c| c["createOption"].as_str());
         if option.is_some_and(|o| !o.eq_ignore_ascii_case(&snapshot.volume.creation.option)) {
             return Err(changed_property("snapshot.creationData.createOption"));
         }
@@ -229,19 +237,19 @@ impl World {
         if incremental.is_some_and(|incremental| incremental != snapshot.incremental) {
             return Err(changed_property("snapshot.incremental"));
         }
+        // A second PUT while the first is under way waits for the first.
+        let joined = self.creating(id);
+        if joined.is_none() {
+            check_changeable(&snapshot.common)?;
+        }
         let location = snapshot.common.location.clone();
-        let was_creating = snapshot.common.provisioning == provisioning::CREATING;
-        let operation = self.begin_disk(
-            id,
-            &location,
-            if was_creating { Effect::None } else { Effect::Ready(id.clone()) },
-            Output::Resource(id.clone()),
-            Vec::new(),
-            injected,
-            now,
-        );
+        let accepted = Accepted { operation: joined.clone(), created: false, joined: true };
+        let operation = joined.is_none().then(|| {
+            let (effect, output) = (Effect::Ready(id.clone()), Output::Resource(id.clone()));
+            self.begin_disk(id, &location, effect, output, Vec::new(), injected, now)
+        });
         if let Some(snapshot) = self.state.snapshots.get_mut(&id.key()) {
-            if !was_creating {
+            if operation.is_some() {
                 snapshot.common.provisioning = provisioning::UPDATING.into();
             }
             if injected.fail_operation.is_none() {
@@ -254,7 +262,11 @@ impl World {
                 snapshot.volume.merge(request.properties);
             }
         }
-        Ok(Accepted { operation: Some(operation), created: false })
+        Ok(operation.map_or(accepted, |operation| Accepted {
+            operation: Some(operation),
+            created: false,
+            joined: false,
+        }))
     }
 
     /// Deletes a snapshot; a missing one is `None`.

@@ -346,7 +346,9 @@ impl State {
         let entries: Vec<_> = self
             .snapshots
             .iter()
-            .flat_map(|(key, snapshot)| index_entries(snapshot).map(|(of, id)| (of, id, key.clone())))
+            .flat_map(|(key, snapshot)| {
+                index_entries(snapshot).map(|(of, id)| (of, id, key.clone()))
+            })
             .collect();
         for (of, id, key) in entries {
             self.index(of).entry(id).or_default().insert(key);
@@ -397,7 +399,9 @@ impl State {
 
     /// The resource group, or ARM's 404.
     pub fn group(&self, subscription: &str, name: &str) -> Result<&Group, ArmError> {
-        self.groups.get(&group_key(subscription, name)).ok_or_else(|| ArmError::group_not_found(name))
+        self.groups
+            .get(&group_key(subscription, name))
+            .ok_or_else(|| ArmError::group_not_found(name))
     }
 
     /// What every resource of this id has.

@@ -63,9 +63,7 @@ impl<T: Serialize + DeserializeOwned> Table<T> {
 
     /// The records whose key begins with `prefix`.
     pub fn with_prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a String, &'a T)> {
-        self.records
-            .range(prefix.to_owned()..)
-            .take_while(move |(key, _)| key.starts_with(prefix))
+        self.records.range(prefix.to_owned()..).take_while(move |(key, _)| key.starts_with(prefix))
     }
 
     /// Takes a journalled change that belongs to this table; `false` if it belongs to another.

@@ -145,7 +145,11 @@ mod tests {
 
     #[test]
     fn merge_treats_names_alike_whatever_their_case() {
-        let merged = combined(tags(&[("Owner", "a"), ("x", "1")]), TagOperation::Merge, tags(&[("owner", "b")]));
+        let merged = combined(
+            tags(&[("Owner", "a"), ("x", "1")]),
+            TagOperation::Merge,
+            tags(&[("owner", "b")]),
+        );
         assert_eq!(merged, tags(&[("owner", "b"), ("x", "1")]));
     }
 

@@ -40,7 +40,8 @@ impl World {
         let wanted = Wanted::read(body)?;
         let after = self.changed(&before, wanted, whole, now)?;
         let unchanged = after == before;
-        let disks_changed = after.disks.iter().map(|a| &a.disk).ne(before.disks.iter().map(|a| &a.disk));
+        let disks_changed =
+            after.disks.iter().map(|a| &a.disk).ne(before.disks.iter().map(|a| &a.disk));
         let running = matches!(before.power, Power::Running);
         let work = if running && disks_changed {
             vec![Work::PowerOff(before.vm_id.clone()), Work::Start(id.clone())]
@@ -58,7 +59,7 @@ impl World {
         let effect = Effect::Ready(id.clone());
         let operation = self.begin_vm(id, Action::VmUpdate, effect, work, injected, now);
         let visible = !(whole && unchanged);
-        Ok(Accepted { operation: visible.then_some(operation), created: false })
+        Ok(Accepted { operation: visible.then_some(operation), created: false, joined: false })
     }
 
     fn changed(
@@ -95,7 +96,9 @@ impl World {
         }
         if let Some(nics) = wanted.nics {
             if nics.is_empty() {
-                return Err(ArmError::invalid("Virtual Machine must have at least one network interface."));
+                return Err(ArmError::invalid(
+                    "Virtual Machine must have at least one network interface.",
+                ));
             }
             for nic in &nics {
                 self.check_nic(&nic.nic, &vm.common)?;
@@ -172,10 +175,15 @@ impl World {
             if entry.get("toBeDetached").and_then(Value::as_bool) == Some(true) {
                 continue;
             }
-            let lun = entry.get("lun").and_then(Value::as_u64).and_then(|lun| u32::try_from(lun).ok());
-            let lun = lun.ok_or_else(|| ArmError::invalid("Required parameter 'dataDisk.lun' is missing (null)."))?;
+            let lun =
+                entry.get("lun").and_then(Value::as_u64).and_then(|lun| u32::try_from(lun).ok());
+            let lun = lun.ok_or_else(|| {
+                ArmError::invalid("Required parameter 'dataDisk.lun' is missing (null).")
+            })?;
             let name = entry.get("name").and_then(Value::as_str);
-            let named = || before.iter().find(|a| name.is_some_and(|n| a.disk.name.eq_ignore_ascii_case(n)));
+            let named = || {
+                before.iter().find(|a| name.is_some_and(|n| a.disk.name.eq_ignore_ascii_case(n)))
+            };
             let id = match managed_disk_id(entry)? {
                 Some(id) => id,
                 None => named().map(|a| a.disk.clone()).ok_or_else(|| {
@@ -183,10 +191,15 @@ impl World {
                 })?,
             };
             if !luns.insert(lun) {
-                return Err(ArmError::invalid(format!("Lun {lun} is specified for more than one disk.")));
+                return Err(ArmError::invalid(format!(
+                    "Lun {lun} is specified for more than one disk."
+                )));
             }
             if !disks.insert(id.key()) {
-                return Err(ArmError::invalid(format!("Disk {} is specified more than once.", id.name)));
+                return Err(ArmError::invalid(format!(
+                    "Disk {} is specified more than once.",
+                    id.name
+                )));
             }
             let old = before.iter().find(|a| a.disk == id);
             if old.is_some_and(|old| old.lun != Some(lun)) {

@@ -51,7 +51,8 @@ impl World {
                 if settled == Power::Deallocated {
                     self.fail_without_capacity(&vm.common.location, &mut injected);
                 }
-                let during = if vm.power == Power::Running { Power::Running } else { Power::Starting };
+                let during =
+                    if vm.power == Power::Running { Power::Running } else { Power::Starting };
                 (during, Power::Running, Work::Start(id.clone()))
             }
             PowerAction::Restart => {
@@ -93,7 +94,7 @@ impl World {
         };
         let effect = Effect::Power { vm: id.clone(), to, back_to: settled };
         let operation = self.begin_vm(id, takes, effect, vec![work], &injected, now);
-        Ok(Accepted { operation: Some(operation), created: false })
+        Ok(Accepted { operation: Some(operation), created: false, joined: false })
     }
 
     /// The VM has reached a power state.

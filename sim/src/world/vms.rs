@@ -73,9 +73,9 @@ fn typed<T: serde::de::DeserializeOwned>(
 ) -> Result<Option<T>, ArmError> {
     match value {
         None | Some(Value::Null) => Ok(None),
-        Some(value) => serde_json::from_value(value)
-            .map(Some)
-            .map_err(|e| ArmError::invalid(format!("The value of parameter '{name}' is invalid: {e}"))),
+        Some(value) => serde_json::from_value(value).map(Some).map_err(|e| {
+            ArmError::invalid(format!("The value of parameter '{name}' is invalid: {e}"))
+        }),
     }
 }
 
@@ -90,13 +90,13 @@ fn nic_reference(value: &Value) -> Result<NicAttachment, ArmError> {
 
 /// The disk that an entry of `osDisk` or `dataDisks` names.
 pub(super) fn managed_disk_id(entry: &Map<String, Value>) -> Result<Option<ArmId>, ArmError> {
-    let Some(id) = entry.get("managedDisk").and_then(|d| d.get("id")).and_then(Value::as_str) else {
+    let Some(id) = entry.get("managedDisk").and_then(|d| d.get("id")).and_then(Value::as_str)
+    else {
         return Ok(None);
     };
-    ArmId::parse(id)
-        .filter(|id| id.kind == Kind::Disk)
-        .map(Some)
-        .ok_or_else(|| ArmError::invalid(format!("The value '{id}' of 'managedDisk.id' is not valid.")))
+    ArmId::parse(id).filter(|id| id.kind == Kind::Disk).map(Some).ok_or_else(|| {
+        ArmError::invalid(format!("The value '{id}' of 'managedDisk.id' is not valid."))
+    })
 }
 
 /// An attachment of `disk` as `entry` describes it.
@@ -108,8 +108,15 @@ pub(super) fn attachment(
 ) -> Attachment {
     let mut extra = entry.clone();
     for known in [
-        "name", "lun", "caching", "deleteOption", "createOption", "managedDisk", "diskSizeGB",
-        "osType", "toBeDetached",
+        "name",
+        "lun",
+        "caching",
+        "deleteOption",
+        "createOption",
+        "managedDisk",
+        "diskSizeGB",
+        "osType",
+        "toBeDetached",
     ] {
         extra.remove(known);
     }
@@ -157,8 +164,12 @@ impl World {
             )
         })?;
         let location = self.check_place(id, location)?;
-        let mut common =
-            self.common(id.clone(), location, checked_tags(wanted.tags.clone().unwrap_or_default())?, now);
+        let mut common = self.common(
+            id.clone(),
+            location,
+            checked_tags(wanted.tags.clone().unwrap_or_default())?,
+            now,
+        );
         common.zones = wanted.zones.clone().unwrap_or_default();
         let vm = self.new_vm(common, wanted, now)?;
         self.take_disks_and_nics(None, &vm);
@@ -170,11 +181,13 @@ impl World {
         self.state.vms.insert(id.key(), vm);
         self.assign_addresses(id);
         let operation = self.begin_vm(id, Action::VmCreate, effect, work, &injected, now);
-        Ok(Accepted { operation: Some(operation), created: true })
+        Ok(Accepted { operation: Some(operation), created: true, joined: false })
     }
 
     fn new_vm(&self, common: Common, wanted: Wanted, now: WallTime) -> Result<Vm, ArmError> {
-        let required = |name: &str| ArmError::invalid(format!("Required parameter '{name}' is missing (null)."));
+        let required = |name: &str| {
+            ArmError::invalid(format!("Required parameter '{name}' is missing (null)."))
+        };
         let size = wanted.properties.get("hardwareProfile").and_then(|p| p["vmSize"].as_str());
         if size.is_none_or(str::is_empty) {
             return Err(required("hardwareProfile.vmSize"));
@@ -237,11 +250,9 @@ impl World {
         vm: &Common,
         now: WallTime,
     ) -> Result<&Disk, ArmError> {
-        let disk = self
-            .state
-            .disks
-            .get(&id.key())
-            .ok_or_else(|| ArmError::new(404, "NotFound", format!("Disk {} is not found.", id.name)))?;
+        let disk = self.state.disks.get(&id.key()).ok_or_else(|| {
+            ArmError::new(404, "NotFound", format!("Disk {} is not found.", id.name))
+        })?;
         if disk.common.location != vm.location {
             return Err(ArmError::bad_request(
                 "BadRequest",
@@ -328,9 +339,10 @@ impl World {
         if injected.no_capacity_in.iter().any(|region| region == location) {
             injected.fail_operation.get_or_insert(Failure {
                 code: "AllocationFailed".into(),
-                message: "Allocation failed. We do not have sufficient capacity for the requested VM \
+                message:
+                    "Allocation failed. We do not have sufficient capacity for the requested VM \
                           size in this region."
-                    .into(),
+                        .into(),
             });
         }
     }
@@ -376,7 +388,7 @@ impl World {
         if let Some(vm) = self.state.vms.get_mut(&id.key()) {
             vm.common.provisioning = provisioning::DELETING.into();
         }
-        Ok(Some(Accepted { operation: Some(operation), created: false }))
+        Ok(Some(Accepted { operation: Some(operation), created: false, joined: false }))
     }
 
     /// Removes a VM at the end of its deletion.
@@ -392,7 +404,10 @@ impl World {
         }
         for attachment in &vm.nics {
             let option = attachment.properties.get("deleteOption").and_then(Value::as_str);
-            self.release_nic(&attachment.nic, option.is_some_and(|o| o.eq_ignore_ascii_case("Delete")));
+            self.release_nic(
+                &attachment.nic,
+                option.is_some_and(|o| o.eq_ignore_ascii_case("Delete")),
+            );
         }
         self.remove_locks_of(id);
     }
@@ -410,7 +425,10 @@ fn check_plan(disk: &Disk, top: &Map<String, Value>) -> Result<(), ArmError> {
     };
     let given = top.get("plan").cloned().unwrap_or_default();
     let same = |name: &str| {
-        needed[name].as_str().unwrap_or_default().eq_ignore_ascii_case(given[name].as_str().unwrap_or_default())
+        needed[name]
+            .as_str()
+            .unwrap_or_default()
+            .eq_ignore_ascii_case(given[name].as_str().unwrap_or_default())
     };
     if same("name") && same("publisher") && same("product") {
         return Ok(());
@@ -424,7 +442,8 @@ fn check_plan(disk: &Disk, top: &Map<String, Value>) -> Result<(), ArmError> {
 
 /// A Trusted Launch or confidential disk needs a VM of the same security type.
 fn check_security(disk: &Disk, properties: &Map<String, Value>) -> Result<(), ArmError> {
-    let of = |value: Option<&Value>| value.and_then(|v| v["securityType"].as_str()).map(str::to_owned);
+    let of =
+        |value: Option<&Value>| value.and_then(|v| v["securityType"].as_str()).map(str::to_owned);
     let needed = of(disk.volume.inherited.get("securityProfile"));
     let given = of(properties.get("securityProfile"));
     match needed {
@@ -436,7 +455,9 @@ fn check_security(disk: &Disk, properties: &Map<String, Value>) -> Result<(), Ar
             }
             Err(ArmError::bad_request(
                 "BadRequest",
-                format!("Security type of VM is not compatible with the security type '{needed}' of attached OS Disk."),
+                format!(
+                    "Security type of VM is not compatible with the security type '{needed}' of attached OS Disk."
+                ),
             ))
         }
         _ => Ok(()),

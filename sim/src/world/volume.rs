@@ -41,6 +41,8 @@ pub struct Volume {
     pub extra: Map<String, Value>,
     /// Read access that is granted.
     pub grant: Option<Grant>,
+    /// Its creation failed: there is no content.
+    pub broken: bool,
 }
 
 /// The properties that pass from a source to what is made from it.
@@ -102,9 +104,9 @@ impl Volume {
             }
         }
         properties.retain(|name, value| !READ_ONLY.contains(&name.as_str()) && !value.is_null());
-        inherited.entry("encryption").or_insert_with(
-            || serde_json::json!({"type": "EncryptionAtRestWithPlatformKey"}),
-        );
+        inherited
+            .entry("encryption")
+            .or_insert_with(|| serde_json::json!({"type": "EncryptionAtRestWithPlatformKey"}));
         (inherited, properties)
     }
 
@@ -153,8 +155,7 @@ mod tests {
     #[test]
     fn a_stalled_copy_stays_below_its_limit_for_ever() {
         let started = WallTime::from_unix_ms(0);
-        let progress =
-            Progress { started, takes_ms: 1000, stall_at: Some(40.0), error: None };
+        let progress = Progress { started, takes_ms: 1000, stall_at: Some(40.0), error: None };
         assert_eq!(progress.percent(started), 0.0);
         assert_eq!(progress.percent(started.plus(Duration::from_millis(250))), 25.0);
         assert_eq!(progress.percent(started.plus(Duration::from_secs(3600))), 40.0);

@@ -1,4 +1,16 @@
-//! Tests of the simulator through its public interface.
+//! Tests of the simulator through its public interface: in process on paused time, once over real
+//! TLS, and with real machines.
 
+mod cloud;
+mod copies;
+mod disks;
+mod faults;
+mod groups;
 mod guests_qemu;
 mod guests_relay;
+mod persistence;
+mod program;
+mod recordings;
+mod server;
+mod shapes;
+mod vms;

@@ -1,0 +1,145 @@
+//! The thaw process's report in the words of the interface. Nothing here is better than the report:
+//! `unbroken` needs positive evidence, and any doubt takes it away (N11, I4).
+
+use std::io;
+
+use azdr_env::WallTime;
+use azdr_proto::agent::{
+    FileSystemReport, FileSystemState, FileSystemWindow, ThawCause, ThawReply,
+};
+use azdr_thawd::protocol::{Cause, Entry, Outcome, Report};
+
+use crate::survey::{Covered, Survey};
+
+/// One line per covered file system.
+pub(crate) fn file_system_reports(report: &Report, survey: &Survey) -> Vec<FileSystemReport> {
+    let lines = survey.covered.iter().zip(report.entries());
+    lines
+        .map(|(covered, entry)| match entry.outcome {
+            Outcome::Frozen => covered.report(FileSystemState::Frozen, String::new()),
+            _ => covered.report(FileSystemState::Failed, outcome_in_words(entry)),
+        })
+        .collect()
+}
+
+fn outcome_in_words(entry: &Entry) -> String {
+    match entry.outcome {
+        Outcome::Untouched => "not reached".to_owned(),
+        Outcome::Frozen => "frozen".to_owned(),
+        Outcome::NotFrozen if entry.freeze_errno == libc::EBUSY => {
+            "somebody else has frozen it".to_owned()
+        }
+        Outcome::NotFrozen => io::Error::from_raw_os_error(entry.freeze_errno).to_string(),
+        Outcome::Thawed => "frozen, and thawed again".to_owned(),
+        Outcome::ThawedByOther => "somebody else thawed it".to_owned(),
+        Outcome::InFlight => "its freeze or thaw has not ended".to_owned(),
+    }
+}
+
+/// Why an operation ended without FROZEN.
+pub(crate) fn why_not_frozen(report: &Report) -> String {
+    match report.cause {
+        Cause::Command => "a thaw was asked for".to_owned(),
+        Cause::AgentDied => "azdr-thawd lost this agent".to_owned(),
+        Cause::Shutdown => "azdr-thawd was told to end".to_owned(),
+        _ => {
+            let mut refused = report.entries().iter().filter(|e| e.outcome == Outcome::NotFrozen);
+            match refused.next() {
+                Some(entry) => format!("a file system: {}", outcome_in_words(entry)),
+                None => "not everything was frozen within 3 s".to_owned(),
+            }
+        }
+    }
+}
+
+/// The facts of a thaw; `wall` is the date now.
+pub(crate) fn thaw_reply(report: &Report, survey: &Survey, wall: WallTime) -> ThawReply {
+    let monotonic_now = azdr_thawd::monotonic_ns();
+    let unix_ms = |ns: u64| {
+        let ago_ms = monotonic_now.saturating_sub(ns) / 1_000_000;
+        wall.unix_ms().saturating_sub_unsigned(ago_ms)
+    };
+    let window = |(covered, entry): (&Covered, &Entry)| FileSystemWindow {
+        mount_point: covered.mount_point.to_string_lossy().into_owned(),
+        frozen_from_ns: entry.from_ns,
+        frozen_to_ns: entry.to_ns,
+        frozen_from_unix_ms: unix_ms(entry.from_ns),
+        frozen_to_unix_ms: unix_ms(entry.to_ns),
+        first_thaw_succeeded: entry.to_ns > 0 && entry.first_thaw_errno == 0,
+    };
+    let windows = survey.covered.iter().zip(report.entries()).filter(|(_, e)| e.from_ns > 0);
+    ThawReply {
+        operation_id: report.operation.as_str().to_owned(),
+        unbroken: report.unbroken() && report.entries().len() == survey.covered.len(),
+        cause: cause(report.cause).into(),
+        reason: why_broken(report, survey),
+        windows: windows.map(window).collect(),
+        window_ms: report.window_ms(),
+    }
+}
+
+fn cause(cause: Cause) -> ThawCause {
+    match cause {
+        Cause::None => ThawCause::Unspecified,
+        Cause::Command => ThawCause::Command,
+        Cause::LeaseExpired => ThawCause::LeaseExpired,
+        Cause::HoldLimit => ThawCause::HoldLimit,
+        Cause::AgentDied => ThawCause::AgentDied,
+        Cause::Shutdown => ThawCause::Shutdown,
+        Cause::FreezeFailed => ThawCause::FreezeFailed,
+        Cause::NotFrozen => ThawCause::NotFrozen,
+    }
+}
+
+fn why_broken(report: &Report, survey: &Survey) -> String {
+    if report.unbroken() {
+        return String::new();
+    }
+    let mut reasons: Vec<String> = survey
+        .covered
+        .iter()
+        .zip(report.entries())
+        .filter(|(_, entry)| entry.outcome != Outcome::Thawed)
+        .map(|(covered, entry)| {
+            format!("{}: {}", covered.mount_point.display(), outcome_in_words(entry))
+        })
+        .collect();
+    let (window, limit) = (report.window_ms(), report.hold_limit_ms);
+    reasons.extend(match report.cause {
+        Cause::Command if window > limit => Some(format!("held {window} ms, allowed {limit} ms")),
+        Cause::Command | Cause::None => None,
+        Cause::LeaseExpired => Some("the lease was not renewed in time".to_owned()),
+        Cause::HoldLimit => Some(format!("the hold limit of {limit} ms passed")),
+        Cause::AgentDied => Some("azdr-thawd lost this agent".to_owned()),
+        Cause::Shutdown => Some("azdr-thawd was told to end".to_owned()),
+        Cause::FreezeFailed => Some("the freeze did not complete".to_owned()),
+        Cause::NotFrozen => Some("nothing was frozen".to_owned()),
+    });
+    reasons.join("; ")
+}
+
+/// The facts when the thaw process died and the agent thawed: there are no windows to show.
+pub(crate) fn thaw_reply_without_thawd(id: &str, results: &[io::Result<()>]) -> ThawReply {
+    let by_us = results.iter().filter(|result| result.is_ok()).count();
+    ThawReply {
+        operation_id: id.to_owned(),
+        unbroken: false,
+        cause: ThawCause::Shutdown.into(),
+        reason: format!(
+            "azdr-thawd died; the agent thawed {by_us} of {} file systems, the others were not \
+             frozen",
+            results.len()
+        ),
+        windows: Vec::new(),
+        window_ms: 0,
+    }
+}
+
+/// Takes `unbroken` away, with one more reason.
+pub(crate) fn spoil(reply: &mut ThawReply, reason: &str) {
+    reply.unbroken = false;
+    if !reply.reason.is_empty() {
+        reply.reason.push_str("; ");
+    }
+    reply.reason.push_str(reason);
+}

@@ -1,0 +1,382 @@
+//! One operation, from the request to the confirmed thaw.
+//!
+//! Everything that may block on a disk (survey, sync, witness) comes before the thaw process is
+//! armed. From then on this process writes nothing: log lines are held back, heartbeats and replies
+//! come from memory (N8). Should the thaw process die in the window, this one thaws through the
+//! descriptors that both hold.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use azdr_proto::agent::agent_message::Body;
+use azdr_proto::agent::{
+    FileSystemReport, FileSystemState, Freeze, FreezeOutcome, FreezeReply, QuiesceState, Witness,
+};
+use azdr_thawd::client::Client;
+use azdr_thawd::protocol::{
+    HOLD_LIMIT_RANGE_MS, LEASE_RANGE_MS, MAX_FILE_SYSTEMS, OperationId, Prepare, Reply, Report,
+    Request, State,
+};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::timeout;
+
+use crate::facts;
+use crate::mounts::Device;
+use crate::presync::presync;
+use crate::quiesce::{Command, Ended, View};
+use crate::survey::{Survey, candidates_now, survey};
+use crate::{Agent, kernel, witness};
+
+const SURVEY_LIMIT: Duration = Duration::from_secs(10);
+const WITNESS_LIMIT: Duration = Duration::from_secs(10);
+const ARM_LIMIT: Duration = Duration::from_secs(5);
+const DEFAULT_HOLD_LIMIT_MS: u32 = 10_000;
+const DEFAULT_LEASE_MS: u32 = 3_000;
+/// Names in the interface are at most this long, in bytes.
+const MAX_POINT: usize = 128;
+const NONCE_LEN: usize = 64;
+/// A freezer that died with its thaw process may finish one more FIFREEZE for about so long.
+const LATE_FREEZE: Duration = Duration::from_secs(1);
+
+/// Everything ready, nothing frozen.
+pub(crate) struct Prepared {
+    id: OperationId,
+    lease: Duration,
+    presync_ms: u32,
+    survey: Survey,
+    thawd: AsyncFd<Client>,
+}
+
+/// Checks the request, surveys, syncs, writes the witnesses and arms the thaw process.
+///
+/// # Errors
+/// In words for an operator; nothing was frozen.
+pub(crate) async fn prepare(agent: &Agent, freeze: &Freeze) -> Result<Prepared, String> {
+    let (id, lease_ms, hold_limit_ms) = check(freeze)?;
+    let only = agent.config.file_systems.clone();
+    let look = move || survey(only.as_deref());
+    let found = agent.blocking.run("look at the file systems", SURVEY_LIMIT, look).await;
+    let found = found.map_err(|stuck| stuck.to_string())?.map_err(|e| crate::chain(&e))?;
+    match found.covered.len() {
+        0 => return Err("there is no file system to freeze".to_owned()),
+        n if n > MAX_FILE_SYSTEMS => return Err(format!("{n} file systems are more than 64")),
+        _ => {}
+    }
+    let roots: Vec<(String, Arc<OwnedFd>)> = found
+        .covered
+        .iter()
+        .map(|covered| (covered.mount_point.to_string_lossy().into_owned(), covered.root.clone()))
+        .collect();
+    let spent = presync(&agent.env, &agent.blocking, &roots).await.map_err(|e| e.to_string())?;
+    write_witnesses(agent, freeze, &found).await?;
+    let mut levels = [0; MAX_FILE_SYSTEMS];
+    levels.iter_mut().zip(&found.covered).for_each(|(level, covered)| *level = covered.level);
+    let count = u8::try_from(found.covered.len()).map_err(|_| "too many file systems")?;
+    let order = Prepare { operation: id, lease_ms, hold_limit_ms, count, levels };
+    let thawd = timeout(ARM_LIMIT, arm(&agent.config.thawd_socket, order, &found))
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(|e| format!("azdr-thawd at {}: {e}", agent.config.thawd_socket.display()))?;
+    Ok(Prepared {
+        id,
+        lease: Duration::from_millis(lease_ms.into()),
+        presync_ms: u32::try_from(spent.as_millis()).unwrap_or(u32::MAX),
+        survey: found,
+        thawd,
+    })
+}
+
+fn check(freeze: &Freeze) -> Result<(OperationId, u32, u32), String> {
+    let id = OperationId::new(&freeze.operation_id)
+        .ok_or("operation_id must be 1 to 64 characters of [0-9a-z-]")?;
+    if freeze.recovery_point.len() > MAX_POINT {
+        return Err("recovery_point is longer than 128 bytes".to_owned());
+    }
+    let hexadecimal = freeze.nonce.bytes().all(|b| b.is_ascii_hexdigit());
+    if freeze.nonce.len() != NONCE_LEN || !hexadecimal {
+        return Err("nonce must be 64 hexadecimal digits".to_owned());
+    }
+    let within = |name, value, default, (low, high)| match value {
+        0 => Ok(default),
+        ms if (low..=high).contains(&ms) => Ok(ms),
+        ms => Err(format!("{name} is {ms}, allowed are {low} to {high}")),
+    };
+    let lease = within("lease_ms", freeze.lease_ms, DEFAULT_LEASE_MS, LEASE_RANGE_MS)?;
+    let limit = freeze.hold_limit_ms;
+    let limit = within("hold_limit_ms", limit, DEFAULT_HOLD_LIMIT_MS, HOLD_LIMIT_RANGE_MS)?;
+    Ok((id, lease, limit))
+}
+
+async fn write_witnesses(agent: &Agent, freeze: &Freeze, found: &Survey) -> Result<(), String> {
+    let written_at_unix_ms = agent.env.clock.wall().unix_ms();
+    let mut writes = tokio::task::JoinSet::new();
+    for covered in &found.covered {
+        let place = covered.mount_point.to_string_lossy().into_owned();
+        let witness = Witness {
+            mount_point: place.clone(),
+            operation_id: freeze.operation_id.clone(),
+            recovery_point: freeze.recovery_point.clone(),
+            nonce: freeze.nonce.clone(),
+            written_at_unix_ms,
+            file_system_uuid: String::new(),
+        };
+        let (root, blocking) = (covered.root.clone(), agent.blocking.clone());
+        writes.spawn(async move {
+            let what = format!("witness for {place}");
+            let write = move || witness::write(root.as_fd(), witness);
+            match blocking.run(what, WITNESS_LIMIT, write).await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(error)) => Err(format!("cannot write the witness to {place}: {error}")),
+                Err(stuck) => Err(format!("{stuck}: {place} may be frozen by somebody else")),
+            }
+        });
+    }
+    while let Some(written) = writes.join_next().await {
+        written.map_err(|error| error.to_string())??;
+    }
+    Ok(())
+}
+
+async fn arm(socket: &Path, order: Prepare, found: &Survey) -> io::Result<AsyncFd<Client>> {
+    let thawd = Client::connect(socket, 1_000)?;
+    let roots: Vec<_> = found.covered.iter().map(|covered| covered.root.as_fd()).collect();
+    thawd.prepare(order, &roots)?;
+    let thawd = kernel::watch(thawd)?;
+    match next_reply(&thawd).await? {
+        Reply::Armed(id) if id == order.operation => Ok(thawd),
+        other => Err(io::Error::other(format!("it answered {other:?}"))),
+    }
+}
+
+async fn next_reply(thawd: &AsyncFd<Client>) -> io::Result<Reply> {
+    loop {
+        let mut ready = thawd.readable().await?;
+        match ready.get_inner().try_receive() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+            other => return other,
+        }
+    }
+}
+
+/// How the window ended.
+enum End {
+    Thawed(Box<Report>),
+    /// The thaw process died; this one thawed. What each FITHAW said.
+    ThawdDied(Vec<io::Result<()>>),
+}
+
+struct Hold<'a> {
+    agent: &'a Agent,
+    view: &'a View,
+    prepared: Prepared,
+    /// The reply that said FROZEN, once it was said.
+    frozen: Option<FreezeReply>,
+    /// Ids of the thaws that were asked for.
+    asked: Vec<String>,
+}
+
+/// Freezes, holds and thaws; returns when the thaw is confirmed.
+pub(crate) async fn run(
+    agent: &Agent,
+    view: &View,
+    inbox: &mut UnboundedReceiver<Command>,
+    prepared: Prepared,
+) -> Ended {
+    let mut hold = Hold { agent, view, prepared, frozen: None, asked: Vec::new() };
+    agent.log.hold();
+    let end = hold.window(inbox).await;
+    agent.log.release();
+    hold.conclude(&end)
+}
+
+impl Hold<'_> {
+    fn id(&self) -> &str {
+        self.prepared.id.as_str()
+    }
+
+    /// The critical section.
+    async fn window(&mut self, inbox: &mut UnboundedReceiver<Command>) -> End {
+        let mut inbox_open = true;
+        if self.tell(&Request::Freeze(self.prepared.id)).is_err() {
+            return self.thaw_ourselves().await;
+        }
+        loop {
+            tokio::select! {
+                biased;
+                reply = next_reply(&self.prepared.thawd) => match reply {
+                    Ok(Reply::Frozen(report)) => self.now_frozen(&report),
+                    Ok(Reply::Thawed(report)) => return End::Thawed(Box::new(report)),
+                    Ok(Reply::Status(_, State::Poisoned)) => {
+                        self.view.show(QuiesceState::Poisoned);
+                    }
+                    Ok(other) => tracing::warn!(?other, "unexpected answer of azdr-thawd"),
+                    Err(_) => return self.thaw_ourselves().await,
+                },
+                command = inbox.recv(), if inbox_open => {
+                    inbox_open = command.is_some();
+                    self.obey(command.unwrap_or_else(|| Command::Thaw(self.id().to_owned())));
+                }
+            }
+        }
+    }
+
+    fn tell(&self, request: &Request) -> io::Result<()> {
+        self.prepared.thawd.get_ref().send(request)
+    }
+
+    fn renew_lease(&self) {
+        let until = self.agent.env.clock.monotonic().plus(self.prepared.lease);
+        self.view.lease_until(Some(until));
+    }
+
+    fn now_frozen(&mut self, report: &Report) {
+        self.renew_lease();
+        self.view.show(QuiesceState::Frozen);
+        let reply = self.freeze_reply(FreezeOutcome::Frozen, String::new(), Some(report));
+        self.view.say(Body::FreezeReply(reply.clone()));
+        self.frozen = Some(reply);
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Freeze(asked) => {
+                if !self.view.refuse_if_other(self.id(), &asked)
+                    && let Some(reply) = &self.frozen
+                {
+                    self.view.say(Body::FreezeReply(reply.clone()));
+                }
+            }
+            Command::Renew(id) => {
+                if id == self.id() && self.frozen.is_some() && self.asked.is_empty() {
+                    // When this fails, the end of the connection is the next thing to be read.
+                    let _ = self.tell(&Request::Renew(self.prepared.id));
+                    self.renew_lease();
+                }
+            }
+            Command::Thaw(id) => {
+                self.asked.push(id);
+                self.view.show(QuiesceState::Thawing);
+                let _ = self.tell(&Request::Thaw(self.prepared.id));
+            }
+        }
+    }
+
+    /// The thaw process is gone: nobody else will do it.
+    async fn thaw_ourselves(&self) -> End {
+        self.view.show(QuiesceState::Thawing);
+        let late_freeze = if self.frozen.is_some() { Duration::ZERO } else { LATE_FREEZE };
+        let mut threads = tokio::task::JoinSet::new();
+        for (index, covered) in self.prepared.survey.covered.iter().enumerate() {
+            let (root, env) = (covered.root.clone(), self.agent.env.clone());
+            threads.spawn_blocking(move || {
+                let start = env.clock.monotonic();
+                loop {
+                    match azdr_thawd::thaw_file_system(root.as_fd()) {
+                        Err(error) if error.kind() != io::ErrorKind::InvalidInput => {}
+                        result if env.clock.monotonic().since(start) >= late_freeze => {
+                            return (index, result);
+                        }
+                        _ => {}
+                    }
+                    std::thread::park_timeout(Duration::from_millis(2));
+                }
+            });
+        }
+        let mut results: Vec<io::Result<()>> =
+            self.prepared.survey.covered.iter().map(|_| Ok(())).collect();
+        loop {
+            match timeout(Duration::from_secs(2), threads.join_next()).await {
+                Err(_) => self.view.show(QuiesceState::Poisoned),
+                Ok(None) => return End::ThawdDied(results),
+                Ok(Some(Ok((index, result)))) => {
+                    if let Some(slot) = results.get_mut(index) {
+                        *slot = result;
+                    }
+                }
+                Ok(Some(Err(_))) => {}
+            }
+        }
+    }
+
+    fn conclude(&self, end: &End) -> Ended {
+        let mut thaw = match end {
+            End::Thawed(report) => {
+                let wall = self.agent.env.clock.wall();
+                facts::thaw_reply(report, &self.prepared.survey, wall)
+            }
+            End::ThawdDied(results) => facts::thaw_reply_without_thawd(self.id(), results),
+        };
+        if self.frozen.is_none() {
+            facts::spoil(&mut thaw, "not everything was frozen");
+        }
+        match candidates_now() {
+            Ok(now) if now == self.prepared.survey.candidates => {}
+            Ok(now) => facts::spoil(&mut thaw, &self.changed(&now)),
+            Err(error) => facts::spoil(&mut thaw, &crate::chain(&error)),
+        }
+        let freeze = self.frozen.clone().unwrap_or_else(|| {
+            let report = match end {
+                End::Thawed(report) => Some(report.as_ref()),
+                End::ThawdDied(_) => None,
+            };
+            let reason = report.map_or("azdr-thawd died".to_owned(), facts::why_not_frozen);
+            let reply = self.freeze_reply(FreezeOutcome::Failed, reason, report);
+            self.view.say(Body::FreezeReply(reply.clone()));
+            reply
+        });
+        tracing::info!(
+            operation = self.id(),
+            window_ms = thaw.window_ms,
+            unbroken = thaw.unbroken,
+            cause = thaw.cause().as_str_name(),
+            reason = thaw.reason,
+            "thawed"
+        );
+        for id in &self.asked {
+            let mut reply = thaw.clone();
+            if id != self.id() {
+                facts::spoil(&mut reply, &format!("held was {}, which was thawed", self.id()));
+                reply.operation_id = id.clone();
+            }
+            self.view.say(Body::ThawReply(reply));
+        }
+        Ended { freeze, thaw }
+    }
+
+    fn changed(&self, now: &BTreeSet<Device>) -> String {
+        let before = &self.prepared.survey.candidates;
+        let names: Vec<String> = before.symmetric_difference(now).map(Device::to_string).collect();
+        format!("file systems were mounted or unmounted meanwhile: {}", names.join(", "))
+    }
+
+    fn freeze_reply(
+        &self,
+        outcome: FreezeOutcome,
+        reason: String,
+        report: Option<&Report>,
+    ) -> FreezeReply {
+        let survey = &self.prepared.survey;
+        let mut file_systems: Vec<FileSystemReport> = match report {
+            Some(report) => facts::file_system_reports(report, survey),
+            None => survey
+                .covered
+                .iter()
+                .map(|covered| covered.report(FileSystemState::Failed, reason.clone()))
+                .collect(),
+        };
+        file_systems.extend(survey.skipped_reports());
+        FreezeReply {
+            operation_id: self.id().to_owned(),
+            outcome: outcome.into(),
+            reason,
+            file_systems,
+            presync_ms: self.prepared.presync_ms,
+            freeze_ms: report.map_or(0, Report::freeze_ms),
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! DR tests.
+
+use azdr_domain::arm_id::ArmId;
+use azdr_env::WallTime;
+use azdr_proto::admin::{
+    DrTestRecord, Job, ListDrTestsRequest, ListDrTestsResponse, StartDrTestRequest,
+};
+use tonic::{Code, Status};
+
+use super::Admin;
+use super::errors::{hinted, unavailable};
+use super::points::{no_copy, parse_region};
+use crate::workflows::{dr_test, new_run};
+
+impl Admin {
+    pub(super) async fn dr_test(
+        &self,
+        by: String,
+        request: StartDrTestRequest,
+    ) -> Result<Job, Status> {
+        let declared = self.env.clock.wall();
+        let named = self.resolve(request.vm.as_ref()).await?;
+        let vm = named.id.name().to_owned();
+        let item = named.item.ok_or_else(|| {
+            hinted(
+                Code::FailedPrecondition,
+                format!("{vm} has no recovery points"),
+                &format!("take one with `azdr backup trigger {vm}`"),
+            )
+        })?;
+        let region = match request.test_region.as_str() {
+            "" => {
+                let policy = self.store.policy(item.id).await.map_err(unavailable)?;
+                policy.and_then(|p| p.policy.target_region).map(|r| r.to_string()).ok_or_else(
+                    || {
+                        hinted(
+                            Code::InvalidArgument,
+                            "no test region is given, and the policy has no target region",
+                            "give one with --test-region",
+                        )
+                    },
+                )?
+            }
+            given => parse_region("test_region", given)?,
+        };
+        let points = self.store.points(item.id).await.map_err(unavailable)?;
+        let point = match request.recovery_point.as_str() {
+            "" => points.iter().find(|p| p.is_restorable_in(&region)).ok_or_else(|| {
+                hinted(
+                    Code::FailedPrecondition,
+                    format!("{vm} has no complete recovery point in {region}"),
+                    &format!(
+                        "copy one with `azdr backup replicate POINT --target-region {region}`"
+                    ),
+                )
+            })?,
+            name => points.iter().find(|p| p.name.as_str() == name).ok_or_else(|| {
+                hinted(
+                    Code::NotFound,
+                    format!("{vm} has no recovery point {name:?}"),
+                    &format!("see `azdr backup list {vm}`"),
+                )
+            })?,
+        };
+        if !point.is_restorable_in(&region) {
+            return Err(no_copy(point, &region));
+        }
+        let resource_group =
+            Some(request.test_resource_group).filter(|g| !g.is_empty());
+        if let Some(group) = &resource_group {
+            let id = ArmId::resource_group_id(item.arm_id.subscription(), group).map_err(|e| {
+                Status::invalid_argument(format!("test_resource_group cannot be {group:?}: {e}"))
+            })?;
+            match self.services.azure.get_resource_group(&id).await {
+                Ok(_) => {}
+                Err(e) if e.is_not_found() => {
+                    return Err(hinted(
+                        Code::NotFound,
+                        format!("there is no resource group {group:?}"),
+                        "create it, or leave --test-resource-group out: the drill then makes and \
+                         deletes a group of its own",
+                    ));
+                }
+                Err(e) => return Err(super::errors::azure(&e)),
+            }
+        }
+        let input = dr_test::Input {
+            item: item.id,
+            vm: item.arm_id,
+            point: point.name.clone(),
+            region,
+            resource_group,
+            declared,
+        };
+        self.submit(new_run(dr_test::RUN, &input, item.id, by)).await
+    }
+
+    pub(super) async fn dr_tests(
+        &self,
+        request: ListDrTestsRequest,
+    ) -> Result<ListDrTestsResponse, Status> {
+        let item = match &request.vm {
+            Some(vm) if !vm.name.is_empty() => match self.resolve(Some(vm)).await?.item {
+                Some(item) => Some(item.id),
+                None => return Ok(ListDrTestsResponse { tests: Vec::new() }),
+            },
+            _ => None,
+        };
+        let since = WallTime::from_unix_ms(request.since_unix_ms);
+        let items = self.store.items().await.map_err(unavailable)?;
+        let drills = self.store.drills(item, since).await.map_err(unavailable)?;
+        let tests = drills
+            .into_iter()
+            .map(|d| {
+                let vm = items.iter().find(|i| i.id == d.item).map(|i| &i.arm_id);
+                DrTestRecord {
+                    job_id: d.run.0,
+                    vm_resource_id: vm.map(ToString::to_string).unwrap_or_default(),
+                    vm_name: vm.map(|v| v.name().to_owned()).unwrap_or_default(),
+                    recovery_point: d.point_name,
+                    region: d.region,
+                    started_unix_ms: d.started.unix_ms(),
+                    passed: d.passed,
+                    rto_ms: d.rto_ms.unwrap_or(0),
+                    error: d.error.unwrap_or_default(),
+                }
+            })
+            .collect();
+        Ok(ListDrTestsResponse { tests })
+    }
+}

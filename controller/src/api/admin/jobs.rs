@@ -1,0 +1,118 @@
+//! Jobs: what runs look like from outside.
+
+use azdr_proto::admin::{Job, ListJobsRequest, ListJobsResponse};
+use futures::Stream;
+use tonic::Status;
+
+use super::Admin;
+use super::convert;
+use super::errors::unavailable;
+use crate::store::{Item, NewRun, RunId, RunRow, RunState};
+use crate::workflows::backup;
+
+/// Most jobs that one call lists.
+const MAX_LIST: u32 = 1000;
+
+impl Admin {
+    /// Queues a run and shows it.
+    pub(super) async fn submit(&self, run: NewRun) -> Result<Job, Status> {
+        let id = self.engine.submit(run).await.map_err(unavailable)?;
+        self.job(id.0).await
+    }
+
+    pub(super) async fn jobs(&self, request: ListJobsRequest) -> Result<ListJobsResponse, Status> {
+        let limit = match request.limit {
+            0 => 50,
+            n if n <= MAX_LIST => n,
+            n => {
+                return Err(Status::invalid_argument(format!(
+                    "limit cannot be {n}: at most {MAX_LIST}"
+                )));
+            }
+        };
+        let item = match &request.vm {
+            Some(vm) if !vm.name.is_empty() => match self.resolve(Some(vm)).await?.item {
+                Some(item) => Some(item.id),
+                None => return Ok(ListJobsResponse { jobs: Vec::new() }),
+            },
+            _ => None,
+        };
+        let state = convert::job_state_from(request.state());
+        let rows =
+            self.store.recent_runs(state, item, None, limit).await.map_err(unavailable)?;
+        let items = self.store.items().await.map_err(unavailable)?;
+        let jobs = rows
+            .iter()
+            .map(|row| convert::job(row, items.iter().find(|i| Some(i.id) == row.item)))
+            .collect();
+        Ok(ListJobsResponse { jobs })
+    }
+
+    pub(super) async fn job(&self, id: i64) -> Result<Job, Status> {
+        let row = self.store.run(RunId(id)).await.map_err(unavailable)?;
+        let row = row.ok_or_else(|| Status::not_found(format!("there is no job {id}")))?;
+        self.whole_job(&row).await
+    }
+
+    async fn whole_job(&self, row: &RunRow) -> Result<Job, Status> {
+        let item = match row.item {
+            Some(id) => Some(self.store.item_by_id(id).await.map_err(unavailable)?),
+            None => None,
+        };
+        let mut job = convert::job(row, item.as_ref());
+        if let Some(definition) = self.engine.definition_of(row) {
+            let history = self.engine.history(row.id).await.map_err(unavailable)?;
+            job.steps = convert::steps(definition, &history, &self.engine.progress(row.id));
+        }
+        if let (Some(result), Some(item)) = (&row.result, &item) {
+            let point = match row.workflow == backup::RUN.0 && row.state == RunState::Succeeded {
+                true => self.point_of(item, &result["backup"]["point"]).await?,
+                false => None,
+            };
+            job.result = convert::result(result, point);
+        }
+        Ok(job)
+    }
+
+    async fn point_of(
+        &self,
+        item: &Item,
+        name: &serde_json::Value,
+    ) -> Result<Option<azdr_proto::admin::RecoveryPoint>, Status> {
+        let Some(name) = name.as_str() else { return Ok(None) };
+        let points = self.store.points_named(name).await.map_err(unavailable)?;
+        let point = points.into_iter().find(|p| p.item == item.id);
+        Ok(point.map(|p| convert::point(&p, item, |r| self.copied(r))))
+    }
+
+    pub(super) async fn cancel(&self, id: i64) -> Result<Job, Status> {
+        self.engine.cancel(RunId(id)).await.map_err(unavailable)?;
+        self.job(id).await
+    }
+
+    /// The job now and after every change, until it is terminal or stuck.
+    pub(super) fn watch(self, id: i64) -> impl Stream<Item = Result<Job, Status>> + Send {
+        let changes = self.engine.subscribe();
+        futures::stream::unfold(Some((self, changes, None::<Job>)), move |state| async move {
+            let (admin, mut changes, last) = state?;
+            loop {
+                changes.borrow_and_update();
+                let job = match admin.job(id).await {
+                    Ok(job) => job,
+                    Err(e) => return Some((Err(e), None)),
+                };
+                if last.as_ref() != Some(&job) {
+                    let over = convert::job_state_from(job.state())
+                        .is_some_and(|s| s.is_terminal() || s == RunState::Stuck);
+                    let next = (!over).then(|| (admin, changes, Some(job.clone())));
+                    return Some((Ok(job), next));
+                }
+                // A run changes at most a few times a second; looking more often serves nobody.
+                azdr_env::sleep(std::time::Duration::from_millis(50)).await;
+                if changes.changed().await.is_err() {
+                    return None;
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,206 @@
+//! What operators call. One file per noun; this one wires them to the generated trait.
+//!
+//! Each call names the role that it needs; the operator's certificate must be the current one of an
+//! operator who is not revoked.
+
+mod agents;
+mod authorise;
+mod convert;
+mod drills;
+mod errors;
+mod inventory;
+mod jobs;
+mod points;
+mod policies;
+mod restores;
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use azdr_env::Env;
+use azdr_identity::CertificateAuthority;
+use azdr_proto::admin::admin_service_server::AdminService;
+use azdr_proto::admin::*;
+use futures::Stream;
+use tonic::{Request, Response, Status};
+
+pub use inventory::Inventory;
+pub(crate) use policies::mirror;
+pub use restores::Confirmations;
+
+use crate::fleet::Fleet;
+use crate::store::{Stamp, Store};
+use crate::workflow::Engine;
+use crate::workflows::Services;
+use authorise::Role;
+
+/// The admin API.
+#[derive(Clone)]
+pub struct Admin {
+    /// The catalogue.
+    pub store: Store,
+    /// Runs.
+    pub engine: Engine<Services>,
+    /// Agents.
+    pub fleet: Fleet,
+    /// What workflows see; read here for settings and Azure.
+    pub services: Arc<Services>,
+    /// Clock and ids.
+    pub env: Env,
+    /// For fingerprints.
+    pub authority: Arc<CertificateAuthority>,
+    /// The VMs of the subscriptions.
+    pub inventory: Inventory,
+    /// Restores that were planned and wait for their confirmation.
+    pub confirmations: Confirmations,
+    /// Which cloud this is.
+    pub stamp: Stamp,
+    /// host:port that agents are told for enrolment.
+    pub enroll_address: String,
+    /// host:port that agents are told for their sessions.
+    pub agent_address: String,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl AdminService for Admin {
+    async fn whoami(&self, request: Request<WhoamiRequest>) -> Answer<WhoamiResponse> {
+        let operator = self.authorise(&request, Role::Viewer).await?;
+        Ok(Response::new(WhoamiResponse {
+            operator: operator.name,
+            role: operator.role,
+            controller_version: env!("CARGO_PKG_VERSION").to_owned(),
+            cloud: self.stamp.cloud.clone(),
+            subscriptions: self.stamp.subscriptions.clone(),
+        }))
+    }
+
+    async fn list_vms(&self, request: Request<ListVmsRequest>) -> Answer<ListVmsResponse> {
+        self.authorise(&request, Role::Viewer).await?;
+        Ok(Response::new(self.list_all_vms().await?))
+    }
+
+    async fn create_agent_token(
+        &self,
+        request: Request<CreateAgentTokenRequest>,
+    ) -> Answer<CreateAgentTokenResponse> {
+        let operator = self.authorise(&request, Role::Operator).await?;
+        self.mint_token(operator.name, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_agents(&self, request: Request<ListAgentsRequest>) -> Answer<ListAgentsResponse> {
+        self.authorise(&request, Role::Viewer).await?;
+        self.all_agents().await.map(Response::new)
+    }
+
+    async fn revoke_agent(
+        &self,
+        request: Request<RevokeAgentRequest>,
+    ) -> Answer<RevokeAgentResponse> {
+        self.authorise(&request, Role::Admin).await?;
+        self.revoke(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn configure_backup(
+        &self,
+        request: Request<ConfigureBackupRequest>,
+    ) -> Answer<BackupConfig> {
+        let operator = self.authorise(&request, Role::Operator).await?;
+        self.configure(operator.name, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_backup_config(
+        &self,
+        request: Request<GetBackupConfigRequest>,
+    ) -> Answer<BackupConfig> {
+        self.authorise(&request, Role::Viewer).await?;
+        self.show_config(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn disable_backup(&self, request: Request<DisableBackupRequest>) -> Answer<BackupConfig> {
+        let operator = self.authorise(&request, Role::Operator).await?;
+        self.disable(operator.name, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn trigger_backup(&self, request: Request<TriggerBackupRequest>) -> Answer<Job> {
+        let operator = self.authorise(&request, Role::Operator).await?;
+        self.trigger(operator.name, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_recovery_points(
+        &self,
+        request: Request<ListRecoveryPointsRequest>,
+    ) -> Answer<ListRecoveryPointsResponse> {
+        self.authorise(&request, Role::Viewer).await?;
+        self.list_points(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn plan_restore(&self, request: Request<PlanRestoreRequest>) -> Answer<RestorePlan> {
+        let operator = self.authorise(&request, Role::Operator).await?;
+        self.make_restore_plan(operator.name, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn start_restore(&self, request: Request<StartRestoreRequest>) -> Answer<Job> {
+        let operator = self.authorise(&request, Role::Operator).await?;
+        self.confirm_restore(operator.name, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn start_replicate(&self, request: Request<StartReplicateRequest>) -> Answer<Job> {
+        let operator = self.authorise(&request, Role::Operator).await?;
+        self.replicate(operator.name, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_replication_status(
+        &self,
+        request: Request<GetReplicationStatusRequest>,
+    ) -> Answer<ReplicationStatus> {
+        self.authorise(&request, Role::Viewer).await?;
+        self.replication_status(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn start_verify(&self, request: Request<StartVerifyRequest>) -> Answer<Job> {
+        let operator = self.authorise(&request, Role::Operator).await?;
+        self.verify(operator.name, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn start_dr_test(&self, request: Request<StartDrTestRequest>) -> Answer<Job> {
+        let operator = self.authorise(&request, Role::Operator).await?;
+        self.dr_test(operator.name, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_dr_tests(
+        &self,
+        request: Request<ListDrTestsRequest>,
+    ) -> Answer<ListDrTestsResponse> {
+        self.authorise(&request, Role::Viewer).await?;
+        self.dr_tests(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_jobs(&self, request: Request<ListJobsRequest>) -> Answer<ListJobsResponse> {
+        self.authorise(&request, Role::Viewer).await?;
+        self.jobs(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_job(&self, request: Request<GetJobRequest>) -> Answer<Job> {
+        self.authorise(&request, Role::Viewer).await?;
+        self.job(request.into_inner().id).await.map(Response::new)
+    }
+
+    async fn cancel_job(&self, request: Request<CancelJobRequest>) -> Answer<Job> {
+        self.authorise(&request, Role::Operator).await?;
+        self.cancel(request.into_inner().id).await.map(Response::new)
+    }
+
+    type WatchJobStream = Pin<Box<dyn Stream<Item = Result<Job, Status>> + Send>>;
+
+    async fn watch_job(
+        &self,
+        request: Request<WatchJobRequest>,
+    ) -> Answer<Self::WatchJobStream> {
+        self.authorise(&request, Role::Viewer).await?;
+        let id = request.into_inner().id;
+        self.job(id).await?;
+        Ok(Response::new(Box::pin(self.clone().watch(id))))
+    }
+}

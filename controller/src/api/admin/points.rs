@@ -1,0 +1,252 @@
+//! Recovery points: take, list, copy, verify.
+
+use azdr_env::WallTime;
+use azdr_proto::admin::{
+    GetReplicationStatusRequest, Job, ListRecoveryPointsRequest, ListRecoveryPointsResponse,
+    ReplicationEntry, ReplicationStatus, StartReplicateRequest, StartVerifyRequest,
+    TriggerBackupRequest, VmRef,
+};
+use tonic::{Code, Status};
+
+use super::Admin;
+use super::convert;
+use super::errors::{hinted, unavailable};
+use crate::store::{Item, PointRow, ReplicaRow, ReplicaState};
+use crate::workflows::{backup, new_run, replicate, verify};
+
+impl Admin {
+    pub(super) async fn trigger(
+        &self,
+        by: String,
+        request: TriggerBackupRequest,
+    ) -> Result<Job, Status> {
+        let named = self.resolve(request.vm.as_ref()).await?;
+        if named.vm.is_none() {
+            return Err(hinted(
+                Code::FailedPrecondition,
+                format!("{} is not in Azure", named.id.name()),
+                "there is nothing to back up; its recovery points are kept",
+            ));
+        }
+        let existing = named.item.as_ref().map(|i| i.id);
+        let policy = match existing {
+            Some(id) => self.store.policy(id).await.map_err(unavailable)?,
+            None => None,
+        };
+        let Some(policy) = policy else {
+            let vm = named.id.name();
+            return Err(hinted(
+                Code::FailedPrecondition,
+                format!("{vm} has no backup policy"),
+                &format!("set one with `azdr backup configure {vm} --daily-retention 7`"),
+            ));
+        };
+        let tier = convert::tier_from(request.tier());
+        if let Some(tier) = tier
+            && !policy.policy.retention.tiers().contains(tier)
+        {
+            return Err(hinted(
+                Code::InvalidArgument,
+                format!("tier cannot be {tier}: the policy retains none of that tier"),
+                "raise its retention with `azdr backup configure`, or choose another tier",
+            ));
+        }
+        let item = self.item_of(&named).await?;
+        let input = backup::Input { item: item.id, vm: item.arm_id, tier };
+        self.submit(new_run(backup::RUN, &input, item.id, by)).await
+    }
+
+    pub(super) async fn list_points(
+        &self,
+        request: ListRecoveryPointsRequest,
+    ) -> Result<ListRecoveryPointsResponse, Status> {
+        let named = self.resolve(request.vm.as_ref()).await?;
+        let vm_resource_id = named.id.to_string();
+        let Some(item) = named.item else {
+            return Ok(ListRecoveryPointsResponse { vm_resource_id, points: Vec::new() });
+        };
+        let wanted = convert::tier_from(request.tier());
+        let since = WallTime::from_unix_ms(request.since_unix_ms);
+        let points = self.store.points(item.id).await.map_err(unavailable)?;
+        let points = points
+            .iter()
+            .filter(|p| p.created >= since && wanted.is_none_or(|t| p.tiers.contains(t)))
+            .map(|p| convert::point(p, &item, |r| self.copied(r)))
+            .collect();
+        Ok(ListRecoveryPointsResponse { vm_resource_id, points })
+    }
+
+    /// Finds a recovery point by its name, with its VM.
+    pub(super) async fn find_point(
+        &self,
+        name: &str,
+        vm: Option<&VmRef>,
+    ) -> Result<(PointRow, Item), Status> {
+        if name.is_empty() || name.len() > 128 {
+            return Err(Status::invalid_argument("no recovery point is named"));
+        }
+        let mut points = self.store.points_named(name).await.map_err(unavailable)?;
+        if let Some(vm) = vm.filter(|v| !v.name.is_empty()) {
+            let item = self.resolve(Some(vm)).await?.item;
+            points.retain(|p| item.as_ref().is_some_and(|i| i.id == p.item));
+        } else if let Some(vm) = vm.filter(|v| !v.resource_group.is_empty()) {
+            let items = self.store.items().await.map_err(unavailable)?;
+            points.retain(|p| {
+                items.iter().any(|i| {
+                    i.id == p.item
+                        && i.arm_id.resource_group().eq_ignore_ascii_case(&vm.resource_group)
+                })
+            });
+        }
+        match points.len() {
+            1 => {
+                let point = points.remove(0);
+                let item = self.store.item_by_id(point.item).await.map_err(unavailable)?;
+                Ok((point, item))
+            }
+            0 => Err(hinted(
+                Code::NotFound,
+                format!("there is no recovery point {name:?}"),
+                "see `azdr backup list VM`",
+            )),
+            n => Err(hinted(
+                Code::InvalidArgument,
+                format!("{n} VMs have a recovery point named {name:?}"),
+                "say which with --resource-group or --vm",
+            )),
+        }
+    }
+
+    pub(super) async fn replicate(
+        &self,
+        by: String,
+        request: StartReplicateRequest,
+    ) -> Result<Job, Status> {
+        let (point, item) = self.find_point(&request.recovery_point, request.vm.as_ref()).await?;
+        let region = parse_region("target_region", &request.target_region)?;
+        let all = self.store.points(item.id).await.map_err(unavailable)?;
+        let pending = point.replicas.iter().any(|r| r.region == region && !r.state.is_over());
+        if pending {
+            let message = format!("{} is being copied to {region} already", point.name);
+            return Err(hinted(
+                Code::FailedPrecondition,
+                message,
+                "see `azdr backup replication-status`",
+            ));
+        }
+        if let Some(refusal) = replicate::refusal(&point, &all, &region) {
+            let code = match refusal.kind.as_str() {
+                "same_region" => Code::InvalidArgument,
+                _ => Code::FailedPrecondition,
+            };
+            return Err(hinted(code, refusal.message, &refusal.hint));
+        }
+        let input =
+            replicate::Input { item: item.id, vm: item.arm_id, point: point.name, region };
+        self.submit(new_run(replicate::RUN, &input, item.id, by)).await
+    }
+
+    pub(super) async fn verify(
+        &self,
+        by: String,
+        request: StartVerifyRequest,
+    ) -> Result<Job, Status> {
+        let (point, item) = self.find_point(&request.recovery_point, request.vm.as_ref()).await?;
+        let region = match request.region.as_str() {
+            "" => point.region.clone(),
+            given => parse_region("region", given)?,
+        };
+        if !point.is_restorable_in(&region) {
+            return Err(no_copy(&point, &region));
+        }
+        let input = verify::Input { item: item.id, vm: item.arm_id, point: point.name, region };
+        self.submit(new_run(verify::RUN, &input, item.id, by)).await
+    }
+
+    pub(super) async fn replication_status(
+        &self,
+        request: GetReplicationStatusRequest,
+    ) -> Result<ReplicationStatus, Status> {
+        let named = self.resolve(request.vm.as_ref()).await?;
+        let vm_resource_id = named.id.to_string();
+        let Some(item) = named.item else {
+            return Ok(ReplicationStatus { vm_resource_id, entries: Vec::new() });
+        };
+        let now = self.env.clock.wall();
+        let mut entries = Vec::new();
+        for point in self.store.points(item.id).await.map_err(unavailable)? {
+            for replica in &point.replicas {
+                let elapsed = replica.finished.unwrap_or(now).since(replica.started).as_secs();
+                let percent = match replica.state {
+                    ReplicaState::Complete => 100.0,
+                    _ => self.copied(replica),
+                };
+                // From the measured rate, once there is one.
+                let eta = (replica.state == ReplicaState::Copying && percent >= 1.0)
+                    .then(|| (elapsed as f64 * (100.0 - percent) / percent).ceil() as u32);
+                entries.push(ReplicationEntry {
+                    job_id: replica.run.0,
+                    recovery_point: point.name.to_string(),
+                    target_region: replica.region.clone(),
+                    state: convert::replica_state(replica.state).into(),
+                    percent,
+                    eta_secs: eta.unwrap_or(0),
+                    elapsed_secs: elapsed as u32,
+                    error: replica.error.clone().unwrap_or_default(),
+                });
+            }
+        }
+        // Copies that were asked for and wait for their turn have no row of their own yet.
+        let queued = self
+            .store
+            .recent_runs(
+                Some(crate::store::RunState::Queued),
+                Some(item.id),
+                Some(replicate::RUN.0),
+                1000,
+            )
+            .await
+            .map_err(unavailable)?;
+        for run in queued {
+            let text = |key: &str| run.input[key].as_str().unwrap_or_default().to_owned();
+            entries.push(ReplicationEntry {
+                job_id: run.id.0,
+                recovery_point: text("point"),
+                target_region: text("region"),
+                state: convert::replica_state(ReplicaState::Queued).into(),
+                ..ReplicationEntry::default()
+            });
+        }
+        Ok(ReplicationStatus { vm_resource_id, entries })
+    }
+
+    /// How far a copy is: its least advanced disk.
+    pub(super) fn copied(&self, replica: &ReplicaRow) -> f64 {
+        let progress = self.engine.progress(replica.run);
+        let percents = progress.values().filter_map(|p| p.percent);
+        percents.reduce(f64::min).unwrap_or(0.0).clamp(0.0, 100.0)
+    }
+}
+
+pub(super) fn no_copy(point: &PointRow, region: &str) -> Status {
+    let places: Vec<_> = std::iter::once(point.region.as_str())
+        .chain(point.replicas.iter().map(|r| r.region.as_str()))
+        .filter(|r| point.is_restorable_in(r))
+        .collect();
+    hinted(
+        Code::FailedPrecondition,
+        format!("{} has no complete copy in {region}", point.name),
+        &format!(
+            "it is complete in {}; copy it with `azdr backup replicate {} --target-region {region}`",
+            places.join(", "),
+            point.name
+        ),
+    )
+}
+
+/// Checks a region's name.
+pub(super) fn parse_region(field: &str, value: &str) -> Result<String, Status> {
+    azdr_domain::region::Region::parse(value)
+        .map(|r| r.to_string())
+        .map_err(|e| Status::invalid_argument(format!("{field} cannot be {value:?}: {e}")))
+}

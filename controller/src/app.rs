@@ -1,0 +1,336 @@
+//! Wiring only: configuration in, a running controller out, one drain.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use azdr_arm::{ArmClient, ArmConfig, CredentialConfig, PUBLIC_AUDIENCE, PollPace, Secret};
+use azdr_env::Env;
+use azdr_identity::{
+    AcceptLimits, CertificateAuthority, ClientAuth, Identity, Serial, ServerTls, listen,
+    serve_incoming,
+};
+use azdr_proto::admin::admin_service_server::AdminServiceServer;
+use azdr_proto::agent::agent_service_server::AgentServiceServer;
+use azdr_proto::agent::restored_service_server::RestoredServiceServer;
+use azdr_proto::enroll::enroll_service_server::EnrollServiceServer;
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+
+use crate::api::admin::{Admin, Confirmations, Inventory};
+use crate::api::agent_service::Agents;
+use crate::api::enroll_service::Enrolment;
+use crate::config::{self, CloudName, Config, Credential};
+use crate::fleet::Fleet;
+use crate::health::{self, Health};
+use crate::pki::AuthorityFile;
+use crate::reconcile::Reconciler;
+use crate::store::{Executor, Stamp, Store};
+use crate::workflow::{Engine, EngineConfig, RetryPolicy};
+use crate::workflows::{self, Catalogue, DrillAccess, ProbeAddress, Services, Settings};
+
+/// The controller's own certificate; made anew at every start, and long before it ends.
+const SERVER_CERTIFICATE: Duration = Duration::from_secs(90 * 24 * 3600);
+/// How long runs may take to reach a place from which they can go on later.
+const DRAIN: Duration = Duration::from_secs(30);
+/// Runs in flight at once (DESIGN §8).
+const MAX_RUNNING: usize = 1000;
+
+/// Where a running controller can be reached; also the content of `--ready-file`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Addresses {
+    /// Admin API.
+    pub admin: SocketAddr,
+    /// Agents' sessions.
+    pub agent: SocketAddr,
+    /// Enrolment.
+    pub enroll: SocketAddr,
+    /// `/metrics`, `/healthz`, `/readyz`.
+    pub metrics: SocketAddr,
+    /// Process id.
+    pub pid: u32,
+}
+
+/// The exclusive use of a data directory, for the life of the process: two controllers on one
+/// database would both recover the same runs.
+#[derive(Debug)]
+pub struct DataDirLock {
+    _file: File,
+}
+
+impl DataDirLock {
+    /// Takes it.
+    ///
+    /// # Errors
+    /// When another process has it.
+    pub fn take(data_dir: &Path) -> anyhow::Result<Self> {
+        let path = data_dir.join("lock");
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        // SAFETY: flock takes a descriptor that is open for the whole call, and no memory.
+        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+            bail!("another controller uses {}", data_dir.display());
+        }
+        Ok(Self { _file: file })
+    }
+}
+
+/// Path of the database in a data directory.
+pub fn database(data_dir: &Path) -> PathBuf {
+    data_dir.join("azdr.db")
+}
+
+/// The stamp that a configuration asks for.
+pub fn stamp_of(config: &Config) -> Stamp {
+    let mut subscriptions = config.cloud.subscriptions.clone();
+    subscriptions.sort();
+    Stamp {
+        cloud: config.cloud.name.as_str().to_owned(),
+        tenant_id: config.cloud.tenant_id.clone(),
+        subscriptions,
+    }
+}
+
+/// Runs the controller until `stop`.
+///
+/// # Errors
+/// When it cannot start: no database, another cloud's database (I11), an address that is taken.
+pub async fn run(
+    config: Config,
+    env: Env,
+    stop: CancellationToken,
+    ready: impl FnOnce(&Addresses) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let _lock = DataDirLock::take(&config.data_dir)?;
+    let authority = AuthorityFile::in_dir(&config.data_dir).load().map_err(|e| {
+        anyhow::Error::new(e).context("the controller is not initialised; run azdr-controller init")
+    })?;
+    let authority = Arc::new(authority);
+    let store = Store::open(&database(&config.data_dir), Executor::BlockingPool)
+        .context("cannot open the database")?;
+    let stamp = check_stamp(&store, &config).await?;
+    let azure = arm_client(&config, &env).context("cannot set up the Azure client")?;
+    let fleet = Fleet::new(env.clock.clone());
+    let services = Arc::new(Services {
+        azure: azure.clone(),
+        fleet: fleet.clone(),
+        catalogue: Catalogue::new(store.clone()),
+        settings: settings(&config, &authority),
+        holds: Arc::new(Semaphore::new(config.backup.max_concurrent_holds)),
+    });
+    let retry = match config.cloud.poll_pace {
+        config::PollPace::Azure => RetryPolicy::AZURE,
+        config::PollPace::Quick => RetryPolicy::QUICK,
+    };
+    let engine = Engine::new(
+        store.clone(),
+        env.clone(),
+        services.clone(),
+        workflows::all(),
+        EngineConfig { max_running: MAX_RUNNING, retry },
+    );
+
+    // Bind everything before anything is promised.
+    let admin_listener = bind("listen.admin", config.listen.admin)?;
+    let agent_listener = bind("listen.agent", config.listen.agent)?;
+    let enroll_listener = bind("listen.enroll", config.listen.enroll)?;
+    let metrics_listener = health::bind(config.listen.metrics)
+        .await
+        .with_context(|| format!("listen.metrics: cannot bind {}", config.listen.metrics))?;
+    let addresses = Addresses {
+        admin: admin_listener.local_addr()?,
+        agent: agent_listener.local_addr()?,
+        enroll: enroll_listener.local_addr()?,
+        metrics: metrics_listener.local_addr()?,
+        pid: std::process::id(),
+    };
+
+    let tls = |auth| server_tls(&authority, &env, auth);
+    let advertised = config::Advertise::address;
+    let admin = Admin {
+        store: store.clone(),
+        engine: engine.clone(),
+        fleet: fleet.clone(),
+        services: services.clone(),
+        env: env.clone(),
+        authority: authority.clone(),
+        inventory: Inventory::default(),
+        confirmations: Confirmations::default(),
+        stamp,
+        enroll_address: advertised(&config.advertise.enroll, addresses.enroll),
+        agent_address: advertised(&config.advertise.agent, addresses.agent),
+    };
+    let agents = Agents {
+        store: store.clone(),
+        fleet: fleet.clone(),
+        env: env.clone(),
+        authority: authority.clone(),
+    };
+    let enrolment = Enrolment { store: store.clone(), env: env.clone(), authority: authority.clone(), azure };
+    let health = Health::new(store.clone(), fleet, services.clone(), env.clone());
+
+    let serving = CancellationToken::new();
+    let mut servers = tokio::task::JoinSet::new();
+    let limits = AcceptLimits::default();
+    servers.spawn(
+        Server::builder()
+            .add_service(AdminServiceServer::new(admin))
+            .serve_with_incoming_shutdown(
+                serve_incoming(admin_listener, tls(ClientAuth::RequireCurrent)?, limits),
+                serving.clone().cancelled_owned(),
+            ),
+    );
+    servers.spawn(
+        Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(10)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            .add_service(AgentServiceServer::new(agents.clone()))
+            .add_service(RestoredServiceServer::new(agents))
+            .serve_with_incoming_shutdown(
+                serve_incoming(agent_listener, tls(ClientAuth::RequireAllowExpired)?, limits),
+                serving.clone().cancelled_owned(),
+            ),
+    );
+    servers.spawn(
+        Server::builder().add_service(EnrollServiceServer::new(enrolment)).serve_with_incoming_shutdown(
+            serve_incoming(enroll_listener, tls(ClientAuth::None)?, limits),
+            serving.clone().cancelled_owned(),
+        ),
+    );
+    let metrics = tokio::spawn(health.clone().serve(metrics_listener, serving.clone()));
+
+    // Unfinished runs first; only then does new work begin.
+    let taken_up = engine.start().await.context("cannot take up unfinished runs")?;
+    tracing::info!(?addresses, taken_up, "controller is ready");
+    let reconciler = config.scheduler.enabled.then(|| {
+        let reconciler =
+            Reconciler { store: store.clone(), engine: engine.clone(), services, env };
+        tokio::spawn(reconciler.run(config.scheduler.tick, stop.clone()))
+    });
+    health.set_ready(true);
+    ready(&addresses)?;
+
+    tokio::select! {
+        () = stop.cancelled() => {}
+        ended = servers.join_next() => {
+            bail!("a listener ended: {ended:?}");
+        }
+    }
+    tracing::info!("stopping");
+    health.set_ready(false);
+    if let Some(reconciler) = reconciler {
+        reconciler.await.ok();
+    }
+    engine.drain(DRAIN).await;
+    serving.cancel();
+    // Agents' streams have no end of their own; what matters is in the store already.
+    servers.shutdown().await;
+    metrics.abort();
+    Ok(())
+}
+
+fn bind(field: &str, address: SocketAddr) -> anyhow::Result<tokio::net::TcpListener> {
+    listen(address).with_context(|| format!("{field}: cannot bind {address}"))
+}
+
+async fn check_stamp(store: &Store, config: &Config) -> anyhow::Result<Stamp> {
+    let wanted = stamp_of(config);
+    let Some(stamp) = store.read_stamp().await.context("cannot read the database")? else {
+        bail!("the database is not initialised; run azdr-controller init");
+    };
+    if stamp.cloud != wanted.cloud || stamp.tenant_id != wanted.tenant_id {
+        bail!(
+            "this database belongs to cloud {} and tenant {}, the configuration names cloud {} and \
+             tenant {}: a database never opens against another",
+            stamp.cloud, stamp.tenant_id, wanted.cloud, wanted.tenant_id
+        );
+    }
+    if stamp.subscriptions != wanted.subscriptions {
+        bail!(
+            "this database belongs to subscriptions {:?}, the configuration names {:?}",
+            stamp.subscriptions, wanted.subscriptions
+        );
+    }
+    Ok(stamp)
+}
+
+fn arm_client(config: &Config, env: &Env) -> anyhow::Result<ArmClient> {
+    let credential = match &config.credential {
+        Credential::ManagedIdentity { client_id } => {
+            CredentialConfig::ManagedIdentity { client_id: client_id.clone() }
+        }
+        Credential::WorkloadIdentity => CredentialConfig::WorkloadIdentity,
+        Credential::ClientSecret { client_id, secret } => CredentialConfig::ClientSecret {
+            tenant_id: config.cloud.tenant_id.clone(),
+            client_id: client_id.clone(),
+            client_secret: Secret::new(secret.expose()),
+        },
+        Credential::AzureCli => CredentialConfig::AzureCli,
+    };
+    let arm = ArmConfig {
+        endpoint: config.cloud.endpoint.clone(),
+        authority: config.cloud.authority.clone(),
+        audience: PUBLIC_AUDIENCE.to_owned(),
+        ca_certificate_pem: config.cloud.ca_certificate_pem.clone(),
+        credential,
+        request_timeout: Duration::from_secs(60),
+        pace: match config.cloud.poll_pace {
+            config::PollPace::Azure => PollPace::azure(),
+            config::PollPace::Quick => PollPace::quick(),
+        },
+    };
+    Ok(ArmClient::new(arm, env.clone())?)
+}
+
+fn settings(config: &Config, authority: &CertificateAuthority) -> Settings {
+    let quick = config.cloud.poll_pace == config::PollPace::Quick;
+    Settings {
+        installation: authority.fingerprint().chars().take(8).collect(),
+        snapshot_group_prefix: config.backup.snapshot_resource_group_prefix.clone(),
+        hold_limit: config.backup.hold_limit,
+        hold_lease: config.backup.lease,
+        drill_access: match &config.drill.access {
+            config::DrillAccess::PublicIp { allowed_source } => {
+                DrillAccess::PublicIp { allowed_source: allowed_source.to_string() }
+            }
+            // A customer's drill subnet comes with the failover work; until then: no way to SSH.
+            config::DrillAccess::Subnet { .. } | config::DrillAccess::None => DrillAccess::None,
+        },
+        probe_address: match config.cloud.name {
+            // A simulator's private addresses lead nowhere.
+            CloudName::Simulated => ProbeAddress::PublicIp,
+            CloudName::AzureCloud => ProbeAddress::PrivateIp,
+        },
+        ssh_port: config.probe.ssh_port,
+        boot_limit: Duration::from_secs(if quick { 180 } else { 15 * 60 }),
+        copy_stall_limit: Duration::from_secs(if quick { 60 } else { 6 * 3600 }),
+        keep_replaced: Duration::from_secs(7 * 24 * 3600),
+        look_again: if quick { Duration::from_millis(250) } else { Duration::from_secs(5) },
+    }
+}
+
+fn server_tls(
+    authority: &CertificateAuthority,
+    env: &Env,
+    auth: ClientAuth,
+) -> anyhow::Result<ServerTls> {
+    let now = env.clock.wall();
+    let (issued, key) = authority.issue_with_new_key(
+        &Identity::Controller,
+        now.minus(Duration::from_secs(3600)),
+        now.plus(SERVER_CERTIFICATE),
+        Serial::random(&*env.ids),
+    )?;
+    let clock = env.clock.clone();
+    Ok(ServerTls::new(&issued.cert_der, &key, authority.cert_der(), auth, clock)?)
+}

@@ -1,0 +1,138 @@
+//! `/metrics`, `/healthz`, `/readyz`: plain HTTP, on loopback unless configured otherwise.
+//!
+//! Figures are derived from the same catalogue and terminal states as everything else (I10), at the
+//! moment they are scraped.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use azdr_env::{Env, WallTime};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+
+use crate::fleet::{Fleet, SessionKind};
+use crate::store::{Store, StoreError};
+use crate::workflows::Services;
+
+/// What the endpoints show.
+#[derive(Clone)]
+pub struct Health {
+    store: Store,
+    fleet: Fleet,
+    services: Arc<Services>,
+    env: Env,
+    ready: Arc<AtomicBool>,
+    recorder: Arc<metrics_exporter_prometheus::PrometheusRecorder>,
+    handle: PrometheusHandle,
+}
+
+impl Health {
+    /// Not ready yet.
+    pub fn new(store: Store, fleet: Fleet, services: Arc<Services>, env: Env) -> Self {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        let ready = Arc::new(AtomicBool::new(false));
+        Self { store, fleet, services, env, ready, recorder: Arc::new(recorder), handle }
+    }
+
+    /// From here on the controller takes work. A latch: it stays until the process drains.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Release);
+    }
+
+    /// Serves until `stop`.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    pub async fn serve(
+        self,
+        listener: tokio::net::TcpListener,
+        stop: tokio_util::sync::CancellationToken,
+    ) -> std::io::Result<()> {
+        let router = Router::new()
+            .route("/healthz", get(|| async { "ok\n" }))
+            .route("/readyz", get(ready))
+            .route("/metrics", get(metrics))
+            .with_state(self);
+        axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+    }
+
+    async fn render(&self) -> Result<String, StoreError> {
+        let runs = self.store.run_counts().await?;
+        let items = self.store.items().await?;
+        let protected = self.store.enabled_policies().await?;
+        let points = self.store.point_summary().await?;
+        let drills = self.store.drills(None, WallTime::from_unix_ms(0)).await?;
+        let now = self.env.clock.wall();
+        metrics::with_local_recorder(&*self.recorder, || {
+            for (workflow, state, count) in runs {
+                metrics::gauge!("azdr_jobs", "workflow" => workflow, "state" => state)
+                    .set(count as f64);
+            }
+            metrics::gauge!("azdr_protected_vms").set(protected.len() as f64);
+            let sessions = self.fleet.sessions();
+            let live = sessions.iter().filter(|s| s.kind == SessionKind::Protected).count();
+            let quarantined = sessions
+                .iter()
+                .filter(|s| s.kind == SessionKind::Restored { run: None })
+                .count();
+            metrics::gauge!("azdr_agents_connected").set(live as f64);
+            metrics::gauge!("azdr_instances_quarantined").set(quarantined as f64);
+            for (item, count, newest) in points {
+                let Some(item) = items.iter().find(|i| i.id == item) else { continue };
+                let vm = item.arm_id.to_string();
+                metrics::gauge!("azdr_recovery_points", "vm" => vm.clone()).set(f64::from(count));
+                metrics::gauge!("azdr_newest_recovery_point_age_seconds", "vm" => vm)
+                    .set(now.since(newest).as_secs_f64());
+            }
+            // Newest first: the first of each VM is its last drill.
+            let mut seen = std::collections::BTreeSet::new();
+            for drill in drills {
+                let Some(item) = items.iter().find(|i| i.id == drill.item) else { continue };
+                if !seen.insert(item.id) {
+                    continue;
+                }
+                let vm = item.arm_id.to_string();
+                metrics::gauge!("azdr_last_dr_test_passed", "vm" => vm.clone())
+                    .set(f64::from(u8::from(drill.passed)));
+                if let Some(rto) = drill.rto_ms {
+                    metrics::gauge!("azdr_last_dr_test_rto_seconds", "vm" => vm)
+                        .set(rto as f64 / 1000.0);
+                }
+            }
+            let counters = self.services.azure.counters();
+            metrics::counter!("azdr_azure_requests_total").absolute(counters.requests);
+            metrics::counter!("azdr_azure_throttled_total").absolute(counters.throttled);
+        });
+        Ok(self.handle.render())
+    }
+}
+
+async fn ready(State(health): State<Health>) -> (StatusCode, &'static str) {
+    if !health.ready.load(Ordering::Acquire) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n");
+    }
+    match health.store.read_stamp().await {
+        Ok(_) => (StatusCode::OK, "ok\n"),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer\n"),
+    }
+}
+
+async fn metrics(State(health): State<Health>) -> Result<String, StatusCode> {
+    health.render().await.map_err(|e| {
+        tracing::error!(error = %e, "metrics cannot be read");
+        StatusCode::SERVICE_UNAVAILABLE
+    })
+}
+
+/// Binds the metrics listener.
+///
+/// # Errors
+/// When the address is taken or not ours.
+pub async fn bind(address: SocketAddr) -> std::io::Result<tokio::net::TcpListener> {
+    tokio::net::TcpListener::bind(address).await
+}

@@ -1,0 +1,326 @@
+//! Restores a recovery point into a new VM; the original is not touched.
+//!
+//! | step | effect | undo |
+//! |---|---|---|
+//! | `plan` | lease on the point; names; the original's subnet | – |
+//! | `create_disks` (each) | disks from the point's snapshots | deletes them |
+//! | `network_interface` | a NIC in the original's subnet | deletes it |
+//! | `machine` | the VM | deletes it |
+//! | `expect` | the run owns the instance's vmId; its agent becomes the new VM's own | – |
+//! | `await_agent`, `await_ssh` | evidence, as for a restore in place | – |
+//!
+//! The machine carries the original's agent identity until its agent has been given one of its own
+//! through the restored door (DESIGN §7): nothing meant for the original reaches it (I8).
+
+use std::time::Duration;
+
+use azdr_domain::arm_id::ArmId;
+use azdr_domain::recovery_point::PointName;
+use azdr_domain::vm_description::DiskDescription;
+use azdr_env::WallTime;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::azure::{Resource, delete_if_ours, existing, finish, left_of_run, named};
+use super::evidence::{Expected, Reported, look_for_agent, look_for_ssh, ssh_address};
+use super::machine::{AttachedDisk, disk_like, vm_like};
+use super::{StepCx, Workflow, tags};
+use crate::store::{CatalogueChange, ItemId};
+use crate::workflow::{
+    Concluded, Definition, Done, Failure, LockKey, Outcome, RunPriority, StepError, StepKey,
+    Version,
+};
+
+/// What a restore into a new VM is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Input {
+    /// The catalogue's row of the original.
+    pub item: ItemId,
+    /// The original.
+    pub vm: ArmId,
+    /// Which point.
+    pub point: PointName,
+    /// The VM to be made.
+    pub new_vm: ArmId,
+    /// When the restore was asked for: the RTO counts from here.
+    pub declared: WallTime,
+}
+
+/// Name, version, priority.
+pub const RUN: (&str, u32, RunPriority) = ("restore_new_vm", 1, RunPriority::Restore);
+
+const BOOT: Duration = Duration::from_secs(30 * 60);
+
+const PLAN: StepKey<Plan> = StepKey::new("plan");
+const DISKS: StepKey<()> = StepKey::new("create_disks");
+const NIC: StepKey<()> = StepKey::new("network_interface");
+const MACHINE: StepKey<()> = StepKey::new("machine");
+const EXPECT: StepKey<Expected> = StepKey::new("expect");
+const AGENT: StepKey<Option<Reported>> = StepKey::new("await_agent");
+const SSH: StepKey<Option<String>> = StepKey::new("await_ssh");
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Plan {
+    location: String,
+    subnet: String,
+    nic: ArmId,
+    disks: Vec<NewDisk>,
+    has_agent: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct NewDisk {
+    id: ArmId,
+    snapshot: ArmId,
+    original: DiskDescription,
+}
+
+/// The step list.
+pub fn workflow() -> Definition<super::Services> {
+    Workflow::new(RUN.0, Version(RUN.1), RUN.2)
+        .lock_keys(|i: &Input| vec![LockKey(format!("vm:{}", i.new_vm.key()))])
+        .step(PLAN, "Planning the new VM", plan)
+        .no_undo("a lease ends with its run")
+        .each(DISKS, "Restoring disks", 8, disks, create_disk)
+        .undo_each(delete_disk)
+        .step(NIC, "Creating the network interface", create_nic)
+        .undo(delete_nic)
+        .step(MACHINE, "Creating the new VM", create_machine)
+        .undo(delete_machine)
+        .step(EXPECT, "Announcing the new VM", expect)
+        .no_undo("an expectation ends with its run")
+        .step(AGENT, "Waiting for the machine to prove itself", await_agent)
+        .within(BOOT)
+        .no_undo("waits only")
+        .step(SSH, "Verifying SSH connectivity", await_ssh)
+        .within(BOOT)
+        .no_undo("looks only")
+        .residue(left_over)
+        .conclude(conclude)
+        .build()
+}
+
+async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
+    let input = &cx.input;
+    let services = cx.services();
+    let point = services.catalogue.point(input.item, &input.point).await?;
+    let location = point.region.clone();
+    if !point.is_restorable_in(&location) {
+        let message = format!("{} is not complete in {location}", input.point);
+        return Err(StepError::fail("not_restorable", message));
+    }
+    if existing(services.azure.get_vm(&input.new_vm).await)?.is_some() {
+        let message = format!("a VM named {} exists already", input.new_vm.name());
+        return Err(StepError::Fail(
+            Failure::new("name_taken", message).hint("choose another name for --new-vm"),
+        ));
+    }
+    let original = point.description.network_interfaces.first();
+    let original = original.and_then(|n| n["id"].as_str()).and_then(|n| ArmId::parse(n).ok());
+    let nic = match &original {
+        Some(id) => existing(services.azure.get_network_interface(id).await)?,
+        None => None,
+    };
+    let subnet = nic.and_then(|n| n.subnet).ok_or_else(|| {
+        let message = "the original's network interface is gone, so its subnet is not known";
+        StepError::Fail(Failure::new("no_subnet", message).hint(
+            "restore in place, or create a network interface under the original's name",
+        ))
+    })?;
+    let (subscription, group) = (input.new_vm.subscription(), input.new_vm.resource_group());
+    // The run's number keeps names apart even when the VM's is long.
+    let unique = tags::run_tag(cx).replace('.', "-");
+    let disks = point
+        .snapshots_in(&location)
+        .into_iter()
+        .filter_map(|s| {
+            let original = point.description.disks.iter().find(|d| d.lun == s.lun)?.clone();
+            Some((s, original))
+        })
+        .map(|(s, original)| {
+            let lun = s.lun.map_or_else(|| "os".to_owned(), |n| format!("lun{n}"));
+            let name = format!("azdr-restore-{unique}-{lun}");
+            Ok(NewDisk {
+                id: named(ArmId::disk(subscription, group, &name))?,
+                snapshot: s.id.clone(),
+                original,
+            })
+        })
+        .collect::<Result<_, StepError>>()?;
+    let plan = Plan {
+        location,
+        subnet: subnet.to_string(),
+        nic: named(ArmId::network_interface(
+            subscription, group, &format!("azdr-restore-{unique}-nic"),
+        ))?,
+        disks,
+        has_agent: services.catalogue.has_agent(input.item).await?,
+    };
+    let lease = CatalogueChange::TakeLease { item: input.item, name: input.point.clone() };
+    Ok(Done::new(plan).change(lease))
+}
+
+fn disks(cx: &StepCx<Input>) -> Result<Vec<(String, NewDisk)>, StepError> {
+    Ok(cx.output(PLAN)?.disks.into_iter().map(|d| (d.id.name().to_owned(), d)).collect())
+}
+
+async fn create_disk(cx: &StepCx<Input>, disk: &NewDisk) -> Result<Done<()>, StepError> {
+    let location = cx.output(PLAN)?.location;
+    let size = disk.original.size_bytes;
+    let spec =
+        disk_like(&disk.original, &disk.snapshot, &location, size, false, tags::of_run(cx));
+    finish(cx, cx.services().azure.begin_create_disk(&disk.id, &spec)).await?;
+    Ok(Done::new(()))
+}
+
+async fn delete_disk(cx: &StepCx<Input>, disk: &NewDisk) -> Result<Done<()>, StepError> {
+    delete_if_ours(cx, Resource::Disk, &disk.id).await?;
+    Ok(Done::new(()))
+}
+
+async fn create_nic(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    let plan = cx.output(PLAN)?;
+    let body = json!({
+        "location": plan.location, "tags": tags::of_run(cx),
+        "properties": {"ipConfigurations": [{"name": "primary", "properties": {
+            "primary": true, "privateIPAllocationMethod": "Dynamic",
+            "subnet": {"id": plan.subnet},
+        }}]},
+    });
+    finish(cx, cx.services().azure.begin_create_network_interface(&plan.nic, body)).await?;
+    Ok(Done::new(()))
+}
+
+async fn delete_nic(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    delete_if_ours(cx, Resource::Nic, &cx.output(PLAN)?.nic).await?;
+    Ok(Done::new(()))
+}
+
+async fn create_machine(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    let plan = cx.output(PLAN)?;
+    let point = cx.services().catalogue.point(cx.input.item, &cx.input.point).await?;
+    let attached: Vec<_> = plan
+        .disks
+        .iter()
+        .map(|d| AttachedDisk { original: &d.original, disk: &d.id, delete_option: "Detach" })
+        .collect();
+    let tags = tags::of_run(cx);
+    let original = &point.description;
+    let body = vm_like(original, &plan.location, false, &attached, &plan.nic, "Detach", &tags);
+    finish(cx, cx.services().azure.begin_create_vm(&cx.input.new_vm, body)).await?;
+    Ok(Done::new(()))
+}
+
+async fn delete_machine(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    delete_if_ours(cx, Resource::Vm, &cx.input.new_vm).await?;
+    Ok(Done::new(()))
+}
+
+/// Reads the instance's vmId from Azure and makes its agent the new VM's own.
+async fn expect(cx: &StepCx<Input>) -> Result<Done<Expected>, StepError> {
+    let services = cx.services();
+    let vm = services.azure.get_vm(&cx.input.new_vm).await?;
+    let vm_guid = vm.vm_id.filter(|id| !id.is_empty()).ok_or_else(|| {
+        StepError::retry("azure_incomplete", "Azure does not say the new VM's vmId yet")
+    })?;
+    let point = services.catalogue.point(cx.input.item, &cx.input.point).await?;
+    let since = cx.started_at(MACHINE.name).unwrap_or(cx.input.declared);
+    let expected = Expected::of(&point, vm_guid, since);
+    let change = CatalogueChange::ExpectInstance {
+        vm_guid: expected.vm_guid.clone(),
+        item: cx.input.item,
+        durable: true,
+        enrol_as: Some((cx.input.new_vm.clone(), point.region)),
+    };
+    Ok(Done::new(expected).change(change))
+}
+
+async fn await_agent(cx: &StepCx<Input>) -> Result<Done<Option<Reported>>, StepError> {
+    if !cx.output(PLAN)?.has_agent {
+        return Ok(Done::new(None));
+    }
+    match look_for_agent(cx, &cx.output(EXPECT)?) {
+        Ok(reported) => Ok(Done::new(Some(reported))),
+        Err(StepError::NotYet { .. }) if is_overdue(cx, AGENT.name) => Ok(Done::new(None)),
+        Err(e) => Err(e),
+    }
+}
+
+async fn await_ssh(cx: &StepCx<Input>) -> Result<Done<Option<String>>, StepError> {
+    let services = cx.services();
+    let vm = services.azure.get_vm(&cx.input.new_vm).await?;
+    let address = ssh_address(services, &vm, services.settings.probe_address).await?;
+    let Some(address) = address else { return Ok(Done::new(None)) };
+    match look_for_ssh(cx, address).await {
+        Ok(banner) => Ok(Done::new(Some(banner))),
+        Err(StepError::NotYet { .. }) if is_overdue(cx, SSH.name) => {
+            if cx.output(AGENT)?.is_some() {
+                return Ok(Done::new(None));
+            }
+            Err(StepError::fail("no_boot", "the new VM did not come up: SSH did not answer"))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+fn is_overdue(cx: &StepCx<Input>, step: &str) -> bool {
+    let limit = cx.services().settings.boot_limit;
+    cx.started_at(step).is_some_and(|at| cx.now().since(at) > limit)
+}
+
+async fn left_over(cx: &StepCx<Input>) -> Result<Vec<String>, StepError> {
+    let kept: Vec<ArmId> = match (cx.try_output(SSH)?, cx.try_output(PLAN)?) {
+        (_, None) => return Ok(Vec::new()),
+        (Some(_), Some(plan)) => {
+            let mut kept: Vec<_> = plan.disks.into_iter().map(|d| d.id).collect();
+            kept.extend([plan.nic, cx.input.new_vm.clone()]);
+            kept
+        }
+        (None, Some(_)) => Vec::new(),
+    };
+    left_of_run(cx, cx.input.vm.subscription(), &kept).await
+}
+
+fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepError> {
+    if *outcome != Outcome::Succeeded {
+        return Ok(Concluded::default());
+    }
+    let input = &cx.input;
+    let reported = cx.output(AGENT)?;
+    let banner = cx.output(SSH)?;
+    let witnessed = reported.as_ref().is_some_and(|r| r.witness_verified);
+    let confirmed_at = cx.done_at(SSH.name).unwrap_or(cx.now());
+    let unconfirmed = if reported.is_none() && banner.is_none() {
+        "neither an agent nor SSH could be asked whether the machine is up"
+    } else {
+        ""
+    };
+    let mut from = input.declared;
+    let steps = [
+        ("disks", DISKS.name),
+        ("machine", MACHINE.name),
+        ("boot", AGENT.name),
+        ("connectivity", SSH.name),
+    ];
+    let phases: Vec<Value> = steps
+        .into_iter()
+        .filter_map(|(name, step)| {
+            let until = cx.done_at(step)?;
+            let millis = until.since(from).as_millis() as u64;
+            from = until;
+            Some(json!({"name": name, "millis": millis, "ok": true}))
+        })
+        .collect();
+    let result = json!({"restore": {
+        "recovery_point": input.point,
+        "vm_resource_id": input.new_vm,
+        "rto_ms": confirmed_at.since(input.declared).as_millis() as u64,
+        "phases": phases,
+        "power_state": "running",
+        "witness_verified": witnessed,
+        "ssh_verified": banner.is_some(),
+        "unconfirmed": unconfirmed,
+        "kept_disks": [],
+    }});
+    Ok(Concluded { result: Some(result), changes: Vec::new() })
+}

@@ -1,0 +1,99 @@
+//! The fault plan.
+
+use serde_json::{Value, json};
+
+use crate::cloud::*;
+
+fn snapshot_body() -> Value {
+    json!({"location": "eastus", "properties": {"incremental": true, "creationData": {
+        "createOption": "Copy", "sourceResourceId": disk_id("web-os")}}})
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropped_after_means_that_it_has_happened_and_before_that_it_has_not() {
+    let cloud = Cloud::new().await;
+    cloud
+        .faults(json!([
+            {"match": {"resource_type": "Microsoft.Compute/snapshots", "method": "PUT", "nth": 1}, "action": "drop_before"},
+            {"match": {"resource_type": "Microsoft.Compute/snapshots", "method": "PUT", "nth": 2}, "action": "drop_after"},
+        ]))
+        .await;
+    let path = snapshot_path("prod", "s");
+    let before = cloud.arm("PUT", &path, DISKS, snapshot_body()).await;
+    assert!(before.dropped);
+    assert_eq!(cloud.arm("GET", &path, DISKS, Value::Null).await.status, 404);
+    let after = cloud.arm("PUT", &path, DISKS, snapshot_body()).await;
+    assert!(after.dropped);
+    wait(500).await;
+    assert_eq!(cloud.get(&path, DISKS).await["properties"]["provisioningState"], "Succeeded");
+    let counted = cloud.admin("GET", "requests", Value::Null).await.body;
+    assert_eq!(counted["requests"]["PUT Microsoft.Compute/snapshots"], 2);
+    assert_eq!(counted["dropped"], 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_that_fails_says_so_with_status_200_and_can_be_repeated() {
+    let cloud = Cloud::new().await;
+    cloud
+        .faults(json!([{"match": {"method": "PUT"}, "action": {"fail_operation": {"code": "InternalError", "message": "no"}}}]))
+        .await;
+    let path = snapshot_path("prod", "s");
+    let put = cloud.arm("PUT", &path, DISKS, snapshot_body()).await;
+    assert_eq!(put.status, 202);
+    let record = cloud.done(&put).await;
+    assert_eq!(
+        (&record["status"], &record["error"]["code"]),
+        (&json!("Failed"), &json!("InternalError"))
+    );
+    assert_eq!(cloud.get(&path, DISKS).await["properties"]["provisioningState"], "Failed");
+    cloud.snapshot("s", "web-os").await;
+    let snapshot = cloud.get(&path, DISKS).await;
+    assert_eq!(snapshot["properties"]["provisioningState"], "Succeeded");
+    assert!(cloud.content(&snapshot["properties"]["uniqueId"]).exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn throttling_comes_in_both_envelopes() {
+    let cloud = Cloud::new().await;
+    cloud
+        .faults(json!([
+            {"match": {"nth": 1}, "action": {"status": {"status": 429, "code": "TooManyRequests", "retry_after": 7}}},
+            {"match": {"nth": 2}, "action": {"status": {"status": 429, "code": "OperationNotAllowed"}}},
+        ]))
+        .await;
+    let plain = cloud.arm("GET", WEB, VMS, Value::Null).await;
+    assert_eq!(
+        (plain.status, plain.code(), plain.header("retry-after")),
+        (429, "TooManyRequests", Some("7"))
+    );
+    let bare = cloud.arm("GET", WEB, VMS, Value::Null).await;
+    assert_eq!((bare.status, &bare.body["code"]), (429, &json!("OperationNotAllowed")));
+    assert!(bare.body["details"][0]["target"].is_string());
+    assert_eq!(cloud.admin("GET", "requests", Value::Null).await.body["throttled"], 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_region_can_be_down() {
+    let cloud = Cloud::new().await;
+    cloud.faults(json!([{"action": {"region_down": {"region": "eastus"}}}])).await;
+    assert_eq!(cloud.arm("GET", WEB, VMS, Value::Null).await.status, 503);
+    assert_eq!(
+        cloud.arm("PUT", &snapshot_path("prod", "s"), DISKS, snapshot_body()).await.status,
+        503
+    );
+    assert_eq!(cloud.arm("GET", "/resourceGroups/dr", RESOURCES, Value::Null).await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_goes_away_does_not_stop_what_it_began() {
+    let cloud = Cloud::new().await;
+    let path = snapshot_path("prod", "s");
+    {
+        let request = cloud.arm("PUT", &path, DISKS, snapshot_body());
+        futures::pin_mut!(request);
+        // Polled once, then dropped.
+        let _ = futures::poll!(&mut request);
+    }
+    wait(500).await;
+    assert_eq!(cloud.get(&path, DISKS).await["properties"]["provisioningState"], "Succeeded");
+}

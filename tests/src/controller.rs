@@ -1,0 +1,235 @@
+//! azdr-controller as a process.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::http::Http;
+use crate::lab::free_address;
+use crate::process::{Daemon, Ended, Lifetime, ready, run};
+use crate::programs::Programs;
+use crate::simulator::Simulator;
+use crate::world::{CLIENT_ID, CLIENT_SECRET, SUBSCRIPTION, TENANT};
+
+const READY_LIMIT: Duration = Duration::from_secs(60);
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+
+/// The address at which guests see the controller's host.
+const SEEN_BY_GUESTS: &str = "10.0.2.100";
+
+/// Where the controller listens: fixed, so that a restart is found again.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// Operators.
+    pub admin: SocketAddr,
+    /// Agents.
+    pub agent: SocketAddr,
+    /// New agents.
+    pub enroll: SocketAddr,
+    /// Prometheus.
+    pub metrics: SocketAddr,
+}
+
+impl Addresses {
+    /// Four free ones.
+    ///
+    /// # Errors
+    /// When there is no free port.
+    pub fn free() -> Result<Self> {
+        Ok(Self {
+            admin: free_address()?,
+            agent: free_address()?,
+            enroll: free_address()?,
+            metrics: free_address()?,
+        })
+    }
+
+    /// What guests are to reach, as they see it and here.
+    pub fn forwards(&self) -> Vec<(String, SocketAddr)> {
+        [self.agent, self.enroll]
+            .map(|here| (format!("{SEEN_BY_GUESTS}:{}", here.port()), here))
+            .into()
+    }
+}
+
+/// A controller. Its data survive [`kill`](Self::kill) and [`start`](Self::start).
+#[derive(Debug)]
+pub struct Controller {
+    programs: Programs,
+    folder: PathBuf,
+    addresses: Addresses,
+    log_filter: String,
+    lifetime: Lifetime,
+    daemon: Option<Daemon>,
+}
+
+impl Controller {
+    /// Writes a configuration for the simulated Azure and initialises a controller in `folder`;
+    /// starts nothing.
+    ///
+    /// # Errors
+    /// When `azdr-controller init` fails.
+    pub fn create(
+        programs: &Programs,
+        folder: &Path,
+        simulator: &Simulator,
+        addresses: Addresses,
+        log_filter: &str,
+        lifetime: Lifetime,
+    ) -> Result<Self> {
+        let controller = Self {
+            programs: programs.clone(),
+            folder: folder.to_owned(),
+            addresses,
+            log_filter: log_filter.to_owned(),
+            lifetime,
+            daemon: None,
+        };
+        std::fs::write(controller.config(), controller.configuration(simulator))?;
+        std::fs::write(folder.join("client-secret"), CLIENT_SECRET)?;
+        std::fs::write(folder.join("passphrase"), "a passphrase of the lab\n")?;
+        let ended = controller.init()?;
+        ensure!(ended.status.success(), "azdr-controller init failed: {}", ended.stderr);
+        Ok(controller)
+    }
+
+    fn init(&self) -> Result<Ended> {
+        let file = |name: &str| self.folder.join(name);
+        let mut command = self.programs.command("azdr-controller");
+        command.arg("init").arg("--config").arg(self.config()).args(["--admin", "lab"]);
+        command.arg("--bundle").arg(file("admin")).arg("--export").arg(file("ca.age"));
+        command.arg("--passphrase-file").arg(file("passphrase"));
+        run(command, READY_LIMIT, None)
+    }
+
+    fn configuration(&self, simulator: &Simulator) -> String {
+        let Addresses { admin, agent, enroll, metrics } = self.addresses;
+        let (advertise, drill) = if simulator.has_guests() {
+            let advertise = format!(
+                "[advertise]\nagent = \"{SEEN_BY_GUESTS}:{}\"\nenroll = \"{SEEN_BY_GUESTS}:{}\"\n",
+                agent.port(),
+                enroll.port()
+            );
+            (advertise, "access = \"public-ip\"\nallowed_source = \"127.0.0.1\"\n")
+        } else {
+            (String::new(), "access = \"none\"\n")
+        };
+        format!(
+            "data_dir = \"data\"\n\n\
+             [cloud]\nname = \"simulated\"\nendpoint = \"{endpoint}\"\nauthority = \"{endpoint}\"\n\
+             tenant_id = \"{TENANT}\"\nsubscriptions = [\"{SUBSCRIPTION}\"]\n\
+             ca_certificate = \"{ca}\"\npoll_pace = \"quick\"\n\n\
+             [credential]\nkind = \"client_secret\"\nclient_id = \"{CLIENT_ID}\"\n\
+             client_secret_file = \"client-secret\"\n\n\
+             [listen]\nadmin = \"{admin}\"\nagent = \"{agent}\"\nenroll = \"{enroll}\"\n\
+             metrics = \"{metrics}\"\n\n\
+             {advertise}\n[drill]\n{drill}",
+            endpoint = simulator.endpoint(),
+            ca = simulator.ca().display(),
+        )
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.folder.join("controller.toml")
+    }
+
+    /// Changes the configuration for the next start.
+    ///
+    /// # Errors
+    /// When the file cannot be written, or does not hold `from`.
+    pub fn reconfigure(&self, from: &str, to: &str) -> Result<()> {
+        let text = std::fs::read_to_string(self.config())?;
+        ensure!(text.contains(from), "the configuration has no {from}");
+        Ok(std::fs::write(self.config(), text.replace(from, to))?)
+    }
+
+    /// Its data: the database and the certificate authority.
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// The admin's context file.
+    pub fn context(&self) -> PathBuf {
+        self.folder.join("admin/context.toml")
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Starts it (again) and returns once it is ready.
+    ///
+    /// # Errors
+    /// When it does not get ready.
+    pub fn start(&mut self) -> Result<()> {
+        self.start_with(&[])
+    }
+
+    /// Starts it with environment variables of its own.
+    ///
+    /// # Errors
+    /// When it does not get ready.
+    pub fn start_with(&mut self, variables: &[(&str, String)]) -> Result<()> {
+        self.kill();
+        let ready_file = self.folder.join("controller-ready.json");
+        // One of an earlier process would look like this one's.
+        let _ = std::fs::remove_file(&ready_file);
+        let mut command = self.programs.command("azdr-controller");
+        command.arg("run").arg("--config").arg(self.config()).arg("--ready-file").arg(&ready_file);
+        command.env("RUST_LOG", &self.log_filter).env("AZDR_LOG", &self.log_filter);
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
+        let log = self.folder.join("controller.log");
+        let daemon = Daemon::start("azdr-controller", command, &log, self.lifetime)?;
+        ready(&daemon, &ready_file, READY_LIMIT)?;
+        self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    /// Kills it with SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(daemon) = self.daemon.take() {
+            daemon.kill();
+        }
+    }
+
+    /// Stops it with SIGTERM.
+    ///
+    /// # Errors
+    /// When it does not end by itself.
+    pub fn stop(&mut self) -> Result<()> {
+        self.daemon.take().map_or(Ok(()), |daemon| daemon.stop(STOP_LIMIT))
+    }
+
+    /// Its process, while it runs.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn daemon(&self) -> Result<&Daemon> {
+        self.daemon.as_ref().context("the controller does not run")
+    }
+
+    /// Everything it has printed, over all its lives.
+    pub fn log(&self) -> String {
+        crate::process::read_lossy(&self.folder.join("controller.log"))
+    }
+
+    /// What `/metrics` says.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn metrics(&self) -> Result<String> {
+        Http::plain(self.addresses.metrics).request("GET", "/metrics", "")
+    }
+
+    /// What another path of the metrics listener says.
+    ///
+    /// # Errors
+    /// When it does not answer with success.
+    pub fn probe(&self, path: &str) -> Result<String> {
+        Http::plain(self.addresses.metrics).request("GET", path, "")
+    }
+}

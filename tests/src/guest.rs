@@ -1,0 +1,138 @@
+//! A machine of the simulated Azure as the world sees it: over SSH.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::poll::{Look, until};
+use crate::process::{Ended, run};
+
+/// One command over SSH; an emulated machine on a busy host is slow.
+const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+
+/// A machine's SSH server.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    /// The VM's name, for messages.
+    pub name: String,
+    address: SocketAddr,
+    key: PathBuf,
+}
+
+impl Guest {
+    /// The machine at an address, whose root accepts a key.
+    pub fn new(name: &str, address: SocketAddr, key: &Path) -> Self {
+        Self { name: name.to_owned(), address, key: key.to_owned() }
+    }
+
+    /// Where it answers.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The ssh command line for people.
+    pub fn line(&self, command: &str) -> String {
+        let Self { address, key, .. } = self;
+        format!("ssh -i {} -p {} root@{} {command}", key.display(), address.port(), address.ip())
+            .trim_end()
+            .to_owned()
+    }
+
+    /// Runs a command, whatever comes of it.
+    ///
+    /// # Errors
+    /// When ssh cannot be run, or does not end.
+    pub fn try_run(&self, command: &str) -> Result<Ended> {
+        self.with_input(command, Stdio::null())
+    }
+
+    fn with_input(&self, command: &str, input: Stdio) -> Result<Ended> {
+        let mut ssh = Command::new("ssh");
+        ssh.args(["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no"])
+            .args(["-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"])
+            .args(["-o", "ConnectTimeout=3", "-o", "ServerAliveInterval=5"])
+            .args(["-o", "ServerAliveCountMax=3", "-o", "IdentitiesOnly=yes", "-i"])
+            .arg(&self.key)
+            .args(["-p", &self.address.port().to_string()])
+            .arg(format!("root@{}", self.address.ip()))
+            .arg(command)
+            .stdin(input);
+        run(ssh, COMMAND_LIMIT, None)
+    }
+
+    /// Runs a command, which must succeed, and returns what it prints.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn run(&self, command: &str) -> Result<String> {
+        let ended = self.try_run(command)?;
+        ensure!(
+            ended.status.success(),
+            "`{command}` failed on {} ({}): {}{}",
+            self.name,
+            ended.status,
+            ended.stdout,
+            ended.stderr
+        );
+        Ok(ended.stdout.trim().to_owned())
+    }
+
+    /// Runs a command with a secret on its stdin, where no process list shows it.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn run_with_secret(&self, command: &str, secret: &str) -> Result<String> {
+        let file = tempfile::tempfile()?;
+        std::io::Write::write_all(&mut &file, secret.as_bytes())?;
+        std::io::Seek::rewind(&mut &file)?;
+        let ended = self.with_input(command, Stdio::from(file))?;
+        ensure!(
+            ended.status.success(),
+            "`{command}` failed on {} ({}): {}{}",
+            self.name,
+            ended.status,
+            ended.stdout,
+            ended.stderr
+        );
+        Ok(ended.stdout.trim().to_owned())
+    }
+
+    /// Waits until a command runs in it. (The port is open long before anybody answers there.)
+    ///
+    /// # Errors
+    /// When it does not answer within `limit`.
+    pub fn await_ssh(&self, limit: Duration) -> Result<()> {
+        until(&format!("{} answers over SSH", self.name), limit, || {
+            let ended = self.try_run("true")?;
+            Ok(match ended.status.success() {
+                true => Look::Done(()),
+                false => Look::Waiting(ended.stderr.trim().to_owned()),
+            })
+        })
+    }
+
+    /// The fingerprint by which SSH knows it.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn host_key(&self) -> Result<String> {
+        let mut keyscan = Command::new("ssh-keyscan");
+        keyscan.args(["-T", "10", "-t", "ed25519", "-p", &self.address.port().to_string()]);
+        keyscan.arg(self.address.ip().to_string()).stdin(Stdio::null());
+        let ended = run(keyscan, COMMAND_LIMIT, None)?;
+        let key = ended.stdout.lines().find(|l| l.contains("ssh-ed25519"));
+        let key = key.and_then(|l| l.split_whitespace().nth(2));
+        key.map(str::to_owned).with_context(|| format!("{} shows no host key", self.name))
+    }
+
+    /// The kernel's id of this boot.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn boot_id(&self) -> Result<String> {
+        self.run("cat /proc/sys/kernel/random/boot_id")
+    }
+}

@@ -1,0 +1,189 @@
+//! A whole world: the simulated Azure, a controller for it, and the operator's command.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::cli::Cli;
+use crate::controller::{Addresses, Controller};
+use crate::guest::Guest;
+use crate::lab_lock::LabLock;
+use crate::poll::{Look, until};
+use crate::process::Lifetime;
+use crate::programs::{GuestImage, Programs};
+use crate::simulator::{Guests, Simulator};
+use crate::world::World;
+
+/// How long to wait for another lab with guests.
+const LOCK_LIMIT: Duration = Duration::from_secs(900);
+
+/// What a lab is made of.
+#[derive(Clone, Debug)]
+pub struct LabSpec {
+    /// The machines. Those without images get the guest image's, if there are guests.
+    pub world: World,
+    /// What real guests run; `None`: started VMs are mere records.
+    pub image: Option<GuestImage>,
+    /// Filter of the controller's log.
+    pub log_filter: String,
+    /// Whether the processes may outlive this one.
+    pub lifetime: Lifetime,
+}
+
+impl LabSpec {
+    /// A world of records.
+    pub fn without_guests(world: World) -> Self {
+        let log_filter = "info".to_owned();
+        Self { world, image: None, log_filter, lifetime: Lifetime::OfStarter }
+    }
+
+    /// A world of real machines.
+    pub fn with_guests(mut world: World, image: &GuestImage) -> Self {
+        for vm in &mut world.vms {
+            vm.public_ip = true;
+            vm.os_image.get_or_insert_with(|| image.os_disk.clone());
+            for disk in &mut vm.data_disks {
+                disk.image.get_or_insert_with(|| image.data_disk.clone());
+            }
+        }
+        Self { image: Some(image.clone()), ..Self::without_guests(world) }
+    }
+}
+
+/// A running world. Dropping it ends every process in it.
+#[derive(Debug)]
+pub struct Lab {
+    /// The operator's command.
+    pub azdr: Cli,
+    /// The controller.
+    pub controller: Controller,
+    /// The simulated Azure; last, so that it outlives its client.
+    pub simulator: Simulator,
+    image: Option<GuestImage>,
+    folder: PathBuf,
+}
+
+impl Lab {
+    /// Starts a world in a folder, which must exist and be empty.
+    ///
+    /// # Errors
+    /// When a process does not get ready.
+    pub fn start(programs: &Programs, folder: &Path, spec: LabSpec) -> Result<Self> {
+        let addresses = Addresses::free()?;
+        let simulator = Self::simulator(programs, folder, &spec, addresses)?;
+        let mut controller = Controller::create(
+            programs,
+            folder,
+            &simulator,
+            addresses,
+            &spec.log_filter,
+            spec.lifetime,
+        )?;
+        controller.start()?;
+        Ok(Self::of(programs, folder, spec, simulator, controller))
+    }
+
+    /// The simulated Azure of a lab.
+    ///
+    /// # Errors
+    /// When it does not get ready.
+    pub fn simulator(
+        programs: &Programs,
+        folder: &Path,
+        spec: &LabSpec,
+        addresses: Addresses,
+    ) -> Result<Simulator> {
+        let guests = match &spec.image {
+            None => None,
+            Some(image) => Some(Guests {
+                image: image.clone(),
+                forwards: addresses.forwards(),
+                lock: LabLock::acquire(LOCK_LIMIT)?,
+            }),
+        };
+        Simulator::create(programs, folder, &spec.world, guests, spec.lifetime)
+    }
+
+    /// A lab of parts that run already.
+    pub fn of(
+        programs: &Programs,
+        folder: &Path,
+        spec: LabSpec,
+        simulator: Simulator,
+        controller: Controller,
+    ) -> Self {
+        let azdr = Cli::new(programs, &controller.context());
+        Self { azdr, controller, simulator, image: spec.image, folder: folder.to_owned() }
+    }
+
+    /// Where everything of it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A machine, by its way in from outside.
+    ///
+    /// # Errors
+    /// When the machine does not exist or has no public address.
+    pub fn guest(&self, group: &str, name: &str) -> Result<Guest> {
+        let image = self.image.as_ref().context("this lab has no real guests")?;
+        let listing = self.simulator.listing()?;
+        let address = listing.vm(group, name)?.reachable_at();
+        let address = address.with_context(|| format!("nothing leads into {name}"))?;
+        Ok(Guest::new(name, address.parse()?, &image.ssh_key))
+    }
+
+    /// Waits until no job is under way and no operation of Azure's either.
+    ///
+    /// # Errors
+    /// When that does not happen within `limit`.
+    pub fn settle(&self, limit: Duration) -> Result<()> {
+        until("all jobs have ended", limit, || {
+            let busy: Vec<String> =
+                self.azdr.jobs()?.iter().filter(|job| is_active(job)).map(brief).collect();
+            Ok(match busy.is_empty() && self.simulator.listing()?.is_quiet() {
+                true => Look::Done(()),
+                false => Look::Waiting(busy.join(", ")),
+            })
+        })
+    }
+
+    /// Waits until a job is terminal or stuck, and returns it. The controller may be away meanwhile.
+    ///
+    /// # Errors
+    /// When that does not happen within `limit`.
+    pub fn job_ended(&self, id: i64, limit: Duration) -> Result<Value> {
+        until(&format!("job {id} has ended"), limit, || {
+            Ok(match self.azdr.job(id) {
+                Ok(job) if !is_active(&job) => Look::Done(job),
+                Ok(job) => Look::Waiting(brief(&job)),
+                Err(e) => Look::Waiting(format!("{e:#}")),
+            })
+        })
+    }
+}
+
+/// Whether a job is not over yet. A stuck one waits for a person: nothing more comes of it.
+pub fn is_active(job: &Value) -> bool {
+    ["queued", "running", "undoing"].iter().any(|state| job["state"] == *state)
+}
+
+/// A job in a few words.
+pub fn brief(job: &Value) -> String {
+    let text = |name: &str| job[name].as_str().unwrap_or_default().to_owned();
+    format!("job {} ({}) is {} {}", job["id"], text("workflow"), text("state"), text("waiting_for"))
+        .trim_end()
+        .to_owned()
+}
+
+/// An address on loopback that nobody uses right now.
+///
+/// # Errors
+/// When there is none.
+pub fn free_address() -> Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
+    Ok(listener.local_addr()?)
+}

@@ -1,0 +1,207 @@
+//! The simulated Azure as a process.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::http::Http;
+use crate::lab_lock::LabLock;
+use crate::listing::Listing;
+use crate::process::{Daemon, Lifetime, ready, run};
+use crate::programs::{GuestImage, Programs};
+use crate::world::World;
+
+const READY_LIMIT: Duration = Duration::from_secs(120);
+
+/// A simulated Azure. Its state survives [`kill`](Self::kill) and [`start`](Self::start).
+#[derive(Debug)]
+pub struct Simulator {
+    programs: Programs,
+    folder: PathBuf,
+    guests: Option<Guests>,
+    listen: SocketAddr,
+    lifetime: Lifetime,
+    running: Option<Running>,
+}
+
+/// What real machines need.
+#[derive(Debug)]
+pub struct Guests {
+    /// What they run.
+    pub image: GuestImage,
+    /// Which addresses they can reach: as they see them, and here.
+    pub forwards: Vec<(String, SocketAddr)>,
+    /// The right to use their addresses.
+    pub lock: LabLock,
+}
+
+#[derive(Debug)]
+struct Running {
+    daemon: Daemon,
+    http: Http,
+}
+
+impl Simulator {
+    /// Makes a world in `folder/sim` and starts it. Without `guests` a started VM is nothing but a
+    /// record.
+    ///
+    /// # Errors
+    /// When the world is impossible or the process does not get ready.
+    pub fn create(
+        programs: &Programs,
+        folder: &Path,
+        world: &World,
+        guests: Option<Guests>,
+        lifetime: Lifetime,
+    ) -> Result<Self> {
+        let description = folder.join("world.json");
+        std::fs::write(&description, format!("{:#}\n", world.description()))?;
+        let mut init = programs.command("azure-sim");
+        init.arg("init").arg("--state").arg(folder.join("sim")).arg("--world").arg(&description);
+        let ended = run(init, READY_LIMIT, None)?;
+        ensure!(ended.status.success(), "azure-sim init failed: {}", ended.stderr);
+        let mut simulator = Self {
+            programs: programs.clone(),
+            folder: folder.to_owned(),
+            guests,
+            listen: crate::lab::free_address()?,
+            lifetime,
+            running: None,
+        };
+        simulator.start(&[])?;
+        Ok(simulator)
+    }
+
+    /// Starts it (again), at the same address, with more arguments for this time.
+    ///
+    /// # Errors
+    /// When it does not get ready.
+    pub fn start(&mut self, more: &[&str]) -> Result<()> {
+        self.running = None;
+        let ready_file = self.folder.join("sim-ready.json");
+        // One of an earlier process would look like this one's.
+        let _ = std::fs::remove_file(&ready_file);
+        let mut command = self.programs.command("azure-sim");
+        command.arg("run").arg("--state").arg(self.state()).arg("--ready-file").arg(&ready_file);
+        command.arg("--listen").arg(self.listen.to_string());
+        if let Some(guests) = &self.guests {
+            command.args(["--guests", "qemu", "--kernel"]).arg(&guests.image.kernel);
+            command.arg("--initrd").arg(&guests.image.initrd);
+            for (seen_as, here) in &guests.forwards {
+                command.arg("--guest-controller").arg(format!("{seen_as}={here}"));
+            }
+            guests.lock.share_with(&mut command)?;
+        }
+        command.args(more);
+        let daemon =
+            Daemon::start("azure-sim", command, &self.folder.join("sim.log"), self.lifetime)?;
+        ready(&daemon, &ready_file, READY_LIMIT)?;
+        let http = Http::tls(self.listen, &self.ca())?;
+        self.running = Some(Running { daemon, http });
+        Ok(())
+    }
+
+    /// Kills it with SIGKILL; its machines die with it.
+    pub fn kill(&mut self) {
+        self.running = None;
+    }
+
+    /// Its process, while it runs.
+    pub fn daemon(&self) -> Option<&Daemon> {
+        self.running.as_ref().map(|r| &r.daemon)
+    }
+
+    /// Where its state is.
+    pub fn state(&self) -> PathBuf {
+        self.folder.join("sim")
+    }
+
+    /// The certificate authority of its server.
+    pub fn ca(&self) -> PathBuf {
+        self.state().join("ca.pem")
+    }
+
+    /// Azure Resource Manager's address.
+    pub fn endpoint(&self) -> String {
+        format!("https://{}", self.listen)
+    }
+
+    /// Whether its machines are real.
+    pub fn has_guests(&self) -> bool {
+        self.guests.is_some()
+    }
+
+    /// The serial console of a machine, by its vmId.
+    pub fn console(&self, vm_id: &str) -> String {
+        let folder = self.state().join("serial");
+        let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let of_machine = files.filter(|f| f.file_name().to_string_lossy().contains(vm_id));
+        of_machine.map(|f| crate::process::read_lossy(&f.path())).collect()
+    }
+
+    /// Everything that exists.
+    ///
+    /// # Errors
+    /// When the simulator does not answer.
+    pub fn listing(&self) -> Result<Listing> {
+        Ok(Listing::new(self.admin("GET", "resources", &Value::Null)?))
+    }
+
+    /// How many requests it has had, as `/_sim/requests` says.
+    ///
+    /// # Errors
+    /// When the simulator does not answer.
+    pub fn requests(&self) -> Result<Value> {
+        self.admin("GET", "requests?latest=true", &Value::Null)
+    }
+
+    /// How many requests of a kind it has had: `PUT Microsoft.Compute/snapshots`.
+    ///
+    /// # Errors
+    /// When the simulator does not answer.
+    pub fn count(&self, kind: &str) -> Result<u64> {
+        let requests = self.requests()?;
+        let kinds = requests["requests"].as_object().context("counts by kind")?;
+        let of_kind = kinds.iter().filter(|(name, _)| name.eq_ignore_ascii_case(kind));
+        Ok(of_kind.filter_map(|(_, count)| count.as_u64()).sum())
+    }
+
+    /// Replaces the fault plan.
+    ///
+    /// # Errors
+    /// When the simulator does not take it.
+    pub fn set_faults(&self, faults: &Value) -> Result<()> {
+        self.admin("PUT", "faults", faults).map(drop)
+    }
+
+    /// The fault plan: each fault with the number of requests that it has matched.
+    ///
+    /// # Errors
+    /// When the simulator does not answer.
+    pub fn faults(&self) -> Result<Value> {
+        self.admin("GET", "faults", &Value::Null)
+    }
+
+    /// Lets the simulated time jump.
+    ///
+    /// # Errors
+    /// When the simulator does not answer.
+    pub fn advance(&self, time: Duration) -> Result<()> {
+        let body = json!({"ms": u64::try_from(time.as_millis())?});
+        self.admin("POST", "clock/advance", &body).map(drop)
+    }
+
+    fn admin(&self, method: &str, path: &str, body: &Value) -> Result<Value> {
+        let running = self.running.as_ref().context("the simulator does not run")?;
+        running.daemon.check()?;
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let answer = running.http.request(method, &format!("/_sim/{path}"), &body)?;
+        if answer.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_str(&answer).with_context(|| format!("/_sim/{path} answered {answer}"))
+    }
+}
