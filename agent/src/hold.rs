@@ -29,11 +29,11 @@ use crate::facts;
 use crate::mounts::Device;
 use crate::presync::presync;
 use crate::quiesce::{Command, Ended, View};
-use crate::survey::{Survey, candidates_now, survey};
+use crate::survey::{Survey, devices_now, survey};
 use crate::{Agent, kernel, witness};
 
 const SURVEY_LIMIT: Duration = Duration::from_secs(10);
-const WITNESS_LIMIT: Duration = Duration::from_secs(10);
+const WITNESS_LIMIT: Duration = Duration::from_secs(5);
 const ARM_LIMIT: Duration = Duration::from_secs(5);
 const DEFAULT_HOLD_LIMIT_MS: u32 = 10_000;
 const DEFAULT_LEASE_MS: u32 = 3_000;
@@ -314,10 +314,8 @@ impl Hold<'_> {
         if self.frozen.is_none() {
             facts::spoil(&mut thaw, "not everything was frozen");
         }
-        match candidates_now() {
-            Ok(now) if now == self.prepared.survey.candidates => {}
-            Ok(now) => facts::spoil(&mut thaw, &self.changed(&now)),
-            Err(error) => facts::spoil(&mut thaw, &crate::chain(&error)),
+        if let Some(change) = self.change_of_mounts() {
+            facts::spoil(&mut thaw, &change);
         }
         let freeze = self.frozen.clone().unwrap_or_else(|| {
             let report = match end {
@@ -348,10 +346,19 @@ impl Hold<'_> {
         Ended { freeze, thaw }
     }
 
-    fn changed(&self, now: &BTreeSet<Device>) -> String {
-        let before = &self.prepared.survey.candidates;
-        let names: Vec<String> = before.symmetric_difference(now).map(Device::to_string).collect();
-        format!("file systems were mounted or unmounted meanwhile: {}", names.join(", "))
+    /// What was mounted or unmounted since the survey: the snapshot may hold it unfrozen.
+    fn change_of_mounts(&self) -> Option<String> {
+        let covered = &self.prepared.survey.covered;
+        let before: BTreeSet<Device> = covered.iter().map(|covered| covered.device).collect();
+        match devices_now(self.agent.config.file_systems.as_deref()) {
+            Ok(now) if now == before => None,
+            Ok(now) => {
+                let changed = before.symmetric_difference(&now).map(Device::to_string);
+                let changed = changed.collect::<Vec<_>>().join(", ");
+                Some(format!("mounted or unmounted meanwhile: {changed}"))
+            }
+            Err(error) => Some(format!("changed meanwhile: {}", crate::chain(&error))),
+        }
     }
 
     fn freeze_reply(

@@ -10,7 +10,7 @@ use azdr_proto::agent::{FileSystemReport, FileSystemState};
 use crate::kernel;
 use crate::levels::{self, Cycle};
 use crate::mounts::{
-    self, CannotOpen, Coverage, Device, Mount, NotThere, OpenRoot, Skipped, coverage, open_root,
+    self, CannotOpen, Coverage, Device, NotThere, OpenRoot, Skipped, coverage, open_root,
 };
 
 /// A covered file system.
@@ -37,9 +37,6 @@ pub struct Survey {
     pub covered: Vec<Covered>,
     /// On disks, but not covered.
     pub skipped: Vec<Skipped>,
-    /// All superblocks on the allow-list and writable, covered or not: one that comes or goes during
-    /// a hold spoils it.
-    pub candidates: BTreeSet<Device>,
 }
 
 /// The machine cannot be frozen as it is.
@@ -84,20 +81,17 @@ pub fn survey(only: Option<&[PathBuf]>) -> Result<Survey, SurveyError> {
             root: Arc::new(root.fd),
         })
         .collect();
-    Ok(Survey { covered, skipped, candidates: candidates(&mounts) })
+    Ok(Survey { covered, skipped })
 }
 
-/// The superblocks that are there now.
+/// The superblocks that a freeze would cover now. One that came or went during a hold spoils it.
 ///
 /// # Errors
-/// /proc cannot be read.
-pub fn candidates_now() -> Result<BTreeSet<Device>, SurveyError> {
-    Ok(candidates(&mounts::read_mounts().map_err(SurveyError::Mounts)?))
-}
-
-fn candidates(mounts: &[Mount]) -> BTreeSet<Device> {
-    let all = coverage(mounts, None).unwrap_or_default();
-    all.file_systems.iter().map(|file_system| file_system.device).collect()
+/// As [`survey`].
+pub fn devices_now(only: Option<&[PathBuf]>) -> Result<BTreeSet<Device>, SurveyError> {
+    let mounts = mounts::read_mounts().map_err(SurveyError::Mounts)?;
+    let now = coverage(&mounts, only)?;
+    Ok(now.file_systems.iter().map(|file_system| file_system.device).collect())
 }
 
 impl Covered {

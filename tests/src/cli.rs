@@ -90,6 +90,12 @@ impl Cli {
         Self { programs: self.programs.clone(), context: context.to_owned() }
     }
 
+    /// Where the program is.
+    pub fn folder(&self) -> PathBuf {
+        let program = self.programs.path("azdr");
+        program.parent().map(Path::to_owned).unwrap_or_default()
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.programs.command("azdr");
         command.args(arguments).env("AZDR_CONTEXT", &self.context);

@@ -136,6 +136,25 @@ impl Lab {
         Ok(Guest::new(name, address.parse()?, &image.ssh_key))
     }
 
+    /// Enrols a machine's agent, over the network, with a one-time token; returns the command line,
+    /// without the token.
+    ///
+    /// # Errors
+    /// When there is no token, or the machine or the controller refuses.
+    pub fn enrol(&self, guest: &Guest) -> Result<String> {
+        let token = self.azdr.json(&["agent", "token", &guest.name])?;
+        let text = |name: &str| token[name].as_str().with_context(|| format!("no {name}"));
+        let line = format!(
+            "azdr-agent enroll --controller {} --agent-address {} --ca-fingerprint {}",
+            text("enroll_address")?,
+            text("agent_address")?,
+            text("ca_fingerprint")?
+        );
+        // Not as an argument, which every process on the machine could read.
+        guest.run_with_secret(&format!("AZDR_TOKEN=$(cat) {line}"), text("token")?)?;
+        Ok(line)
+    }
+
     /// Waits until no job is under way and no operation of Azure's either.
     ///
     /// # Errors

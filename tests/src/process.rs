@@ -10,6 +10,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -20,6 +21,9 @@ use crate::poll::{Look, Stopwatch, pause, until};
 
 /// All children, also those that have ended.
 static CHILDREN: Mutex<Vec<Arc<Mutex<Child>>>> = Mutex::new(Vec::new());
+
+/// Nothing is started any more.
+static LEAVING: AtomicBool = AtomicBool::new(false);
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -186,8 +190,9 @@ pub fn run(
     Ok(Ended { status, stdout: join(stdout), stderr: join(stderr), took })
 }
 
-/// Kills every child that still runs.
+/// Kills every child that still runs, and lets nobody start another.
 pub fn kill_all() {
+    LEAVING.store(true, Ordering::SeqCst);
     for child in locked(&CHILDREN).iter() {
         let mut child = locked(child);
         let _ = child.kill();
@@ -203,6 +208,12 @@ fn start(mut command: Command, lifetime: Lifetime) -> io::Result<Arc<Mutex<Child
         command.pre_exec(move || prepare(parent, lifetime));
     }
     let child = Arc::new(Mutex::new(command.spawn()?));
+    if LEAVING.load(Ordering::SeqCst) {
+        let mut child = locked(&child);
+        let _ = child.kill();
+        let _ = child.wait();
+        return Err(io::Error::other("everything is being ended"));
+    }
     let mut children = locked(&CHILDREN);
     // Forget those that nobody holds any more and that have ended.
     children.retain(|child| {

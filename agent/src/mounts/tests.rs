@@ -8,13 +8,11 @@ const TABLE: &str = r"22 27 0:21 / /proc rw,relatime - proc proc rw
 43 27 8:1 / /boot/efi rw - vfat /dev/sda1 rw
 44 27 0:50 / /net rw - nfs4 server:/export rw
 45 27 0:51 /@ /btr rw - btrfs /dev/sdd rw,subvolid=256
-46 27 0:51 /@home /btr/home rw - btrfs /dev/sdd rw,subvolid=257
+46 45 0:51 /@home /btr/home rw - btrfs /dev/sdd rw,subvolid=257
 malformed line
 ";
 
 fn places(coverage: &Coverage) -> Vec<(String, Vec<&str>)> {
-    let paths = |f: &FileSystem| f.mounts.iter().map(|m| m.mount_point.to_str().unwrap()).count();
-    assert!(coverage.file_systems.iter().all(|f| paths(f) == f.mounts.len()));
     coverage
         .file_systems
         .iter()

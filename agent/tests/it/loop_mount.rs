@@ -15,11 +15,8 @@ pub(crate) fn missing(tools: &[&str]) -> Option<String> {
     if fs::metadata("/proc/self").map(|m| m.uid()).ok() != Some(0) {
         return Some("needs root".to_owned());
     }
-    let there = |tool: &str| {
-        ["/usr/sbin", "/sbin", "/usr/bin", "/bin"]
-            .iter()
-            .any(|folder| Path::new(folder).join(tool).exists())
-    };
+    let path = std::env::var("PATH").unwrap_or_default();
+    let there = |tool: &str| path.split(':').any(|folder| Path::new(folder).join(tool).exists());
     let missing = tools.iter().chain(&["mount", "umount", "losetup"]).find(|tool| !there(tool));
     match missing {
         Some(tool) => Some(format!("needs {tool}")),
@@ -121,13 +118,17 @@ impl LoopMount {
 
 impl Drop for LoopMount {
     fn drop(&mut self) {
+        let mounted = |path: &Path| {
+            let parent = path.parent().and_then(|parent| fs::metadata(parent).ok());
+            parent.map(|p| p.dev()) != fs::metadata(path).ok().map(|m| m.dev())
+        };
         if let Some(root) = self.root.take() {
             let _ = azdr_thawd::thaw_file_system(root.as_fd());
         }
         let path = self.path.to_str().unwrap_or_default();
         // Writers that were blocked end now.
         let gone = (0..200).any(|_| {
-            run("umount", &[path]) || {
+            !mounted(&self.path) || run("umount", &[path]) || {
                 #[expect(clippy::disallowed_methods, reason = "polls the kernel")]
                 std::thread::sleep(Duration::from_millis(10));
                 false

@@ -17,7 +17,8 @@ pub struct Change {
     pub v: Option<Value>,
 }
 
-/// Records by key, in key order, with a note of what changed since [`drain`](Self::drain).
+/// Records by key, in key order, with a note of what changed since it was last
+/// journalled.
 #[derive(Debug)]
 pub struct Table<T> {
     name: &'static str,

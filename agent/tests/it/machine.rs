@@ -1,0 +1,176 @@
+//! The machine that an agent runs on: its metadata service, configuration, thaw process and agent.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use azdr_thawd::client::Client;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use crate::controller::{Controller, TOKEN};
+use crate::loop_mount::{LoopMount, wait_for};
+
+/// First argument of this test binary when it plays the thaw process.
+pub(crate) const THAWD_ROLE: &str = "play-azdr-thawd";
+/// vmId of the machine that was enrolled.
+pub(crate) const VM_ID: &str = "da560509-fad4-4f76-a9f1-63614eda019a";
+
+/// A process of this test's own; dropping it ends it.
+pub(crate) struct Process(Child);
+
+impl Process {
+    pub(crate) fn signal(&self, signal: &str) {
+        let pid = self.0.id().to_string();
+        assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+    }
+
+    /// Waits for its end; true when it ended well.
+    pub(crate) fn ended(&mut self) -> bool {
+        let mut status = None;
+        wait_for("a process to end", Duration::from_secs(10), || {
+            status = self.0.try_wait().unwrap();
+            status.is_some()
+        });
+        status.is_some_and(|status| status.success())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            self.signal("TERM");
+            let _ = self.0.wait();
+        }
+    }
+}
+
+/// A machine. Its processes end when it is dropped, before its folder goes.
+pub(crate) struct Machine {
+    pub(crate) folder: tempfile::TempDir,
+    vm_id: Arc<Mutex<String>>,
+    metadata_url: String,
+}
+
+impl Machine {
+    /// A machine with this vmId.
+    pub(crate) async fn new(vm_id: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let metadata_url = format!("http://{}", listener.local_addr().unwrap());
+        let vm_id = Arc::new(Mutex::new(vm_id.to_owned()));
+        tokio::spawn(serve_metadata(listener, vm_id.clone()));
+        Self { folder: tempfile::tempdir().unwrap(), vm_id, metadata_url }
+    }
+
+    /// What happens to a copy of its disks: they boot as another machine.
+    pub(crate) fn becomes(&self, vm_id: &str) {
+        *self.vm_id.lock().unwrap() = vm_id.to_owned();
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.path("thawd.sock")
+    }
+
+    /// Writes a configuration that covers `mounts` only.
+    pub(crate) fn configure(&self, controller: &str, mounts: &[&LoopMount]) {
+        // A machine without file systems of its own covers a place where nothing is mounted: the
+        // host's must never be touched.
+        let nowhere = self.path("nowhere");
+        let mut places: Vec<&Path> = mounts.iter().map(|mount| mount.path()).collect();
+        if places.is_empty() {
+            places.push(&nowhere);
+        }
+        let text = format!(
+            "controller = {controller:?}\nstate_dir = {:?}\ninstance_metadata_url = {:?}\n\
+             thawd_socket = {:?}\nfile_systems = {places:?}\n",
+            self.path("state"),
+            self.metadata_url,
+            self.socket(),
+        );
+        std::fs::write(self.path("agent.toml"), text).unwrap();
+    }
+
+    pub(crate) fn start_thawd(&self) -> Process {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .arg(THAWD_ROLE)
+            .arg(self.socket())
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let process = Process(child);
+        wait_for("the thaw process to listen", Duration::from_secs(10), || {
+            Client::connect(&self.socket(), 1_000).is_ok_and(|client| client.status().is_ok())
+        });
+        process
+    }
+
+    /// Runs `azdr-agent` to its end, while the test's servers go on.
+    pub(crate) async fn agent(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_azdr-agent"));
+        command.args(args).arg("--config").arg(self.path("agent.toml"));
+        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    }
+
+    /// Enrols the machine, as configured.
+    pub(crate) async fn enroll(&self, controller: &Controller, token: &str) -> Output {
+        let (enroll, agents) = (&controller.enroll_address, &controller.agent_address);
+        let (fingerprint, state) = (&controller.fingerprint, self.path("state"));
+        let state = state.to_str().unwrap();
+        let args = ["enroll", "--controller", enroll, "--agent-address", agents, "--token", token];
+        let more = ["--ca-fingerprint", fingerprint, "--state-dir", state];
+        self.agent(&[&args[..], &more[..]].concat()).await
+    }
+
+    /// Starts the daemon.
+    pub(crate) fn start_agent(&self) -> Process {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.path("agent.log"))
+            .unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_azdr-agent"))
+            .args(["run", "--config"])
+            .arg(self.path("agent.toml"))
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Process(child)
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.path("agent.log")).unwrap_or_default()
+    }
+}
+
+/// An enrolled machine with a running agent, its controller, and nothing to freeze.
+pub(crate) async fn enrolled(mounts: &[&LoopMount]) -> (Machine, Controller) {
+    let controller = Controller::start(VM_ID);
+    let machine = Machine::new(VM_ID).await;
+    machine.configure(&controller.agent_address, mounts);
+    let output = machine.enroll(&controller, TOKEN).await;
+    assert!(output.status.success(), "{output:?}");
+    (machine, controller)
+}
+
+async fn serve_metadata(listener: TcpListener, vm_id: Arc<Mutex<String>>) {
+    loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = [0; 2048];
+        let len = stream.read(&mut request).await.unwrap_or(0);
+        let request = String::from_utf8_lossy(&request[..len]).into_owned();
+        assert!(request.contains("Metadata: true"), "{request}");
+        assert!(request.starts_with("GET /metadata/instance/compute?api-version="), "{request}");
+        // Azure's case is not to be relied on.
+        let id = vm_id.lock().unwrap().to_uppercase();
+        let body = format!("{{\"name\":\"vm\",\"vmId\":\"{id}\"}}");
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
+    }
+}

@@ -1,0 +1,49 @@
+//! `azdr-demo`: the story of azdr with real programs. `cargo xtask demo` builds what it needs and runs
+//! it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use azdr_tests::demo::{self, Options};
+use azdr_tests::{GuestImage, Programs};
+use clap::Parser;
+
+/// Protects virtual machines in a simulated Azure, destroys one and brings it back.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Folder of the programs; default: where this one is
+    #[arg(long, value_name = "DIR")]
+    programs: Option<PathBuf>,
+    /// Folder of the guest image (`cargo xtask guest-image`); without it machines are mere records
+    #[arg(long, value_name = "DIR")]
+    guest_image: Option<PathBuf>,
+    /// Write the summary to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Leave everything running and say how to use it
+    #[arg(long)]
+    keep: bool,
+}
+
+fn main() -> ExitCode {
+    demo::leave_on_signals();
+    let told = options(Arguments::parse()).and_then(|options| demo::run(&options));
+    match told {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("azdr-demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn options(arguments: Arguments) -> Result<Options> {
+    let programs = match &arguments.programs {
+        Some(folder) => Programs::in_folder(folder)?,
+        None => Programs::beside_this_one()?,
+    };
+    let image = arguments.guest_image.as_deref().map(GuestImage::in_folder).transpose()?;
+    Ok(Options { programs, image, json: arguments.json, keep: arguments.keep })
+}
