@@ -141,15 +141,19 @@ impl Config {
         }
     }
 
-    /// A file for a newly enrolled machine.
-    pub fn text_for(controller: &str, state_dir: &Path) -> String {
+    /// A file for a newly enrolled machine; Azure's metadata service unless another is given.
+    pub fn text_for(controller: &str, state_dir: &Path, metadata_url: Option<&str>) -> String {
         let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+        let metadata_url = metadata_url
+            .map(|url| format!("instance_metadata_url = {}\n", quoted(url)))
+            .unwrap_or_default();
         format!(
             "# Written by `azdr-agent enroll`.\n\
              # The controller's agent listener, host:port.\n\
              controller = {}\n\
              # Where the identity is kept.\n\
              state_dir = {}\n\
+             {metadata_url}\
              # Only these mount points are frozen; all of ext2/3/4, xfs, btrfs, f2fs when left out.\n\
              # file_systems = [\"/\", \"/data\"]\n",
             quoted(controller),
@@ -188,13 +192,17 @@ mod tests {
 
     #[test]
     fn what_enrolment_writes_can_be_read() {
-        let text = Config::text_for("azdr.example:7443", Path::new("/var/lib/a \"b\""));
+        let text = Config::text_for("azdr.example:7443", Path::new("/var/lib/a \"b\""), None);
         let config = Config::parse(Path::new("agent.toml"), &text).unwrap();
         assert_eq!(config.controller, "azdr.example:7443");
         assert_eq!(config.state_dir, Path::new("/var/lib/a \"b\""));
         assert_eq!(config.instance_metadata_url, DEFAULT_METADATA_URL);
         assert_eq!(config.thawd_socket, Path::new(azdr_thawd::DEFAULT_SOCKET));
         assert_eq!(config.file_systems, None);
+        let url = "http://127.0.0.1:4000";
+        let text = Config::text_for("azdr.example:7443", Path::new("/x"), Some(url));
+        let config = Config::parse(Path::new("agent.toml"), &text).unwrap();
+        assert_eq!(config.instance_metadata_url, url);
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub struct Enrolment {
     pub config: PathBuf,
     /// Where the identity will be kept; `None`: as configured.
     pub state_dir: Option<PathBuf>,
+    /// For a configuration that is written; Azure's when `None`.
+    pub instance_metadata_url: Option<String>,
 }
 
 /// What came of it.
@@ -161,8 +163,7 @@ pub async fn enroll(enrolment: &Enrolment) -> Result<Enrolled, EnrollError> {
         Some(config) => config.clone(),
         None => {
             let state_dir = enrolment.state_dir.clone().unwrap_or(default_state_dir());
-            let text = Config::text_for(&enrolment.agent_address, &state_dir);
-            Config::parse(&enrolment.config, &text)?
+            Config::parse(&enrolment.config, &config_text(enrolment, &state_dir))?
         }
     };
     let state_dir = enrolment.state_dir.clone().unwrap_or_else(|| config.state_dir.clone());
@@ -233,6 +234,11 @@ fn try_state_dir(state_dir: &Path) -> Result<(), EnrollError> {
     attempt().map_err(|source| EnrollError::StateDir { path: state_dir.to_owned(), source })
 }
 
+fn config_text(enrolment: &Enrolment, state_dir: &Path) -> String {
+    let url = enrolment.instance_metadata_url.as_deref();
+    Config::text_for(&enrolment.agent_address, state_dir, url)
+}
+
 fn write_config(enrolment: &Enrolment, state_dir: &Path) -> Result<(), EnrollError> {
     let path = &enrolment.config;
     let attempt = || {
@@ -240,7 +246,7 @@ fn write_config(enrolment: &Enrolment, state_dir: &Path) -> Result<(), EnrollErr
         let folder = folder.unwrap_or(Path::new("."));
         let name = path.file_name().ok_or(std::io::ErrorKind::InvalidInput)?;
         std::fs::create_dir_all(folder)?;
-        let text = Config::text_for(&enrolment.agent_address, state_dir);
+        let text = config_text(enrolment, state_dir);
         atomic_file::write(folder, &name.to_string_lossy(), text.as_bytes())
     };
     attempt().map_err(|source| EnrollError::WriteConfig { path: path.clone(), source })

@@ -61,6 +61,10 @@ struct EnrollArgs {
     /// Where the identity is kept [default: as configured, or /var/lib/azdr].
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
+    /// Another instance metadata service, on loopback, for a configuration that is written: tests
+    /// and demonstrations.
+    #[arg(long, value_name = "URL")]
+    instance_metadata_url: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -99,6 +103,7 @@ async fn enroll_command(args: EnrollArgs) -> ExitCode {
         ca_fingerprint: args.ca_fingerprint,
         config: args.config.config,
         state_dir: args.state_dir,
+        instance_metadata_url: args.instance_metadata_url,
     };
     match enroll(&enrolment).await {
         Ok(enrolled) => {

@@ -45,9 +45,12 @@ impl Progress {
             }
         }
         let undone = |step: &&JobStep| step.state() == StepState::Undone;
-        if !self.undoing
-            && (job.state() == JobState::Undoing || job.steps.iter().any(|step| undone(&step)))
-        {
+        // Temporaries go on success too: that is cleaning up, not turning back.
+        let turned_back = matches!(
+            job.state(),
+            JobState::Undoing | JobState::Failed | JobState::Cancelled | JobState::Stuck
+        );
+        if turned_back && !self.undoing {
             self.undoing = true;
             text.push_str("Undoing what was done...\n");
         }
@@ -88,7 +91,8 @@ impl Progress {
     fn line(&self, step: &JobStep) -> String {
         let state = step.state();
         if state == StepState::Undone {
-            return format!("  undone: {}", title(step));
+            let what = if self.undoing { "undone" } else { "cleaned up after" };
+            return format!("  {what}: {}", title(step));
         }
         let took = quantity::between(step.started_unix_ms, step.finished_unix_ms);
         let took = took.map(quantity::duration).unwrap_or_default();
@@ -172,6 +176,15 @@ mod tests {
                undone: Swapping OS disk\n  \
                undone: Stopping VM\n"
         );
+    }
+
+    #[test]
+    fn what_goes_on_success_was_cleaned_up_and_not_turned_back() {
+        let mut progress = Progress::new(Style::PLAIN);
+        let done = job(JobState::Running, vec![step("Creating test disk", StepState::Done, 1)]);
+        let gone = job(JobState::Succeeded, vec![step("Creating test disk", StepState::Undone, 1)]);
+        progress.update(&done);
+        assert_eq!(progress.update(&gone), "  cleaned up after: Creating test disk\n");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Each child is in a process group of its own, so that a Ctrl-C meant for us does not reach it
 //! half-way through its work; the kernel kills it when the thread that started it ends (unless it is
-//! to be kept); and it is known to [`kill_all`], for whoever has to leave in a hurry. Processes are
+//! to be kept); and it is known to [`end_all`], for whoever has to leave in a hurry. Processes are
 //! killed by their id only while that id is certainly still theirs.
 
 use std::fs::{File, OpenOptions};
@@ -119,12 +119,7 @@ impl Daemon {
 
     /// Sends it a signal, if it runs.
     pub fn signal(&self, signal: libc::c_int) {
-        // While the lock is held nobody reaps it, so the id is its own.
-        let mut child = locked(&self.child);
-        if let Ok(None) = child.try_wait() {
-            // SAFETY: a system call without pointers; the process is our child.
-            unsafe { libc::kill(child.id().cast_signed(), signal) };
-        }
+        send(&mut locked(&self.child), signal);
     }
 
     /// What it has printed so far.
@@ -190,13 +185,31 @@ pub fn run(
     Ok(Ended { status, stdout: join(stdout), stderr: join(stderr), took })
 }
 
-/// Kills every child that still runs, and lets nobody start another.
-pub fn kill_all() {
+/// Ends every child that still runs, and lets nobody start another: by SIGTERM, so that those that
+/// have children of their own can see to them, and by SIGKILL after `limit`.
+pub fn end_all(limit: Duration) {
     LEAVING.store(true, Ordering::SeqCst);
-    for child in locked(&CHILDREN).iter() {
+    let children = locked(&CHILDREN).clone();
+    let is_running = |child: &Arc<Mutex<Child>>| matches!(locked(child).try_wait(), Ok(None));
+    for child in &children {
+        send(&mut locked(child), libc::SIGTERM);
+    }
+    let watch = Stopwatch::start();
+    while watch.elapsed() < limit && children.iter().any(is_running) {
+        pause(Duration::from_millis(20));
+    }
+    for child in &children {
         let mut child = locked(child);
         let _ = child.kill();
         let _ = child.wait();
+    }
+}
+
+/// Sends a signal to a child that runs. Nobody else may reap it meanwhile: its id is its own.
+fn send(child: &mut Child, signal: libc::c_int) {
+    if let Ok(None) = child.try_wait() {
+        // SAFETY: a system call without pointers; the process is our child.
+        unsafe { libc::kill(child.id().cast_signed(), signal) };
     }
 }
 

@@ -15,6 +15,7 @@ use crate::programs::{GuestImage, Programs};
 use crate::world::World;
 
 const READY_LIMIT: Duration = Duration::from_secs(120);
+const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// A simulated Azure. Its state survives [`kill`](Self::kill) and [`start`](Self::start).
 #[derive(Debug)]
@@ -107,6 +108,14 @@ impl Simulator {
     /// Kills it with SIGKILL; its machines die with it.
     pub fn kill(&mut self) {
         self.running = None;
+    }
+
+    /// Stops it with SIGTERM; it ends its machines first.
+    ///
+    /// # Errors
+    /// When it does not end by itself.
+    pub fn stop(&mut self) -> Result<()> {
+        self.running.take().map_or(Ok(()), |running| running.daemon.stop(STOP_LIMIT))
     }
 
     /// Its process, while it runs.

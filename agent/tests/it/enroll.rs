@@ -2,6 +2,8 @@
 
 use std::process::Output;
 
+use azdr_agent::config::Config;
+
 use crate::controller::{Controller, TOKEN, VM};
 use crate::machine::{Machine, VM_ID};
 
@@ -60,18 +62,18 @@ async fn what_goes_wrong_says_what_to_do_next() {
     fails(&controller, 3, "another vmId").await;
 }
 
-/// The default metadata address is not there in tests, so what is checked is only that the file is
-/// not written before the controller agreed; its text has a unit test.
 async fn a_fresh_machine_gets_a_configuration() {
     let controller = Controller::start(VM_ID);
     let machine = Machine::new(VM_ID).await;
+    let refused = machine.enroll(&controller, "bad-token").await;
+    assert_eq!(refused.status.code(), Some(3), "{}", stderr(&refused));
+    assert!(!machine.path("agent.toml").exists(), "a refusal changes nothing");
     let output = machine.enroll(&controller, TOKEN).await;
-    if output.status.success() {
-        assert!(machine.path("agent.toml").exists());
-    } else {
-        assert!(stderr(&output).contains("vmId"), "{}", stderr(&output));
-        assert!(!machine.path("agent.toml").exists());
-    }
+    assert!(output.status.success(), "{}", stderr(&output));
+    let config = Config::load(&machine.path("agent.toml")).unwrap();
+    assert_eq!(config.controller, controller.agent_address);
+    assert_eq!(config.state_dir, machine.path("state"));
+    assert!(machine.path("state/identity.json").exists());
 }
 
 async fn wrong_configuration_stops_the_agent_before_it_does_anything() {

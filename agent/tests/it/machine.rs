@@ -124,7 +124,8 @@ impl Machine {
         let state = state.to_str().unwrap();
         let args = ["enroll", "--controller", enroll, "--agent-address", agents, "--token", token];
         let more = ["--ca-fingerprint", fingerprint, "--state-dir", state];
-        self.agent(&[&args[..], &more[..]].concat()).await
+        let metadata = ["--instance-metadata-url", &self.metadata_url];
+        self.agent(&[&args[..], &more[..], &metadata[..]].concat()).await
     }
 
     /// Starts the daemon.

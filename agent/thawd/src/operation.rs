@@ -36,6 +36,8 @@ pub(crate) struct Operation {
     freezer_reaped: bool,
     threads: Vec<JoinHandle<()>>,
     cause: Cause,
+    /// The agent that is connected now did not ask for this operation, and is not told of it.
+    pub(crate) orphan: bool,
     /// When this phase began.
     since_ns: u64,
     /// When the freezer was let go.
@@ -75,6 +77,7 @@ impl Operation {
             freezer_reaped: false,
             threads,
             cause: Cause::None,
+            orphan: false,
             since_ns: sys::monotonic_ns(),
             window_from_ns: 0,
             lease_until_ns: 0,

@@ -181,12 +181,14 @@ impl Server {
         self.connection = None;
         if let Some(operation) = &mut self.operation {
             operation.thaw(Cause::AgentDied);
+            operation.orphan = true;
         }
     }
 
     fn check_limits(&mut self) {
         if let Some(operation) = &mut self.operation
             && operation.overdue()
+            && !operation.orphan
         {
             let status = Reply::Status(operation.id(), State::Poisoned);
             self.reply(&status);
@@ -197,9 +199,12 @@ impl Server {
         if self.operation.as_ref().is_some_and(Operation::is_over)
             && let Some(operation) = self.operation.take()
         {
+            let orphan = operation.orphan;
             let report = operation.finish();
             self.last = Some(report);
-            self.reply(&Reply::Thawed(report));
+            if !orphan {
+                self.reply(&Reply::Thawed(report));
+            }
         }
     }
 
@@ -247,6 +252,7 @@ impl Server {
             // An unknown id still thaws what is held (R7); THAWED follows when it is confirmed.
             (Request::Thaw(_), Some(operation)) => {
                 operation.thaw(Cause::Command);
+                operation.orphan = false;
                 None
             }
             (Request::Status, operation) => Some(match operation {

@@ -8,9 +8,16 @@ use serde_json::{Map, Value, json};
 use super::state::{NetworkResource, Vm};
 use super::{ArmId, Kind, World};
 
-/// The public addresses that are given out: loopback, so that each can be listened on.
-const FIRST_PUBLIC: u32 = u32::from_be_bytes([127, 64, 0, 1]);
-const LAST_PUBLIC: u32 = u32::from_be_bytes([127, 64, 255, 254]);
+/// How many public addresses a world can give out.
+const PUBLIC_ADDRESSES: u32 = 1 << 15;
+
+/// The first public address of a world: on loopback, so that each can be listened on, and in a part of
+/// it that the world drew, so that two worlds on one machine do not answer for each other.
+fn first_public(signing_key: &str) -> u32 {
+    let drawn = signing_key.get(..4).and_then(|hex| u16::from_str_radix(hex, 16).ok());
+    let [high, low] = drawn.unwrap_or_default().to_be_bytes();
+    u32::from_be_bytes([127, 64 + high % 128, low & 0x80, 1])
+}
 
 /// The `ipConfigurations` of an interface.
 pub(crate) fn ip_configurations(
@@ -103,10 +110,12 @@ impl World {
             .filter_map(|(_, r)| r.properties.get("ipAddress")?.as_str()?.parse::<Ipv4Addr>().ok())
             .map(u32::from)
             .collect();
-        let free = (FIRST_PUBLIC..=LAST_PUBLIC).find(|address| {
+        let first = first_public(&self.state.facts.signing_key);
+        let last = first + PUBLIC_ADDRESSES - 2;
+        let free = (first..last).find(|address| {
             !taken.contains(address) && address & 0xff != 0 && address & 0xff != 0xff
         });
-        Ipv4Addr::from(free.unwrap_or(LAST_PUBLIC)).to_string()
+        Ipv4Addr::from(free.unwrap_or(last)).to_string()
     }
 
     /// Gives dynamic public addresses of a VM that starts their value.

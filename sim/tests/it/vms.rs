@@ -195,7 +195,10 @@ async fn a_public_address_is_a_way_in_as_far_as_security_groups_permit() {
         let all = listing["resources"].as_array().unwrap().clone();
         all.into_iter().find(|r| r["vm_id"].is_string()).unwrap()["reachable_at"].clone()
     };
-    assert_eq!(ways().await, json!(["127.64.0.1:22"]));
+    let open = ways().await;
+    let [way] = open.as_array().unwrap().as_slice() else { panic!("one way in, not {open}") };
+    let way = way.as_str().unwrap();
+    assert!(way.starts_with("127.") && way.ends_with(".1:22"), "{way}");
     let group = format!("{NETWORK}/networkSecurityGroups/prod-eastus-nsg");
     cloud
         .ok(

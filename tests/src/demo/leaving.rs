@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -11,11 +13,36 @@ use crate::process;
 /// What has to go when a signal ends the demo.
 static FOLDER: Mutex<Option<PathBuf>> = Mutex::new(None);
 
+/// A signal is ending the demo.
+static SIGNALLED: AtomicBool = AtomicBool::new(false);
+
+/// How long children may take to end by themselves.
+const END_LIMIT: Duration = Duration::from_secs(5);
+
 const SIGNALS: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 
 pub(super) fn remember_folder(folder: &Path) {
     if let Ok(mut remembered) = FOLDER.lock() {
         *remembered = Some(folder.to_owned());
+    }
+}
+
+/// Ends all children and removes the folder, in good order.
+pub(super) fn leave(lab: Option<Lab>, folder: tempfile::TempDir) {
+    if let Some(mut lab) = lab {
+        // The controller first: the simulator outlives its client. If it does not end by itself, it is
+        // killed, and what the story showed is no less true.
+        let _ = lab.controller.stop();
+        let _ = lab.simulator.stop();
+    }
+    process::end_all(END_LIMIT);
+    drop(folder);
+}
+
+/// Does not return once a signal is ending the demo: what is seen from then on are its effects.
+pub(super) fn halt_if_signalled() {
+    while SIGNALLED.load(Ordering::SeqCst) {
+        std::thread::park();
     }
 }
 
@@ -36,8 +63,9 @@ pub fn leave_on_signals() {
         let mut signal = 0;
         // SAFETY: both pointers are valid.
         unsafe { libc::sigwait(&signals, &mut signal) };
+        SIGNALLED.store(true, Ordering::SeqCst);
         eprintln!("\nStopping: ending everything that was started");
-        process::kill_all();
+        process::end_all(END_LIMIT);
         if let Some(folder) = FOLDER.lock().ok().and_then(|mut folder| folder.take()) {
             let _ = std::fs::remove_dir_all(folder);
         }

@@ -52,6 +52,7 @@ pub fn run(options: &Options) -> Result<bool> {
     let mut screen = Screen::start();
     let mut summary = Summary::new(options.image.is_some());
     let (lab, told) = story::tell(options, folder.path(), &mut screen, &mut summary);
+    leaving::halt_if_signalled();
     if let Err(error) = &told {
         screen.failed(error);
         screen.logs(folder.path());
@@ -61,13 +62,9 @@ pub fn run(options: &Options) -> Result<bool> {
         Some(lab) if options.keep => {
             leaving::keep(lab, &folder.keep())?;
         }
-        lab => {
-            // The controller first: the simulator outlives its client.
-            drop(lab);
-            crate::process::kill_all();
-            drop(folder);
-        }
+        lab => leaving::leave(lab, folder),
     }
+    leaving::halt_if_signalled();
     println!("{}", summary.words());
     if let Some(path) = &options.json {
         std::fs::write(path, summary.json())

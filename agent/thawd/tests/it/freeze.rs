@@ -40,6 +40,7 @@ tests! {
     the_freezers_death_leaves_nothing_frozen: ["mkfs.ext4"],
     requests_out_of_order_are_refused: ["mkfs.ext4"],
     sixty_four_descriptors_fit: ["mkfs.ext4"],
+    nothing_is_opened_forked_or_logged_between_armed_and_thawed: ["mkfs.ext4", "strace"],
     a_thaw_process_killed_while_it_holds_leaves_the_descriptors_to_the_agent: ["mkfs.ext4"],
 }
 
@@ -368,4 +369,58 @@ fn a_thaw_process_killed_while_it_holds_leaves_the_descriptors_to_the_agent() {
     let gone = client.receive().unwrap_err();
     assert_eq!(gone.kind(), std::io::ErrorKind::UnexpectedEof);
     assert!(scene.mounts[0].thaw(), "frozen until the agent thaws, as it does then");
+}
+
+/// What would wait for a frozen disk, or could fail, in the window (N8).
+const FORBIDDEN: &[&str] = &[
+    "open",
+    "openat",
+    "openat2",
+    "creat",
+    "clone",
+    "clone3",
+    "fork",
+    "vfork",
+    "execve",
+    "execveat",
+    "socket",
+    "connect",
+    "accept4",
+    "brk",
+    "mmap",
+    "mremap",
+    "stat",
+    "newfstatat",
+    "fsync",
+    "unlink",
+    "rename",
+];
+
+fn nothing_is_opened_forked_or_logged_between_armed_and_thawed() {
+    let scene = scene(2);
+    let trace = scene.folder.path().join("trace");
+    let tracer = scene.thawd.trace(&trace);
+    let client = scene.thawd.client();
+    frozen(&client, hold("op-1", 3_000, 10_000, &[0, 1]), &roots(&scene.mounts));
+    client.send(&Request::Thaw(id("op-1"))).unwrap();
+    assert!(thawed(&client).unbroken());
+    drop(client);
+    drop(tracer);
+    let text = std::fs::read_to_string(&trace).unwrap();
+    // `PID call(...`; the replies ARMED, FROZEN and THAWED are the only messages sent.
+    let call = |line: &str| {
+        let call = line.split_once(' ').map_or("", |(_, call)| call.trim_start());
+        call.split('(').next().unwrap_or_default().to_owned()
+    };
+    let calls: Vec<String> = text.lines().map(call).collect();
+    let sent: Vec<usize> = (0..calls.len()).filter(|at| calls[*at] == "sendmsg").collect();
+    let [armed, _frozen, thawed] = sent.as_slice() else { panic!("{sent:?}\n{text}") };
+    let window = &calls[*armed..*thawed];
+    assert_eq!(window.iter().filter(|call| *call == "ioctl").count(), 4, "2 freezes, 2 thaws");
+    for (at, call) in window.iter().enumerate() {
+        let line = text.lines().nth(armed + at).unwrap();
+        assert!(!FORBIDDEN.contains(&call.as_str()), "{line}");
+        // The only writes are to the event that a thaw thread raises.
+        assert!(call != "write" || !line.contains("write(2,"), "{line}");
+    }
 }

@@ -57,6 +57,20 @@ impl Thawd {
         send_signal(signal, self.child.id());
     }
 
+    /// Writes its calls, and its children's, to `file` until the result is dropped.
+    pub(crate) fn trace(&self, file: &Path) -> Tracer {
+        let mut child = Command::new("strace")
+            .args(["-f", "-p", &self.child.id().to_string(), "-o"])
+            .arg(file)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains("attached"), "{line}");
+        Tracer(child)
+    }
+
     /// Waits for its end; true when it ended well.
     pub(crate) fn ended(&mut self, limit: Duration) -> bool {
         let mut status = None;
@@ -74,6 +88,16 @@ impl Drop for Thawd {
             self.signal("TERM");
             let _ = self.child.wait();
         }
+    }
+}
+
+/// A running strace.
+pub(crate) struct Tracer(Child);
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        send_signal("INT", self.0.id());
+        let _ = self.0.wait();
     }
 }
 
