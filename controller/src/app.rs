@@ -176,19 +176,18 @@ pub async fn run(
         env: env.clone(),
         authority: authority.clone(),
     };
-    let enrolment = Enrolment { store: store.clone(), env: env.clone(), authority: authority.clone(), azure };
+    let enrolment =
+        Enrolment { store: store.clone(), env: env.clone(), authority: authority.clone(), azure };
     let health = Health::new(store.clone(), fleet, services.clone(), env.clone());
 
     let serving = CancellationToken::new();
     let mut servers = tokio::task::JoinSet::new();
     let limits = AcceptLimits::default();
     servers.spawn(
-        Server::builder()
-            .add_service(AdminServiceServer::new(admin))
-            .serve_with_incoming_shutdown(
-                serve_incoming(admin_listener, tls(ClientAuth::RequireCurrent)?, limits),
-                serving.clone().cancelled_owned(),
-            ),
+        Server::builder().add_service(AdminServiceServer::new(admin)).serve_with_incoming_shutdown(
+            serve_incoming(admin_listener, tls(ClientAuth::RequireCurrent)?, limits),
+            serving.clone().cancelled_owned(),
+        ),
     );
     servers.spawn(
         Server::builder()
@@ -202,10 +201,12 @@ pub async fn run(
             ),
     );
     servers.spawn(
-        Server::builder().add_service(EnrollServiceServer::new(enrolment)).serve_with_incoming_shutdown(
-            serve_incoming(enroll_listener, tls(ClientAuth::None)?, limits),
-            serving.clone().cancelled_owned(),
-        ),
+        Server::builder()
+            .add_service(EnrollServiceServer::new(enrolment))
+            .serve_with_incoming_shutdown(
+                serve_incoming(enroll_listener, tls(ClientAuth::None)?, limits),
+                serving.clone().cancelled_owned(),
+            ),
     );
     let metrics = tokio::spawn(health.clone().serve(metrics_listener, serving.clone()));
 
@@ -213,8 +214,7 @@ pub async fn run(
     let taken_up = engine.start().await.context("cannot take up unfinished runs")?;
     tracing::info!(?addresses, taken_up, "controller is ready");
     let reconciler = config.scheduler.enabled.then(|| {
-        let reconciler =
-            Reconciler { store: store.clone(), engine: engine.clone(), services, env };
+        let reconciler = Reconciler { store: store.clone(), engine: engine.clone(), services, env };
         tokio::spawn(reconciler.run(config.scheduler.tick, stop.clone()))
     });
     health.set_ready(true);
@@ -252,13 +252,17 @@ async fn check_stamp(store: &Store, config: &Config) -> anyhow::Result<Stamp> {
         bail!(
             "this database belongs to cloud {} and tenant {}, the configuration names cloud {} and \
              tenant {}: a database never opens against another",
-            stamp.cloud, stamp.tenant_id, wanted.cloud, wanted.tenant_id
+            stamp.cloud,
+            stamp.tenant_id,
+            wanted.cloud,
+            wanted.tenant_id
         );
     }
     if stamp.subscriptions != wanted.subscriptions {
         bail!(
             "this database belongs to subscriptions {:?}, the configuration names {:?}",
-            stamp.subscriptions, wanted.subscriptions
+            stamp.subscriptions,
+            wanted.subscriptions
         );
     }
     Ok(stamp)
@@ -315,6 +319,7 @@ fn settings(config: &Config, authority: &CertificateAuthority) -> Settings {
         boot_limit: Duration::from_secs(if quick { 180 } else { 15 * 60 }),
         copy_stall_limit: Duration::from_secs(if quick { 60 } else { 6 * 3600 }),
         keep_replaced: Duration::from_secs(7 * 24 * 3600),
+        look_again_at_copy: Duration::from_millis(if quick { 250 } else { 30_000 }),
         look_again: if quick { Duration::from_millis(250) } else { Duration::from_secs(5) },
     }
 }

@@ -76,10 +76,8 @@ impl Health {
             metrics::gauge!("azdr_protected_vms").set(protected.len() as f64);
             let sessions = self.fleet.sessions();
             let live = sessions.iter().filter(|s| s.kind == SessionKind::Protected).count();
-            let quarantined = sessions
-                .iter()
-                .filter(|s| s.kind == SessionKind::Restored { run: None })
-                .count();
+            let quarantined =
+                sessions.iter().filter(|s| s.kind == SessionKind::Restored { run: None }).count();
             metrics::gauge!("azdr_agents_connected").set(live as f64);
             metrics::gauge!("azdr_instances_quarantined").set(quarantined as f64);
             for (item, count, newest) in points {

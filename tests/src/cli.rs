@@ -185,9 +185,10 @@ impl Cli {
 
 /// How a person would type it.
 pub fn line(arguments: &[&str]) -> String {
-    let quoted = arguments.iter().map(|word| match word.contains([' ', '"', '$']) || word.is_empty() {
-        true => format!("'{word}'"),
-        false => (*word).to_owned(),
-    });
+    let quoted =
+        arguments.iter().map(|word| match word.contains([' ', '"', '$']) || word.is_empty() {
+            true => format!("'{word}'"),
+            false => (*word).to_owned(),
+        });
     format!("azdr {}", quoted.collect::<Vec<_>>().join(" "))
 }

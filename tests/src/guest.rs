@@ -36,9 +36,15 @@ impl Guest {
     /// The ssh command line for people.
     pub fn line(&self, command: &str) -> String {
         let Self { address, key, .. } = self;
-        format!("ssh -i {} -p {} root@{} {command}", key.display(), address.port(), address.ip())
-            .trim_end()
-            .to_owned()
+        let anew = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null";
+        format!(
+            "ssh {anew} -i {} -p {} root@{} {command}",
+            key.display(),
+            address.port(),
+            address.ip()
+        )
+        .trim_end()
+        .to_owned()
     }
 
     /// Runs a command, whatever comes of it.

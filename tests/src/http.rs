@@ -49,8 +49,7 @@ impl Http {
     /// When there is no answer, or one that is not a success.
     pub fn request(&self, method: &str, path: &str, body: &str) -> Result<String> {
         let about = || format!("{method} {} {path}", self.address);
-        let socket =
-            TcpStream::connect_timeout(&self.address, LIMIT).with_context(about)?;
+        let socket = TcpStream::connect_timeout(&self.address, LIMIT).with_context(about)?;
         socket.set_read_timeout(Some(LIMIT))?;
         socket.set_write_timeout(Some(LIMIT))?;
         let request = format!(
@@ -89,7 +88,8 @@ fn exchange(mut stream: impl Read + Write, request: &str) -> Result<Vec<u8>> {
 fn parse(answer: &[u8]) -> Result<(u16, String)> {
     let end = answer.windows(4).position(|w| w == b"\r\n\r\n").context("no HTTP answer")?;
     let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
-    let status = head.split_whitespace().nth(1).and_then(|s| s.parse().ok()).context("no status")?;
+    let status =
+        head.split_whitespace().nth(1).and_then(|s| s.parse().ok()).context("no status")?;
     let mut body = answer[end + 4..].to_vec();
     let length = head.lines().find_map(|l| l.strip_prefix("content-length:")?.trim().parse().ok());
     if head.lines().any(|l| l.starts_with("transfer-encoding:") && l.contains("chunked")) {
@@ -126,7 +126,8 @@ mod tests {
         let plain = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
         assert_eq!(parse(plain).unwrap(), (200, "{}".to_owned()));
         assert!(parse(&plain[..plain.len() - 1]).is_err());
-        let chunked = b"HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n";
+        let chunked =
+            b"HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n";
         assert_eq!(parse(chunked).unwrap(), (404, "ab".to_owned()));
     }
 }

@@ -17,9 +17,6 @@ use crate::programs::{GuestImage, Programs};
 use crate::simulator::{Guests, Simulator};
 use crate::world::World;
 
-/// How long to wait for another lab with guests.
-const LOCK_LIMIT: Duration = Duration::from_secs(900);
-
 /// What a lab is made of.
 #[derive(Clone, Debug)]
 pub struct LabSpec {
@@ -31,13 +28,20 @@ pub struct LabSpec {
     pub log_filter: String,
     /// Whether the processes may outlive this one.
     pub lifetime: Lifetime,
+    /// How long to wait for the end of another lab with guests.
+    pub patience: Duration,
 }
 
 impl LabSpec {
     /// A world of records.
     pub fn without_guests(world: World) -> Self {
-        let log_filter = "info".to_owned();
-        Self { world, image: None, log_filter, lifetime: Lifetime::OfStarter }
+        Self {
+            world,
+            image: None,
+            log_filter: "info".to_owned(),
+            lifetime: Lifetime::OfStarter,
+            patience: Duration::from_secs(900),
+        }
     }
 
     /// A world of real machines.
@@ -101,7 +105,7 @@ impl Lab {
             Some(image) => Some(Guests {
                 image: image.clone(),
                 forwards: addresses.forwards(),
-                lock: LabLock::acquire(LOCK_LIMIT)?,
+                lock: LabLock::acquire(spec.patience)?,
             }),
         };
         Simulator::create(programs, folder, &spec.world, guests, spec.lifetime)

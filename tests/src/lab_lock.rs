@@ -29,10 +29,11 @@ impl LabLock {
     /// When another lab still runs after `limit`.
     pub fn acquire(limit: Duration) -> Result<Self> {
         let name = SocketAddr::from_abstract_name(NAME).context("a constant name")?;
-        until("the other lab with guests on this machine has ended", limit, || {
+        let what = "no other lab with guests runs on this machine (a demo that was kept, a test)";
+        until(what, limit, || {
             Ok(match UnixListener::bind_addr(&name) {
                 Ok(socket) => Look::Done(Self(socket)),
-                Err(e) => Look::Waiting(format!("the addresses of its guests are in use ({e})")),
+                Err(e) => Look::Waiting(format!("its guests' addresses are in use ({e})")),
             })
         })
     }

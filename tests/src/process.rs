@@ -52,12 +52,7 @@ impl Daemon {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(
-        name: &str,
-        mut command: Command,
-        log: &Path,
-        lifetime: Lifetime,
-    ) -> Result<Self> {
+    pub fn start(name: &str, mut command: Command, log: &Path, lifetime: Lifetime) -> Result<Self> {
         let output = OpenOptions::new()
             .create(true)
             .append(true)
@@ -153,15 +148,12 @@ pub struct Ended {
 ///
 /// # Errors
 /// When it cannot be started, or has to be killed after `limit`.
-pub fn run(
-    mut command: Command,
-    limit: Duration,
-    show: Option<fn(&str)>,
-) -> Result<Ended> {
+pub fn run(mut command: Command, limit: Duration, show: Option<fn(&str)>) -> Result<Ended> {
     let name = command.get_program().to_string_lossy().into_owned();
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let watch = Stopwatch::start();
-    let child = start(command, Lifetime::OfStarter).with_context(|| format!("cannot run {name}"))?;
+    let child =
+        start(command, Lifetime::OfStarter).with_context(|| format!("cannot run {name}"))?;
     let (stdout, stderr) = {
         let mut child = locked(&child);
         (child.stdout.take(), child.stderr.take())

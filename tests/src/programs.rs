@@ -55,7 +55,8 @@ impl Programs {
             }
         }
         // Traffic stays on this machine.
-        for proxy in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"]
+        for proxy in
+            ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"]
         {
             command.env_remove(proxy);
         }

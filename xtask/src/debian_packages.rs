@@ -45,6 +45,17 @@ pub(crate) fn ensure_host_packages(folder: &Path) -> Result<()> {
     })
 }
 
+/// Installs the package of one program if it is lacking. `folder` is where apt's private files go.
+///
+/// # Errors
+/// When it is lacking and this is not root on Debian.
+pub(crate) fn ensure_program(program: &str, package: &str, folder: &Path) -> Result<()> {
+    if find_program(program).is_some() {
+        return Ok(());
+    }
+    install(folder, &[package]).with_context(|| format!("{package} is not installed"))
+}
+
 fn install(folder: &Path, packages: &[&str]) -> Result<()> {
     ensure!(is_root(), "this is not root");
     let apt = Apt::prepare(folder)?;

@@ -1,15 +1,25 @@
-//! Development tasks.
+//! Development tasks: `cargo xtask demo`, `cargo xtask test`, `cargo xtask guest-image`.
 
 mod debian_packages;
+mod demo;
 mod guest_image;
+mod tally;
+mod test;
+mod workspace;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Development tasks.
+/// Development tasks
 #[derive(Debug, Parser)]
+#[command(name = "cargo xtask", max_term_width = 100)]
 enum Task {
+    /// Shows azdr at work: two virtual machines in a simulated Azure, from policy to DR test
+    Demo(demo::Demo),
+    /// Formatting, lints, documentation and every test: what CI runs
+    Test(test::Test),
     /// Builds the Linux that the lab's virtual machines run
     GuestImage {
         /// Where it goes, and where downloads are kept
@@ -21,8 +31,20 @@ enum Task {
     },
 }
 
-fn main() -> anyhow::Result<()> {
-    match Task::parse() {
+fn main() -> ExitCode {
+    match run(Task::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> anyhow::Result<ExitCode> {
+    match task {
+        Task::Demo(demo) => demo.run(),
+        Task::Test(test) => test.run(),
         Task::GuestImage { out_dir, agent_dir } => {
             debian_packages::ensure_host_packages(&out_dir.join("apt"))?;
             let image = guest_image::ensure_guest_image(&out_dir, &agent_dir)?;
@@ -30,7 +52,7 @@ fn main() -> anyhow::Result<()> {
                 eprintln!("the image is without the agent: {} lacks it", agent_dir.display());
             }
             println!("{image:#?}");
+            Ok(ExitCode::SUCCESS)
         }
     }
-    Ok(())
 }

@@ -128,7 +128,10 @@ impl Agents {
         };
         let issued = self.store.certificate(&certificate.serial).await.map_err(unavailable)?;
         let issued = issued.ok_or_else(|| {
-            Status::permission_denied(format!("certificate {} is not known here", certificate.serial))
+            Status::permission_denied(format!(
+                "certificate {} is not known here",
+                certificate.serial
+            ))
         })?;
         if issued.revoked {
             return Err(Status::permission_denied("this certificate is revoked: enrol again"));

@@ -18,7 +18,9 @@ use std::time::Duration;
 
 use azdr_env::Clock;
 use azdr_proto::agent::controller_message::Body;
-use azdr_proto::agent::{Freeze, FreezeReply, HealthReport, ProbeHealth, RenewLease, Thaw, ThawReply};
+use azdr_proto::agent::{
+    Freeze, FreezeReply, HealthReport, ProbeHealth, RenewLease, Thaw, ThawReply,
+};
 use thiserror::Error;
 use tokio::sync::watch;
 
@@ -78,9 +80,7 @@ impl Fleet {
             sessions.next_id += 1;
             let session = Arc::new(make(sessions.next_id, self.inner.clock.wall()));
             let replaced = match &session.kind {
-                SessionKind::Protected => {
-                    sessions.protected.insert(session.item, session.clone())
-                }
+                SessionKind::Protected => sessions.protected.insert(session.item, session.clone()),
                 SessionKind::Restored { .. } => {
                     sessions.restored.insert(session.hello.vm_id.clone(), session.clone())
                 }

@@ -144,7 +144,9 @@ impl Session {
                 own.quiesce = QuiesceState::try_from(state).unwrap_or(QuiesceState::Unspecified);
                 return;
             }
-            FromAgent::FreezeReply(r) => (ReplyKey::Freeze(r.operation_id.clone()), Reply::Freeze(r)),
+            FromAgent::FreezeReply(r) => {
+                (ReplyKey::Freeze(r.operation_id.clone()), Reply::Freeze(r))
+            }
             FromAgent::ThawReply(r) => (ReplyKey::Thaw(r.operation_id.clone()), Reply::Thaw(r)),
             FromAgent::Health(r) => (ReplyKey::Health(r.request_id.clone()), Reply::Health(r)),
             FromAgent::Hello(_) | FromAgent::RenewCertificate(_) => return,

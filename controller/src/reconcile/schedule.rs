@@ -30,8 +30,7 @@ impl Reconciler {
         let last_run = runs.iter().map(|r| r.created).filter(|at| *at <= now).max();
         let points = self.store.points(item.id).await?;
         let successes: Vec<_> = points.iter().map(|p| (p.created, p.tiers)).collect();
-        let history =
-            History { enabled_since: row.enabled_since, last_run, successes: &successes };
+        let history = History { enabled_since: row.enabled_since, last_run, successes: &successes };
         let jitter = schedule::jitter(&item.arm_id, JITTER);
         let Some(due) = schedule::due(&row.policy, &history, jitter, now) else {
             return Ok(());

@@ -169,9 +169,8 @@ impl Store {
                         Ok(AgentCertificate {
                             serial: serial.clone(),
                             item: ItemId(r.get(0)?),
-                            scope: run.map_or(CertificateScope::Vm, |r| {
-                                CertificateScope::Run(RunId(r))
-                            }),
+                            scope: run
+                                .map_or(CertificateScope::Vm, |r| CertificateScope::Run(RunId(r))),
                             not_after: WallTime::from_unix_ms(r.get(3)?),
                             superseded: r.get(4)?,
                             revoked: r.get(5)?,
@@ -255,14 +254,10 @@ impl Store {
     /// When the database cannot be read.
     pub async fn agents(&self) -> Result<Vec<(ItemId, String, String, WallTime)>, StoreError> {
         self.read(|c| {
-            let mut s = c.prepare_cached("SELECT item_id, version, boot_id, last_hello_ms FROM agent")?;
+            let mut s =
+                c.prepare_cached("SELECT item_id, version, boot_id, last_hello_ms FROM agent")?;
             let rows = s.query_map([], |r| {
-                Ok((
-                    ItemId(r.get(0)?),
-                    r.get(1)?,
-                    r.get(2)?,
-                    WallTime::from_unix_ms(r.get(3)?),
-                ))
+                Ok((ItemId(r.get(0)?), r.get(1)?, r.get(2)?, WallTime::from_unix_ms(r.get(3)?)))
             })?;
             rows.collect::<Result<_, _>>().map_err(Into::into)
         })

@@ -3,18 +3,18 @@
 //!
 //! Applying a change twice equals applying it once (I7): a step that is repeated repeats its changes.
 
+use azdr_domain::arm_id::ArmId;
 use azdr_domain::consistency::Consistency;
 use azdr_domain::recovery_point::PointName;
-use azdr_domain::vm_description::VmDescription;
 use azdr_domain::tier::TierSet;
-use azdr_domain::arm_id::ArmId;
+use azdr_domain::vm_description::VmDescription;
 use azdr_env::WallTime;
 use rusqlite::{Connection, OptionalExtension};
 use serde::{Deserialize, Serialize};
 
 use super::error::to_json;
-use super::points::ReplicaState;
 use super::items::ensure_vm;
+use super::points::ReplicaState;
 use super::runs::insert_run;
 use super::{ItemId, NewRun, RunId, StoreError};
 
@@ -285,9 +285,7 @@ pub(super) fn apply(
         }
         Change::ExpectInstance { vm_guid, item, durable, enrol_as } => {
             let own = match enrol_as {
-                Some((vm, location)) => {
-                    Some(ensure_vm(c, vm, location, Some(vm_guid), now)?.id.0)
-                }
+                Some((vm, location)) => Some(ensure_vm(c, vm, location, Some(vm_guid), now)?.id.0),
                 None => None,
             };
             c.execute(

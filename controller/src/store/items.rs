@@ -204,11 +204,7 @@ fn item(row: &Row<'_>) -> rusqlite::Result<Item> {
 /// Reads an ARM id from a column.
 pub(super) fn parse_arm_id(text: &str, column: usize) -> rusqlite::Result<ArmId> {
     ArmId::parse(text).map_err(|e| {
-        rusqlite::Error::FromSqlConversionFailure(
-            column,
-            rusqlite::types::Type::Text,
-            Box::new(e),
-        )
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e))
     })
 }
 

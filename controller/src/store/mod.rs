@@ -11,10 +11,10 @@
 //! Nothing here knows Azure or the workflows: rows in, rows out.
 
 mod agents;
+pub mod change;
 mod error;
 mod items;
 mod journal;
-pub mod change;
 mod points;
 mod runs;
 mod stamp;
@@ -204,13 +204,12 @@ fn commit_batch(writer: &Mutex<Connection>, batch: Vec<Write>) {
     let outcome = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .map_err(StoreError::from)
-        .and_then(|transaction| {
+        .map(|transaction| {
             let answers: Vec<Answer> = batch.into_iter().map(|w| w(&transaction)).collect();
             let failure = transaction.commit().err().map(StoreError::from);
             for answer in answers {
                 answer(failure.as_ref());
             }
-            Ok(())
         });
     if let Err(e) = outcome {
         // BEGIN failed: the writes were dropped unanswered, which their callers see as `Closed`.

@@ -3,8 +3,8 @@
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::consistency::Consistency;
 use azdr_domain::recovery_point::{PointName, ProofLevel};
-use azdr_domain::vm_description::VmDescription;
 use azdr_domain::tier::TierSet;
+use azdr_domain::vm_description::VmDescription;
 use azdr_env::WallTime;
 use rusqlite::{Connection, Row};
 use serde::{Deserialize, Serialize};
@@ -201,8 +201,10 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub async fn points(&self, item: ItemId) -> Result<Vec<PointRow>, StoreError> {
-        self.read(move |c| read_points(c, "WHERE item_id = ?1 ORDER BY created_ms DESC, id DESC", [item.0]))
-            .await
+        self.read(move |c| {
+            read_points(c, "WHERE item_id = ?1 ORDER BY created_ms DESC, id DESC", [item.0])
+        })
+        .await
     }
 
     /// All recovery points of a name: several VMs may have one of the same.

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::change::{self, CatalogueChange};
-use super::journal::{self, Event};
 use super::error::to_json;
+use super::journal::{self, Event};
 use super::{ItemId, Store, StoreError};
 
 /// A run's number; users see it as the job id.
@@ -238,7 +238,10 @@ impl Store {
                 c.execute("UPDATE run SET error_json = ?2 WHERE id = ?1", (id.0, to_json(error)))?;
             }
             if let Some(result) = &progress.result {
-                c.execute("UPDATE run SET result_json = ?2 WHERE id = ?1", (id.0, to_json(result)))?;
+                c.execute(
+                    "UPDATE run SET result_json = ?2 WHERE id = ?1",
+                    (id.0, to_json(result)),
+                )?;
             }
             if let Some(state) = progress.state {
                 set_state(c, id, state, now)?;
@@ -294,10 +297,8 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub async fn unfinished_runs(&self) -> Result<Vec<RunRow>, StoreError> {
-        self.read(|c| {
-            select(c, "WHERE state IN ('running', 'undoing', 'stuck') ORDER BY id", [])
-        })
-        .await
+        self.read(|c| select(c, "WHERE state IN ('running', 'undoing', 'stuck') ORDER BY id", []))
+            .await
     }
 
     /// The newest runs, newest first.
@@ -331,7 +332,8 @@ impl Store {
             let mut s = c.prepare_cached(
                 "SELECT workflow, state, count(*) FROM run GROUP BY workflow, state",
             )?;
-            let rows = s.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get::<_, i64>(2)? as u64)))?;
+            let rows =
+                s.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get::<_, i64>(2)? as u64)))?;
             rows.collect::<Result<_, _>>().map_err(Into::into)
         })
         .await

@@ -66,8 +66,8 @@ fn read(c: &Connection) -> Result<Option<Stamp>, StoreError> {
         })
         .optional()?;
     row.map(|(cloud, tenant_id, subscriptions)| {
-        let subscriptions =
-            serde_json::from_str(&subscriptions).map_err(StoreError::corrupt("subscription list"))?;
+        let subscriptions = serde_json::from_str(&subscriptions)
+            .map_err(StoreError::corrupt("subscription list"))?;
         Ok(Stamp { cloud, tenant_id, subscriptions })
     })
     .transpose()

@@ -105,7 +105,8 @@ impl<S> RunShared<S> {
             other => StepError::Store(other),
         })?;
         {
-            let mut history = self.history.lock().expect("the history is only read and appended to");
+            let mut history =
+                self.history.lock().expect("the history is only read and appended to");
             for (step, item, event, payload) in &entries {
                 history.apply(now, step, item, *event, payload);
             }

@@ -71,8 +71,8 @@ pub(super) type Act<S> =
     Arc<dyn Fn(RawCx<S>, Value) -> BoxFuture<'static, Result<RawDone, StepError>> + Send + Sync>;
 type Items<S> = Arc<dyn Fn(RawCx<S>) -> Result<Vec<(String, Value)>, StepError> + Send + Sync>;
 type MakeChild<S> = Arc<dyn Fn(RawCx<S>) -> Result<NewRun, StepError> + Send + Sync>;
-type Conclude<S> =
-    Arc<dyn Fn(RawCx<S>, &Outcome) -> Result<Concluded, StepError> + Send + Sync>;
+type LockKeys = Arc<dyn Fn(&Value) -> Result<Vec<String>, StepError> + Send + Sync>;
+type Conclude<S> = Arc<dyn Fn(RawCx<S>, &Outcome) -> Result<Concluded, StepError> + Send + Sync>;
 pub(super) type Residue<S> =
     Arc<dyn Fn(RawCx<S>) -> BoxFuture<'static, Result<Vec<String>, StepError>> + Send + Sync>;
 
@@ -110,7 +110,7 @@ pub struct Definition<S> {
     /// Who goes first.
     pub priority: RunPriority,
     pub(super) nodes: Vec<Node<S>>,
-    pub(super) lock_keys: Arc<dyn Fn(&Value) -> Result<Vec<String>, StepError> + Send + Sync>,
+    pub(super) lock_keys: LockKeys,
     pub(super) conclude: Option<Conclude<S>>,
     pub(super) residue: Option<Residue<S>>,
 }
@@ -121,10 +121,21 @@ impl<S> Definition<S> {
         self.nodes.iter().map(|n| (n.name, n.title))
     }
 
+    /// Whether a run with this history can only go forward any more.
+    pub fn past_point_of_no_return(&self, history: &super::history::History) -> bool {
+        self.nodes
+            .iter()
+            .filter(|n| n.point_of_no_return)
+            .any(|n| history.records_of(n.name).any(|(_, r)| r.may_have_happened()))
+    }
+
     pub(super) fn node(&self, name: &str) -> Option<&Node<S>> {
         self.nodes.iter().find(|n| n.name == name)
     }
 }
+
+/// Gives the list that an `each` goes over: key and payload of each item.
+pub type ListItems<S, I, T> = fn(&StepCx<S, I>) -> Result<Vec<(String, T)>, StepError>;
 
 /// A workflow under construction.
 pub struct Workflow<S, I> {
@@ -255,7 +266,7 @@ where
         key: StepKey<O>,
         title: &'static str,
         parallel: usize,
-        items: fn(&StepCx<S, I>) -> Result<Vec<(String, T)>, StepError>,
+        items: ListItems<S, I, T>,
         f: F,
     ) -> StepBuilder<S, I>
     where

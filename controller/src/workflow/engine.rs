@@ -148,8 +148,15 @@ impl<S: Send + Sync + 'static> Engine<S> {
     /// Asks a run to stop and undo itself.
     ///
     /// # Errors
-    /// `Missing` when there is no such run, `Refused` when it is over.
+    /// `Missing` when there is no such run, `Refused` when it is over or past its point of no return.
     pub async fn cancel(&self, id: RunId) -> Result<(), StoreError> {
+        let row = self.inner.store.run(id).await?;
+        if let Some(definition) = row.as_ref().and_then(|r| self.definition_of(r))
+            && definition.past_point_of_no_return(&self.history(id).await?)
+        {
+            let why = format!("job {id} is past its point of no return and only goes forward");
+            return Err(StoreError::Refused(why));
+        }
         self.inner.store.request_cancel(id, self.inner.env.clock.wall()).await?;
         if let Some(run) = self.active(id) {
             run.cancel.cancel();
@@ -311,8 +318,7 @@ impl<S: Send + Sync + 'static> Engine<S> {
         if inner.store.run(row.id).await?.is_some_and(|r| r.cancel_requested) {
             run.cancel.cancel();
         }
-        let runner =
-            Runner { run, definition, retry: inner.config.retry, engine: self.clone() };
+        let runner = Runner { run, definition, retry: inner.config.retry, engine: self.clone() };
         let engine = self.clone();
         inner.tasks.spawn(async move { engine.drive(row.id, row.workflow, runner).await });
         Ok(())

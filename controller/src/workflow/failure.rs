@@ -6,31 +6,32 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::StoreError;
 
-/// Why something failed, for people and for scripts.
+/// Why something failed, for people and for scripts. Boxed texts keep the many results that carry
+/// one small.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// Stable word for scripts, for example `azure_throttled` or `no_agent`.
-    pub kind: String,
+    pub kind: Box<str>,
     /// What failed, naming the object.
-    pub message: String,
+    pub message: Box<str>,
     /// What to do next; may be empty.
     #[serde(default)]
-    pub hint: String,
+    pub hint: Box<str>,
     /// ARM resource ID, where one is to blame.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resource: Option<String>,
+    pub resource: Option<Box<str>>,
     /// Azure's `x-ms-request-id`, for a support case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub azure_request_id: Option<String>,
+    pub azure_request_id: Option<Box<str>>,
 }
 
 impl Failure {
     /// A failure of a kind.
     pub fn new(kind: &str, message: impl Into<String>) -> Self {
         Self {
-            kind: kind.to_owned(),
-            message: message.into(),
-            hint: String::new(),
+            kind: kind.into(),
+            message: message.into().into(),
+            hint: Box::default(),
             resource: None,
             azure_request_id: None,
         }
@@ -38,13 +39,13 @@ impl Failure {
 
     /// Adds what to do next.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = hint.into();
+        self.hint = hint.into().into();
         self
     }
 
     /// Adds the resource to blame.
     pub fn resource(mut self, resource: impl ToString) -> Self {
-        self.resource = Some(resource.to_string());
+        self.resource = Some(resource.to_string().into());
         self
     }
 }

@@ -116,8 +116,7 @@ impl History {
 
     /// Everything whose effect may be in the world, last begun first.
     pub fn to_undo(&self) -> Vec<(String, String)> {
-        let mut open: Vec<_> =
-            self.records.iter().filter(|(_, r)| r.may_have_happened()).collect();
+        let mut open: Vec<_> = self.records.iter().filter(|(_, r)| r.may_have_happened()).collect();
         open.sort_by_key(|(_, r)| std::cmp::Reverse(r.order));
         open.into_iter().map(|(key, _)| key.clone()).collect()
     }

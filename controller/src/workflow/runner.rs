@@ -157,8 +157,7 @@ impl<S: Send + Sync + 'static> Runner<S> {
                 );
                 return self.record_failure(node, "", StepError::Fail(failure)).await;
             }
-            let operation =
-                format!("{}-{}-{}", self.run.id, tried + 1, self.run.env.ids.hex(4));
+            let operation = format!("{}-{}-{}", self.run.id, tried + 1, self.run.env.ids.hex(4));
             self.run.journal(node.name, "", Event::Started, Value::from(operation)).await?;
             match self.call_once(act, self.cx(node, "", false), Value::Null).await {
                 Ok(done) => return self.record_done(node, "", done).await,
@@ -201,17 +200,16 @@ impl<S: Send + Sync + 'static> Runner<S> {
             let output = ended.result.unwrap_or(Value::Null);
             self.record_done(node, "", RawDone { output, changes: Vec::new() }).await
         } else {
-            let failure = ended.error.and_then(|e| serde_json::from_value(e).ok()).unwrap_or_else(
-                || Failure::new("child_failed", format!("job {id} {}", ended.state.as_str())),
-            );
+            let failure =
+                ended.error.and_then(|e| serde_json::from_value(e).ok()).unwrap_or_else(|| {
+                    Failure::new("child_failed", format!("job {id} {}", ended.state.as_str()))
+                });
             self.record_failure(node, "", StepError::Fail(failure)).await
         }
     }
 
     fn child_id(&self, node: &Node<S>) -> Option<RunId> {
-        self.run.with_history(|h| {
-            h.record(node.name, "")?.attempts.last()?.as_i64().map(RunId)
-        })
+        self.run.with_history(|h| h.record(node.name, "")?.attempts.last()?.as_i64().map(RunId))
     }
 
     /// All steps are done: temporaries go, then the run ends.
@@ -253,9 +251,8 @@ impl<S: Send + Sync + 'static> Runner<S> {
 
     /// Runs one undo to its end and journals it.
     async fn undo_one(&self, node: &Node<S>, item: &str) -> Result<(), StepError> {
-        let again = self
-            .run
-            .with_history(|h| h.record(node.name, item).is_some_and(|r| r.undo_started));
+        let again =
+            self.run.with_history(|h| h.record(node.name, item).is_some_and(|r| r.undo_started));
         if !again {
             self.run.journal(node.name, item, Event::UndoStarted, Value::Null).await?;
         }
@@ -324,7 +321,7 @@ impl<S: Send + Sync + 'static> Runner<S> {
             let left = match residue(self.raw("residue", "", true)).await {
                 Ok(left) if left.is_empty() => return Ok(()),
                 Ok(left) => left.join(", "),
-                Err(StepError::Retry { failure, .. }) => failure.message,
+                Err(StepError::Retry { failure, .. }) => failure.message.into(),
                 Err(e) => return Err(e),
             };
             // A listing lags behind deletions for a while.
@@ -379,9 +376,13 @@ impl<S: Send + Sync + 'static> Runner<S> {
             if undoing {
                 self.interruptible(pause).await?;
             } else {
+                // Past the point of no return a request to stop comes too late.
+                let may_turn = !self.past_point_of_no_return();
                 tokio::select! {
                     biased;
-                    () = self.run.cancel.cancelled() => return Err(StepError::Cancelled),
+                    () = self.run.cancel.cancelled(), if may_turn => {
+                        return Err(StepError::Cancelled);
+                    }
                     waited = self.interruptible(pause) => waited?,
                 }
             }
@@ -446,9 +447,7 @@ impl<S: Send + Sync + 'static> Runner<S> {
     }
 
     fn past_point_of_no_return(&self) -> bool {
-        self.definition.nodes.iter().filter(|n| n.point_of_no_return).any(|n| {
-            self.run.with_history(|h| h.records_of(n.name).any(|(_, r)| r.may_have_happened()))
-        })
+        self.run.with_history(|h| self.definition.past_point_of_no_return(h))
     }
 
     fn check_interruption(&self) -> Result<(), StepError> {

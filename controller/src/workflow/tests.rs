@@ -74,9 +74,11 @@ const CHILD: StepKey<Value> = StepKey::new("child");
 const LAST: StepKey<()> = StepKey::new("last");
 
 async fn put(cx: &Cx, step: &str, mark: String) -> Result<(), StepError> {
-    cx.services().act(&format!("do {mark}"), |m| {
-        m.insert(mark.clone());
-    }).await;
+    cx.services()
+        .act(&format!("do {mark}"), |m| {
+            m.insert(mark.clone());
+        })
+        .await;
     if cx.input.wait_in == step {
         return Err(StepError::not_yet("waiting", Duration::from_secs(1)));
     }
@@ -93,9 +95,11 @@ async fn put(cx: &Cx, step: &str, mark: String) -> Result<(), StepError> {
 }
 
 async fn take(cx: &Cx, mark: String) -> Result<Done<()>, StepError> {
-    cx.services().act(&format!("undo {mark}"), |m| {
-        m.remove(&mark);
-    }).await;
+    cx.services()
+        .act(&format!("undo {mark}"), |m| {
+            m.remove(&mark);
+        })
+        .await;
     Ok(Done::new(()))
 }
 
@@ -204,8 +208,7 @@ impl Bench {
         let store = Store::open(&self.dir.path().join("db"), Executor::Inline).unwrap();
         let config = EngineConfig { max_running: 8, retry: RetryPolicy::QUICK };
         let env = Env::simulated(1);
-        let engine =
-            Engine::new(store.clone(), env, self.world.clone(), definitions(), config);
+        let engine = Engine::new(store.clone(), env, self.world.clone(), definitions(), config);
         engine.start().await.unwrap();
         (engine, store)
     }
@@ -234,8 +237,7 @@ impl Bench {
     }
 }
 
-const ALL: [&str; 7] =
-    ["critical 1", "first", "last", "many 1", "many 2", "many 3", "small"];
+const ALL: [&str; 7] = ["critical 1", "first", "last", "many 1", "many 2", "many 3", "small"];
 
 #[tokio::test(start_paused = true)]
 async fn a_run_succeeds_and_its_temporary_is_gone() {

@@ -19,7 +19,9 @@ fn hint(class: ErrorClass) -> &'static str {
         ErrorClass::Denied => "the controller's identity lacks a right; see docs/permissions.md",
         ErrorClass::Locked => "a management lock forbids it; remove the lock or exempt the group",
         ErrorClass::Quota => "raise the quota, or free some",
-        ErrorClass::Capacity => "Azure has no room for this size here now; try another size or zone",
+        ErrorClass::Capacity => {
+            "Azure has no room for this size here now; try another size or zone"
+        }
         ErrorClass::Throttled => "Azure asks for fewer requests; azdr slows down by itself",
         ErrorClass::Unavailable | ErrorClass::OutcomeUnknown => {
             "Azure does not answer; azdr tries again by itself for a while"
@@ -34,8 +36,8 @@ pub fn failure(e: &AzureError) -> Failure {
     let mut failure =
         Failure::new(&format!("azure_{class}"), format!("Azure: {} ({})", e.message, e.code))
             .hint(hint(e.class));
-    failure.resource = e.resource.as_deref().map(str::to_owned);
-    failure.azure_request_id = e.request_id.as_deref().map(str::to_owned);
+    failure.resource = e.resource.clone();
+    failure.azure_request_id = e.request_id.clone();
     failure
 }
 

@@ -142,7 +142,12 @@ async fn reserve_names(cx: &StepCx<Input>) -> Result<Done<Names>, StepError> {
             let mut tags = tags::of_run(cx);
             let point = point.as_str();
             tags.extend(tags::of_snapshot(
-                point, &tier_list, disk.lun, &input.vm, &disk.id, &description,
+                point,
+                &tier_list,
+                disk.lun,
+                &input.vm,
+                &disk.id,
+                &description,
             ));
             Ok(PlannedSnapshot {
                 lun: disk.lun,
@@ -184,7 +189,11 @@ async fn capture(cx: &StepCx<Input>) -> Result<Done<Captured>, StepError> {
         location: described.vm.location.as_str(),
         point: names.point.as_str(),
         nonce: &names.nonce,
-        freeze: demand != ConsistencyDemand::Any && !described.off,
+        unfrozen: match demand {
+            _ if described.off => Some("the VM is off"),
+            ConsistencyDemand::Any => Some("the policy says not to freeze"),
+            _ => None,
+        },
         require: demand == ConsistencyDemand::Require,
         snapshots: &names.snapshots,
     };
@@ -291,8 +300,7 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
         return Ok(Concluded::default());
     }
     let names = cx.output(NAMES)?;
-    let target: Option<Region> =
-        names.policy.filter(|p| p.enabled).and_then(|p| p.target_region);
+    let target: Option<Region> = names.policy.filter(|p| p.enabled).and_then(|p| p.target_region);
     let result = json!({
         "backup": {"point": names.point, "replication_region": target.map(|r| r.to_string())},
     });

@@ -65,8 +65,8 @@ pub struct CapturePlan<'a> {
     pub point: &'a str,
     /// For the witness.
     pub nonce: &'a str,
-    /// Whether to freeze.
-    pub freeze: bool,
+    /// Why not to freeze, if so.
+    pub unfrozen: Option<&'static str>,
     /// Fail rather than take snapshots that are not frozen.
     pub require: bool,
     /// The disks.
@@ -95,10 +95,7 @@ pub struct Captured {
 /// # Errors
 /// When a snapshot failed, or the point would not be what is required. The caller's undo removes what
 /// was made.
-pub async fn capture<I>(
-    cx: &StepCx<I>,
-    plan: CapturePlan<'_>,
-) -> Result<Captured, StepError> {
+pub async fn capture<I>(cx: &StepCx<I>, plan: CapturePlan<'_>) -> Result<Captured, StepError> {
     let services = cx.services();
     let operation_id = cx.operation_id();
     refuse_foreign_names(cx, plan.snapshots).await?;
@@ -106,8 +103,9 @@ pub async fn capture<I>(
     let room = services.azure.reserve_snapshot_writes(plan.snapshots.len() as u32).await;
     let specs: Vec<_> = plan.snapshots.iter().map(|s| (s, spec(&plan, s, &operation_id))).collect();
 
-    let frozen = if plan.freeze { freeze(services, &plan, &operation_id).await } else {
-        Err("not asked to freeze".to_owned())
+    let frozen = match plan.unfrozen {
+        None => freeze(services, &plan, &operation_id).await,
+        Some(why) => Err(why.to_owned()),
     };
     let clock = cx.env().clock.clone();
     let at = clock.wall();
@@ -185,8 +183,7 @@ async fn held(
         () = renewing => unreachable!("renews until the snapshots are taken"),
     };
     let thaw_requested_at = clock.monotonic();
-    let thawed =
-        services.fleet.thaw(plan.item, operation_id.to_owned(), THAW_LIMIT).await;
+    let thawed = services.fleet.thaw(plan.item, operation_id.to_owned(), THAW_LIMIT).await;
     let mut puts = taken?;
     if puts.iter().any(|p| p.succeeded_at.is_none()) {
         // Too slow for the window: they are taken all the same, and recorded as what they are.
@@ -359,9 +356,7 @@ async fn check_ours<I>(
             .is_none_or(|id| id.eq_ignore_ascii_case(&snapshot.disk_unique_id));
         if !same_operation || !same_disk || !found.ready() {
             let message = format!("{} is not what this capture made", snapshot.id.name());
-            return Err(StepError::Fail(
-                Failure::new("conflict", message).resource(&snapshot.id),
-            ));
+            return Err(StepError::Fail(Failure::new("conflict", message).resource(&snapshot.id)));
         }
     }
     Ok(())

@@ -10,12 +10,14 @@
 //! | `machine` (temporary) | the VM | deletes it |
 //! | `expect` | the run owns the instance's vmId | – |
 //! | `boot` | waits for the agent's hello with the witness | – |
+//! | `probe_address` | reads the drill's address | – |
 //! | `connectivity` | waits for SSH from outside | – |
 //!
 //! All of it goes again, on success as on failure; the run ends when a listing of Azure shows that
 //! (I5). RTO = declared start to the outside probe's success, clean-up excluded. A failed drill
 //! counts: it is recorded like a passed one.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use azdr_domain::arm_id::ArmId;
@@ -68,6 +70,7 @@ const DISKS: StepKey<()> = StepKey::new("disks");
 const MACHINE: StepKey<()> = StepKey::new("machine");
 const EXPECT: StepKey<Expected> = StepKey::new("expect");
 const BOOTED: StepKey<Option<Reported>> = StepKey::new("boot");
+const ADDRESS: StepKey<Option<SocketAddr>> = StepKey::new("probe_address");
 const CONNECTIVITY: StepKey<Connectivity> = StepKey::new("connectivity");
 
 /// Names and originals, fixed before anything is made.
@@ -128,6 +131,8 @@ pub fn workflow() -> Definition<super::Services> {
         .step(BOOTED, "Verifying that the VM boots", await_boot)
         .within(BOOT)
         .no_undo("waits only")
+        .step(ADDRESS, "Finding the probe's address", find_address)
+        .no_undo("reads only")
         .step(CONNECTIVITY, "Verifying SSH connectivity", await_ssh)
         .within(BOOT)
         .no_undo("looks only")
@@ -360,7 +365,12 @@ async fn create_machine(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
         .collect();
     let abroad = cx.input.region != point.region;
     let body = vm_like(
-        &point.description, &cx.input.region, abroad, &attached, &plan.nic, "Delete",
+        &point.description,
+        &cx.input.region,
+        abroad,
+        &attached,
+        &plan.nic,
+        "Delete",
         &tags::of_run(cx),
     );
     finish(cx, cx.services().azure.begin_create_vm(&plan.machine, body)).await?;
@@ -401,19 +411,28 @@ async fn await_boot(cx: &StepCx<Input>) -> Result<Done<Option<Reported>>, StepEr
     Ok(Done::new(Some(look_for_agent(cx, &expected)?)))
 }
 
-async fn await_ssh(cx: &StepCx<Input>) -> Result<Done<Connectivity>, StepError> {
+/// Asked once: waiting for SSH costs no requests.
+async fn find_address(cx: &StepCx<Input>) -> Result<Done<Option<SocketAddr>>, StepError> {
     let plan = cx.output(PLAN)?;
+    if plan.public_ip.is_none() {
+        return Ok(Done::new(None));
+    }
     let services = cx.services();
-    let banner = if plan.public_ip.is_some() {
-        let vm = services.azure.get_vm(&plan.machine).await?;
-        let address = ssh_address(services, &vm, ProbeAddress::PublicIp).await?;
-        let address = address.ok_or_else(|| {
-            StepError::retry("azure_incomplete", "the test VM has no public address yet")
-        })?;
-        overdue(cx, "SSH did not answer", CONNECTIVITY.name)?;
-        Some(look_for_ssh(cx, address).await?)
-    } else {
-        None
+    let vm = services.azure.get_vm(&plan.machine).await?;
+    let address = ssh_address(services, &vm, ProbeAddress::PublicIp).await?;
+    let address = address.ok_or_else(|| {
+        StepError::retry("azure_incomplete", "the test VM has no public address yet")
+    })?;
+    Ok(Done::new(Some(address)))
+}
+
+async fn await_ssh(cx: &StepCx<Input>) -> Result<Done<Connectivity>, StepError> {
+    let banner = match cx.output(ADDRESS)? {
+        Some(address) => {
+            overdue(cx, "SSH did not answer", CONNECTIVITY.name)?;
+            Some(look_for_ssh(cx, address).await?)
+        }
+        None => None,
     };
     if banner.is_none() && cx.output(BOOTED)?.is_none() {
         return Err(StepError::fail(
@@ -429,10 +448,9 @@ async fn await_ssh(cx: &StepCx<Input>) -> Result<Done<Connectivity>, StepError> 
 fn overdue(cx: &StepCx<Input>, what: &str, step: &str) -> Result<(), StepError> {
     let limit = cx.services().settings.boot_limit;
     match cx.started_at(step) {
-        Some(at) if cx.now().since(at) > limit => Err(StepError::fail(
-            "no_boot",
-            format!("{what} within {} s", limit.as_secs()),
-        )),
+        Some(at) if cx.now().since(at) > limit => {
+            Err(StepError::fail("no_boot", format!("{what} within {} s", limit.as_secs())))
+        }
         _ => Ok(()),
     }
 }
@@ -450,7 +468,7 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
     let rto_ms = connectivity.as_ref().map(|c| c.at.since(input.declared).as_millis() as u64);
     let error = match outcome {
         Outcome::Succeeded => None,
-        Outcome::Failed(f) => Some(f.message.clone()),
+        Outcome::Failed(f) => Some(f.message.to_string()),
         Outcome::Cancelled => Some("cancelled".to_owned()),
     };
     let mut changes = Vec::new();

@@ -14,11 +14,12 @@ use crate::workflow::StepError;
 /// # Errors
 /// When a disk cannot be read, or Azure left out something that is needed.
 pub async fn describe(azure: &ArmClient, vm: &Vm) -> Result<VmDescription, StepError> {
-    let missing = |what: &str| StepError::fail("azure_incomplete", format!("Azure did not say {what}"));
+    let missing =
+        |what: &str| StepError::fail("azure_incomplete", format!("Azure did not say {what}"));
     let id = vm.id.clone().ok_or_else(|| missing("the VM's id"))?;
     let location = vm.location.as_deref().ok_or_else(|| missing("the VM's region"))?;
-    let location = Region::parse(location)
-        .map_err(|e| StepError::fail("azure_incomplete", e.to_string()))?;
+    let location =
+        Region::parse(location).map_err(|e| StepError::fail("azure_incomplete", e.to_string()))?;
     let os = vm.os_disk.as_ref().ok_or_else(|| missing("the VM's OS disk"))?;
     let mut attached = vec![(None, os.managed_disk.clone(), &os.caching, &os.delete_option)];
     for data in &vm.data_disks {

@@ -168,8 +168,7 @@ async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
         .filter_map(|d| {
             let point = points.iter().find(|p| p.name == d.point)?;
             let region = d.region.to_string();
-            let snapshots =
-                point.snapshots_in(&region).into_iter().map(|s| s.id.clone()).collect();
+            let snapshots = point.snapshots_in(&region).into_iter().map(|s| s.id.clone()).collect();
             let whole_point = region == point.region;
             Some(Doomed { name: d.point.clone(), region, whole_point, snapshots })
         })
@@ -185,8 +184,9 @@ async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
 async fn claim(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
     let doomed = cx.output(PLAN)?.doomed;
     let item = cx.input.item;
-    Ok(Done::new(())
-        .changes(doomed.into_iter().map(|d| CatalogueChange::ClaimForPruning { item, name: d.name })))
+    Ok(Done::new(()).changes(
+        doomed.into_iter().map(|d| CatalogueChange::ClaimForPruning { item, name: d.name }),
+    ))
 }
 
 async fn unclaim(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
@@ -219,8 +219,7 @@ async fn forget(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
             [CatalogueChange::RemoveReplica { item, name: d.name, region: d.region }, unclaim]
         })
         .collect::<Vec<_>>();
-    let points =
-        points.into_iter().map(|d| CatalogueChange::RemovePoint { item, name: d.name });
+    let points = points.into_iter().map(|d| CatalogueChange::RemovePoint { item, name: d.name });
     Ok(Done::new(()).changes(copies).changes(points))
 }
 

@@ -248,7 +248,7 @@ async fn await_copy(cx: &StepCx<Input>, copy: &Copy) -> Result<Done<()>, StepErr
     Err(StepError::NotYet {
         detail: format!("copied {percent:.0} %"),
         percent: Some(percent),
-        after: services.settings.look_again,
+        after: services.settings.look_again_at_copy,
     })
 }
 
@@ -281,7 +281,7 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
             Ok(Concluded { result: Some(result), changes: Vec::new() })
         }
         Outcome::Failed(f) => {
-            let change = replica(cx, ReplicaState::Failed, Vec::new(), Some(f.message.clone()));
+            let change = replica(cx, ReplicaState::Failed, Vec::new(), Some(f.message.to_string()));
             Ok(Concluded { result: None, changes: vec![change] })
         }
         Outcome::Cancelled => {

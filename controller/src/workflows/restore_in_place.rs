@@ -10,6 +10,7 @@
 //! | `check_disks` | a GET must show the exact set | – |
 //! | `start` | starts the VM | powers it off |
 //! | `await_agent` | hello with the witness; a wrong one turns back | – |
+//! | `probe_address` | reads the VM's address | – |
 //! | `await_ssh` | the banner, from outside | – |
 //! | `record` | replaced disks are kept for a while | – |
 //!
@@ -17,6 +18,7 @@
 //! confirmed puts them back, and the VM into the power state it had. Disks map by the LUN recorded at
 //! capture; disks attached today but absent from the point stay attached.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use azdr_arm::{PowerState, Vm};
@@ -63,6 +65,7 @@ const SWAP_DATA: StepKey<()> = StepKey::new("swap_data_disks");
 const CHECK: StepKey<()> = StepKey::new("check_disks");
 const START: StepKey<()> = StepKey::new("start");
 const AGENT: StepKey<Option<Reported>> = StepKey::new("await_agent");
+const ADDRESS: StepKey<Option<SocketAddr>> = StepKey::new("probe_address");
 const SSH: StepKey<Option<String>> = StepKey::new("await_ssh");
 const RECORD: StepKey<()> = StepKey::new("record");
 
@@ -78,6 +81,16 @@ struct Plan {
     has_agent: bool,
     /// The point's machine can be recognised by its witness.
     has_witness: bool,
+}
+
+impl Plan {
+    /// Whether every disk of the VM is replaced; false when one stays that the point does not know.
+    fn all_disks(&self) -> bool {
+        self.data_before.iter().all(|d| {
+            let lun = d["lun"].as_u64();
+            self.data.iter().any(|s| s.lun.map(u64::from) == lun)
+        })
+    }
 }
 
 /// One disk's replacement.
@@ -113,6 +126,8 @@ pub fn workflow() -> Definition<super::Services> {
         .step(AGENT, "Waiting for the machine to prove itself", await_agent)
         .within(BOOT)
         .no_undo("waits only")
+        .step(ADDRESS, "Finding the probe's address", find_address)
+        .no_undo("reads only")
         .step(SSH, "Verifying SSH connectivity", await_ssh)
         .within(BOOT)
         .no_undo("looks only")
@@ -153,9 +168,10 @@ async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
                     "the OS disk has {current_size} bytes now and had {} at the time of {}",
                     original.size_bytes, input.point
                 );
-                return Err(StepError::Fail(Failure::new("os_disk_size", message).hint(
-                    "grow the current OS disk to that size, or restore with --new-vm",
-                )));
+                return Err(StepError::Fail(
+                    Failure::new("os_disk_size", message)
+                        .hint("grow the current OS disk to that size, or restore with --new-vm"),
+                ));
             }
         }
         let lun = snapshot.lun.map_or_else(|| "os".to_owned(), |n| format!("lun{n}"));
@@ -217,8 +233,7 @@ fn swaps(cx: &StepCx<Input>) -> Result<Vec<(String, Swap)>, StepError> {
 async fn create_disk(cx: &StepCx<Input>, swap: &Swap) -> Result<Done<()>, StepError> {
     let location = cx.output(PLAN)?.location;
     let tags = tags::of_run(cx);
-    let spec =
-        disk_like(&swap.original, &swap.snapshot, &location, swap.size_bytes, false, tags);
+    let spec = disk_like(&swap.original, &swap.snapshot, &location, swap.size_bytes, false, tags);
     finish(cx, cx.services().azure.begin_create_disk(&swap.new, &spec)).await?;
     Ok(Done::new(()))
 }
@@ -251,9 +266,10 @@ async fn swap_os(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
 
 async fn swap_os_back(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
     let plan = cx.output(PLAN)?;
-    let old = plan.os.current.ok_or_else(|| {
-        StepError::fail("internal", "the VM had no OS disk before the restore")
-    })?;
+    let old = plan
+        .os
+        .current
+        .ok_or_else(|| StepError::fail("internal", "the VM had no OS disk before the restore"))?;
     put_os_disk(cx, &old).await
 }
 
@@ -366,7 +382,8 @@ async fn await_agent(cx: &StepCx<Input>) -> Result<Done<Option<Reported>>, StepE
     }
     let point = cx.services().catalogue.point(cx.input.item, &cx.input.point).await?;
     let since = cx.started_at(START.name).unwrap_or(cx.input.declared);
-    let expected = Expected::of(&point, plan.vm_guid, since);
+    let mut expected = Expected::of(&point, plan.vm_guid.clone(), since);
+    expected.all_disks = plan.all_disks();
     match look_for_agent(cx, &expected) {
         Ok(reported) => Ok(Done::new(Some(reported))),
         // SSH may still speak for it.
@@ -375,11 +392,17 @@ async fn await_agent(cx: &StepCx<Input>) -> Result<Done<Option<Reported>>, StepE
     }
 }
 
+/// Asked once: waiting for SSH costs no requests.
+async fn find_address(cx: &StepCx<Input>) -> Result<Done<Option<SocketAddr>>, StepError> {
+    let services = cx.services();
+    let vm = services.azure.get_vm(&cx.input.vm).await?;
+    Ok(Done::new(ssh_address(services, &vm, services.settings.probe_address).await?))
+}
+
 /// Probes SSH from outside, where there is a way.
 async fn await_ssh(cx: &StepCx<Input>) -> Result<Done<Option<String>>, StepError> {
     let services = cx.services();
-    let vm = services.azure.get_vm(&cx.input.vm).await?;
-    let address = ssh_address(services, &vm, services.settings.probe_address).await?;
+    let address = cx.output(ADDRESS)?;
     let has_agent = cx.output(PLAN)?.has_agent;
     let reported = cx.output(AGENT)?.is_some();
     let Some(address) = address else {
@@ -396,7 +419,8 @@ async fn await_ssh(cx: &StepCx<Input>) -> Result<Done<Option<String>>, StepError
             let limit = services.settings.boot_limit.as_secs();
             let message = format!("the restored VM did not come up: {who} answered in {limit} s");
             Err(StepError::Fail(
-                Failure::new("no_boot", message).hint("the old disks are put back; try another point"),
+                Failure::new("no_boot", message)
+                    .hint("the old disks are put back; try another point"),
             ))
         }
         Err(e) => Err(e),

@@ -7,11 +7,12 @@
 //! | `network_interface` | a NIC in the original's subnet | deletes it |
 //! | `machine` | the VM | deletes it |
 //! | `expect` | the run owns the instance's vmId; its agent becomes the new VM's own | – |
-//! | `await_agent`, `await_ssh` | evidence, as for a restore in place | – |
+//! | `await_agent`, `probe_address`, `await_ssh` | evidence, as for a restore in place | – |
 //!
 //! The machine carries the original's agent identity until its agent has been given one of its own
 //! through the restored door (DESIGN §7): nothing meant for the original reaches it (I8).
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use azdr_domain::arm_id::ArmId;
@@ -57,6 +58,7 @@ const NIC: StepKey<()> = StepKey::new("network_interface");
 const MACHINE: StepKey<()> = StepKey::new("machine");
 const EXPECT: StepKey<Expected> = StepKey::new("expect");
 const AGENT: StepKey<Option<Reported>> = StepKey::new("await_agent");
+const ADDRESS: StepKey<Option<SocketAddr>> = StepKey::new("probe_address");
 const SSH: StepKey<Option<String>> = StepKey::new("await_ssh");
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -92,6 +94,8 @@ pub fn workflow() -> Definition<super::Services> {
         .step(AGENT, "Waiting for the machine to prove itself", await_agent)
         .within(BOOT)
         .no_undo("waits only")
+        .step(ADDRESS, "Finding the probe's address", find_address)
+        .no_undo("reads only")
         .step(SSH, "Verifying SSH connectivity", await_ssh)
         .within(BOOT)
         .no_undo("looks only")
@@ -123,9 +127,10 @@ async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
     };
     let subnet = nic.and_then(|n| n.subnet).ok_or_else(|| {
         let message = "the original's network interface is gone, so its subnet is not known";
-        StepError::Fail(Failure::new("no_subnet", message).hint(
-            "restore in place, or create a network interface under the original's name",
-        ))
+        StepError::Fail(
+            Failure::new("no_subnet", message)
+                .hint("restore in place, or create a network interface under the original's name"),
+        )
     })?;
     let (subscription, group) = (input.new_vm.subscription(), input.new_vm.resource_group());
     // The run's number keeps names apart even when the VM's is long.
@@ -151,7 +156,9 @@ async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
         location,
         subnet: subnet.to_string(),
         nic: named(ArmId::network_interface(
-            subscription, group, &format!("azdr-restore-{unique}-nic"),
+            subscription,
+            group,
+            &format!("azdr-restore-{unique}-nic"),
         ))?,
         disks,
         has_agent: services.catalogue.has_agent(input.item).await?,
@@ -167,8 +174,7 @@ fn disks(cx: &StepCx<Input>) -> Result<Vec<(String, NewDisk)>, StepError> {
 async fn create_disk(cx: &StepCx<Input>, disk: &NewDisk) -> Result<Done<()>, StepError> {
     let location = cx.output(PLAN)?.location;
     let size = disk.original.size_bytes;
-    let spec =
-        disk_like(&disk.original, &disk.snapshot, &location, size, false, tags::of_run(cx));
+    let spec = disk_like(&disk.original, &disk.snapshot, &location, size, false, tags::of_run(cx));
     finish(cx, cx.services().azure.begin_create_disk(&disk.id, &spec)).await?;
     Ok(Done::new(()))
 }
@@ -246,11 +252,15 @@ async fn await_agent(cx: &StepCx<Input>) -> Result<Done<Option<Reported>>, StepE
     }
 }
 
-async fn await_ssh(cx: &StepCx<Input>) -> Result<Done<Option<String>>, StepError> {
+/// Asked once: waiting for SSH costs no requests.
+async fn find_address(cx: &StepCx<Input>) -> Result<Done<Option<SocketAddr>>, StepError> {
     let services = cx.services();
     let vm = services.azure.get_vm(&cx.input.new_vm).await?;
-    let address = ssh_address(services, &vm, services.settings.probe_address).await?;
-    let Some(address) = address else { return Ok(Done::new(None)) };
+    Ok(Done::new(ssh_address(services, &vm, services.settings.probe_address).await?))
+}
+
+async fn await_ssh(cx: &StepCx<Input>) -> Result<Done<Option<String>>, StepError> {
+    let Some(address) = cx.output(ADDRESS)? else { return Ok(Done::new(None)) };
     match look_for_ssh(cx, address).await {
         Ok(banner) => Ok(Done::new(Some(banner))),
         Err(StepError::NotYet { .. }) if is_overdue(cx, SSH.name) => {

@@ -53,6 +53,8 @@ pub struct Settings {
     pub keep_replaced: Duration,
     /// How often to look whether something is there yet.
     pub look_again: Duration,
+    /// How often to look how far a copy is, which takes hours.
+    pub look_again_at_copy: Duration,
 }
 
 /// How the controller reaches a drill's machine.

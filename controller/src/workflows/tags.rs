@@ -49,10 +49,7 @@ pub fn run_tag<I>(cx: &StepCx<I>) -> String {
 
 /// What everything a run makes carries.
 pub fn of_run<I>(cx: &StepCx<I>) -> Tags {
-    BTreeMap::from([
-        (RUN.to_owned(), run_tag(cx)),
-        (OWNER.to_owned(), OWNED.to_owned()),
-    ])
+    BTreeMap::from([(RUN.to_owned(), run_tag(cx)), (OWNER.to_owned(), OWNED.to_owned())])
 }
 
 /// What a snapshot carries beyond that, so that the catalogue can be rebuilt from Azure alone.
@@ -110,7 +107,10 @@ mod tests {
         let mut tags = Tags::new();
         put_parts(&mut tags, "d", &text);
         assert!(tags.values().all(|v| v.chars().count() <= MAX_VALUE));
-        assert_eq!((0..tags.len()).map(|i| tags[&format!("d-{i}")].clone()).collect::<String>(), text);
+        assert_eq!(
+            (0..tags.len()).map(|i| tags[&format!("d-{i}")].clone()).collect::<String>(),
+            text
+        );
     }
 
     #[test]

@@ -131,9 +131,8 @@ fn test_disks(cx: &StepCx<Input>) -> Result<Vec<(String, TestDisk)>, StepError> 
 async fn create_disk(cx: &StepCx<Input>, disk: &TestDisk) -> Result<Done<()>, StepError> {
     let tags = tags::of_run(cx);
     let size = disk.original.size_bytes;
-    let mut spec = machine::disk_like(
-        &disk.original, &disk.snapshot, &disk.location, size, disk.abroad, tags,
-    );
+    let mut spec =
+        machine::disk_like(&disk.original, &disk.snapshot, &disk.location, size, disk.abroad, tags);
     // A test disk is read once; the cheapest kind will do.
     spec.sku = Some("Standard_LRS".to_owned());
     finish(cx, cx.services().azure.begin_create_disk(&disk.id, &spec)).await?;
@@ -179,7 +178,7 @@ async fn revoke_access(cx: &StepCx<Input>, disk: &TestDisk) -> Result<Done<()>, 
     match finish(cx, cx.services().azure.begin_revoke_access(&disk.id)).await {
         Ok(_) => {}
         // Gone, or never granted.
-        Err(StepError::Fail(f)) if f.kind == "azure_not_found" => {}
+        Err(StepError::Fail(f)) if &*f.kind == "azure_not_found" => {}
         Err(e) => return Err(e),
     }
     Ok(Done::new(()))
@@ -218,7 +217,7 @@ async fn left_over(cx: &StepCx<Input>) -> Result<Vec<String>, StepError> {
 fn disproves(failure: &Failure) -> bool {
     let gone = format!("azure_{}", ErrorClass::NotFound);
     ["size_mismatch", "not_readable", "azure_invalid", "azure_failed"].contains(&&*failure.kind)
-        || failure.kind == gone.replace(' ', "_")
+        || *failure.kind == gone.replace(' ', "_")
 }
 
 fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepError> {
@@ -243,7 +242,7 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
             Concluded { result: Some(result), changes: vec![proof(true, detail)] }
         }
         Outcome::Failed(f) if disproves(f) => {
-            Concluded { result: None, changes: vec![proof(false, f.message.clone())] }
+            Concluded { result: None, changes: vec![proof(false, f.message.to_string())] }
         }
         _ => Concluded::default(),
     })

@@ -44,7 +44,10 @@ pub(super) fn plant(screen: &mut Screen, db: &Guest) -> Result<Planted> {
         })?;
         show_in(db, "lab-check")?;
         let (host_key, boot_id) = (db.host_key()?, db.boot_id()?);
-        say(&format!("host key …{}, boot {boot_id}", &host_key[host_key.len().saturating_sub(12)..]));
+        say(&format!(
+            "host key …{}, boot {boot_id}",
+            &host_key[host_key.len().saturating_sub(12)..]
+        ));
         Ok(Planted { marker, payload_hash, host_key, boot_id, step })
     })
 }

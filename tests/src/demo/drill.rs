@@ -63,7 +63,9 @@ pub(super) fn residue(
         let drills = listing.groups().into_iter().filter(|name| name.starts_with("azdr-drill"));
         left.extend(drills.map(|name| format!("group {name}")));
         if let Some(test) = &mut summary.dr_test {
-            test.residue.extend(left.iter().filter(|id| !test.residue.contains(id)).cloned().collect::<Vec<_>>());
+            test.residue.extend(
+                left.iter().filter(|id| !test.residue.contains(id)).cloned().collect::<Vec<_>>(),
+            );
         }
         ensure!(left.is_empty(), "left over: {}", left.join(", "));
         let snapshots = listing.snapshots().len();

@@ -104,7 +104,10 @@ pub(super) fn keep(lab: Lab, folder: &Path) -> Result<()> {
         lab.simulator.ca().display(),
         lab.simulator.endpoint()
     );
-    println!("Stop it (processes {controller}, {simulator} and their machines): sh {}", stop.display());
+    println!(
+        "Stop it (processes {controller}, {simulator} and their machines): sh {}",
+        stop.display()
+    );
     // Their destructors spare what is to be kept.
     drop(lab);
     Ok(())

@@ -90,7 +90,9 @@ impl Summary {
             "quotas and latencies of the real Azure (the simulator runs its fast profile)",
         ];
         if !guests {
-            not_shown.push("agents, quiesced backup, disaster, restore in place, DR test: they need guests");
+            not_shown.push(
+                "agents, quiesced backup, disaster, restore in place, DR test: they need guests",
+            );
         }
         Self {
             ok: false,

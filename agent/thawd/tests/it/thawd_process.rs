@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Duration;
 
 use azdr_thawd::client::Client;
@@ -65,10 +65,11 @@ impl Thawd {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
+        let mut words = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
-        BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        words.read_line(&mut line).unwrap();
         assert!(line.contains("attached"), "{line}");
-        Tracer(child)
+        Tracer { child, _words: words }
     }
 
     /// Waits for its end; true when it ended well.
@@ -92,12 +93,16 @@ impl Drop for Thawd {
 }
 
 /// A running strace.
-pub(crate) struct Tracer(Child);
+pub(crate) struct Tracer {
+    child: Child,
+    /// Kept open: it says more.
+    _words: BufReader<ChildStderr>,
+}
 
 impl Drop for Tracer {
     fn drop(&mut self) {
-        send_signal("INT", self.0.id());
-        let _ = self.0.wait();
+        send_signal("INT", self.child.id());
+        let _ = self.child.wait();
     }
 }
 

@@ -60,8 +60,7 @@ impl Admin {
             if state == AgentState::NotEnrolled {
                 continue;
             }
-            let certificate =
-                self.store.newest_certificate(item.id).await.map_err(unavailable)?;
+            let certificate = self.store.newest_certificate(item.id).await.map_err(unavailable)?;
             let session = self.fleet.protected(item.id);
             let last = known.iter().find(|(id, ..)| *id == item.id);
             agents.push(Agent {
@@ -109,8 +108,7 @@ impl Admin {
         let named = self.resolve(request.vm.as_ref()).await?;
         let item = self.item_of(&named).await?;
         let now = self.env.clock.wall();
-        let revoked =
-            self.store.revoke_certificates(item.id, now).await.map_err(unavailable)?;
+        let revoked = self.store.revoke_certificates(item.id, now).await.map_err(unavailable)?;
         // Live streams end now, not at their next reconnect.
         self.fleet.expel(item.id);
         Ok(RevokeAgentResponse { certificates_revoked: revoked })

@@ -65,7 +65,9 @@ impl Admin {
         let operator =
             operator.ok_or_else(|| denied(format!("there is no operator {name} here")))?;
         if operator.revoked || operator.certificate_serial != peer.serial {
-            return Err(denied(format!("this certificate of operator {name} is not valid any more")));
+            return Err(denied(format!(
+                "this certificate of operator {name} is not valid any more"
+            )));
         }
         if peer.not_after < self.env.clock.wall() {
             return Err(denied(format!("the certificate of operator {name} has expired")));

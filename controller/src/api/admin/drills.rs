@@ -65,8 +65,7 @@ impl Admin {
         if !point.is_restorable_in(&region) {
             return Err(no_copy(point, &region));
         }
-        let resource_group =
-            Some(request.test_resource_group).filter(|g| !g.is_empty());
+        let resource_group = Some(request.test_resource_group).filter(|g| !g.is_empty());
         if let Some(group) = &resource_group {
             let id = ArmId::resource_group_id(item.arm_id.subscription(), group).map_err(|e| {
                 Status::invalid_argument(format!("test_resource_group cannot be {group:?}: {e}"))

@@ -21,8 +21,11 @@ const FRESH: Duration = Duration::from_secs(10);
 /// The last listing. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Inventory {
-    last: Arc<Mutex<Option<(Monotonic, Vec<AzureVm>)>>>,
+    last: Arc<Mutex<Option<Listing>>>,
 }
+
+/// When it was made, and what it showed.
+type Listing = (Monotonic, Vec<AzureVm>);
 
 /// A VM that somebody named.
 pub(super) struct Named {
@@ -95,8 +98,12 @@ impl Admin {
                 let groups: Vec<_> = found.iter().map(|n| n.id.resource_group()).collect();
                 Err(hinted(
                     Code::InvalidArgument,
-                    format!("{} VMs are named {:?}: in {}", found.len(), reference.name,
-                        groups.join(", ")),
+                    format!(
+                        "{} VMs are named {:?}: in {}",
+                        found.len(),
+                        reference.name,
+                        groups.join(", ")
+                    ),
                     "say which with --resource-group, or give the full resource ID",
                 ))
             }
@@ -114,8 +121,8 @@ impl Admin {
             });
         };
         let location = vm.location.clone().unwrap_or_default();
-        let location = azdr_domain::region::Region::parse(&location)
-            .map_or(location, |r| r.to_string());
+        let location =
+            azdr_domain::region::Region::parse(&location).map_or(location, |r| r.to_string());
         // The vmId is recorded at enrolment, from Azure, and not moved by a mere listing.
         self.store
             .ensure_vm(named.id.clone(), location, None, self.env.clock.wall())
@@ -155,7 +162,7 @@ impl Admin {
                 recovery_points: summary.map_or(0, |(count, _)| *count),
             });
         }
-        vms.sort_by(|a, b| a.resource_id.to_lowercase().cmp(&b.resource_id.to_lowercase()));
+        vms.sort_by_key(|vm| vm.resource_id.to_lowercase());
         Ok(ListVmsResponse { vms })
     }
 

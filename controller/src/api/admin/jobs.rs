@@ -38,8 +38,7 @@ impl Admin {
             _ => None,
         };
         let state = convert::job_state_from(request.state());
-        let rows =
-            self.store.recent_runs(state, item, None, limit).await.map_err(unavailable)?;
+        let rows = self.store.recent_runs(state, item, None, limit).await.map_err(unavailable)?;
         let items = self.store.items().await.map_err(unavailable)?;
         let jobs = rows
             .iter()

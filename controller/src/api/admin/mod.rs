@@ -194,10 +194,7 @@ impl AdminService for Admin {
 
     type WatchJobStream = Pin<Box<dyn Stream<Item = Result<Job, Status>> + Send>>;
 
-    async fn watch_job(
-        &self,
-        request: Request<WatchJobRequest>,
-    ) -> Answer<Self::WatchJobStream> {
+    async fn watch_job(&self, request: Request<WatchJobRequest>) -> Answer<Self::WatchJobStream> {
         self.authorise(&request, Role::Viewer).await?;
         let id = request.into_inner().id;
         self.job(id).await?;

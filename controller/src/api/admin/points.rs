@@ -135,14 +135,13 @@ impl Admin {
             ));
         }
         if let Some(refusal) = replicate::refusal(&point, &all, &region) {
-            let code = match refusal.kind.as_str() {
+            let code = match &*refusal.kind {
                 "same_region" => Code::InvalidArgument,
                 _ => Code::FailedPrecondition,
             };
             return Err(hinted(code, refusal.message, &refusal.hint));
         }
-        let input =
-            replicate::Input { item: item.id, vm: item.arm_id, point: point.name, region };
+        let input = replicate::Input { item: item.id, vm: item.arm_id, point: point.name, region };
         self.submit(new_run(replicate::RUN, &input, item.id, by)).await
     }
 

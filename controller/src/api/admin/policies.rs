@@ -59,9 +59,8 @@ impl Admin {
             None => None,
         };
         let before = before.map(|row| row.policy).unwrap_or_default();
-        let policy = before
-            .apply(&change, &region)
-            .map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let policy =
+            before.apply(&change, &region).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let item = self.item_of(&named).await?;
         self.store_policy(&item, policy, by).await?;
         self.config_of(&item).await

@@ -124,7 +124,10 @@ impl Admin {
         name: &str,
     ) -> Result<&'a PointRow, Status> {
         if name.is_empty() {
-            return points.iter().find(|p| p.is_restorable_in(&p.region)).ok_or_else(|| no_points(vm));
+            return points
+                .iter()
+                .find(|p| p.is_restorable_in(&p.region))
+                .ok_or_else(|| no_points(vm));
         }
         let point = points.iter().find(|p| p.name.as_str() == name).ok_or_else(|| {
             hinted(
@@ -133,7 +136,11 @@ impl Admin {
                 &format!("see `azdr backup list {vm}`"),
             )
         })?;
-        if point.is_restorable_in(&point.region) { Ok(point) } else { Err(no_copy(point, &point.region)) }
+        if point.is_restorable_in(&point.region) {
+            Ok(point)
+        } else {
+            Err(no_copy(point, &point.region))
+        }
     }
 
     pub(super) async fn confirm_restore(
@@ -142,8 +149,7 @@ impl Admin {
         request: StartRestoreRequest,
     ) -> Result<Job, Status> {
         let declared = self.env.clock.wall();
-        let planned =
-            self.confirmations.take(&request.confirmation, self.env.clock.monotonic())?;
+        let planned = self.confirmations.take(&request.confirmation, self.env.clock.monotonic())?;
         let outdated = |why: String| hinted(Code::Aborted, why, "ask for the restore again");
         if planned.by != by {
             return Err(outdated("another operator made this plan".to_owned()));
@@ -244,9 +250,7 @@ fn in_place(vm: &Vm, point: &PointRow) -> (Vec<String>, Vec<String>) {
     let mut replaced = Vec::new();
     for disk in &point.description.disks {
         let (which, current) = match disk.lun {
-            None => {
-                ("OS disk".to_owned(), vm.os_disk.as_ref().map(|d| name(&d.managed_disk)))
-            }
+            None => ("OS disk".to_owned(), vm.os_disk.as_ref().map(|d| name(&d.managed_disk))),
             Some(lun) => (
                 format!("data disk at LUN {lun}"),
                 vm.data_disks.iter().find(|d| d.lun == Some(lun)).map(|d| name(&d.managed_disk)),
@@ -254,7 +258,8 @@ fn in_place(vm: &Vm, point: &PointRow) -> (Vec<String>, Vec<String>) {
         };
         match current {
             Some(current) => {
-                actions.push(format!("replace the {which} ({current}) with its copy of this backup"));
+                actions
+                    .push(format!("replace the {which} ({current}) with its copy of this backup"));
                 replaced.push(current);
             }
             None => actions.push(format!("attach this backup's {which}, where none is today")),

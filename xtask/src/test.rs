@@ -1,0 +1,101 @@
+//! `cargo xtask test`: formatting, lints, documentation, every test; exactly what CI runs.
+//!
+//! Nothing stops at the first failure. The last line counts everything; each check that is not a test
+//! program's counts as one test.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::debian_packages::{ensure_program, find_program, is_root};
+use crate::tally::Tally;
+use crate::workspace::Workspace;
+
+/// Read by test programs: what needs QEMU fails instead of being ignored.
+const REQUIRE_QEMU: &str = "AZDR_REQUIRE_QEMU";
+
+#[derive(Debug, Args)]
+pub(crate) struct Test {}
+
+impl Test {
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        let workspace = Workspace::find()?;
+        let mut all = Tally::default();
+        let mut check = |what: &str, command: &mut Command| -> Result<bool> {
+            announce(what);
+            let ok = command.status().with_context(|| format!("cannot run {what}"))?.success();
+            all.add(Tally::of_check(ok));
+            Ok(ok)
+        };
+        check("formatting", &mut workspace.cargo(&["fmt", "--all", "--check"]))?;
+        let lints = ["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"];
+        check("lints", &mut workspace.cargo(&lints))?;
+        let mut doc = workspace.cargo(&["doc", "--workspace", "--no-deps"]);
+        check("documentation", doc.env("RUSTDOCFLAGS", "--deny warnings"))?;
+        if find_program("cargo-deny").is_some() {
+            let offline = ["deny", "check", "bans", "licenses", "sources"];
+            check("dependencies", &mut workspace.cargo(&offline))?;
+        } else {
+            announce("dependencies: skipped, cargo-deny is not installed");
+            all.skipped += 1;
+        }
+        // All targets at once, so that nothing is built twice: test programs start these binaries.
+        announce("build");
+        let mut build = workspace.cargo(&["build", "--workspace", "--all-targets"]);
+        if build.status().context("cannot run cargo build")?.success() {
+            tests(&workspace, &mut all)?;
+        } else {
+            all.add(Tally::of_check(false));
+        }
+        println!("{all}");
+        Ok(if all.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+fn tests(workspace: &Workspace, all: &mut Tally) -> Result<()> {
+    announce("the lab's machines");
+    let guests = prepare_guests(workspace, all);
+    let cargo = |arguments: &[&str]| {
+        let mut command = workspace.cargo(arguments);
+        command.env("AZDR_GUEST_IMAGE", workspace.guest_image());
+        command.env("AZURE_SIM_GUEST_IMAGE", workspace.guest_image());
+        if guests {
+            command.env(REQUIRE_QEMU, "1");
+        }
+        command
+    };
+    announce("tests");
+    all.add(Tally::of_run(&mut cargo(&["test", "--workspace", "--no-fail-fast"]))?);
+    if guests {
+        announce("tests of the simulator with real machines");
+        let ignored = ["test", "--package", "azure-sim", "--test", "it", "--", "--ignored"];
+        all.add_caught_up(Tally::of_run(&mut cargo(&ignored))?);
+    }
+    Ok(())
+}
+
+/// Whether tests with real machines have to run. Where they could and something goes wrong, that is a
+/// failure; elsewhere they are ignored, with the reason.
+fn prepare_guests(workspace: &Workspace, all: &mut Tally) -> bool {
+    let apt = workspace.guest_image().join("apt");
+    if let Err(error) = ensure_program("mkfs.xfs", "xfsprogs", &apt) {
+        println!("no xfs: its tests are ignored ({error:#})");
+    }
+    match workspace.ensure_guests("debug") {
+        Ok(()) => true,
+        Err(error) if is_root() && find_program("apt-get").is_some() => {
+            println!("FAILED: the lab's machines cannot be prepared: {error:#}");
+            all.add(Tally::of_check(false));
+            false
+        }
+        Err(error) => {
+            println!("tests with real machines are ignored: {error:#}");
+            false
+        }
+    }
+}
+
+fn announce(what: &str) {
+    println!("\n==== {what}");
+}

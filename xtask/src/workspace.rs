@@ -1,0 +1,68 @@
+//! Where things are, and how cargo is run.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::debian_packages::ensure_host_packages;
+use crate::guest_image::ensure_guest_image;
+
+/// The workspace.
+#[derive(Clone, Debug)]
+pub(crate) struct Workspace {
+    root: PathBuf,
+    target: PathBuf,
+}
+
+impl Workspace {
+    /// The workspace that this program was built in.
+    ///
+    /// # Errors
+    /// When this program is not where cargo puts it.
+    pub(crate) fn find() -> Result<Self> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has a parent")?;
+        // target/debug/xtask, wherever target is.
+        let this = std::env::current_exe().context("cannot find this program")?;
+        let target = this.ancestors().nth(2).context("xtask is not in a target folder")?;
+        Ok(Self { root: root.to_owned(), target: target.to_owned() })
+    }
+
+    /// Where cargo puts a profile's programs: `debug`, `release`.
+    pub(crate) fn programs(&self, profile: &str) -> PathBuf {
+        self.target.join(profile)
+    }
+
+    /// Where the guest image is.
+    pub(crate) fn guest_image(&self) -> PathBuf {
+        self.target.join("lab")
+    }
+
+    /// A cargo command in the workspace, with the same target folder.
+    pub(crate) fn cargo(&self, arguments: &[&str]) -> Command {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut command = Command::new(cargo);
+        command.args(arguments).current_dir(&self.root);
+        command.env("CARGO_TARGET_DIR", &self.target);
+        command
+    }
+
+    /// Installs what guests need, and makes the guest image with a profile's agent.
+    ///
+    /// # Errors
+    /// When something is missing and cannot be installed here; the message says what to install.
+    pub(crate) fn ensure_guests(&self, profile: &str) -> Result<()> {
+        let folder = self.guest_image();
+        ensure_host_packages(&folder.join("apt"))?;
+        let image = ensure_guest_image(&folder, &self.programs(profile))?;
+        ensure!(image.has_agent, "the agent is not built in {}", self.programs(profile).display());
+        // Guests' SSH is at port 22 of loopback addresses.
+        match std::net::TcpListener::bind(("127.64.255.254", 22)) {
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Err(e).context(
+                "guests are reached at port 22 of loopback addresses: run this as root, or allow it \
+                 with `sysctl net.ipv4.ip_unprivileged_port_start=22`",
+            ),
+            _ => Ok(()),
+        }
+    }
+}
