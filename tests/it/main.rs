@@ -1,1 +1,51 @@
-//! Tests that cross crates.
+//! End-to-end tests: the real binaries as real processes, most against a simulated Azure without
+//! machines, some with real ones.
+//!
+//! They start the binaries of the same build (`cargo build --workspace` first, as `cargo xtask test`
+//! does). What needs something absent is *ignored with the reason*; where `AZDR_REQUIRE_QEMU` is set,
+//! a missing QEMU is a failure instead. `AZDR_KEEP_FAILED=1` keeps the folder of a test that failed.
+
+mod guests;
+mod interruptions;
+mod judge;
+mod lock_file;
+mod lost_answers;
+mod names;
+mod secrets;
+mod setup;
+mod whole_flow;
+mod wrong_input;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+use setup::{Needs, Setup};
+
+fn main() -> ExitCode {
+    let tests = [
+        lock_file::TESTS,
+        whole_flow::TESTS,
+        names::TESTS,
+        lost_answers::TESTS,
+        wrong_input::TESTS,
+        interruptions::TESTS,
+        secrets::TESTS,
+        guests::TESTS,
+    ];
+    let setup = Setup::find();
+    let trials = tests.concat().into_iter().map(|test| {
+        let obstacle = setup.obstacle(test.needs);
+        let is_required = test.needs == Needs::Guests && setup.guests_are_required;
+        let setup = setup.clone();
+        match obstacle {
+            None => Trial::test(test.name, move || Ok(setup.run(&test)?)),
+            Some(reason) if is_required => Trial::test(test.name, move || Err(reason.into())),
+            Some(reason) => Trial::test(format!("{} (ignored: {reason})", test.name), || Ok(()))
+                .with_ignored_flag(true),
+        }
+    });
+    let mut arguments = Arguments::from_args();
+    // Each test is several processes already.
+    arguments.test_threads.get_or_insert(2);
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}

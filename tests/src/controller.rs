@@ -169,19 +169,18 @@ impl Controller {
         self.start_with(&[])
     }
 
-    /// Starts it with environment variables of its own.
+    /// Starts it with more arguments.
     ///
     /// # Errors
     /// When it does not get ready.
-    pub fn start_with(&mut self, variables: &[(&str, String)]) -> Result<()> {
+    pub fn start_with(&mut self, more: &[&str]) -> Result<()> {
         self.kill();
         let ready_file = self.folder.join("controller-ready.json");
         // One of an earlier process would look like this one's.
         let _ = std::fs::remove_file(&ready_file);
         let mut command = self.programs.command("azdr-controller");
         command.arg("run").arg("--config").arg(self.config()).arg("--ready-file").arg(&ready_file);
-        command.env("RUST_LOG", &self.log_filter).env("AZDR_LOG", &self.log_filter);
-        command.envs(variables.iter().map(|(name, value)| (name, value)));
+        command.env("AZDR_LOG", &self.log_filter).args(more);
         let log = self.folder.join("controller.log");
         let daemon = Daemon::start("azdr-controller", command, &log, self.lifetime)?;
         ready(&daemon, &ready_file, READY_LIMIT)?;
@@ -202,6 +201,11 @@ impl Controller {
     /// When it does not end by itself.
     pub fn stop(&mut self) -> Result<()> {
         self.daemon.take().map_or(Ok(()), |daemon| daemon.stop(STOP_LIMIT))
+    }
+
+    /// Uses these programs from the next start on.
+    pub fn use_programs(&mut self, programs: &Programs) {
+        self.programs = programs.clone();
     }
 
     /// Its process, while it runs.

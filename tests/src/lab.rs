@@ -14,6 +14,7 @@ use crate::lab_lock::LabLock;
 use crate::poll::{Look, until};
 use crate::process::Lifetime;
 use crate::programs::{GuestImage, Programs};
+use crate::shifted_clock::ShiftedClock;
 use crate::simulator::{Guests, Simulator};
 use crate::world::World;
 
@@ -68,6 +69,8 @@ pub struct Lab {
     pub simulator: Simulator,
     image: Option<GuestImage>,
     folder: PathBuf,
+    programs: Programs,
+    clock: Option<ShiftedClock>,
 }
 
 impl Lab {
@@ -120,7 +123,35 @@ impl Lab {
         controller: Controller,
     ) -> Self {
         let azdr = Cli::new(programs, &controller.context());
-        Self { azdr, controller, simulator, image: spec.image, folder: folder.to_owned() }
+        Self {
+            azdr,
+            controller,
+            simulator,
+            image: spec.image,
+            folder: folder.to_owned(),
+            programs: programs.clone(),
+            clock: None,
+        }
+    }
+
+    /// Lets time pass for the controller (which is restarted), for the operator's command and for the
+    /// simulated Azure. Guests keep their time.
+    ///
+    /// # Errors
+    /// When the controller does not get ready again.
+    pub fn let_pass(&mut self, time: Duration) -> Result<()> {
+        let clock = match self.clock.take() {
+            Some(clock) => clock,
+            None => ShiftedClock::build(&self.folder)?,
+        };
+        let clock = clock.ahead(time);
+        let programs = self.programs.at(&clock);
+        self.clock = Some(clock);
+        self.controller.stop()?;
+        self.simulator.advance(time)?;
+        self.azdr = Cli::new(&programs, &self.controller.context());
+        self.controller.use_programs(&programs);
+        self.controller.start()
     }
 
     /// Where everything of it is.

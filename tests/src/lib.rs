@@ -21,9 +21,11 @@ pub mod http;
 pub mod lab;
 pub mod lab_lock;
 pub mod listing;
+pub mod metadata;
 pub mod poll;
 pub mod process;
 pub mod programs;
+pub mod shifted_clock;
 pub mod simulator;
 pub mod world;
 

@@ -5,6 +5,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::shifted_clock::ShiftedClock;
+
 /// The environment variable that names the folder of the guest image.
 pub const GUEST_IMAGE_VARIABLE: &str = "AZDR_GUEST_IMAGE";
 
@@ -12,11 +14,13 @@ pub const GUEST_IMAGE_VARIABLE: &str = "AZDR_GUEST_IMAGE";
 #[derive(Clone, Debug)]
 pub struct Programs {
     folder: PathBuf,
+    clock: Option<ShiftedClock>,
 }
 
 impl Programs {
     /// What a lab starts.
-    pub const ALL: [&str; 4] = ["azure-sim", "azure-sim-relay", "azdr-controller", "azdr"];
+    pub const ALL: [&str; 5] =
+        ["azure-sim", "azure-sim-relay", "azdr-controller", "azdr", "azdr-agent"];
 
     /// The binaries in a folder.
     ///
@@ -27,7 +31,7 @@ impl Programs {
             let path = folder.join(name);
             ensure!(path.is_file(), "{} is not built: cargo build --workspace", path.display());
         }
-        Ok(Self { folder: std::path::absolute(folder)? })
+        Ok(Self { folder: std::path::absolute(folder)?, clock: None })
     }
 
     /// The binaries of the build that this program belongs to: beside it, or (for a test) above it.
@@ -39,6 +43,12 @@ impl Programs {
         let folder = this.parent().context("a program is in a folder")?;
         let above = folder.parent().filter(|_| folder.ends_with("deps"));
         Self::in_folder(above.unwrap_or(folder))
+    }
+
+    /// The same in another time.
+    #[must_use]
+    pub fn at(&self, clock: &ShiftedClock) -> Self {
+        Self { clock: Some(clock.clone()), ..self.clone() }
     }
 
     /// A binary's path.
@@ -61,6 +71,9 @@ impl Programs {
             command.env_remove(proxy);
         }
         command.env("NO_COLOR", "1").env_remove("RUST_LOG");
+        if let Some(clock) = &self.clock {
+            clock.apply(&mut command);
+        }
         command
     }
 }

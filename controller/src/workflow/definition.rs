@@ -135,7 +135,7 @@ impl<S> Definition<S> {
 }
 
 /// Gives the list that an `each` goes over: key and payload of each item.
-pub type ListItems<S, I, T> = fn(&StepCx<S, I>) -> Result<Vec<(String, T)>, StepError>;
+pub(super) type ListItems<S, I, T> = fn(&StepCx<S, I>) -> Result<Vec<(String, T)>, StepError>;
 
 /// A workflow under construction.
 pub struct Workflow<S, I> {

@@ -1,0 +1,127 @@
+//! What a test is, and what it gets.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use azdr_tests::process::last_lines;
+use azdr_tests::programs::{GUEST_IMAGE_VARIABLE, is_installed};
+use azdr_tests::{GuestImage, Lab, LabSpec, Programs, World};
+
+/// An end-to-end test.
+#[derive(Clone, Copy)]
+pub(crate) struct Test {
+    pub(crate) name: &'static str,
+    pub(crate) needs: Needs,
+    pub(crate) body: fn(&Stage) -> Result<()>,
+}
+
+/// What a test cannot do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Needs {
+    Nothing,
+    Programs,
+    Guests,
+}
+
+/// What there is on this machine; problems in words.
+#[derive(Clone)]
+pub(crate) struct Setup {
+    programs: Result<Programs, String>,
+    image: Result<GuestImage, String>,
+    pub(crate) guests_are_required: bool,
+}
+
+/// Where one test takes place.
+pub(crate) struct Stage {
+    pub(crate) programs: Option<Programs>,
+    image: Option<GuestImage>,
+    pub(crate) folder: PathBuf,
+}
+
+impl Setup {
+    pub(crate) fn find() -> Self {
+        let words = |error: anyhow::Error| format!("{error:#}");
+        Self {
+            programs: Programs::beside_this_one().map_err(words),
+            image: guest_image().map_err(words),
+            guests_are_required: std::env::var_os("AZDR_REQUIRE_QEMU").is_some(),
+        }
+    }
+
+    /// Why a test cannot run here.
+    pub(crate) fn obstacle(&self, needs: Needs) -> Option<String> {
+        let programs = self.programs.as_ref().err();
+        match needs {
+            Needs::Nothing => None,
+            Needs::Programs => programs.cloned(),
+            Needs::Guests => programs.or(self.image.as_ref().err()).cloned(),
+        }
+    }
+
+    pub(crate) fn run(&self, test: &Test) -> Result<(), String> {
+        let folder = tempfile::Builder::new().prefix("azdr-e2e-").tempdir();
+        let folder = folder.map_err(|e| format!("no folder: {e}"))?;
+        let stage = Stage {
+            programs: self.programs.clone().ok(),
+            image: self.image.clone().ok(),
+            folder: folder.path().to_owned(),
+        };
+        (test.body)(&stage).map_err(|error| {
+            let mut words = format!("{error:?}");
+            for log in ["controller.log", "sim.log"] {
+                let lines = last_lines(&folder.path().join(log), 30);
+                words.push_str(&format!("\n--- end of {log}\n{lines}"));
+            }
+            if std::env::var_os("AZDR_KEEP_FAILED").is_some() {
+                words.push_str(&format!("\n--- kept: {}", folder.keep().display()));
+            }
+            words
+        })
+    }
+}
+
+/// The guest image, if machines can run here.
+fn guest_image() -> Result<GuestImage> {
+    for program in ["qemu-system-x86_64", "ssh", "ssh-keyscan"] {
+        ensure!(is_installed(program), "{program} is not installed");
+    }
+    if let Err(e) = std::net::TcpListener::bind(("127.64.255.253", 22)) {
+        ensure!(e.kind() != std::io::ErrorKind::PermissionDenied, "port 22 needs root");
+    }
+    let folder = match std::env::var_os(GUEST_IMAGE_VARIABLE) {
+        Some(folder) => PathBuf::from(folder),
+        None => {
+            let this = std::env::current_exe().context("this program's path")?;
+            // target/debug/deps/it-…
+            this.ancestors().nth(3).unwrap_or(Path::new("target")).join("lab")
+        }
+    };
+    GuestImage::in_folder(&folder)
+}
+
+impl Stage {
+    fn programs(&self) -> Result<&Programs> {
+        self.programs.as_ref().context("the programs are not built")
+    }
+
+    /// A running world whose machines are mere records.
+    pub(crate) fn lab(&self, world: World) -> Result<Lab> {
+        self.lab_of(LabSpec::without_guests(world))
+    }
+
+    /// A running world of real machines.
+    pub(crate) fn lab_with_guests(&self, world: World) -> Result<Lab> {
+        let image = self.image.as_ref().context("there is no guest image")?;
+        self.lab_of(LabSpec::with_guests(world, image))
+    }
+
+    pub(crate) fn spec_with_guests(&self, world: World) -> Result<LabSpec> {
+        let image = self.image.as_ref().context("there is no guest image")?;
+        Ok(LabSpec::with_guests(world, image))
+    }
+
+    /// A running world.
+    pub(crate) fn lab_of(&self, spec: LabSpec) -> Result<Lab> {
+        Lab::start(self.programs()?, &self.folder, spec)
+    }
+}

@@ -1,0 +1,173 @@
+//! One life of a controller on a world that outlives it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use azdr_arm::{ArmClient, ArmConfig, CredentialConfig, PollPace, Secret, Tokens};
+use azdr_controller::fleet::Fleet;
+use azdr_controller::store::{Executor, Item, NewRun, PointRow, RunRow, Store};
+use azdr_controller::workflow::{Engine, EngineConfig, RetryPolicy};
+use azdr_controller::workflows::{
+    self, Catalogue, DrillAccess, ProbeAddress, Services, Settings,
+};
+use azdr_domain::arm_id::ArmId;
+use azdr_domain::policy::{Policy, PolicyChange};
+use azdr_domain::region::Region;
+use azdr_env::Env;
+use tokio::sync::Semaphore;
+
+use crate::agents::{self, Guests};
+use crate::cloud::{Cloud, SUBSCRIPTION, TENANT};
+
+/// The world: what a crash does not touch.
+pub(crate) struct Bench {
+    pub(crate) env: Env,
+    pub(crate) cloud: Arc<Cloud>,
+    guests: Arc<Guests>,
+}
+
+/// A controller that lives.
+pub(crate) struct Life {
+    pub(crate) store: Store,
+    pub(crate) engine: Engine<Services>,
+    agents: tokio::task::JoinHandle<()>,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        let env = Env::simulated(42);
+        let cloud = Cloud::new(&env);
+        Self { env, cloud, guests: Arc::default() }
+    }
+
+    pub(crate) async fn life(&self) -> Life {
+        let path = self.cloud.dir.path().join("azdr.db");
+        let store = Store::open(&path, Executor::Inline).unwrap();
+        let endpoint: url::Url = "https://sim.example/".parse().unwrap();
+        let config = ArmConfig {
+            authority: Some(endpoint.clone()),
+            endpoint,
+            pace: PollPace::quick(),
+            ..ArmConfig::public_cloud(CredentialConfig::ClientSecret {
+                tenant_id: TENANT.into(),
+                client_id: "client".into(),
+                client_secret: Secret::new("secret"),
+            })
+        };
+        let azure = ArmClient::with_transport(
+            config,
+            self.env.clone(),
+            self.cloud.clone(),
+            Tokens::Configured,
+        );
+        let fleet = Fleet::new(self.env.clock.clone());
+        let services = Arc::new(Services {
+            azure,
+            fleet: fleet.clone(),
+            catalogue: Catalogue::new(store.clone()),
+            settings: settings(),
+            holds: Arc::new(Semaphore::new(8)),
+        });
+        let engine = Engine::new(
+            store.clone(),
+            self.env.clone(),
+            services,
+            workflows::all(),
+            EngineConfig { max_running: 100, retry: RetryPolicy::QUICK },
+        );
+        let agents = tokio::spawn(agents::run(
+            self.cloud.clone(),
+            self.guests.clone(),
+            fleet,
+            store.clone(),
+            self.env.clone(),
+        ));
+        engine.start().await.unwrap();
+        Life { store, engine, agents }
+    }
+
+    /// Puts `db` under a policy with an agent, and waits until the agent is there.
+    pub(crate) async fn protect(&self, life: &Life, change: PolicyChange) -> Item {
+        let region = Region::parse("eastus").unwrap();
+        let policy = Policy::default().apply(&change, &region).unwrap();
+        let now = self.env.clock.wall();
+        let vm_guid = self.vm_guid("virtualMachines/db").await;
+        let item =
+            life.store.ensure_vm(db(), "eastus".into(), Some(vm_guid), now).await.unwrap();
+        life.store.set_policy(item.id, policy, "test".into(), now).await.unwrap();
+        let far = now.plus(Duration::from_secs(30 * 86_400));
+        let scope = azdr_controller::store::CertificateScope::Vm;
+        let serial = self.env.ids.hex(8);
+        life.store.add_certificate(serial, item.id, scope, far, now).await.unwrap();
+        azdr_env::sleep(Duration::from_secs(1)).await;
+        item
+    }
+
+    async fn vm_guid(&self, ends_with: &str) -> String {
+        let listing = self.cloud.listing().await;
+        let all = listing["resources"].as_array().unwrap();
+        let vm = all.iter().find(|r| r["id"].as_str().unwrap().ends_with(ends_with)).unwrap();
+        vm["vm_id"].as_str().unwrap().to_owned()
+    }
+
+    /// Runs to the end in as many lives as it takes; the last life is handed back.
+    pub(crate) async fn run(&self, life: Life, run: NewRun) -> (Life, RunRow) {
+        let id = life.engine.submit(run).await.unwrap();
+        let ended = tokio::select! {
+            ended = life.engine.wait(id) => Some(ended.unwrap()),
+            () = self.cloud.crashed.notified() => None,
+        };
+        if let Some(row) = ended {
+            return (life, row);
+        }
+        // Dead: nothing of this life may act any more.
+        life.end().await;
+        self.cloud.count_from_here(None);
+        let life = self.life().await;
+        let row = life.engine.wait(id).await.unwrap();
+        (life, row)
+    }
+}
+
+impl Life {
+    pub(crate) async fn end(self) {
+        self.agents.abort();
+        self.engine.drain(Duration::ZERO).await;
+    }
+
+    pub(crate) async fn points(&self, item: &Item) -> Vec<PointRow> {
+        self.store.points(item.id).await.unwrap()
+    }
+
+    /// Waits until nothing is queued or running: follow-up runs are over.
+    pub(crate) async fn settle(&self) {
+        loop {
+            let unfinished = self.store.unfinished_runs().await.unwrap();
+            if unfinished.is_empty() && self.store.queued_runs(10).await.unwrap().is_empty() {
+                return;
+            }
+            azdr_env::sleep(Duration::from_millis(500)).await;
+        }
+    }
+}
+
+pub(crate) fn db() -> ArmId {
+    ArmId::virtual_machine(SUBSCRIPTION, "prod", "db").unwrap()
+}
+
+fn settings() -> Settings {
+    Settings {
+        installation: "1nstall".into(),
+        snapshot_group_prefix: "azdr-".into(),
+        hold_limit: Duration::from_secs(10),
+        hold_lease: Duration::from_secs(3),
+        drill_access: DrillAccess::None,
+        probe_address: ProbeAddress::None,
+        ssh_port: 22,
+        boot_limit: Duration::from_secs(180),
+        copy_stall_limit: Duration::from_secs(60),
+        keep_replaced: Duration::from_secs(7 * 86_400),
+        look_again: Duration::from_millis(250),
+        look_again_at_copy: Duration::from_millis(250),
+    }
+}
