@@ -21,17 +21,19 @@ pub(crate) fn at_rest(lab: &Lab, vms: &[&str]) -> Result<()> {
         ensure!(job["state"] != "stuck", "a job is stuck: {job:#}");
     }
     let listing = lab.simulator.listing()?;
-    let left = listing.temporary(vms);
+    let left = listing.temporary(vms, &lab.kept_disks()?);
     ensure!(left.is_empty(), "left over: {left:#?}");
     snapshots_are_known(lab, vms)?;
     for name in vms {
         let all = listing.vms();
         let found = all.iter().find(|vm| vm.name() == *name);
         let Some(vm) = found else { anyhow::bail!("there is no VM {name} any more") };
-        ensure!(vm.power() == "running", "{name} is {}", vm.power());
+        ensure!(vm.is_running(), "{name} is {}", vm.power());
         let disks = listing.disks_of(*vm);
-        let sets: BTreeSet<String> =
-            disks.iter().map(|id| set_of(id.rsplit('/').next().unwrap_or_default(), name)).collect();
+        let sets: BTreeSet<String> = disks
+            .iter()
+            .map(|id| set_of(id.rsplit('/').next().unwrap_or_default(), name))
+            .collect();
         ensure!(sets.len() == 1, "{name} runs on a mixture of disks: {disks:#?}");
     }
     Ok(())

@@ -12,7 +12,7 @@ pub(crate) const TESTS: &[Test] = &[Test {
     body: one_tls_library,
 }];
 
-const BANNED: [&str; 5] = ["openssl", "native-tls", "aws-lc", "boring", "schannel"];
+const BANNED: [&str; 4] = ["openssl", "native-tls", "aws-lc", "boring"];
 
 fn one_tls_library(_: &Stage) -> Result<()> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock");

@@ -1,12 +1,12 @@
 //! Azure does what it was asked to, and its answer is lost: one resource comes of it, not two.
 
 use anyhow::{Context, Result, ensure};
-use azdr_tests::{Vm, World};
+use azdr_tests::{Lab, Vm, World};
 use serde_json::{Value, json};
 
 use crate::judge;
 use crate::setup::{Needs, Stage, Test};
-use crate::whole_flow::protect;
+use crate::whole_flow::protect_and_keep_all;
 
 pub(crate) const TESTS: &[Test] = &[Test {
     name: "a_lost_answer_to_any_put_makes_one_resource",
@@ -27,7 +27,7 @@ const VMS: &str = "Microsoft.Compute/virtualMachines";
 
 fn lost_answers(stage: &Stage) -> Result<()> {
     let lab = stage.lab(World { vms: vec![Vm::new("prod", "db").with_data_disk()] })?;
-    protect(&lab, "db", &["--no-cross-region", "--daily-retention", "30"])?;
+    protect_and_keep_all(&lab, "db")?;
     let point = || -> Result<String> {
         let points = lab.azdr.points("db")?;
         Ok(points.first().and_then(|p| p["name"].as_str()).context("no point")?.to_owned())
@@ -57,19 +57,23 @@ fn lost_answers(stage: &Stage) -> Result<()> {
         with_faults(&lab, &lost("POST", &kind, 1), &["backup", "restore", "db", "--yes"])?;
     }
     let copy = ["backup", "restore", "db", "--new-vm", "db-copy"];
-    with_faults(&lab, &lost("PUT", VMS, 1), &copy)?;
+    under_faults(&lab, &lost("PUT", VMS, 1), &copy)?;
     let listing = lab.simulator.listing()?;
     ensure!(listing.vms().len() == 2, "{:#?}", listing.everything());
     judge::at_rest(&lab, &["db", "db-copy"])
 }
 
 /// Runs a command, which must succeed although the fault strikes.
-fn with_faults(lab: &azdr_tests::Lab, faults: &Value, command: &[&str]) -> Result<()> {
+fn under_faults(lab: &Lab, faults: &Value, command: &[&str]) -> Result<()> {
     lab.simulator.set_faults(faults)?;
     lab.azdr.run(command)?.ok().with_context(|| format!("with {faults}"))?;
     let matched = lab.simulator.faults()?[0]["matched"].as_u64().unwrap_or_default();
     let nth = faults[0]["match"]["nth"].as_u64().unwrap_or_default();
     ensure!(matched >= nth, "{faults} did not strike during {command:?}");
-    lab.simulator.set_faults(&json!([]))?;
+    lab.simulator.set_faults(&json!([]))
+}
+
+fn with_faults(lab: &Lab, faults: &Value, command: &[&str]) -> Result<()> {
+    under_faults(lab, faults, command)?;
     judge::at_rest(lab, &["db"]).with_context(|| format!("after {faults} during {command:?}"))
 }

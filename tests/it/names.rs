@@ -31,6 +31,8 @@ fn one_name_twice(stage: &Stage) -> Result<()> {
         ensure!(answer.stderr.contains(word), "no {word:?} in {}", answer.stderr);
     }
     // By group, and by resource ID in any case.
+    lab.azdr.run(&["backup", "configure", "web", "--resource-group", "blue"])?.ok()?;
+    lab.azdr.run(&["backup", "configure", &ids[1]])?.ok()?;
     lab.azdr.run(&["backup", "trigger", "web", "--resource-group", "BLUE"])?.ok()?;
     lab.azdr.run(&["backup", "trigger", &ids[1].to_uppercase()])?.ok()?;
     let listing = lab.simulator.listing()?;
@@ -53,6 +55,7 @@ fn prefixes(stage: &Stage) -> Result<()> {
     let vms = ["vm1", "vm10", "vm"].map(|name| Vm::new("prod", name));
     let lab = stage.lab(World { vms: vms.into() })?;
     protect(&lab, "vm1", &[])?;
+    protect(&lab, "vm10", &[])?;
     lab.azdr.run(&["backup", "trigger", "vm1"])?.ok()?;
     lab.azdr.run(&["backup", "trigger", "vm10"])?.ok()?;
     for (vm, count) in [("vm1", 1), ("vm10", 1), ("vm", 0), ("VM1", 1)] {
@@ -66,7 +69,7 @@ fn prefixes(stage: &Stage) -> Result<()> {
     let vms = lab.azdr.json(&["vm", "list"])?;
     let vms = vms["vms"].as_array().cloned().unwrap_or_default();
     let protected = vms.iter().filter(|v| v["protected"] == true).map(|v| v["name"].clone());
-    ensure!(protected.collect::<Vec<_>>() == ["vm1"], "{vms:#?}");
+    ensure!(protected.collect::<Vec<_>>() == ["vm1", "vm10"], "{vms:#?}");
     let answer = lab.azdr.run(&["backup", "trigger", "vm100"])?;
     ensure!(answer.code == 1 && answer.stderr.contains("vm100"), "{}", answer.words());
     judge::at_rest(&lab, &["vm1", "vm10", "vm"])

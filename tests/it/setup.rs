@@ -1,9 +1,10 @@
 //! What a test is, and what it gets.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use azdr_tests::process::last_lines;
+use azdr_tests::process::{Daemon, Lifetime, last_lines};
 use azdr_tests::programs::{GUEST_IMAGE_VARIABLE, is_installed};
 use azdr_tests::{GuestImage, Lab, LabSpec, Programs, World};
 
@@ -67,7 +68,7 @@ impl Setup {
             folder: folder.path().to_owned(),
         };
         (test.body)(&stage).map_err(|error| {
-            let mut words = format!("{error:?}");
+            let mut words = format!("{error:#}");
             for log in ["controller.log", "sim.log"] {
                 let lines = last_lines(&folder.path().join(log), 30);
                 words.push_str(&format!("\n--- end of {log}\n{lines}"));
@@ -115,9 +116,19 @@ impl Stage {
         self.lab_of(LabSpec::with_guests(world, image))
     }
 
-    pub(crate) fn spec_with_guests(&self, world: World) -> Result<LabSpec> {
+    /// The demo, all of whose files are in this test's folder.
+    pub(crate) fn demo(&self, summary: &Path) -> Result<Command> {
+        let mut demo = self.programs()?.command("azdr-demo");
         let image = self.image.as_ref().context("there is no guest image")?;
-        Ok(LabSpec::with_guests(world, image))
+        let folder = image.kernel.parent().context("the image is in a folder")?;
+        demo.arg("--guest-image").arg(folder).arg("--json").arg(summary);
+        demo.args(["--wait", "900"]).env("TMPDIR", &self.folder);
+        Ok(demo)
+    }
+
+    /// Starts a process that does not outlive this test.
+    pub(crate) fn start(&self, name: &str, command: Command, log: &Path) -> Result<Daemon> {
+        Daemon::start(name, command, log, Lifetime::OfStarter)
     }
 
     /// A running world.

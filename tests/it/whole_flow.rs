@@ -26,18 +26,29 @@ pub(crate) const TESTS: &[Test] = &[
         needs: Needs::Programs,
         body: retention,
     },
-    Test { name: "a_drill_without_any_evidence_fails_and_leaves_nothing", needs: Needs::Programs, body: drill },
+    Test {
+        name: "a_drill_without_any_evidence_fails_and_leaves_nothing",
+        needs: Needs::Programs,
+        body: drill,
+    },
     Test { name: "a_copy_of_a_vm_is_made_as_a_new_vm", needs: Needs::Programs, body: new_vm },
 ];
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const SETTLE: Duration = Duration::from_secs(60);
 
-/// The only option of retention is the daily one, so that the date of a test run does not matter.
+/// Gives a VM a policy. Daily backups only, so that the date of a test run does not matter.
 pub(crate) fn protect(lab: &Lab, vm: &str, more: &[&str]) -> Result<()> {
     let daily = ["--daily-retention", "2", "--weekly-retention", "0"];
     let none = ["--monthly-retention", "0", "--yearly-retention", "0"];
     lab.azdr.run(&[&["backup", "configure", vm], &daily[..], &none, more].concat())?.ok()?;
+    Ok(())
+}
+
+/// Protects a VM and keeps each of its backups.
+pub(crate) fn protect_and_keep_all(lab: &Lab, vm: &str) -> Result<()> {
+    protect(lab, vm, &[])?;
+    lab.azdr.run(&["backup", "configure", vm, "--daily-retention", "100"])?.ok()?;
     Ok(())
 }
 
@@ -162,9 +173,12 @@ fn new_vm(stage: &Stage) -> Result<()> {
     lab.settle(SETTLE)?;
     let listing = lab.simulator.listing()?;
     let original = listing.disks_of(listing.vm("prod", "db")?);
-    ensure!(original.iter().all(|id| !id.contains("azdr")), "the original has changed: {original:#?}");
+    ensure!(
+        original.iter().all(|id| !id.contains("azdr")),
+        "the original has changed: {original:#?}"
+    );
     let copy = listing.vms().into_iter().find(|vm| vm.name() == "db-copy").context("no db-copy")?;
-    ensure!(copy.power() == "running", "db-copy is {}", copy.power());
+    ensure!(copy.is_running(), "db-copy is {}", copy.power());
     ensure!(listing.disks_of(copy).len() == 2, "db-copy has {:#?}", listing.disks_of(copy));
     Ok(())
 }

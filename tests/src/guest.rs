@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::poll::{Look, until};
-use crate::process::{Ended, run};
+use crate::process::{Daemon, Ended, Lifetime, run};
 
 /// One command over SSH; an emulated machine on a busy host is slow.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
@@ -55,7 +55,21 @@ impl Guest {
         self.with_input(command, Stdio::null())
     }
 
+    /// Starts a command in the machine; what it prints is appended to `log`.
+    ///
+    /// # Errors
+    /// When ssh cannot be started.
+    pub fn start(&self, command: &str, log: &Path) -> Result<Daemon> {
+        Daemon::start("ssh", self.ssh(command), log, Lifetime::OfStarter)
+    }
+
     fn with_input(&self, command: &str, input: Stdio) -> Result<Ended> {
+        let mut ssh = self.ssh(command);
+        ssh.stdin(input);
+        run(ssh, COMMAND_LIMIT, None)
+    }
+
+    fn ssh(&self, command: &str) -> Command {
         let mut ssh = Command::new("ssh");
         ssh.args(["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no"])
             .args(["-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"])
@@ -64,9 +78,8 @@ impl Guest {
             .arg(&self.key)
             .args(["-p", &self.address.port().to_string()])
             .arg(format!("root@{}", self.address.ip()))
-            .arg(command)
-            .stdin(input);
-        run(ssh, COMMAND_LIMIT, None)
+            .arg(command);
+        ssh
     }
 
     /// Runs a command, which must succeed, and returns what it prints.

@@ -205,6 +205,21 @@ impl Lab {
         })
     }
 
+    /// The disks that restores have replaced and announced to keep.
+    ///
+    /// # Errors
+    /// When the controller does not answer.
+    pub fn kept_disks(&self) -> Result<Vec<String>> {
+        let mut disks = Vec::new();
+        for job in self.azdr.jobs()?.iter().filter(|job| job["workflow"] == "restore_in_place") {
+            // The list of jobs is without their results.
+            let job = self.azdr.job(job["id"].as_i64().context("a job's number")?)?;
+            let kept = job["result"]["restore"]["kept_disks"].as_array().into_iter().flatten();
+            disks.extend(kept.filter_map(|id| Some(id.as_str()?.to_owned())));
+        }
+        Ok(disks)
+    }
+
     /// Waits until a job is terminal or stuck, and returns it. The controller may be away meanwhile.
     ///
     /// # Errors

@@ -82,19 +82,25 @@ impl Listing {
     }
 
     /// What runs made and nobody is meant to keep: everything tagged with a run but snapshots, the
-    /// disks of the machines in `restored`, and machines that somebody asked for by name.
-    pub fn temporary(&self, restored: &[&str]) -> Vec<String> {
-        let kept_disks: Vec<String> = self
+    /// machines of these names with their disks and interfaces, and `kept` resources.
+    pub fn temporary(&self, vms: &[&str], kept: &[String]) -> Vec<String> {
+        let vms: Vec<Resource<'_>> = self
             .vms()
             .into_iter()
-            .filter(|vm| restored.iter().any(|name| vm.name().eq_ignore_ascii_case(name)))
-            .flat_map(|vm| self.disks_of(vm))
+            .filter(|vm| vms.iter().any(|name| vm.name().eq_ignore_ascii_case(name)))
             .collect();
-        let left = self.resources().filter(|r| {
-            r.tag(RUN_TAG).is_some()
-                && !r.kind().eq_ignore_ascii_case("Microsoft.Compute/snapshots")
-                && !kept_disks.iter().any(|id| id.eq_ignore_ascii_case(r.id()))
-        });
+        let mut kept: Vec<String> = kept.iter().map(|id| id.to_lowercase()).collect();
+        for vm in &vms {
+            kept.push(vm.id().to_lowercase());
+            kept.extend(self.disks_of(*vm).iter().map(|id| id.to_lowercase()));
+        }
+        let is_kept = |r: &Resource<'_>| {
+            kept.contains(&r.id().to_lowercase())
+                || r.kind().eq_ignore_ascii_case("Microsoft.Compute/snapshots")
+                || r.kind().eq_ignore_ascii_case("Microsoft.Network/networkInterfaces")
+                    && vms.iter().any(|vm| vm.tag(RUN_TAG) == r.tag(RUN_TAG))
+        };
+        let left = self.resources().filter(|r| r.tag(RUN_TAG).is_some() && !is_kept(r));
         let mut left: Vec<String> = left.map(|r| r.id().to_owned()).collect();
         let groups = self.0["groups"].as_array().into_iter().flatten();
         let of_run = groups.filter(|g| g["tags"][RUN_TAG].is_string());
@@ -141,6 +147,11 @@ impl<'a> Resource<'a> {
     /// A machine's power state.
     pub fn power(self) -> &'a str {
         self.text("power")
+    }
+
+    /// Whether a machine runs.
+    pub fn is_running(self) -> bool {
+        self.power().eq_ignore_ascii_case("running")
     }
 
     /// A machine's vmId.

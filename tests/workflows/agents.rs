@@ -67,7 +67,8 @@ pub(crate) async fn run(
                 can_freeze: true,
                 ..Hello::default()
             };
-            let kind = if own { SessionKind::Protected } else { SessionKind::Restored { run: None } };
+            let kind =
+                if own { SessionKind::Protected } else { SessionKind::Restored { run: None } };
             let (outbox, inbox) = mpsc::channel(16);
             let far = WallTime::from_unix_ms(i64::MAX / 2);
             let session =

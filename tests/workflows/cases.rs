@@ -55,12 +55,8 @@ impl Case {
             Self::Backup => back_up(&item),
             Self::Replicate => {
                 let point = take(life, &item).await;
-                let input = replicate::Input {
-                    item: item.id,
-                    vm: db(),
-                    point,
-                    region: "westus2".into(),
-                };
+                let input =
+                    replicate::Input { item: item.id, vm: db(), point, region: "westus2".into() };
                 workflows::new_run(replicate::RUN, &input, item.id, "test")
             }
             Self::Verify => {
@@ -79,13 +75,8 @@ impl Case {
                 let point = take(life, &item).await;
                 let new_vm = ArmId::virtual_machine(SUBSCRIPTION, "prod", "db-restored").unwrap();
                 let declared = bench.env.clock.wall();
-                let input = restore_new_vm::Input {
-                    item: item.id,
-                    vm: db(),
-                    point,
-                    new_vm,
-                    declared,
-                };
+                let input =
+                    restore_new_vm::Input { item: item.id, vm: db(), point, new_vm, declared };
                 workflows::new_run(restore_new_vm::RUN, &input, item.id, "test")
             }
             Self::DrTest => {
@@ -103,7 +94,8 @@ impl Case {
             Self::Prune => {
                 for _ in 0..3 {
                     take(life, &item).await;
-                    azdr_env::sleep(Duration::from_secs(86_400)).await;
+                    // A jump: nothing in between is of interest.
+                    tokio::time::advance(Duration::from_secs(86_400)).await;
                 }
                 // The policy now wants one of the three.
                 let change = PolicyChange { daily: Some(1), ..PolicyChange::default() };
@@ -123,7 +115,7 @@ fn back_up(item: &Item) -> NewRun {
 /// Takes a recovery point and lets what follows from it end.
 pub(crate) async fn take(life: &Life, item: &Item) -> PointName {
     let id = life.engine.submit(back_up(item)).await.unwrap();
-    let row = life.engine.wait(id).await.unwrap();
+    let row = life.ended(id).await;
     let point = row.result.unwrap_or_else(|| panic!("the backup failed: {:?}", row.error));
     life.settle().await;
     serde_json::from_value(point["backup"]["point"].clone()).unwrap()

@@ -103,11 +103,6 @@ impl Cloud {
         serde_json::from_slice(self.simulator.handle(request).await.body()).unwrap()
     }
 
-    /// Puts a fault plan on the simulator.
-    pub(crate) fn faults(&self, plan: Value) {
-        self.simulator.set_faults(serde_json::from_value(plan).unwrap());
-    }
-
     async fn die(&self) -> ! {
         self.crashed.notify_one();
         std::future::pending().await

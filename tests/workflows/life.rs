@@ -5,11 +5,9 @@ use std::time::Duration;
 
 use azdr_arm::{ArmClient, ArmConfig, CredentialConfig, PollPace, Secret, Tokens};
 use azdr_controller::fleet::Fleet;
-use azdr_controller::store::{Executor, Item, NewRun, PointRow, RunRow, Store};
+use azdr_controller::store::{Executor, Item, NewRun, PointRow, RunId, RunRow, RunState, Store};
 use azdr_controller::workflow::{Engine, EngineConfig, RetryPolicy};
-use azdr_controller::workflows::{
-    self, Catalogue, DrillAccess, ProbeAddress, Services, Settings,
-};
+use azdr_controller::workflows::{self, Catalogue, DrillAccess, ProbeAddress, Services, Settings};
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::policy::{Policy, PolicyChange};
 use azdr_domain::region::Region;
@@ -92,8 +90,7 @@ impl Bench {
         let policy = Policy::default().apply(&change, &region).unwrap();
         let now = self.env.clock.wall();
         let vm_guid = self.vm_guid("virtualMachines/db").await;
-        let item =
-            life.store.ensure_vm(db(), "eastus".into(), Some(vm_guid), now).await.unwrap();
+        let item = life.store.ensure_vm(db(), "eastus".into(), Some(vm_guid), now).await.unwrap();
         life.store.set_policy(item.id, policy, "test".into(), now).await.unwrap();
         let far = now.plus(Duration::from_secs(30 * 86_400));
         let scope = azdr_controller::store::CertificateScope::Vm;
@@ -114,7 +111,7 @@ impl Bench {
     pub(crate) async fn run(&self, life: Life, run: NewRun) -> (Life, RunRow) {
         let id = life.engine.submit(run).await.unwrap();
         let ended = tokio::select! {
-            ended = life.engine.wait(id) => Some(ended.unwrap()),
+            ended = life.ended(id) => Some(ended),
             () = self.cloud.crashed.notified() => None,
         };
         if let Some(row) = ended {
@@ -123,13 +120,45 @@ impl Bench {
         // Dead: nothing of this life may act any more.
         life.end().await;
         self.cloud.count_from_here(None);
+        self.take_up(id).await
+    }
+
+    /// A new life, in which an unfinished run goes on to its end.
+    pub(crate) async fn take_up(&self, id: RunId) -> (Life, RunRow) {
         let life = self.life().await;
-        let row = life.engine.wait(id).await.unwrap();
+        let row = life.ended(id).await;
         (life, row)
     }
 }
 
+/// On the paused clock: far more than any workflow here needs.
+const LIMIT: Duration = Duration::from_secs(1200);
+
 impl Life {
+    /// Waits until a run is over or stuck; one that does not end says where it stands.
+    pub(crate) async fn ended(&self, id: RunId) -> RunRow {
+        let over = async {
+            let mut changes = self.engine.subscribe();
+            loop {
+                let row = self.store.run(id).await.unwrap().unwrap();
+                if row.state.is_terminal() || row.state == RunState::Stuck {
+                    return row;
+                }
+                changes.changed().await.unwrap();
+            }
+        };
+        tokio::select! {
+            ended = over => ended,
+            () = azdr_env::sleep(LIMIT) => {
+                let row = self.store.run(id).await.unwrap();
+                let progress = self.engine.progress(id);
+                let journal = self.store.journal(id).await.unwrap();
+                let last: Vec<_> = journal.iter().rev().take(5).collect();
+                panic!("job {id} does not end: {row:#?} {progress:#?} {last:#?}");
+            }
+        }
+    }
+
     pub(crate) async fn end(self) {
         self.agents.abort();
         self.engine.drain(Duration::ZERO).await;
@@ -141,13 +170,14 @@ impl Life {
 
     /// Waits until nothing is queued or running: follow-up runs are over.
     pub(crate) async fn settle(&self) {
-        loop {
+        for _ in 0..2_000 {
             let unfinished = self.store.unfinished_runs().await.unwrap();
             if unfinished.is_empty() && self.store.queued_runs(10).await.unwrap().is_empty() {
                 return;
             }
             azdr_env::sleep(Duration::from_millis(500)).await;
         }
+        panic!("does not settle: {:#?}", self.store.unfinished_runs().await.unwrap());
     }
 }
 

@@ -16,7 +16,7 @@ use super::failure::StepError;
 use super::history::History;
 use super::retry::RetryPolicy;
 use super::runner::Runner;
-use crate::store::{ItemId, NewRun, RunId, RunRow, RunState, Store, StoreError};
+use crate::store::{ItemId, NewRun, Progress, RunId, RunRow, RunState, Store, StoreError};
 
 /// How many runs are looked at when a lock becomes free.
 const QUEUE_LOOKAHEAD: u32 = 1000;
@@ -94,6 +94,13 @@ impl<S: Send + Sync + 'static> Engine<S> {
         for row in unfinished {
             tracing::info!(run = %row.id, workflow = row.workflow, state = row.state.as_str(),
                 "taking up an unfinished run");
+            if row.state == RunState::Stuck {
+                // What was in the way may be gone.
+                let back = self.history(row.id).await?.turned_back().is_some();
+                let state = Some(if back { RunState::Undoing } else { RunState::Running });
+                let progress = Progress { state, ..Progress::default() };
+                self.inner.store.record(row.id, progress, self.inner.env.clock.wall()).await?;
+            }
             self.spawn(row).await?;
         }
         let engine = self.clone();

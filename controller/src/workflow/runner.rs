@@ -321,7 +321,10 @@ impl<S: Send + Sync + 'static> Runner<S> {
             let left = match residue(self.raw("residue", "", true)).await {
                 Ok(left) if left.is_empty() => return Ok(()),
                 Ok(left) => left.join(", "),
-                Err(StepError::Retry { failure, .. }) => failure.message.into(),
+                // Not being able to look is no proof either; it may pass.
+                Err(StepError::Retry { failure, .. } | StepError::Fail(failure)) => {
+                    failure.message.into()
+                }
                 Err(e) => return Err(e),
             };
             // A listing lags behind deletions for a while.

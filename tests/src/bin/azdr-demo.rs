@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use azdr_tests::demo::{self, Options};
@@ -24,6 +25,9 @@ struct Arguments {
     /// Leave everything running and say how to use it
     #[arg(long)]
     keep: bool,
+    /// How long to wait for the end of another lab with machines: not long, it may be one that is kept
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    wait: u64,
 }
 
 fn main() -> ExitCode {
@@ -45,5 +49,11 @@ fn options(arguments: Arguments) -> Result<Options> {
         None => Programs::beside_this_one()?,
     };
     let image = arguments.guest_image.as_deref().map(GuestImage::in_folder).transpose()?;
-    Ok(Options { programs, image, json: arguments.json, keep: arguments.keep })
+    Ok(Options {
+        programs,
+        image,
+        json: arguments.json,
+        keep: arguments.keep,
+        patience: Duration::from_secs(arguments.wait),
+    })
 }

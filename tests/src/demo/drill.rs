@@ -59,7 +59,7 @@ pub(super) fn residue(
         for resource in listing.resources() {
             say(&format!("{:<10} {}", resource.location(), resource.id()));
         }
-        let mut left = listing.temporary(restored);
+        let mut left = listing.temporary(restored, &lab.kept_disks()?);
         let drills = listing.groups().into_iter().filter(|name| name.starts_with("azdr-drill"));
         left.extend(drills.map(|name| format!("group {name}")));
         if let Some(test) = &mut summary.dr_test {

@@ -17,6 +17,7 @@ mod story;
 mod summary;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -37,6 +38,8 @@ pub struct Options {
     pub json: Option<PathBuf>,
     /// Leave everything running.
     pub keep: bool,
+    /// How long to wait for the end of another lab on this machine.
+    pub patience: Duration,
 }
 
 /// Tells the story; returns whether every check held.

@@ -122,7 +122,7 @@ pub(super) fn verify(
         });
         ensure!(disks.len() == 2 && read > 0, "{} disks, {read} bytes read", disks.len());
         ensure!(lab.azdr.points("db")?[0]["proof"] == "restorable", "the proof is not recorded");
-        let left = lab.simulator.listing()?.temporary(&[]);
+        let left = lab.simulator.listing()?.temporary(&[], &[]);
         ensure!(left.is_empty(), "test disks are left behind: {}", left.join(", "));
         Ok(())
     })

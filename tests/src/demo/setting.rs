@@ -19,8 +19,6 @@ pub(super) const MACHINES: [(&str, &str); 2] = [("web-rg", "web"), ("data-rg", "
 
 /// One machine needs 3 to 5 s on an idle host.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
-/// Another lab is not waited for: it may be one that was kept.
-const LOCK_LIMIT: Duration = Duration::from_secs(5);
 const AGENT_LIMIT: Duration = Duration::from_secs(60);
 
 /// Starts the simulated Azure and the controller.
@@ -31,7 +29,7 @@ pub(super) fn build(options: &Options, folder: &Path, screen: &mut Screen) -> Re
         Some(image) => LabSpec::with_guests(world, image),
         None => LabSpec::without_guests(world),
     };
-    spec.patience = LOCK_LIMIT;
+    spec.patience = options.patience;
     if options.keep {
         spec.lifetime = Lifetime::Kept;
     }
