@@ -22,6 +22,24 @@ use crate::cloud::Cloud;
 pub(crate) struct Guests {
     /// The last freeze of a protected machine: recovery point and nonce.
     frozen: Mutex<Option<(String, String)>>,
+    pub(crate) behaviour: Mutex<Behaviour>,
+}
+
+/// How agents behave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Behaviour {
+    #[default]
+    Well,
+    /// No agent connects (any more).
+    Absent,
+    /// It refuses to freeze.
+    RefusesToFreeze,
+    /// Its lease ran out in between, and it says so.
+    BrokenHold,
+    /// It freezes, and never answers the thaw.
+    SilentAfterFreeze,
+    /// The machine shows a witness that is not the point's.
+    WrongWitness,
 }
 
 /// Runs the agents of one life of the controller.
@@ -42,15 +60,16 @@ pub(crate) async fn run(
                 running.insert(m["vm_id"].as_str().unwrap().to_owned(), m.clone());
             }
         }
+        let absent = guests.behaves() == Behaviour::Absent;
         up.retain(|id, (session, _)| {
-            let stays = running.contains_key(id);
+            let stays = running.contains_key(id) && !absent;
             if !stays {
                 fleet.leave(session);
             }
             stays
         });
         for (vm_id, machine) in running {
-            if up.contains_key(&vm_id) {
+            if absent || up.contains_key(&vm_id) {
                 continue;
             }
             let Some(item) = store.items().await.unwrap().into_iter().next() else { continue };
@@ -81,8 +100,15 @@ pub(crate) async fn run(
 }
 
 impl Guests {
+    fn behaves(&self) -> Behaviour {
+        *self.behaviour.lock().unwrap()
+    }
+
     fn witnesses(&self) -> Vec<Witness> {
-        let frozen = self.frozen.lock().unwrap().clone();
+        let mut frozen = self.frozen.lock().unwrap().clone();
+        if self.behaves() == Behaviour::WrongWitness {
+            frozen = Some(("db-backup-daily-20200101-0000".into(), "0".repeat(64)));
+        }
         let witness = |(point, nonce): (String, String)| {
             ["/", "/data"].map(|mount| Witness {
                 mount_point: mount.into(),
@@ -104,12 +130,31 @@ async fn answer(
 ) {
     while let Some(message) = inbox.recv().await {
         let reply = match message.body {
+            Some(ToAgent::Freeze(f)) if guests.behaves() == Behaviour::RefusesToFreeze => {
+                FromAgent::FreezeReply(FreezeReply {
+                    operation_id: f.operation_id,
+                    outcome: FreezeOutcome::Refused.into(),
+                    reason: "somebody else has frozen /".into(),
+                    ..FreezeReply::default()
+                })
+            }
             Some(ToAgent::Freeze(f)) => {
                 *guests.frozen.lock().unwrap() = Some((f.recovery_point, f.nonce));
                 FromAgent::FreezeReply(FreezeReply {
                     operation_id: f.operation_id,
                     outcome: FreezeOutcome::Frozen.into(),
                     ..FreezeReply::default()
+                })
+            }
+            Some(ToAgent::Thaw(_)) if guests.behaves() == Behaviour::SilentAfterFreeze => continue,
+            Some(ToAgent::Thaw(t)) if guests.behaves() == Behaviour::BrokenHold => {
+                FromAgent::ThawReply(ThawReply {
+                    operation_id: t.operation_id,
+                    unbroken: false,
+                    cause: ThawCause::LeaseExpired.into(),
+                    reason: "the lease ran out".into(),
+                    window_ms: 3000,
+                    ..ThawReply::default()
                 })
             }
             Some(ToAgent::Thaw(t)) => FromAgent::ThawReply(ThawReply {

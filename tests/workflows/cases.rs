@@ -107,7 +107,7 @@ impl Case {
     }
 }
 
-fn back_up(item: &Item) -> NewRun {
+pub(crate) fn back_up(item: &Item) -> NewRun {
     let input = backup::Input { item: item.id, vm: db(), tier: None };
     workflows::new_run(backup::RUN, &input, item.id, "test")
 }

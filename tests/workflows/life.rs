@@ -14,14 +14,14 @@ use azdr_domain::region::Region;
 use azdr_env::Env;
 use tokio::sync::Semaphore;
 
-use crate::agents::{self, Guests};
+use crate::agents::{self, Behaviour, Guests};
 use crate::cloud::{Cloud, SUBSCRIPTION, TENANT};
 
 /// The world: what a crash does not touch.
 pub(crate) struct Bench {
     pub(crate) env: Env,
     pub(crate) cloud: Arc<Cloud>,
-    guests: Arc<Guests>,
+    pub(crate) guests: Arc<Guests>,
 }
 
 /// A controller that lives.
@@ -98,6 +98,12 @@ impl Bench {
         life.store.add_certificate(serial, item.id, scope, far, now).await.unwrap();
         azdr_env::sleep(Duration::from_secs(1)).await;
         item
+    }
+
+    /// From now on agents behave like this; waits until they do.
+    pub(crate) async fn agents_behave(&self, behaviour: Behaviour) {
+        *self.guests.behaviour.lock().unwrap() = behaviour;
+        azdr_env::sleep(Duration::from_secs(1)).await;
     }
 
     async fn vm_guid(&self, ends_with: &str) -> String {

@@ -13,5 +13,6 @@
 mod agents;
 mod cases;
 mod cloud;
+mod evidence;
 mod life;
 mod properties;

@@ -1,0 +1,239 @@
+//! What is recorded is what was proved (I4), and what is not proved is put back (I6).
+
+use azdr_controller::store::{PointRow, RunRow, RunState};
+use azdr_controller::workflows::{self, prune, replicate, restore_in_place};
+use azdr_domain::consistency::Consistency;
+use azdr_domain::policy::{ConsistencyDemand, PolicyChange};
+use azdr_domain::recovery_point::ProofLevel;
+use serde_json::Value;
+
+use crate::agents::Behaviour;
+use crate::cases::{back_up, take};
+use crate::cloud::Cloud;
+use crate::life::{Bench, Life, db};
+
+async fn backup_with(
+    behaviour: Behaviour,
+    demand: ConsistencyDemand,
+) -> (Bench, RunRow, Vec<PointRow>) {
+    let bench = Bench::new();
+    let life = bench.life().await;
+    let change = PolicyChange { consistency: Some(demand), ..PolicyChange::default() };
+    let item = bench.protect(&life, change).await;
+    bench.agents_behave(behaviour).await;
+    let id = life.engine.submit(back_up(&item)).await.unwrap();
+    let row = life.ended(id).await;
+    life.settle().await;
+    let points = life.points(&item).await;
+    life.end().await;
+    (bench, row, points)
+}
+
+async fn snapshots(cloud: &Cloud) -> Vec<String> {
+    let listing = cloud.listing().await;
+    let all = listing["resources"].as_array().unwrap();
+    let snapshots = all.iter().filter(|r| r["type"].as_str().unwrap().ends_with("/snapshots"));
+    snapshots.map(|r| r["id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frozen_capture_is_recorded_as_filesystem_with_its_window() {
+    let (_, row, points) = backup_with(Behaviour::Well, ConsistencyDemand::Require).await;
+    assert_eq!(row.state, RunState::Succeeded);
+    assert_eq!(points[0].consistency, Consistency::Filesystem);
+    assert_eq!(points[0].frozen_ms, 321);
+    assert_eq!(points[0].snapshots.len(), 2);
+    assert!(!points[0].nonce.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_doubt_about_the_hold_is_recorded_as_uncoordinated_with_its_reason() {
+    for (behaviour, reason) in [
+        (Behaviour::Absent, "no agent"),
+        (Behaviour::RefusesToFreeze, "somebody else has frozen /"),
+        (Behaviour::BrokenHold, "the lease ran out"),
+        (Behaviour::SilentAfterFreeze, ""),
+    ] {
+        let (_, row, points) = backup_with(behaviour, ConsistencyDemand::Prefer).await;
+        assert_eq!(row.state, RunState::Succeeded, "{behaviour:?}");
+        assert_eq!(points[0].consistency, Consistency::Uncoordinated, "{behaviour:?}");
+        let said = &points[0].consistency_reason;
+        assert!(said.contains(reason), "{behaviour:?}: {said}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_required_consistency_that_is_not_reached_fails_and_leaves_no_snapshot() {
+    for behaviour in [
+        Behaviour::Absent,
+        Behaviour::RefusesToFreeze,
+        Behaviour::BrokenHold,
+        Behaviour::SilentAfterFreeze,
+    ] {
+        let (bench, row, points) = backup_with(behaviour, ConsistencyDemand::Require).await;
+        assert_eq!(row.state, RunState::Failed, "{behaviour:?}");
+        assert_eq!(row.error.unwrap()["kind"], "not_consistent", "{behaviour:?}");
+        assert!(points.is_empty(), "{behaviour:?}");
+        assert_eq!(snapshots(&bench.cloud).await, [""; 0], "{behaviour:?}");
+    }
+}
+
+/// LUN to disk of `db`, its power state, from the simulator.
+async fn machine(bench: &Bench) -> Value {
+    let listing = bench.cloud.listing().await;
+    let all = listing["resources"].as_array().unwrap();
+    let vm = all.iter().find(|r| r["id"].as_str().unwrap().ends_with("/virtualMachines/db"));
+    let mut disks: Vec<&str> = all
+        .iter()
+        .filter(|r| r["managed_by"].as_str().is_some_and(|v| v.ends_with("/virtualMachines/db")))
+        .map(|r| r["id"].as_str().unwrap().rsplit('/').next().unwrap())
+        .collect();
+    disks.sort_unstable();
+    serde_json::json!({"power": vm.unwrap()["power"], "disks": disks})
+}
+
+async fn restore(bench: &Bench, life: &Life, behaviour: Behaviour) -> RunRow {
+    let item = life.store.items().await.unwrap().remove(0);
+    let point = take(life, &item).await;
+    bench.agents_behave(behaviour).await;
+    let declared = bench.env.clock.wall();
+    let input = restore_in_place::Input { item: item.id, vm: db(), point, declared };
+    let run = workflows::new_run(restore_in_place::RUN, &input, item.id, "test");
+    let id = life.engine.submit(run).await.unwrap();
+    life.ended(id).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_with_another_witness_is_put_back_onto_its_old_disks() {
+    let bench = Bench::new();
+    let life = bench.life().await;
+    let item = bench.protect(&life, PolicyChange::default()).await;
+    let before = machine(&bench).await;
+    let row = restore(&bench, &life, Behaviour::WrongWitness).await;
+    assert_eq!(row.state, RunState::Failed);
+    assert_eq!(row.error.unwrap()["kind"], "wrong_witness");
+    assert_eq!(machine(&bench).await, before);
+    assert_eq!(life.points(&item).await[0].proof().0, ProofLevel::Unproved);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_nobody_can_ask_stays_and_is_reported_unconfirmed() {
+    let bench = Bench::new();
+    let life = bench.life().await;
+    bench.protect(&life, PolicyChange::default()).await;
+    let row = restore(&bench, &life, Behaviour::Absent).await;
+    assert_eq!(row.state, RunState::Succeeded);
+    let result = row.result.unwrap();
+    assert_ne!(result["restore"]["unconfirmed"], "");
+    assert_eq!(result["restore"]["witness_verified"], false);
+    let now = machine(&bench).await;
+    assert!(
+        now["disks"].as_array().unwrap().iter().all(|d| d.as_str().unwrap().contains("restore"))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_witnessed_restore_proves_its_point_and_keeps_the_replaced_disks() {
+    let bench = Bench::new();
+    let life = bench.life().await;
+    let item = bench.protect(&life, PolicyChange::default()).await;
+    let row = restore(&bench, &life, Behaviour::Well).await;
+    assert_eq!(row.state, RunState::Succeeded);
+    let result = row.result.unwrap();
+    assert_eq!(result["restore"]["witness_verified"], true);
+    assert_eq!(result["restore"]["kept_disks"].as_array().unwrap().len(), 2);
+    assert_eq!(life.points(&item).await[0].proof().0, ProofLevel::Booted);
+    let listing = bench.cloud.listing().await.to_string();
+    assert!(listing.contains("/disks/db-os\"") && listing.contains("/disks/db-data\""));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_point_and_another_one_restore_one_after_the_other() {
+    let bench = Bench::new();
+    let life = bench.life().await;
+    bench.protect(&life, PolicyChange::default()).await;
+    for _ in 0..2 {
+        assert_eq!(restore(&bench, &life, Behaviour::Well).await.state, RunState::Succeeded);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_point_older_than_the_newest_copy_is_not_replicable() {
+    let bench = Bench::new();
+    let life = bench.life().await;
+    let item = bench.protect(&life, PolicyChange::default()).await;
+    let older = take(&life, &item).await;
+    tokio::time::advance(std::time::Duration::from_secs(86_400)).await;
+    let newer = take(&life, &item).await;
+    let mut ends = Vec::new();
+    for point in [newer, older] {
+        let region = "westus2".to_owned();
+        let input = replicate::Input { item: item.id, vm: db(), point, region };
+        let run = workflows::new_run(replicate::RUN, &input, item.id, "test");
+        let id = life.engine.submit(run).await.unwrap();
+        ends.push(life.ended(id).await);
+    }
+    assert_eq!(ends[0].state, RunState::Succeeded);
+    assert_eq!(ends[1].error.clone().unwrap()["kind"], "not_replicable");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stalled_copy_is_given_up_and_removed() {
+    let bench = Bench::new();
+    let life = bench.life().await;
+    let item = bench.protect(&life, PolicyChange::default()).await;
+    let point = take(&life, &item).await;
+    bench.cloud.simulator.set_faults(
+        serde_json::from_value(serde_json::json!([
+            {"match": {"method": "PUT", "path_contains": "/snapshots/", "count": 100},
+             "action": {"stall_copy_at_percent": 40.0}}
+        ]))
+        .unwrap(),
+    );
+    let before = snapshots(&bench.cloud).await;
+    let region = "westus2".to_owned();
+    let input = replicate::Input { item: item.id, vm: db(), point, region };
+    let run = workflows::new_run(replicate::RUN, &input, item.id, "test");
+    let id = life.engine.submit(run).await.unwrap();
+    let row = life.ended(id).await;
+    assert_eq!(row.state, RunState::Failed);
+    assert_eq!(row.error.unwrap()["kind"], "copy_stalled");
+    assert_eq!(snapshots(&bench.cloud).await, before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_keeps_its_point_from_being_pruned() {
+    let bench = Bench::new();
+    let life = bench.life().await;
+    let item = bench.protect(&life, PolicyChange::default()).await;
+    let mut points = Vec::new();
+    for _ in 0..3 {
+        points.push(take(&life, &item).await);
+        tokio::time::advance(std::time::Duration::from_secs(86_400)).await;
+    }
+    let change = PolicyChange { daily: Some(1), ..PolicyChange::default() };
+    bench.protect(&life, change).await;
+    // A verification of the oldest point that does not end: its copy of a disk is refused for ever.
+    bench.cloud.simulator.set_faults(
+        serde_json::from_value(serde_json::json!([
+            {"match": {"method": "PUT", "path_contains": "azdr-verify", "count": 1000},
+             "action": {"status": {"status": 503, "code": "ServerBusy"}}}
+        ]))
+        .unwrap(),
+    );
+    let input = workflows::verify::Input {
+        item: item.id,
+        vm: db(),
+        point: points[0].clone(),
+        region: "eastus".into(),
+    };
+    let run = workflows::new_run(workflows::verify::RUN, &input, item.id, "test");
+    life.engine.submit(run).await.unwrap();
+    azdr_env::sleep(std::time::Duration::from_secs(2)).await;
+    let input = prune::Input { item: item.id, vm: db() };
+    let run = workflows::new_run(prune::RUN, &input, item.id, "test");
+    let id = life.engine.submit(run).await.unwrap();
+    assert_eq!(life.ended(id).await.state, RunState::Succeeded);
+    let left: Vec<_> = life.points(&item).await.into_iter().map(|p| p.name).collect();
+    assert_eq!(left, [points[2].clone(), points[0].clone()]);
+}
