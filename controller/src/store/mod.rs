@@ -16,6 +16,7 @@ mod error;
 mod items;
 mod journal;
 mod points;
+mod progress;
 mod runs;
 mod stamp;
 
@@ -25,7 +26,8 @@ pub use error::StoreError;
 pub use items::{Item, ItemId, PolicyRow};
 pub use journal::{Event, JournalEntry};
 pub use points::{DrillRow, PointRow, ProofRow, ReplicaRow, ReplicaState, SnapshotRow};
-pub use runs::{NewRun, Progress, RunId, RunRow, RunState};
+pub use progress::Progress;
+pub use runs::{NewRun, RunId, RunRow, RunState};
 pub use stamp::Stamp;
 
 use std::path::Path;

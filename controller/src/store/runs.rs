@@ -5,7 +5,6 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::change::{self, CatalogueChange};
 use super::error::to_json;
 use super::journal::{self, Event};
 use super::{ItemId, Store, StoreError};
@@ -127,21 +126,6 @@ pub struct RunRow {
     pub result: Option<Value>,
 }
 
-/// What happens to a run's row together with journal entries and catalogue changes.
-#[derive(Clone, Debug, Default)]
-pub struct Progress {
-    /// Journal entries: step, item, event, payload.
-    pub entries: Vec<(String, String, Event, Value)>,
-    /// Applied in the same transaction.
-    pub changes: Vec<CatalogueChange>,
-    /// A new state, if it changes.
-    pub state: Option<RunState>,
-    /// Why it failed.
-    pub error: Option<Value>,
-    /// What it achieved.
-    pub result: Option<Value>,
-}
-
 impl Store {
     /// Queues a run; it is durable when this returns.
     ///
@@ -212,41 +196,6 @@ impl Store {
                 (id.0, now.unix_ms()),
             )?;
             Ok(changed == 1)
-        })
-        .await
-    }
-
-    /// Writes a run's progress: journal entries, catalogue changes and state, all or nothing. A
-    /// terminal state releases the run's locks, leases and expectations.
-    ///
-    /// # Errors
-    /// When a change is refused or the database cannot be written.
-    pub async fn record(
-        &self,
-        id: RunId,
-        progress: Progress,
-        now: WallTime,
-    ) -> Result<(), StoreError> {
-        self.write(move |c| {
-            for (step, item, event, payload) in &progress.entries {
-                journal::append(c, id, step, item, *event, payload, now)?;
-            }
-            for change in &progress.changes {
-                change::apply(c, id, change, now)?;
-            }
-            if let Some(error) = &progress.error {
-                c.execute("UPDATE run SET error_json = ?2 WHERE id = ?1", (id.0, to_json(error)))?;
-            }
-            if let Some(result) = &progress.result {
-                c.execute(
-                    "UPDATE run SET result_json = ?2 WHERE id = ?1",
-                    (id.0, to_json(result)),
-                )?;
-            }
-            if let Some(state) = progress.state {
-                set_state(c, id, state, now)?;
-            }
-            Ok(())
         })
         .await
     }
@@ -358,7 +307,12 @@ pub(super) fn insert_run(c: &Connection, run: &NewRun, now: WallTime) -> Result<
     Ok(RunId(c.last_insert_rowid()))
 }
 
-fn set_state(c: &Connection, id: RunId, state: RunState, now: WallTime) -> Result<(), StoreError> {
+pub(super) fn set_state(
+    c: &Connection,
+    id: RunId,
+    state: RunState,
+    now: WallTime,
+) -> Result<(), StoreError> {
     let finished = state.is_terminal().then(|| now.unix_ms());
     c.execute(
         "UPDATE run SET state = ?2, finished_ms = ?3, waiting_for = NULL WHERE id = ?1",

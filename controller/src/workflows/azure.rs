@@ -219,6 +219,15 @@ pub async fn ensure_shared_group<I>(
     Ok(())
 }
 
+/// The group in which a region's snapshots live, apart from what they protect.
+///
+/// # Errors
+/// When the configured prefix and the region make no valid name.
+pub fn snapshot_group<I>(cx: &StepCx<I>, vm: &ArmId, region: &str) -> Result<ArmId, StepError> {
+    let prefix = &cx.services().settings.snapshot_group_prefix;
+    named(ArmId::resource_group_id(vm.subscription(), &format!("{prefix}{region}")))
+}
+
 /// Turns an id error into a step failure: names are checked before they reach a URL.
 pub fn named<T, E: std::fmt::Display>(result: Result<T, E>) -> Result<T, StepError> {
     result.map_err(|e| StepError::fail("bad_name", e.to_string()))

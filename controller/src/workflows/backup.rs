@@ -23,7 +23,7 @@ use azdr_domain::vm_description::VmDescription;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::azure::{ensure_shared_group, named};
+use super::azure::{ensure_shared_group, named, snapshot_group};
 use super::capture::{CapturePlan, Captured, PlannedSnapshot, capture as take};
 use super::{StepCx, Workflow, machine, prune, replicate, tags};
 use crate::store::change::{NewPoint, NewSnapshot};
@@ -161,16 +161,6 @@ async fn reserve_names(cx: &StepCx<Input>) -> Result<Done<Names>, StepError> {
         .collect::<Result<_, StepError>>()?;
     let nonce = cx.env().ids.hex(32);
     Ok(Done::new(Names { point, tiers, nonce, group, policy, snapshots }))
-}
-
-/// The group in which a region's snapshots live, apart from what they protect.
-pub(super) fn snapshot_group<I>(
-    cx: &StepCx<I>,
-    vm: &ArmId,
-    region: &str,
-) -> Result<ArmId, StepError> {
-    let prefix = &cx.services().settings.snapshot_group_prefix;
-    named(ArmId::resource_group_id(vm.subscription(), &format!("{prefix}{region}")))
 }
 
 async fn prepare_group(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {

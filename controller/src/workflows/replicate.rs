@@ -20,8 +20,10 @@ use azdr_env::WallTime;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::azure::{Resource, delete_if_ours, ensure_shared_group, existing, finish, named};
-use super::{StepCx, Workflow, backup, tags};
+use super::azure::{
+    Resource, delete_if_ours, ensure_shared_group, existing, finish, named, snapshot_group,
+};
+use super::{StepCx, Workflow, tags};
 use crate::store::change::NewSnapshot;
 use crate::store::{CatalogueChange, ItemId, PointRow, ReplicaState};
 use crate::workflow::{
@@ -123,7 +125,7 @@ async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
     if let Some(refusal) = refusal(&point, &all, &input.region) {
         return Err(StepError::Fail(refusal));
     }
-    let group = backup::snapshot_group(cx, &input.vm, &input.region)?;
+    let group = snapshot_group(cx, &input.vm, &input.region)?;
     let tiers = point.tiers.iter().map(|t| t.to_string()).collect::<Vec<_>>().join(",");
     let description = serde_json::to_string(&point.description).expect("has string keys");
     let copies = point

@@ -1,0 +1,62 @@
+//! A run's progress: journal entries, catalogue changes and state, all or nothing.
+
+use azdr_env::WallTime;
+use serde_json::Value;
+
+use super::change::{self, CatalogueChange};
+use super::error::to_json;
+use super::journal::{self, Event};
+use super::runs::set_state;
+use super::{RunId, RunState, Store, StoreError};
+
+/// What happens to a run's row together with journal entries and catalogue changes.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// Journal entries: step, item, event, payload.
+    pub entries: Vec<(String, String, Event, Value)>,
+    /// Applied in the same transaction.
+    pub changes: Vec<CatalogueChange>,
+    /// A new state, if it changes.
+    pub state: Option<RunState>,
+    /// Why it failed.
+    pub error: Option<Value>,
+    /// What it achieved.
+    pub result: Option<Value>,
+}
+
+impl Store {
+    /// Writes a run's progress: journal entries, catalogue changes and state, all or nothing. A
+    /// terminal state releases the run's locks, leases and expectations.
+    ///
+    /// # Errors
+    /// When a change is refused or the database cannot be written.
+    pub async fn record(
+        &self,
+        id: RunId,
+        progress: Progress,
+        now: WallTime,
+    ) -> Result<(), StoreError> {
+        self.write(move |c| {
+            for (step, item, event, payload) in &progress.entries {
+                journal::append(c, id, step, item, *event, payload, now)?;
+            }
+            for change in &progress.changes {
+                change::apply(c, id, change, now)?;
+            }
+            if let Some(error) = &progress.error {
+                c.execute("UPDATE run SET error_json = ?2 WHERE id = ?1", (id.0, to_json(error)))?;
+            }
+            if let Some(result) = &progress.result {
+                c.execute(
+                    "UPDATE run SET result_json = ?2 WHERE id = ?1",
+                    (id.0, to_json(result)),
+                )?;
+            }
+            if let Some(state) = progress.state {
+                set_state(c, id, state, now)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+}
