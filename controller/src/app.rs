@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use azdr_arm::{ArmClient, ArmConfig, CredentialConfig, PUBLIC_AUDIENCE, PollPace, Secret};
 use azdr_env::Env;
 use azdr_identity::{
-    AcceptLimits, CertificateAuthority, ClientAuth, Identity, Serial, ServerTls, listen,
+    AcceptLimits, CertificateAuthority, ClientAuth, Identity, Issued, Serial, ServerTls, listen,
     serve_incoming,
 };
 use azdr_proto::admin::admin_service_server::AdminServiceServer;
@@ -35,6 +35,8 @@ use crate::store::{Executor, Stamp, Store};
 use crate::workflow::{Engine, EngineConfig, RetryPolicy};
 use crate::workflows::{self, Catalogue, DrillAccess, ProbeAddress, Services, Settings};
 
+/// How often the controller's own certificate is made anew.
+const RENEW_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// The controller's own certificate; made anew at every start, and long before it ends.
 const SERVER_CERTIFICATE: Duration = Duration::from_secs(90 * 24 * 3600);
 /// How long runs may take to reach a place from which they can go on later.
@@ -90,14 +92,15 @@ pub fn database(data_dir: &Path) -> PathBuf {
     data_dir.join("azdr.db")
 }
 
-/// The stamp that a configuration asks for.
-pub fn stamp_of(config: &Config) -> Stamp {
+/// The stamp that a configuration asks for, for a new database.
+pub fn stamp_of(config: &Config, env: &Env) -> Stamp {
     let mut subscriptions = config.cloud.subscriptions.clone();
     subscriptions.sort();
     Stamp {
         cloud: config.cloud.name.as_str().to_owned(),
         tenant_id: config.cloud.tenant_id.clone(),
         subscriptions,
+        installation: env.ids.hex(4),
     }
 }
 
@@ -118,14 +121,15 @@ pub async fn run(
     let authority = Arc::new(authority);
     let store = Store::open(&database(&config.data_dir), Executor::BlockingPool)
         .context("cannot open the database")?;
-    let stamp = check_stamp(&store, &config).await?;
+    let stamp = check_stamp(&store, &config, &env).await?;
     let azure = arm_client(&config, &env).context("cannot set up the Azure client")?;
     let fleet = Fleet::new(env.clock.clone());
+    let advertised_agent = config.advertise.agent.as_ref().map(ToString::to_string);
     let services = Arc::new(Services {
         azure: azure.clone(),
         fleet: fleet.clone(),
         catalogue: Catalogue::new(store.clone()),
-        settings: settings(&config, &authority),
+        settings: Arc::new(settings(&config, &stamp, advertised_agent)),
         holds: Arc::new(Semaphore::new(config.backup.max_concurrent_holds)),
     });
     let retry = match config.cloud.poll_pace {
@@ -155,7 +159,14 @@ pub async fn run(
         pid: std::process::id(),
     };
 
-    let tls = |auth| server_tls(&authority, &env, auth);
+    let admin_tls = server_tls(&authority, &env, ClientAuth::RequireCurrent)?;
+    let agent_tls = server_tls(&authority, &env, ClientAuth::RequireAllowExpired)?;
+    let enroll_tls = server_tls(&authority, &env, ClientAuth::None)?;
+    let renewal = renew_server_certificates(
+        vec![admin_tls.clone(), agent_tls.clone(), enroll_tls.clone()],
+        authority.clone(),
+        env.clone(),
+    );
     let advertised = config::Advertise::address;
     let admin = Admin {
         store: store.clone(),
@@ -185,7 +196,7 @@ pub async fn run(
     let limits = AcceptLimits::default();
     servers.spawn(
         Server::builder().add_service(AdminServiceServer::new(admin)).serve_with_incoming_shutdown(
-            serve_incoming(admin_listener, tls(ClientAuth::RequireCurrent)?, limits),
+            serve_incoming(admin_listener, admin_tls, limits),
             serving.clone().cancelled_owned(),
         ),
     );
@@ -196,7 +207,7 @@ pub async fn run(
             .add_service(AgentServiceServer::new(agents.clone()))
             .add_service(RestoredServiceServer::new(agents))
             .serve_with_incoming_shutdown(
-                serve_incoming(agent_listener, tls(ClientAuth::RequireAllowExpired)?, limits),
+                serve_incoming(agent_listener, agent_tls, limits),
                 serving.clone().cancelled_owned(),
             ),
     );
@@ -204,7 +215,7 @@ pub async fn run(
         Server::builder()
             .add_service(EnrollServiceServer::new(enrolment))
             .serve_with_incoming_shutdown(
-                serve_incoming(enroll_listener, tls(ClientAuth::None)?, limits),
+                serve_incoming(enroll_listener, enroll_tls, limits),
                 serving.clone().cancelled_owned(),
             ),
     );
@@ -213,10 +224,13 @@ pub async fn run(
     // Unfinished runs first; only then does new work begin.
     let taken_up = engine.start().await.context("cannot take up unfinished runs")?;
     tracing::info!(?addresses, taken_up, "controller is ready");
-    let reconciler = config.scheduler.enabled.then(|| {
-        let reconciler = Reconciler { store: store.clone(), engine: engine.clone(), services, env };
-        tokio::spawn(reconciler.run(config.scheduler.tick, stop.clone()))
-    });
+    let reconciler = Reconciler { store: store.clone(), engine: engine.clone(), services, env };
+    let tags = tokio::spawn(reconciler.clone().keep_tags(stop.clone()));
+    let schedule = config
+        .scheduler
+        .enabled
+        .then(|| tokio::spawn(reconciler.keep_schedule(config.scheduler.tick, stop.clone())));
+    let renewal = tokio::spawn(renewal);
     health.set_ready(true);
     ready(&addresses)?;
 
@@ -228,14 +242,17 @@ pub async fn run(
     }
     tracing::info!("stopping");
     health.set_ready(false);
-    if let Some(reconciler) = reconciler {
-        reconciler.await.ok();
+    // Neither holds anything that a restart would miss.
+    tags.abort();
+    if let Some(schedule) = schedule {
+        schedule.abort();
     }
     engine.drain(DRAIN).await;
     serving.cancel();
     // Agents' streams have no end of their own; what matters is in the store already.
     servers.shutdown().await;
     metrics.abort();
+    renewal.abort();
     Ok(())
 }
 
@@ -243,8 +260,8 @@ fn bind(field: &str, address: SocketAddr) -> anyhow::Result<tokio::net::TcpListe
     listen(address).with_context(|| format!("{field}: cannot bind {address}"))
 }
 
-async fn check_stamp(store: &Store, config: &Config) -> anyhow::Result<Stamp> {
-    let wanted = stamp_of(config);
+async fn check_stamp(store: &Store, config: &Config, env: &Env) -> anyhow::Result<Stamp> {
+    let wanted = stamp_of(config, env);
     let Some(stamp) = store.read_stamp().await.context("cannot read the database")? else {
         bail!("the database is not initialised; run azdr-controller init");
     };
@@ -296,10 +313,11 @@ fn arm_client(config: &Config, env: &Env) -> anyhow::Result<ArmClient> {
     Ok(ArmClient::new(arm, env.clone())?)
 }
 
-fn settings(config: &Config, authority: &CertificateAuthority) -> Settings {
+fn settings(config: &Config, stamp: &Stamp, agent_address: Option<String>) -> Settings {
     let quick = config.cloud.poll_pace == config::PollPace::Quick;
     Settings {
-        installation: authority.fingerprint().chars().take(8).collect(),
+        installation: stamp.installation.clone(),
+        agent_address,
         snapshot_group_prefix: config.backup.snapshot_resource_group_prefix.clone(),
         hold_limit: config.backup.hold_limit,
         hold_lease: config.backup.lease,
@@ -324,18 +342,44 @@ fn settings(config: &Config, authority: &CertificateAuthority) -> Settings {
     }
 }
 
+fn server_certificate(
+    authority: &CertificateAuthority,
+    env: &Env,
+) -> anyhow::Result<(Issued, String)> {
+    let now = env.clock.wall();
+    Ok(authority.issue_with_new_key(
+        &Identity::Controller,
+        now.minus(Duration::from_secs(3600)),
+        now.plus(SERVER_CERTIFICATE),
+        Serial::random(&*env.ids),
+    )?)
+}
+
 fn server_tls(
     authority: &CertificateAuthority,
     env: &Env,
     auth: ClientAuth,
 ) -> anyhow::Result<ServerTls> {
-    let now = env.clock.wall();
-    let (issued, key) = authority.issue_with_new_key(
-        &Identity::Controller,
-        now.minus(Duration::from_secs(3600)),
-        now.plus(SERVER_CERTIFICATE),
-        Serial::random(&*env.ids),
-    )?;
+    let (issued, key) = server_certificate(authority, env)?;
     let clock = env.clock.clone();
     Ok(ServerTls::new(&issued.cert_der, &key, authority.cert_der(), auth, clock)?)
+}
+
+/// Gives the listeners a new certificate every day, long before the last one ends.
+async fn renew_server_certificates(
+    listeners: Vec<ServerTls>,
+    authority: Arc<CertificateAuthority>,
+    env: Env,
+) {
+    loop {
+        azdr_env::sleep(RENEW_EVERY).await;
+        for listener in &listeners {
+            let renewed = server_certificate(&authority, &env).and_then(|(issued, key)| {
+                Ok(listener.replace_certificate(&issued.cert_der, &key)?)
+            });
+            if let Err(e) = renewed {
+                tracing::error!(error = %e, "the controller's certificate could not be renewed");
+            }
+        }
+    }
 }

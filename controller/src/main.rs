@@ -79,7 +79,7 @@ fn init(args: &InitArgs) -> anyhow::Result<()> {
         let _lock = DataDirLock::take(&config.data_dir)?;
         let store = Store::open(&app::database(&config.data_dir), Executor::BlockingPool)?;
         let stamped = store.read_stamp().await?.is_some();
-        let stamp = app::stamp_of(&config);
+        let stamp = app::stamp_of(&config, &env);
         let now = env.clock.wall();
         let report = init::init(args, &config, &env, WorkFactor::NORMAL, stamped, async |first| {
             let admin = first.admin;

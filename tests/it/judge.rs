@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use azdr_tests::Lab;
 
 /// Restarted runs back off for seconds.
 const SETTLE: Duration = Duration::from_secs(120);
 
-/// Waits until all jobs have ended, and checks that
+/// Waits until all jobs have ended, and checks (the VMs are given by name or ID) that
 /// - none is stuck;
 /// - nothing temporary is left;
 /// - the snapshots that exist are those of the catalogue, no more and no less;
@@ -25,14 +25,13 @@ pub(crate) fn at_rest(lab: &Lab, vms: &[&str]) -> Result<()> {
     ensure!(left.is_empty(), "left over: {left:#?}");
     snapshots_are_known(lab, vms)?;
     for name in vms {
-        let all = listing.vms();
-        let found = all.iter().find(|vm| vm.name() == *name);
-        let Some(vm) = found else { anyhow::bail!("there is no VM {name} any more") };
+        let found = listing.vms().into_iter().find(|vm| vm.is_called(name));
+        let vm = found.with_context(|| format!("there is no VM {name} any more"))?;
         ensure!(vm.is_running(), "{name} is {}", vm.power());
-        let disks = listing.disks_of(*vm);
+        let disks = listing.disks_of(vm);
         let sets: BTreeSet<String> = disks
             .iter()
-            .map(|id| set_of(id.rsplit('/').next().unwrap_or_default(), name))
+            .map(|id| set_of(id.rsplit('/').next().unwrap_or_default(), vm.name()))
             .collect();
         ensure!(sets.len() == 1, "{name} runs on a mixture of disks: {disks:#?}");
     }

@@ -6,6 +6,7 @@
 //! a missing QEMU is a failure instead. `AZDR_KEEP_FAILED=1` keeps the folder of a test that failed.
 
 mod guests;
+mod host_agent;
 mod interruptions;
 mod judge;
 mod lock_file;

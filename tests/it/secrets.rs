@@ -1,11 +1,14 @@
 //! No secret in any log at any level, nor in the database.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use azdr_tests::poll::{Look, until};
 use azdr_tests::world::CLIENT_SECRET;
 use azdr_tests::{Lab, LabSpec, Vm, World};
 
+use crate::host_agent::HostAgent;
 use crate::setup::{Needs, Stage, Test};
 use crate::whole_flow::protect;
 
@@ -22,10 +25,11 @@ fn no_secret(stage: &Stage) -> Result<()> {
     let world = World { vms: vec![Vm::new("prod", "db").with_data_disk()] };
     let log_filter = "trace".to_owned();
     let mut lab = stage.lab_of(LabSpec { log_filter, ..LabSpec::without_guests(world) })?;
-    let tokens = work(&lab)?;
+    let mut tokens = work(&lab)?;
+    tokens.push(enrol(stage, &lab)?);
     lab.controller.stop()?;
 
-    let mut files = vec![stage.folder.join("controller.log")];
+    let mut files = vec![stage.folder.join("controller.log"), stage.folder.join("agent/log")];
     files.extend(files_in(&lab.controller.data())?);
     let database = files.iter().any(|f| f.extension().is_some_and(|e| e == "db"));
     ensure!(database, "where is the database? {files:?}");
@@ -57,7 +61,7 @@ fn work(lab: &Lab) -> Result<Vec<String>> {
     let token = lab.azdr.json(&["agent", "token", "db"])?;
     let token = token["token"].as_str().context("a token")?.to_owned();
     lab.azdr.run(&["backup", "trigger", "db"])?.ok()?;
-    lab.settle(std::time::Duration::from_secs(60))?;
+    lab.settle(Duration::from_secs(60))?;
     let point = lab.azdr.points("db")?[0]["name"].as_str().context("a point")?.to_owned();
     lab.azdr.run(&["backup", "verify", &point])?.ok()?;
     lab.azdr.run(&["backup", "verify", &point, "--region", "westus2"])?.ok()?;
@@ -72,6 +76,28 @@ fn work(lab: &Lab) -> Result<Vec<String>> {
     lab.azdr.run(&["backup", "verify", &point])?;
     lab.simulator.set_faults(&serde_json::json!([]))?;
     Ok(vec![token])
+}
+
+/// Enrols an agent, which logs everything, and lets it work.
+fn enrol(stage: &Stage, lab: &Lab) -> Result<String> {
+    let listing = lab.simulator.listing()?;
+    let agent = HostAgent::new(stage, "agent", lab, listing.vm("prod", "db")?.vm_id())?;
+    let token = lab.azdr.json(&["agent", "token", "db"])?;
+    let ended = agent.enrol(&token)?;
+    ensure!(ended.status.success(), "{ended:?}");
+    let log = stage.folder.join("agent/log");
+    std::fs::write(&log, format!("{}{}", ended.stdout, ended.stderr))?;
+    let session = agent.start()?;
+    until("the agent is connected", Duration::from_secs(60), || {
+        let agents = lab.azdr.json(&["agent", "list"])?.to_string();
+        Ok(match agents.contains("\"connected\"") {
+            true => Look::Done(()),
+            false => Look::Waiting(agents),
+        })
+    })?;
+    session.stop(Duration::from_secs(30))?;
+    ensure!(session.printed().contains("TRACE"), "the agent's log is not at its most talkative");
+    Ok(token["token"].as_str().context("a token")?.to_owned())
 }
 
 fn files_in(folder: &Path) -> Result<Vec<PathBuf>> {

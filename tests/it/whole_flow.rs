@@ -156,7 +156,11 @@ fn drill(stage: &Stage) -> Result<()> {
     let before = lab.simulator.listing()?.everything();
     let answer = lab.azdr.run(&["dr", "test", "db"])?;
     ensure!(answer.code == 1, "exit code {}: {}", answer.code, answer.words());
-    ensure!(answer.stderr.contains("neither an agent nor a way to SSH"), "{}", answer.stderr);
+    for word in ["agent", "SSH", "nothing can be proved"] {
+        ensure!(answer.stderr.contains(word), "no {word:?} in {}", answer.stderr);
+    }
+    let job = lab.azdr.newest_job("dr_test")?;
+    ensure!(job["error"]["kind"] == "no_evidence", "{job:#}");
     lab.settle(SETTLE)?;
     let after = lab.simulator.listing()?.everything();
     ensure!(before == after, "before: {before:#?}\nafter: {after:#?}");

@@ -1,16 +1,16 @@
 //! Wrong input: each is answered with the value and what is allowed, with the right exit code, and
 //! changes nothing.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use azdr_tests::metadata::Metadata;
 use azdr_tests::poll::{Look, until};
-use azdr_tests::process::{Daemon, Ended, Lifetime, run};
-use azdr_tests::{Answer, Lab, Programs, Vm, World};
+use azdr_tests::process::Ended;
+use azdr_tests::{Answer, Lab, Vm, World};
 use serde_json::Value;
 
+use crate::host_agent::HostAgent;
 use crate::setup::{Needs, Stage, Test};
 use crate::whole_flow::protect;
 
@@ -115,78 +115,6 @@ fn wrong_values(stage: &Stage) -> Result<()> {
     let after = state(&lab)?;
     ensure!(before == after, "before: {before:#?}\nafter: {after:#?}");
     Ok(())
-}
-
-/// An agent on this machine that takes itself for a VM.
-struct HostAgent {
-    programs: Programs,
-    folder: PathBuf,
-}
-
-impl HostAgent {
-    /// `agent` is where it is to connect later.
-    fn new(stage: &Stage, name: &str, lab: &Lab, vm_id: &str) -> Result<Self> {
-        let programs = stage.programs.clone().context("the programs are not built")?;
-        let folder = stage.folder.join(name);
-        std::fs::create_dir(&folder)?;
-        let agent = Self { programs, folder };
-        agent.become_vm(lab, vm_id)?;
-        Ok(agent)
-    }
-
-    fn become_vm(&self, lab: &Lab, vm_id: &str) -> Result<()> {
-        let config = format!(
-            "controller = \"{}\"\nstate_dir = \"{}\"\ninstance_metadata_url = \"{}\"\n\
-             thawd_socket = \"{}\"\nfile_systems = [\"/nowhere\"]\n",
-            lab.controller.addresses().agent,
-            self.state().display(),
-            Metadata::of(vm_id)?.url(),
-            self.folder.join("thawd.sock").display(),
-        );
-        Ok(std::fs::write(self.folder.join("agent.toml"), config)?)
-    }
-
-    fn state(&self) -> PathBuf {
-        self.folder.join("state")
-    }
-
-    fn enrol(&self, token: &Value) -> Result<Ended> {
-        let text = |name: &str| token[name].as_str().unwrap_or_default();
-        let mut command = self.programs.command("azdr-agent");
-        command.args(["enroll", "--controller", text("enroll_address")]);
-        command.args(["--agent-address", text("agent_address")]);
-        command.args(["--ca-fingerprint", text("ca_fingerprint"), "--config"]);
-        command.arg(self.folder.join("agent.toml")).env("AZDR_TOKEN", text("token"));
-        run(command, LIMIT, None)
-    }
-
-    fn start(&self) -> Result<Daemon> {
-        let mut command = self.programs.command("azdr-agent");
-        command.args(["run", "--config"]).arg(self.folder.join("agent.toml"));
-        Daemon::start("azdr-agent", command, &self.folder.join("log"), Lifetime::OfStarter)
-    }
-
-    /// A context for `azdr` with this agent's certificate.
-    fn context(&self, lab: &Lab) -> Result<PathBuf> {
-        let identity = std::fs::read_to_string(self.state().join("identity.json"))?;
-        let identity: Value = serde_json::from_str(&identity)?;
-        let write = |name: &str, field: &str| {
-            let text = identity[field].as_str().unwrap_or_default();
-            std::fs::write(self.folder.join(name), text)
-        };
-        write("key", "key_pem")?;
-        write("certificate", "chain_pem")?;
-        write("ca", "ca_pem")?;
-        let context = self.folder.join("context.toml");
-        let controller = lab.controller.addresses().admin;
-        std::fs::write(
-            &context,
-            format!(
-                "controller = \"{controller}\"\nca = \"ca\"\ncertificate = \"certificate\"\nkey = \"key\"\n"
-            ),
-        )?;
-        Ok(context)
-    }
 }
 
 fn vm_id(lab: &Lab, name: &str) -> Result<String> {

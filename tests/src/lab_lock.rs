@@ -29,7 +29,8 @@ impl LabLock {
     /// When another lab still runs after `limit`.
     pub fn acquire(limit: Duration) -> Result<Self> {
         let name = SocketAddr::from_abstract_name(NAME).context("a constant name")?;
-        let what = "no other lab with guests runs on this machine (a demo that was kept, a test)";
+        let what =
+            "the other lab with guests on this machine (a demo that was kept, a test) has ended";
         until(what, limit, || {
             Ok(match UnixListener::bind_addr(&name) {
                 Ok(socket) => Look::Done(Self(socket)),

@@ -81,14 +81,11 @@ impl Listing {
         all
     }
 
-    /// What runs made and nobody is meant to keep: everything tagged with a run but snapshots, the
-    /// machines of these names with their disks and interfaces, and `kept` resources.
+    /// What runs made and nobody is meant to keep: everything tagged with a run but snapshots, these
+    /// machines (by name or ID) with their disks and interfaces, and `kept` resources.
     pub fn temporary(&self, vms: &[&str], kept: &[String]) -> Vec<String> {
-        let vms: Vec<Resource<'_>> = self
-            .vms()
-            .into_iter()
-            .filter(|vm| vms.iter().any(|name| vm.name().eq_ignore_ascii_case(name)))
-            .collect();
+        let vms: Vec<Resource<'_>> =
+            self.vms().into_iter().filter(|vm| vms.iter().any(|name| vm.is_called(name))).collect();
         let mut kept: Vec<String> = kept.iter().map(|id| id.to_lowercase()).collect();
         for vm in &vms {
             kept.push(vm.id().to_lowercase());
@@ -127,6 +124,11 @@ impl<'a> Resource<'a> {
     /// Last part of the ID.
     pub fn name(self) -> &'a str {
         self.id().rsplit('/').next().unwrap_or_default()
+    }
+
+    /// Whether this is its name or its ID.
+    pub fn is_called(self, name: &str) -> bool {
+        self.name().eq_ignore_ascii_case(name) || self.id().eq_ignore_ascii_case(name)
     }
 
     /// Name of its resource group.
@@ -173,5 +175,56 @@ impl<'a> Resource<'a> {
     /// The whole record.
     pub fn record(self) -> &'a Value {
         self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn resource(kind: &str, name: &str, run: Option<&str>, managed_by: Option<&str>) -> Value {
+        let id =
+            format!("/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/{kind}/{name}");
+        let tags = run.map_or_else(|| json!({}), |run| json!({"AZDR:run": run}));
+        let managed_by = managed_by.map(|vm| {
+            format!(
+                "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/{vm}"
+            )
+        });
+        let kind = format!("Microsoft.Compute/{kind}");
+        json!({"id": id, "type": kind, "tags": tags, "managed_by": managed_by, "power": "Running"})
+    }
+
+    #[test]
+    fn what_a_run_left_behind_is_told_from_what_it_was_to_make() {
+        let listing = Listing::new(json!({
+            "groups": [
+                {"name": "g", "tags": {}},
+                {"name": "azdr-drill-7", "tags": {RUN_TAG: "i.7"}},
+            ],
+            "resources": [
+                resource("virtualMachines", "db", None, None),
+                resource("disks", "restored", Some("i.1"), Some("DB")),
+                resource("disks", "replaced", Some("i.0"), None),
+                resource("disks", "test-disk", Some("i.2"), None),
+                resource("disks", "somebody-elses", None, None),
+                resource("snapshots", "point", Some("i.3"), None),
+                resource("virtualMachines", "copy", Some("i.4"), None),
+            ],
+            "unfinished_operations": 0,
+        }));
+        let replaced = listing.disks()[1].id().to_owned();
+        let left = |vms: &[&str]| listing.temporary(vms, std::slice::from_ref(&replaced));
+        let names: Vec<String> = left(&["db", "copy"])
+            .iter()
+            .map(|id| id.rsplit('/').next().unwrap().to_owned())
+            .collect();
+        assert_eq!(names, ["test-disk", "group azdr-drill-7"]);
+        // A machine that nobody named, and disks of one that is not looked at.
+        assert_eq!(left(&[]).len(), 4);
+        assert_eq!(listing.disks_of(listing.vm("G", "DB").unwrap()).len(), 1);
+        assert!(listing.vm("g", "d").is_err());
     }
 }

@@ -54,7 +54,7 @@ pub fn until<T>(
             Look::Waiting(status) => status,
         };
         if watch.elapsed() >= limit {
-            bail!("waited {} s in vain, until {what}; last seen: {status}", limit.as_secs());
+            bail!("waited {} s in vain: {what}; last seen: {status}", limit.as_secs());
         }
         pause(PAUSE);
     }

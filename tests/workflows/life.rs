@@ -31,6 +31,13 @@ pub(crate) struct Life {
     agents: tokio::task::JoinHandle<()>,
 }
 
+impl Drop for Bench {
+    /// A life that "crashed" holds on to the cloud for ever, and so to its folder.
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(self.cloud.dir.path());
+    }
+}
+
 impl Bench {
     pub(crate) fn new() -> Self {
         let env = Env::simulated(42);
@@ -63,7 +70,7 @@ impl Bench {
             azure,
             fleet: fleet.clone(),
             catalogue: Catalogue::new(store.clone()),
-            settings: settings(),
+            settings: Arc::new(settings()),
             holds: Arc::new(Semaphore::new(8)),
         });
         let engine = Engine::new(
@@ -95,7 +102,7 @@ impl Bench {
         let far = now.plus(Duration::from_secs(30 * 86_400));
         let scope = azdr_controller::store::CertificateScope::Vm;
         let serial = self.env.ids.hex(8);
-        life.store.add_certificate(serial, item.id, scope, far, now).await.unwrap();
+        life.store.add_certificate(serial, item.id, scope, far, None, now).await.unwrap();
         azdr_env::sleep(Duration::from_secs(1)).await;
         item
     }
@@ -194,6 +201,7 @@ pub(crate) fn db() -> ArmId {
 fn settings() -> Settings {
     Settings {
         installation: "1nstall".into(),
+        agent_address: Some("127.0.0.1:7444".into()),
         snapshot_group_prefix: "azdr-".into(),
         hold_limit: Duration::from_secs(10),
         hold_lease: Duration::from_secs(3),

@@ -3,10 +3,12 @@
 //! Nothing stops at the first failure. The last line counts everything; each check that is not a test
 //! program's counts as one test.
 
-use std::process::{Command, ExitCode};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
 use clap::Args;
+use serde_json::Value;
 
 use crate::debian_packages::{ensure_program, find_program, is_root};
 use crate::tally::Tally;
@@ -69,10 +71,27 @@ fn tests(workspace: &Workspace, all: &mut Tally) -> Result<()> {
     all.add(Tally::of_run(&mut cargo(&["test", "--workspace", "--no-fail-fast"]))?);
     if guests {
         announce("tests of the simulator with real machines");
-        let ignored = ["test", "--package", "azure-sim", "--test", "it", "--", "--ignored"];
-        all.add_caught_up(Tally::of_run(&mut cargo(&ignored))?);
+        // The program that was built already: cargo would build it anew for this package alone.
+        let program = simulator_tests(&mut cargo(&["test", "--workspace", "--no-run"]))?;
+        let mut ignored = Command::new(program);
+        ignored.args(["--ignored", "guests_qemu"]).current_dir(workspace.path("sim"));
+        ignored.env("AZURE_SIM_GUEST_IMAGE", workspace.guest_image());
+        all.add_caught_up(Tally::of_run(&mut ignored)?);
     }
     Ok(())
+}
+
+/// The path of azure-sim's integration tests.
+fn simulator_tests(build: &mut Command) -> Result<PathBuf> {
+    let output = build.arg("--message-format=json").stderr(Stdio::inherit()).output()?;
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let built = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let is_wanted = |message: &Value| {
+        let manifest = message["manifest_path"].as_str().unwrap_or_default();
+        message["target"]["kind"][0] == "test" && manifest.ends_with("/sim/Cargo.toml")
+    };
+    let program = built.filter(is_wanted).find_map(|m| Some(m["executable"].as_str()?.to_owned()));
+    program.map(PathBuf::from).context("azure-sim has no integration tests")
 }
 
 /// Whether tests with real machines have to run. Where they could and something goes wrong, that is a

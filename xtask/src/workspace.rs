@@ -28,6 +28,11 @@ impl Workspace {
         Ok(Self { root: root.to_owned(), target: target.to_owned() })
     }
 
+    /// A file or folder of the workspace.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
     /// Where cargo puts a profile's programs: `debug`, `release`.
     pub(crate) fn programs(&self, profile: &str) -> PathBuf {
         self.target.join(profile)

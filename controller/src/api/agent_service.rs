@@ -41,6 +41,8 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(35);
 pub const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A restored instance's certificate.
 const RUN_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// Certificates that one session may ask for.
+const MAX_RENEWALS: u32 = 8;
 /// Clocks of machines differ; a certificate is valid from a little before it was made.
 const BACKDATE: Duration = Duration::from_secs(3600);
 
@@ -104,7 +106,12 @@ impl RestoredService for Agents {
         let (hello, incoming) = first_message(request.into_inner()).await?;
         let expected = self.store.expected_instance(&hello.vm_id).await.map_err(unavailable)?;
         // A run expects a machine *of this VM*; a foreign certificate with that vmId is quarantined.
-        let run = expected.filter(|e| e.item == peer.item.id).map(|e| e.run);
+        // A certificate that was made for one run is good for that run only.
+        let scope = peer.issued.scope;
+        let run = expected
+            .filter(|e| e.item == peer.item.id)
+            .filter(|e| scope == CertificateScope::Vm || scope == CertificateScope::Run(e.run))
+            .map(|e| e.run);
         if run.is_none() {
             tracing::warn!(vm = %peer.item.arm_id, vm_id = hello.vm_id,
                 "an instance that no run expects shows this VM's certificate: quarantined");
@@ -156,7 +163,8 @@ impl Agents {
             witnesses = hello.witnesses.len(), "agent connected");
         if kind == SessionKind::Protected {
             let (version, boot) = (hello.agent_version.clone(), hello.boot_id.clone());
-            if let Err(e) = self.store.agent_hello(peer.item.id, version, boot, now).await {
+            let serial = peer.certificate.serial.clone();
+            if let Err(e) = self.store.agent_hello(peer.item.id, serial, version, boot, now).await {
                 tracing::error!(error = %e, "an agent's hello could not be stored");
             }
         }
@@ -169,10 +177,15 @@ impl Agents {
         let listened = session.clone();
         let vm = peer.item.arm_id.clone();
         tokio::spawn(async move {
-            listened.tell(ToAgent::Welcome(welcome)).await;
-            tokio::select! {
-                () = listened.over() => {}
-                () = agents.listen(&listened, &vm, incoming) => {}
+            // Revoked between the look at the certificate and the joining: nobody expelled it then.
+            let serial = peer.certificate.serial.clone();
+            if agents.still_good(&serial).await {
+                listened.tell(ToAgent::Welcome(welcome)).await;
+                tokio::select! {
+                    () = listened.over() => {}
+                    () = agents.expiry(&listened) => {}
+                    () = agents.listen(&listened, &vm, &serial, incoming) => {}
+                }
             }
             agents.fleet.leave(&listened);
             tracing::info!(%vm, "agent disconnected");
@@ -182,6 +195,21 @@ impl Agents {
         let stream = ReceiverStream::new(outgoing).map(Ok);
         let stream = futures::StreamExt::take_until(stream, async move { ended.over().await });
         Response::new(Box::pin(stream))
+    }
+
+    async fn still_good(&self, serial: &str) -> bool {
+        matches!(self.store.certificate(serial).await, Ok(Some(c)) if !c.revoked)
+    }
+
+    /// Resolves when a protected session's certificate has expired: it may come back with a new one.
+    /// Restored instances are let in with expired ones.
+    async fn expiry(&self, session: &Session) {
+        if session.kind != SessionKind::Protected {
+            return std::future::pending().await;
+        }
+        while self.env.clock.wall() <= session.certificate_expires {
+            azdr_env::sleep(HEARTBEAT).await;
+        }
     }
 
     fn welcome(&self, peer: &Peer, kind: &SessionKind, now: WallTime) -> Welcome {
@@ -205,7 +233,14 @@ impl Agents {
         }
     }
 
-    async fn listen(&self, session: &Session, vm: &ArmId, mut incoming: Streaming<AgentMessage>) {
+    async fn listen(
+        &self,
+        session: &Session,
+        vm: &ArmId,
+        serial: &str,
+        mut incoming: Streaming<AgentMessage>,
+    ) {
+        let mut renewals = 0;
         loop {
             let next = tokio::select! {
                 next = incoming.next() => next,
@@ -216,7 +251,12 @@ impl Agents {
             };
             match next {
                 Some(Ok(AgentMessage { body: Some(FromAgent::RenewCertificate(request)) })) => {
-                    let answer = self.renew(session, vm, request).await;
+                    renewals += 1;
+                    if renewals > MAX_RENEWALS {
+                        tracing::warn!(%vm, "an agent asks for certificate after certificate");
+                        return;
+                    }
+                    let answer = self.renew(session, vm, serial, request).await;
                     session.tell(ToAgent::CertificateIssued(answer)).await;
                 }
                 Some(Ok(AgentMessage { body: Some(body) })) => {
@@ -233,9 +273,10 @@ impl Agents {
         &self,
         session: &Session,
         vm: &ArmId,
+        serial: &str,
         request: RenewCertificate,
     ) -> CertificateIssued {
-        match self.try_renew(session, vm, request).await {
+        match self.try_renew(session, vm, serial, request).await {
             Ok(answer) => answer,
             Err(reason) => {
                 tracing::warn!(%vm, reason, "certificate not renewed");
@@ -248,6 +289,7 @@ impl Agents {
         &self,
         session: &Session,
         vm: &ArmId,
+        serial: &str,
         request: RenewCertificate,
     ) -> Result<CertificateIssued, String> {
         // Whose certificate it becomes: a restored machine may be one of its own.
@@ -289,7 +331,14 @@ impl Agents {
             )
             .map_err(|e| e.to_string())?;
         self.store
-            .add_certificate(issued.serial_hex, item, scope, issued.not_after, now)
+            .add_certificate(
+                issued.serial_hex,
+                item,
+                scope,
+                issued.not_after,
+                Some(serial.to_owned()),
+                now,
+            )
             .await
             .map_err(|e| e.to_string())?;
         Ok(CertificateIssued {

@@ -57,8 +57,9 @@ struct Sessions {
     next_id: u64,
     /// At most one per VM: a newer one replaces an older one.
     protected: BTreeMap<ItemId, Arc<Session>>,
-    /// At most one per instance, by its vmId.
-    restored: BTreeMap<String, Arc<Session>>,
+    /// At most one per instance, by its vmId; with the item, so that no VM's agent can take the place
+    /// of another's by claiming its vmId.
+    restored: BTreeMap<(ItemId, String), Arc<Session>>,
 }
 
 impl Fleet {
@@ -82,7 +83,8 @@ impl Fleet {
             let replaced = match &session.kind {
                 SessionKind::Protected => sessions.protected.insert(session.item, session.clone()),
                 SessionKind::Restored { .. } => {
-                    sessions.restored.insert(session.hello.vm_id.clone(), session.clone())
+                    let key = (session.item, session.hello.vm_id.clone());
+                    sessions.restored.insert(key, session.clone())
                 }
             };
             (session, replaced)
@@ -103,8 +105,9 @@ impl Fleet {
             if sessions.protected.get(&session.item).is_some_and(same) {
                 sessions.protected.remove(&session.item);
             }
-            if sessions.restored.get(&session.hello.vm_id).is_some_and(same) {
-                sessions.restored.remove(&session.hello.vm_id);
+            let key = (session.item, session.hello.vm_id.clone());
+            if sessions.restored.get(&key).is_some_and(same) {
+                sessions.restored.remove(&key);
             }
         }
         self.changed();
@@ -124,9 +127,9 @@ impl Fleet {
         self.lock().protected.get(&item).cloned()
     }
 
-    /// The session of a restored instance, by Azure's vmId (lower case).
-    pub fn restored(&self, vm_guid: &str) -> Option<Arc<Session>> {
-        self.lock().restored.get(vm_guid).cloned()
+    /// The session of a restored instance of an item, by Azure's vmId (lower case).
+    pub fn restored(&self, item: ItemId, vm_guid: &str) -> Option<Arc<Session>> {
+        self.lock().restored.get(&(item, vm_guid.to_owned())).cloned()
     }
 
     /// All sessions.

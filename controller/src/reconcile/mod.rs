@@ -14,6 +14,9 @@ use crate::store::Store;
 use crate::workflow::Engine;
 use crate::workflows::Services;
 
+/// How often policy tags are looked at that could not be written: Azure's "no" rarely passes quickly.
+const TAGS_EVERY: Duration = Duration::from_secs(15 * 60);
+
 /// What the loops use.
 #[derive(Clone)]
 pub struct Reconciler {
@@ -28,18 +31,29 @@ pub struct Reconciler {
 }
 
 impl Reconciler {
-    /// Runs all loops once per `tick` until `stop`.
-    pub async fn run(self, tick: Duration, stop: CancellationToken) {
+    /// Starts due backups once per `tick`, until `stop`.
+    pub async fn keep_schedule(self, tick: Duration, stop: CancellationToken) {
         loop {
             if let Err(e) = self.start_due_backups().await {
                 tracing::error!(error = %e, cause = ?e, "due backups could not be looked up");
             }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = azdr_env::sleep(tick) => {}
+            }
+        }
+    }
+
+    /// Writes policy tags that could not be written, until `stop`. A loop of its own: an Azure that
+    /// does not answer must not keep backups from starting.
+    pub async fn keep_tags(self, stop: CancellationToken) {
+        loop {
             if let Err(e) = self.rewrite_policy_tags().await {
                 tracing::error!(error = %e, cause = ?e, "policy tags could not be looked up");
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = azdr_env::sleep(tick) => {}
+                () = azdr_env::sleep(TAGS_EVERY) => {}
             }
         }
     }

@@ -108,8 +108,7 @@ impl Store {
         .await
     }
 
-    /// Consumes a token and records the certificate issued for it, in one transaction; earlier
-    /// certificates of the VM are superseded.
+    /// Consumes a token and records the certificate issued for it, in one transaction.
     ///
     /// # Errors
     /// `Refused` when the token was used or expired meanwhile; then nothing is recorded.
@@ -137,19 +136,35 @@ impl Store {
         .await
     }
 
-    /// Records a renewed or run-scoped certificate. One of scope `Vm` supersedes earlier ones.
+    /// Records a renewed or run-scoped certificate, asked for with the certificate `shown`. Earlier
+    /// ones are superseded when this one is first used, not now: the answer may be lost.
     ///
     /// # Errors
-    /// When the database cannot be written.
+    /// `Refused` when the certificate shown has been revoked meanwhile.
     pub async fn add_certificate(
         &self,
         serial: String,
         item: ItemId,
         scope: CertificateScope,
         not_after: WallTime,
+        shown: Option<String>,
         now: WallTime,
     ) -> Result<(), StoreError> {
-        self.write(move |c| insert_certificate(c, &serial, item, scope, not_after, now)).await
+        self.write(move |c| {
+            if let Some(shown) = shown {
+                let good = c.query_row(
+                    "SELECT count(*) FROM agent_certificate
+                     WHERE serial = ?1 AND revoked_ms IS NULL",
+                    [shown],
+                    |r| r.get::<_, i64>(0),
+                )?;
+                if good == 0 {
+                    return Err(StoreError::Refused("this certificate is revoked".into()));
+                }
+            }
+            insert_certificate(c, &serial, item, scope, not_after, now)
+        })
+        .await
     }
 
     /// A certificate that this controller issued.
@@ -218,6 +233,12 @@ impl Store {
         now: WallTime,
     ) -> Result<u32, StoreError> {
         self.write(move |c| {
+            // A token that was minted before must not let the revoked one back in.
+            c.execute(
+                "UPDATE enrolment_token SET expires_ms = ?2 WHERE item_id = ?1
+                   AND used_ms IS NULL AND expires_ms > ?2",
+                (item.0, now.unix_ms()),
+            )?;
             Ok(c.execute(
                 "UPDATE agent_certificate SET revoked_ms = ?2
                  WHERE item_id = ?1 AND revoked_ms IS NULL",
@@ -227,18 +248,26 @@ impl Store {
         .await
     }
 
-    /// Remembers an agent's hello.
+    /// Remembers the hello of a protected VM's agent; the certificate that it shows supersedes the
+    /// VM's earlier ones from now on.
     ///
     /// # Errors
     /// When the database cannot be written.
     pub async fn agent_hello(
         &self,
         item: ItemId,
+        serial: String,
         version: String,
         boot_id: String,
         now: WallTime,
     ) -> Result<(), StoreError> {
         self.write(move |c| {
+            c.execute(
+                "UPDATE agent_certificate SET superseded_ms = ?3
+                 WHERE item_id = ?1 AND scope = 'vm' AND superseded_ms IS NULL AND serial <> ?2
+                   AND rowid < (SELECT rowid FROM agent_certificate WHERE serial = ?2)",
+                (item.0, serial, now.unix_ms()),
+            )?;
             c.execute(
                 "INSERT OR REPLACE INTO agent VALUES (?1, ?2, ?3, ?4)",
                 (item.0, version, boot_id, now.unix_ms()),
@@ -327,14 +356,7 @@ fn insert_certificate(
     now: WallTime,
 ) -> Result<(), StoreError> {
     let (scope, run) = match scope {
-        CertificateScope::Vm => {
-            c.execute(
-                "UPDATE agent_certificate SET superseded_ms = ?2
-                 WHERE item_id = ?1 AND scope = 'vm' AND superseded_ms IS NULL",
-                (item.0, now.unix_ms()),
-            )?;
-            ("vm", None)
-        }
+        CertificateScope::Vm => ("vm", None),
         CertificateScope::Run(run) => ("run", Some(run.0)),
     };
     c.execute(

@@ -154,9 +154,18 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub async fn enabled_policies(&self) -> Result<Vec<(Item, PolicyRow)>, StoreError> {
+        let all = self.policies().await?;
+        Ok(all.into_iter().filter(|(_, row)| row.policy.enabled).collect())
+    }
+
+    /// All policies with their items.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn policies(&self) -> Result<Vec<(Item, PolicyRow)>, StoreError> {
         self.read(|c| {
             let mut statement = c.prepare_cached(&format!(
-                "{SELECT} WHERE id IN (SELECT item_id FROM policy WHERE enabled) ORDER BY arm_key"
+                "{SELECT} WHERE id IN (SELECT item_id FROM policy) ORDER BY arm_key"
             ))?;
             let items: Vec<Item> = statement.query_map([], item)?.collect::<Result<_, _>>()?;
             let mut result = Vec::with_capacity(items.len());

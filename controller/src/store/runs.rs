@@ -106,6 +106,8 @@ pub struct RunRow {
     pub input: Value,
     /// Where it stands.
     pub state: RunState,
+    /// Smaller goes first.
+    pub priority: u8,
     /// What it is about.
     pub item: Option<ItemId>,
     /// Operator, `schedule`, or `job N`.
@@ -167,6 +169,11 @@ impl Store {
         keys.sort();
         keys.dedup();
         self.write(move |c| {
+            // The caller's list may be old: one that was cancelled meanwhile must not take locks,
+            // which nobody would give back.
+            if read_run(c, id)?.is_none_or(|r| r.state != RunState::Queued) {
+                return Ok(false);
+            }
             for key in &keys {
                 let holder = c
                     .query_row(
@@ -327,8 +334,8 @@ pub(super) fn set_state(
 }
 
 const SELECT: &str = "SELECT id, workflow, version, input_json, state, item_id, requested_by,
-  created_ms, started_ms, finished_ms, cancel_requested, waiting_for, error_json, result_json
-  FROM run ";
+  created_ms, started_ms, finished_ms, cancel_requested, waiting_for, error_json, result_json,
+  priority FROM run ";
 
 fn read_run(c: &Connection, id: RunId) -> Result<Option<RunRow>, StoreError> {
     Ok(select(c, "WHERE id = ?1", [id.0])?.pop())
@@ -370,5 +377,6 @@ fn run_row(r: &Row<'_>) -> Result<RunRow, StoreError> {
         waiting_for: r.get(11)?,
         error: document(12)?,
         result: document(13)?,
+        priority: r.get(14)?,
     })
 }

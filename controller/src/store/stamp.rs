@@ -16,6 +16,9 @@ pub struct Stamp {
     pub tenant_id: String,
     /// Subscription ids, sorted.
     pub subscriptions: Vec<String>,
+    /// Random, drawn with the database: a later database of the same CA numbers its runs from one
+    /// again, and must not take the earlier one's resources for its own.
+    pub installation: String,
 }
 
 impl Store {
@@ -38,8 +41,14 @@ impl Store {
                 )));
             }
             c.execute(
-                "INSERT INTO stamp VALUES (1, ?1, ?2, ?3, ?4)",
-                (stamp.cloud, stamp.tenant_id, to_json(&stamp.subscriptions), now.unix_ms()),
+                "INSERT INTO stamp VALUES (1, ?1, ?2, ?3, ?4, ?5)",
+                (
+                    stamp.cloud,
+                    stamp.tenant_id,
+                    to_json(&stamp.subscriptions),
+                    stamp.installation,
+                    now.unix_ms(),
+                ),
             )?;
             c.execute(
                 "INSERT INTO operator VALUES (?1, 'admin', ?2, ?3, NULL)",
@@ -61,14 +70,16 @@ impl Store {
 
 fn read(c: &Connection) -> Result<Option<Stamp>, StoreError> {
     let row = c
-        .query_row("SELECT cloud, tenant_id, subscriptions_json FROM stamp", [], |r| {
-            Ok((r.get(0)?, r.get(1)?, r.get::<_, String>(2)?))
-        })
+        .query_row(
+            "SELECT cloud, tenant_id, subscriptions_json, installation FROM stamp",
+            [],
+            |r| Ok((r.get(0)?, r.get(1)?, r.get::<_, String>(2)?, r.get(3)?)),
+        )
         .optional()?;
-    row.map(|(cloud, tenant_id, subscriptions)| {
+    row.map(|(cloud, tenant_id, subscriptions, installation)| {
         let subscriptions = serde_json::from_str(&subscriptions)
             .map_err(StoreError::corrupt("subscription list"))?;
-        Ok(Stamp { cloud, tenant_id, subscriptions })
+        Ok(Stamp { cloud, tenant_id, subscriptions, installation })
     })
     .transpose()
 }

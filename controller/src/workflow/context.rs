@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -85,6 +86,8 @@ pub(super) struct RunShared<S> {
     pub(super) progress: Mutex<BTreeMap<(String, String), StepProgress>>,
     pub(super) cancel: CancellationToken,
     pub(super) shutdown: CancellationToken,
+    /// The point of no return is past: requests to stop come too late.
+    pub(super) no_return: AtomicBool,
     pub(super) changed: Arc<dyn Fn() + Send + Sync>,
 }
 
@@ -97,12 +100,18 @@ impl<S> RunShared<S> {
     pub(super) async fn record(&self, progress: Progress) -> Result<(), StepError> {
         let now = self.env.clock.wall();
         let entries = progress.entries.clone();
-        self.store.record(self.id, progress, now).await.map_err(|e| match e {
+        self.store.record(self.id, progress, now).await.map_err(|e| match &e {
             // A rule of the catalogue said no: that is the step's failure, not the store's.
             StoreError::Refused(_) | StoreError::Missing(_) => {
                 StepError::fail("refused", e.to_string())
             }
-            other => StepError::Store(other),
+            // Repeating would break the same constraint for ever.
+            StoreError::Sqlite(cause)
+                if cause.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) =>
+            {
+                StepError::fail("refused", format!("the catalogue refuses the change: {cause}"))
+            }
+            _ => StepError::Store(e),
         })?;
         {
             let mut history =
@@ -307,10 +316,11 @@ impl<S, I> StepCx<S, I> {
     /// `Cancelled` or `ShuttingDown`.
     pub async fn wait(&self, d: Duration) -> Result<(), StepError> {
         let run = &self.raw.run;
+        let may_turn = !self.raw.undoing && !run.no_return.load(Ordering::Acquire);
         tokio::select! {
             biased;
             () = run.shutdown.cancelled() => Err(StepError::ShuttingDown),
-            () = run.cancel.cancelled(), if !self.raw.undoing => Err(StepError::Cancelled),
+            () = run.cancel.cancelled(), if may_turn => Err(StepError::Cancelled),
             () = azdr_env::sleep(d) => Ok(()),
         }
     }

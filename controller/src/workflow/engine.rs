@@ -1,6 +1,7 @@
 //! Queues runs, gives them their locks, drives them, and recovers them after a crash.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::context::{RunShared, StepProgress, to_document};
-use super::definition::Definition;
+use super::definition::{Definition, RunPriority};
 use super::failure::StepError;
 use super::history::History;
 use super::retry::RetryPolicy;
@@ -20,6 +21,14 @@ use crate::store::{ItemId, NewRun, Progress, RunId, RunRow, RunState, Store, Sto
 
 /// How many runs are looked at when a lock becomes free.
 const QUEUE_LOOKAHEAD: u32 = 1000;
+/// How often stuck runs are tried again.
+const STUCK_AGAIN: Duration = Duration::from_secs(10 * 60);
+
+/// What steps use, made fit for one run.
+pub trait ForRun {
+    /// The same services for a run of this priority.
+    fn for_run(&self, priority: RunPriority) -> Self;
+}
 
 /// The engine's limits.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +63,7 @@ struct Inner<S> {
     config: EngineConfig,
 }
 
-impl<S: Send + Sync + 'static> Engine<S> {
+impl<S: ForRun + Send + Sync + 'static> Engine<S> {
     /// An engine for these workflows; nothing runs before [`start`](Self::start).
     pub fn new(
         store: Store,
@@ -89,9 +98,22 @@ impl<S: Send + Sync + 'static> Engine<S> {
     /// # Errors
     /// When the store cannot be read.
     pub async fn start(&self) -> Result<usize, StoreError> {
+        let count = self.take_up_unfinished().await?;
+        let engine = self.clone();
+        self.inner.tasks.spawn(async move { engine.dispatch().await });
+        Ok(count)
+    }
+
+    /// Takes up every unfinished run that nobody drives: after a start all of them, later those that
+    /// are stuck (what was in the way may be gone).
+    async fn take_up_unfinished(&self) -> Result<usize, StoreError> {
         let unfinished = self.inner.store.unfinished_runs().await?;
-        let count = unfinished.len();
+        let mut count = 0;
         for row in unfinished {
+            if self.active(row.id).is_some() {
+                continue;
+            }
+            count += 1;
             tracing::info!(run = %row.id, workflow = row.workflow, state = row.state.as_str(),
                 "taking up an unfinished run");
             if row.state == RunState::Stuck {
@@ -103,8 +125,6 @@ impl<S: Send + Sync + 'static> Engine<S> {
             }
             self.spawn(row).await?;
         }
-        let engine = self.clone();
-        self.inner.tasks.spawn(async move { engine.dispatch().await });
         Ok(count)
     }
 
@@ -266,9 +286,17 @@ impl<S: Send + Sync + 'static> Engine<S> {
     }
 
     async fn dispatch(&self) {
+        let mut looked = self.inner.env.clock.monotonic();
         loop {
             if let Err(e) = self.start_queued().await {
                 tracing::error!(error = %e, "the queue cannot be read");
+            }
+            let now = self.inner.env.clock.monotonic();
+            if now.since(looked) >= STUCK_AGAIN {
+                looked = now;
+                if let Err(e) = self.take_up_unfinished().await {
+                    tracing::error!(error = %e, "unfinished runs cannot be read");
+                }
             }
             tokio::select! {
                 () = self.inner.shutdown.cancelled() => return,
@@ -281,9 +309,12 @@ impl<S: Send + Sync + 'static> Engine<S> {
 
     async fn start_queued(&self) -> Result<(), StoreError> {
         for row in self.inner.store.queued_runs(QUEUE_LOOKAHEAD).await? {
-            if self.active_count() >= self.inner.config.max_running
-                || self.inner.shutdown.is_cancelled()
-            {
+            if self.inner.shutdown.is_cancelled() {
+                return Ok(());
+            }
+            // Somebody waits for a restore or a drill: those do not wait for a thousand copies.
+            let urgent = row.priority <= RunPriority::Drill as u8;
+            if !urgent && self.active_count() >= self.inner.config.max_running {
                 return Ok(());
             }
             let keys = match self.definition_of(&row) {
@@ -311,13 +342,14 @@ impl<S: Send + Sync + 'static> Engine<S> {
         let run = Arc::new(RunShared {
             id: row.id,
             input: row.input.clone(),
-            services: inner.services.clone(),
+            services: Arc::new(inner.services.for_run(definition.priority)),
             env: inner.env.clone(),
             store: inner.store.clone(),
             history: Mutex::new(self.history(row.id).await?),
             progress: Mutex::default(),
             cancel: CancellationToken::new(),
             shutdown: inner.shutdown.clone(),
+            no_return: AtomicBool::new(false),
             changed: Arc::new(move || engine.inner.changes.send_modify(|n| *n += 1)),
         });
         inner.active.lock().expect("the map is only read and written").insert(row.id, run.clone());
@@ -355,20 +387,5 @@ impl<S: Send + Sync + 'static> Engine<S> {
         }
         self.inner.active.lock().expect("the map is only read and written").remove(&id);
         self.notify();
-    }
-}
-
-/// For the listing of jobs: whether a run is one that a controller drives now.
-impl<S: Send + Sync + 'static> Engine<S> {
-    /// Numbers of the runs that are being driven.
-    pub fn active_runs(&self) -> Vec<(RunId, RunState)> {
-        let active = self.inner.active.lock().expect("the map is only read and written");
-        active
-            .iter()
-            .map(|(id, run)| {
-                let back = run.with_history(|h| h.turned_back().is_some());
-                (*id, if back { RunState::Undoing } else { RunState::Running })
-            })
-            .collect()
     }
 }

@@ -79,7 +79,10 @@ impl History {
             Event::Checkpoint => {
                 record.checkpoint = (!payload.is_null()).then(|| payload.clone());
             }
-            Event::Done => record.done = Some((at, payload.clone())),
+            Event::Done => {
+                record.done = Some((at, payload.clone()));
+                record.failed = None;
+            }
             Event::Failed => record.failed = Some(payload.clone()),
             Event::UndoStarted => {
                 record.undo_started = true;

@@ -31,7 +31,7 @@ pub use definition::{
     Concluded, Definition, EachFn, LockKey, Outcome, ResidueFn, RunPriority, StepBuilder, StepFn,
     Version, Workflow,
 };
-pub use engine::{Engine, EngineConfig};
+pub use engine::{Engine, EngineConfig, ForRun};
 pub use failure::{Failure, StepError};
 pub use history::{History, StepRecord};
 pub use retry::{Backoff, RetryPolicy};

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::context::{RawCx, RunShared, StepProgress};
 use super::definition::{Act, Concluded, Definition, Kind, Node, Outcome, RawDone};
-use super::engine::Engine;
+use super::engine::{Engine, ForRun};
 use super::failure::{Failure, StepError};
 use super::retry::RetryPolicy;
 use crate::store::{Event, Progress, RunId, RunState};
@@ -27,7 +27,7 @@ pub(super) struct Runner<S> {
     pub(super) engine: Engine<S>,
 }
 
-impl<S: Send + Sync + 'static> Runner<S> {
+impl<S: ForRun + Send + Sync + 'static> Runner<S> {
     /// Drives the run to a terminal state, or to `Stuck`.
     ///
     /// # Errors
@@ -99,6 +99,9 @@ impl<S: Send + Sync + 'static> Runner<S> {
         self.check_interruption()?;
         if !started {
             self.run.journal(node.name, item, Event::Started, Value::Null).await?;
+        }
+        if node.point_of_no_return {
+            self.run.no_return.store(true, Ordering::Release);
         }
         match self.call(node, act, item, payload, false).await {
             Ok(done) => self.record_done(node, item, done).await,
@@ -295,16 +298,18 @@ impl<S: Send + Sync + 'static> Runner<S> {
             }
             None => Concluded::default(),
         };
-        let state = match outcome {
-            Outcome::Succeeded => RunState::Succeeded,
-            Outcome::Failed(_) => RunState::Failed,
-            Outcome::Cancelled => RunState::Cancelled,
+        let (state, error) = match outcome {
+            Outcome::Succeeded => (RunState::Succeeded, None),
+            // What got it stuck on the way back is mended; why it turned back is what counts.
+            Outcome::Failed(f) => (RunState::Failed, Some(super::context::to_document(&f))),
+            Outcome::Cancelled => (RunState::Cancelled, None),
         };
         self.run
             .record(Progress {
                 changes: concluded.changes,
                 result: concluded.result,
                 state: Some(state),
+                error,
                 ..Progress::default()
             })
             .await?;
@@ -349,6 +354,8 @@ impl<S: Send + Sync + 'static> Runner<S> {
     ) -> Result<RawDone, StepError> {
         let begun = self.run.env.clock.monotonic();
         let mut backoff = self.retry.backoff();
+        // A step may wait for days; only what *keeps* failing has failed.
+        let mut failing_since = None;
         loop {
             let cx = self.cx(node, item, undoing);
             let elapsed = |limit: Duration| self.run.env.clock.monotonic().since(begun) >= limit;
@@ -361,10 +368,14 @@ impl<S: Send + Sync + 'static> Runner<S> {
                         )));
                     }
                     self.run.set_progress(node.name, item, StepProgress { detail, percent });
+                    failing_since = None;
+                    backoff = self.retry.backoff();
                     after
                 }
                 Err(StepError::Retry { failure, after }) => {
-                    if elapsed(node.deadline.min(self.retry.total)) {
+                    let now = self.run.env.clock.monotonic();
+                    let failing = now.since(*failing_since.get_or_insert(now));
+                    if elapsed(node.deadline) || failing >= self.retry.total {
                         return Err(StepError::Fail(failure));
                     }
                     let pause = backoff.next(after);

@@ -1,8 +1,8 @@
 //! The engine on a toy world: numbered marks that steps put down and undos take away.
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use azdr_env::Env;
@@ -49,7 +49,13 @@ impl World {
     }
 }
 
-type Cx = StepCx<World, Input>;
+impl ForRun for Arc<World> {
+    fn for_run(&self, _: RunPriority) -> Self {
+        self.clone()
+    }
+}
+
+type Cx = StepCx<Arc<World>, Input>;
 
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct Input {
@@ -164,7 +170,7 @@ fn conclude(_: &Cx, outcome: &Outcome) -> Result<Concluded, StepError> {
     Ok(Concluded { result: Some(json!(format!("{outcome:?}"))), changes: vec![] })
 }
 
-fn definitions() -> Vec<Definition<World>> {
+fn definitions() -> Vec<Definition<Arc<World>>> {
     let toy = Workflow::new("toy", Version(1), RunPriority::Backup)
         .lock_keys(|i: &Input| vec![LockKey(i.lock.clone())])
         .step(FIRST, "First", first)
@@ -194,7 +200,7 @@ fn definitions() -> Vec<Definition<World>> {
 
 struct Bench {
     dir: tempfile::TempDir,
-    world: std::sync::Arc<World>,
+    world: Arc<World>,
 }
 
 impl Bench {
@@ -204,11 +210,12 @@ impl Bench {
     }
 
     /// A controller's life: a store and an engine that has taken up what was left.
-    async fn life(&self) -> (Engine<World>, Store) {
+    async fn life(&self) -> (Engine<Arc<World>>, Store) {
         let store = Store::open(&self.dir.path().join("db"), Executor::Inline).unwrap();
         let config = EngineConfig { max_running: 8, retry: RetryPolicy::QUICK };
         let env = Env::simulated(1);
-        let engine = Engine::new(store.clone(), env, self.world.clone(), definitions(), config);
+        let engine =
+            Engine::new(store.clone(), env, self.world.clone().into(), definitions(), config);
         engine.start().await.unwrap();
         (engine, store)
     }

@@ -93,7 +93,7 @@ pub async fn finish<I>(
             }
             Ok(Progress::Running { poll_after }) => cx.wait(poll_after).await?,
             // The operation may well go on: the next call polls it again.
-            Err(e) if is_passing(&e) => return Err(e.into()),
+            Err(e) if is_passing(&e) && !operation.is_over() => return Err(e.into()),
             Err(e) => {
                 cx.save_checkpoint::<Operation>(None).await?;
                 return Err(e.into());

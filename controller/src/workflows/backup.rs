@@ -29,7 +29,8 @@ use super::{StepCx, Workflow, machine, prune, replicate, tags};
 use crate::store::change::{NewPoint, NewSnapshot};
 use crate::store::{CatalogueChange, ItemId};
 use crate::workflow::{
-    Concluded, Definition, Done, LockKey, Outcome, RunPriority, StepError, StepKey, Version,
+    Concluded, Definition, Done, Failure, LockKey, Outcome, RunPriority, StepError, StepKey,
+    Version,
 };
 
 /// What a backup is told.
@@ -187,13 +188,39 @@ async fn capture(cx: &StepCx<Input>) -> Result<Done<Captured>, StepError> {
         require: demand == ConsistencyDemand::Require,
         snapshots: &names.snapshots,
     };
+    still_the_same(cx, &described).await?;
     let mut captured = take(cx, plan).await?;
+    // What was true before the capture must have been true throughout.
+    still_the_same(cx, &described).await?;
     if described.off && captured.consistency < azdr_domain::consistency::Consistency::Crash {
         // Disks of a machine that is off do not change: all of them show one instant.
         captured.consistency = azdr_domain::consistency::Consistency::Crash;
         captured.reason = "the VM was off: all disks at one instant".to_owned();
     }
     Ok(Done::new(captured))
+}
+
+/// Fails when the VM was switched on or off, or its disks were changed, since it was described: the
+/// run may have waited long for its turn, and "all disks" and "was off" must hold for the capture.
+async fn still_the_same(cx: &StepCx<Input>, described: &Described) -> Result<(), StepError> {
+    let vm = cx.services().azure.get_vm_with_instance_view(&cx.input.vm).await?;
+    let off = vm.power_state.as_ref().is_some_and(PowerState::is_off);
+    let mut now: Vec<_> = vm
+        .os_disk
+        .iter()
+        .map(|d| (None, d.managed_disk.clone()))
+        .chain(vm.data_disks.iter().map(|d| (d.lun, d.managed_disk.clone())))
+        .collect();
+    let mut then: Vec<_> = described.vm.disks.iter().map(|d| (d.lun, Some(d.id.clone()))).collect();
+    now.sort();
+    then.sort();
+    if now != then || off != described.off {
+        let message = format!("{} was changed while it was being backed up", cx.input.vm.name());
+        return Err(StepError::Fail(
+            Failure::new("vm_changed", message).hint("trigger the backup again"),
+        ));
+    }
+    Ok(())
 }
 
 /// Deletes what this run has made under its names.

@@ -99,6 +99,9 @@ pub async fn capture<I>(cx: &StepCx<I>, plan: CapturePlan<'_>) -> Result<Capture
     let services = cx.services();
     let operation_id = cx.operation_id();
     refuse_foreign_names(cx, plan.snapshots).await?;
+    if plan.unfrozen.is_none() && services.catalogue.has_agent(plan.item).await? {
+        await_agent(services, plan.item).await;
+    }
     let _slot = services.holds.acquire().await.expect("the semaphore is never closed");
     let room = services.azure.reserve_snapshot_writes(plan.snapshots.len() as u32).await;
     let specs: Vec<_> = plan.snapshots.iter().map(|s| (s, spec(&plan, s, &operation_id))).collect();
@@ -150,6 +153,25 @@ pub async fn capture<I>(cx: &StepCx<I>, plan: CapturePlan<'_>) -> Result<Capture
         at,
         witnessed: outcome.witnessed,
     })
+}
+
+/// After a restart of the controller agents need a moment to come back.
+const AGENT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits a while for an agent that has enrolled and is not connected now.
+async fn await_agent(services: &Services, item: ItemId) {
+    let mut changes = services.fleet.changes();
+    let connected = async {
+        while services.fleet.protected(item).is_none() {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = connected => {}
+        () = azdr_env::sleep(AGENT_PATIENCE) => {}
+    }
 }
 
 struct Hold {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use azdr_arm::Vm;
+use azdr_domain::arm_id::ArmId;
 use azdr_env::WallTime;
 use azdr_proto::agent::Witness;
 use serde::{Deserialize, Serialize};
@@ -18,7 +19,7 @@ use tokio::net::TcpStream;
 
 use super::azure::existing;
 use super::{ProbeAddress, Services, StepCx};
-use crate::fleet::Session;
+use crate::fleet::{Session, SessionKind};
 use crate::store::{ItemId, PointRow};
 use crate::workflow::{Failure, StepError};
 
@@ -38,6 +39,9 @@ pub struct Expected {
     pub point: String,
     /// The witness's nonce; empty when the point was taken without a freeze and has no witness.
     pub nonce: String,
+    /// The machine becomes a VM of its own: its agent comes back as this one's.
+    #[serde(default)]
+    pub own_vm: Option<ArmId>,
     /// Every disk of the machine is of this point: then no other witness may be on any of them. False
     /// where disks that the point does not know stay attached.
     pub all_disks: bool,
@@ -50,6 +54,7 @@ impl Expected {
     pub fn of(point: &PointRow, vm_guid: String, not_before: WallTime) -> Self {
         Self {
             all_disks: true,
+            own_vm: None,
             item: point.item,
             vm_guid: vm_guid.to_ascii_lowercase(),
             point: point.name.to_string(),
@@ -76,9 +81,9 @@ pub struct Reported {
 ///
 /// # Errors
 /// `NotYet` while it is silent; `wrong_witness` when it is another machine or a mixture.
-pub fn look_for_agent<I>(cx: &StepCx<I>, expected: &Expected) -> Result<Reported, StepError> {
+pub async fn look_for_agent<I>(cx: &StepCx<I>, expected: &Expected) -> Result<Reported, StepError> {
     let services = cx.services();
-    let Some(session) = session_of(services, expected) else {
+    let Some(session) = session_of(services, expected).await? else {
         let wait = services.settings.look_again;
         return Err(StepError::not_yet("waiting for the machine's agent to report", wait));
     };
@@ -91,14 +96,25 @@ pub fn look_for_agent<I>(cx: &StepCx<I>, expected: &Expected) -> Result<Reported
     })
 }
 
-fn session_of(services: &Services, expected: &Expected) -> Option<Arc<Session>> {
-    let fits = |s: &Arc<Session>| {
-        s.item == expected.item
-            && s.hello.vm_id == expected.vm_guid
-            && s.since >= expected.not_before
+async fn session_of(
+    services: &Services,
+    expected: &Expected,
+) -> Result<Option<Arc<Session>>, StepError> {
+    let fits =
+        |s: &Arc<Session>| s.hello.vm_id == expected.vm_guid && s.since >= expected.not_before;
+    let fleet = &services.fleet;
+    let Some(own) = &expected.own_vm else {
+        let restored = fleet.restored(expected.item, &expected.vm_guid).filter(fits);
+        return Ok(restored.or_else(|| fleet.protected(expected.item).filter(fits)));
     };
-    let restored = services.fleet.restored(&expected.vm_guid).filter(fits);
-    restored.or_else(|| services.fleet.protected(expected.item).filter(fits))
+    // A machine that was quarantined because it said hello too early is sent away to come again.
+    let early = fleet.restored(expected.item, &expected.vm_guid);
+    if let Some(early) = early.filter(|s| s.kind == SessionKind::Restored { run: None }) {
+        fleet.leave(&early);
+    }
+    // It counts when it has come back with an identity of its own.
+    let own = services.catalogue.item(own).await?;
+    Ok(own.and_then(|own| fleet.protected(own.id)).filter(fits))
 }
 
 /// Whether the witnesses are this point's: all of them, and at least one.
@@ -135,9 +151,25 @@ fn compare(expected: &Expected, witnesses: &[Witness]) -> Result<bool, Failure> 
 
 /// Where a VM's SSH is to be probed from outside; `None` when there is no way.
 ///
+/// An address that may not be read (a right is missing) is no way: the machine is not to blame.
+///
 /// # Errors
-/// By class, when Azure cannot be read.
+/// When Azure does not answer now.
 pub async fn ssh_address(
+    services: &Services,
+    vm: &Vm,
+    how: ProbeAddress,
+) -> Result<Option<SocketAddr>, StepError> {
+    match address(services, vm, how).await {
+        Err(StepError::Fail(failure)) => {
+            tracing::warn!(%failure, "the address for the SSH probe cannot be read");
+            Ok(None)
+        }
+        other => other,
+    }
+}
+
+async fn address(
     services: &Services,
     vm: &Vm,
     how: ProbeAddress,
@@ -164,6 +196,14 @@ pub async fn ssh_address(
 /// # Errors
 /// `NotYet` while there is none.
 pub async fn look_for_ssh<I>(cx: &StepCx<I>, address: SocketAddr) -> Result<String, StepError> {
+    ssh_banner(address).await.ok_or_else(|| {
+        let wait = cx.services().settings.look_again;
+        StepError::not_yet(format!("waiting for SSH at {address}"), wait)
+    })
+}
+
+/// The SSH server's banner, if it shows one now.
+pub async fn ssh_banner(address: SocketAddr) -> Option<String> {
     let probe = async {
         let mut stream = TcpStream::connect(address).await.ok()?;
         let mut seen = Vec::new();
@@ -180,14 +220,10 @@ pub async fn look_for_ssh<I>(cx: &StepCx<I>, address: SocketAddr) -> Result<Stri
         }
         None
     };
-    let found = tokio::select! {
+    tokio::select! {
         found = probe => found,
         () = azdr_env::sleep(PROBE_LIMIT) => None,
-    };
-    found.ok_or_else(|| {
-        let wait = cx.services().settings.look_again;
-        StepError::not_yet(format!("waiting for SSH at {address}"), wait)
-    })
+    }
 }
 
 /// The identification line, once it is complete.
@@ -209,6 +245,7 @@ mod tests {
             point: "vm-backup-daily-20251201-0800".into(),
             nonce: nonce.into(),
             all_disks: true,
+            own_vm: None,
             not_before: WallTime::from_unix_ms(0),
         }
     }

@@ -32,6 +32,25 @@ pub use services::{Catalogue, DrillAccess, ProbeAddress, Services, Settings};
 
 use crate::workflow::Definition;
 
+/// How urgent a workflow's requests to Azure are (I12).
+fn request_priority(run: crate::workflow::RunPriority) -> azdr_arm::Priority {
+    use crate::workflow::RunPriority as Run;
+    match run {
+        Run::Restore => azdr_arm::Priority::Restore,
+        Run::Drill => azdr_arm::Priority::Drill,
+        Run::Backup => azdr_arm::Priority::Backup,
+        Run::Replicate => azdr_arm::Priority::Replicate,
+        Run::Verify => azdr_arm::Priority::Verify,
+        Run::Housekeeping => azdr_arm::Priority::Housekeeping,
+    }
+}
+
+impl crate::workflow::ForRun for Services {
+    fn for_run(&self, priority: crate::workflow::RunPriority) -> Self {
+        Self { azure: self.azure.with_priority(request_priority(priority)), ..self.clone() }
+    }
+}
+
 /// A step's view in this world.
 pub type StepCx<I> = crate::workflow::StepCx<Services, I>;
 /// A workflow of this world.

@@ -96,8 +96,12 @@ pub fn retention_plan(
             });
         }
         let copying = point.replicas.iter().any(|r| !r.state.is_over());
-        let regions = std::iter::once(point.region.clone())
-            .chain(point.replicas.iter().map(|r| r.region.clone()));
+        // A copy that failed left nothing there: it is no copy.
+        let copies = point
+            .replicas
+            .iter()
+            .filter(|r| !r.state.is_over() || !point.snapshots_in(&r.region).is_empty());
+        let regions = std::iter::once(point.region.clone()).chain(copies.map(|r| r.region.clone()));
         for region in regions {
             let Ok(parsed) = Region::parse(&region) else { continue };
             let proved = point

@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::azure::{Resource, delete_if_ours, finish, left_of_run, named};
-use super::evidence::{Expected, Reported, look_for_agent, look_for_ssh, ssh_address};
+use super::evidence::{Expected, Reported, look_for_agent, look_for_ssh, ssh_address, ssh_banner};
 use super::machine::disk_like;
 use super::{StepCx, Workflow, tags};
 use crate::store::{CatalogueChange, ItemId};
@@ -74,6 +74,8 @@ struct Plan {
     location: String,
     vm_guid: String,
     was_running: bool,
+    /// Not only stopped: it must not be billed for having been restored.
+    was_deallocated: bool,
     os: Swap,
     data: Vec<Swap>,
     /// `storageProfile.dataDisks` as it was, to be put back as it was.
@@ -81,6 +83,8 @@ struct Plan {
     has_agent: bool,
     /// The point's machine can be recognised by its witness.
     has_witness: bool,
+    /// SSH answered before the restore: then its silence afterwards speaks against the machine.
+    ssh_answered: bool,
 }
 
 impl Plan {
@@ -189,6 +193,13 @@ async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
         StepError::fail("not_restorable", format!("{} has no OS disk", input.point))
     })?;
     let os = swaps.remove(at);
+    let address = ssh_address(services, &vm, services.settings.probe_address).await?;
+    let ssh_answered = match address {
+        Some(address) => ssh_banner(address).await.is_some(),
+        None => false,
+    };
+    // An agent that is there now, and had enrolled when the point was taken, must come back.
+    let has_agent = services.catalogue.has_agent(input.item).await?;
     let data_before = vm
         .raw
         .pointer("/properties/storageProfile/dataDisks")
@@ -199,11 +210,13 @@ async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
         location,
         vm_guid: vm.vm_id.unwrap_or_default().to_ascii_lowercase(),
         was_running: !vm.power_state.as_ref().is_some_and(PowerState::is_off),
+        was_deallocated: vm.power_state == Some(PowerState::Deallocated),
         os,
         data: swaps,
         data_before,
-        has_agent: services.catalogue.has_agent(input.item).await?,
+        has_agent,
         has_witness: !point.nonce.is_empty(),
+        ssh_answered,
     };
     let lease = CatalogueChange::TakeLease { item: input.item, name: input.point.clone() };
     // The machine's certificate may be a year old: it may come through the restored door, and gets
@@ -253,8 +266,11 @@ async fn stop(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
 
 /// Puts the VM into the power state it had.
 async fn start_again(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
-    if cx.output(PLAN)?.was_running {
+    let plan = cx.output(PLAN)?;
+    if plan.was_running {
         finish(cx, cx.services().azure.begin_start(&cx.input.vm)).await?;
+    } else if plan.was_deallocated {
+        finish(cx, cx.services().azure.begin_deallocate(&cx.input.vm)).await?;
     }
     Ok(Done::new(()))
 }
@@ -294,39 +310,48 @@ async fn put_os_disk(cx: &StepCx<Input>, disk: &ArmId) -> Result<Done<()>, StepE
 }
 
 async fn swap_data(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
-    let plan = cx.output(PLAN)?;
-    let mut wanted: Vec<Value> = plan
-        .data_before
-        .iter()
-        .filter(|d| {
-            let lun = d["lun"].as_u64();
-            plan.data.iter().all(|s| s.lun.map(u64::from) != lun)
-        })
-        .cloned()
-        .collect();
-    wanted.extend(plan.data.iter().map(|s| {
-        json!({
+    let disks = cx.output(PLAN)?.data.into_iter().map(|s| {
+        let disk = json!({
             "lun": s.lun, "createOption": "Attach", "caching": s.original.caching,
             "deleteOption": s.original.delete_option.as_deref().unwrap_or("Detach"),
             "name": s.new.name(), "managedDisk": {"id": s.new.as_str()},
-        })
-    }));
-    put_data_disks(cx, wanted).await
+        });
+        (s.lun.map(u64::from).unwrap_or_default(), Some(disk))
+    });
+    put_data_disks(cx, disks.collect()).await
 }
 
 async fn swap_data_back(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
-    let before = cx.output(PLAN)?.data_before;
-    put_data_disks(cx, before).await
+    let plan = cx.output(PLAN)?;
+    let disks = plan.data.iter().map(|s| {
+        let lun = s.lun.map(u64::from).unwrap_or_default();
+        let before = plan.data_before.iter().find(|d| d["lun"].as_u64() == Some(lun)).cloned();
+        // However it was made once: now it is attached.
+        let before = before.map(|mut disk| {
+            disk["createOption"] = json!("Attach");
+            disk
+        });
+        (lun, before)
+    });
+    put_data_disks(cx, disks.collect()).await
 }
 
-/// Makes exactly these the VM's data disks (ARM replaces the whole array). Done when they are.
-async fn put_data_disks(cx: &StepCx<Input>, wanted: Vec<Value>) -> Result<Done<()>, StepError> {
+/// Puts these disks at their LUNs, or nothing where there was nothing. What is attached at other LUNs
+/// stays, whoever attached it and when: ARM replaces the whole array, so it is built from a fresh
+/// read, which `If-Match` then protects. Done when it is so already.
+async fn put_data_disks(
+    cx: &StepCx<Input>,
+    disks: Vec<(u64, Option<Value>)>,
+) -> Result<Done<()>, StepError> {
     let azure = &cx.services().azure;
-    let target = luns(&wanted);
     finish(cx, async {
         let vm = azure.get_vm(&cx.input.vm).await?;
         let now = vm.raw.pointer("/properties/storageProfile/dataDisks");
-        if luns(now.and_then(Value::as_array).map_or(&[], Vec::as_slice)) == target {
+        let now = now.and_then(Value::as_array).cloned().unwrap_or_default();
+        let ours = |d: &Value| disks.iter().any(|(lun, _)| d["lun"].as_u64() == Some(*lun));
+        let mut wanted: Vec<Value> = now.iter().filter(|d| !ours(d)).cloned().collect();
+        wanted.extend(disks.iter().filter_map(|(_, disk)| disk.clone()));
+        if luns(&now) == luns(&wanted) {
             return Ok(azdr_arm::Started::Done(Value::Null));
         }
         let patch = json!({"properties": {"storageProfile": {"dataDisks": wanted}}});
@@ -384,7 +409,7 @@ async fn await_agent(cx: &StepCx<Input>) -> Result<Done<Option<Reported>>, StepE
     let since = cx.started_at(START.name).unwrap_or(cx.input.declared);
     let mut expected = Expected::of(&point, plan.vm_guid.clone(), since);
     expected.all_disks = plan.all_disks();
-    match look_for_agent(cx, &expected) {
+    match look_for_agent(cx, &expected).await {
         Ok(reported) => Ok(Done::new(Some(reported))),
         // SSH may still speak for it.
         Err(StepError::NotYet { .. }) if is_overdue(cx, AGENT.name) => Ok(Done::new(None)),
@@ -403,7 +428,7 @@ async fn find_address(cx: &StepCx<Input>) -> Result<Done<Option<SocketAddr>>, St
 async fn await_ssh(cx: &StepCx<Input>) -> Result<Done<Option<String>>, StepError> {
     let services = cx.services();
     let address = cx.output(ADDRESS)?;
-    let has_agent = cx.output(PLAN)?.has_agent;
+    let plan = cx.output(PLAN)?;
     let reported = cx.output(AGENT)?.is_some();
     let Some(address) = address else {
         // Silence of an agent that should speak, and nobody else to ask, is no evidence against.
@@ -412,10 +437,12 @@ async fn await_ssh(cx: &StepCx<Input>) -> Result<Done<Option<String>>, StepError
     match look_for_ssh(cx, address).await {
         Ok(banner) => Ok(Done::new(Some(banner))),
         Err(StepError::NotYet { .. }) if is_overdue(cx, SSH.name) => {
-            if reported {
+            // No evidence is not evidence against: SSH must have answered before for its silence to
+            // count (DESIGN §4), and a witness has more to say than a banner.
+            if reported || !plan.ssh_answered {
                 return Ok(Done::new(None));
             }
-            let who = if has_agent { "neither its agent nor SSH" } else { "SSH did not" };
+            let who = if plan.has_agent { "neither its agent nor SSH has" } else { "SSH has not" };
             let limit = services.settings.boot_limit.as_secs();
             let message = format!("the restored VM did not come up: {who} answered in {limit} s");
             Err(StepError::Fail(
@@ -479,9 +506,13 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
     let result = json!({"restore": {
         "recovery_point": input.point,
         "vm_resource_id": input.vm,
-        "rto_ms": confirmed_at.since(input.declared).as_millis() as u64,
-        "phases": phases(cx),
-        "power_state": "running",
+        // Without a sign of life there is no recovery to time.
+        "rto_ms": match reported.is_some() || banner.is_some() {
+            true => confirmed_at.since(input.declared).as_millis() as u64,
+            false => 0,
+        },
+        "phases": phases(cx, reported.is_some(), banner.is_some()),
+        "power_state": if reported.is_some() || banner.is_some() { "running" } else { "" },
         "witness_verified": witnessed,
         "ssh_verified": banner.is_some(),
         "unconfirmed": unconfirmed,
@@ -501,7 +532,7 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
     Ok(Concluded { result: Some(result), changes })
 }
 
-fn phases(cx: &StepCx<Input>) -> Value {
+fn phases(cx: &StepCx<Input>, reported: bool, connected: bool) -> Value {
     let mut from = cx.input.declared;
     let steps = [
         ("disks", DISKS.name),
@@ -515,7 +546,12 @@ fn phases(cx: &StepCx<Input>) -> Value {
         let until = cx.done_at(step)?;
         let millis = until.since(from).as_millis() as u64;
         from = until;
-        Some(json!({"name": name, "millis": millis, "ok": true}))
+        let ok = match name {
+            "boot" => reported || connected,
+            "connectivity" => connected,
+            _ => true,
+        };
+        Some(json!({"name": name, "millis": millis, "ok": ok}))
     });
     phases.collect::<Vec<_>>().into()
 }

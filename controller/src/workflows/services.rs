@@ -13,7 +13,8 @@ use crate::fleet::Fleet;
 use crate::store::{Item, ItemId, PointRow, Store, StoreError};
 use crate::workflow::StepError;
 
-/// The world as steps see it.
+/// The world as steps see it. Cheap to clone.
+#[derive(Clone)]
 pub struct Services {
     /// Azure Resource Manager.
     pub azure: ArmClient,
@@ -22,7 +23,7 @@ pub struct Services {
     /// The catalogue, to read. Changes are what a step returns.
     pub catalogue: Catalogue,
     /// How this installation is set up.
-    pub settings: Settings,
+    pub settings: Arc<Settings>,
     /// How many holds may be open at once.
     pub holds: Arc<Semaphore>,
 }
@@ -30,9 +31,11 @@ pub struct Services {
 /// How this installation is set up; read once, never changes.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Distinguishes this installation's resources from another's in the same subscription: the
-    /// first digits of its CA's fingerprint.
+    /// Distinguishes this installation's resources from another's in the same subscription: random,
+    /// drawn with the database.
     pub installation: String,
+    /// host:port at which agents reach the controller; a drill's network lets them out to it alone.
+    pub agent_address: Option<String>,
     /// Snapshots live in `{prefix}{region}`.
     pub snapshot_group_prefix: String,
     /// Absolute cap on a hold.

@@ -1,11 +1,11 @@
 //! The story that `cargo xtask demo` tells, with the real programs: protect, back up, replicate,
 //! verify, destroy, restore, drill, and prove that nothing is left over.
 //!
-//! - [`story`] is the order of events; [`setting`], [`protection`], [`disaster`] and [`drill`] are its
-//!   chapters, each a few steps.
-//! - [`screen`] shows commands and what they print, and keeps the record of steps.
-//! - [`summary`] is what comes of it: words and JSON. Every figure is measured.
-//! - [`leaving`] sees to it that nothing of it outlives the demo, unless it is to be kept.
+//! - `story` is the order of events; `setting`, `protection`, `disaster` and `drill` are its chapters,
+//!   each a few steps.
+//! - `screen` shows commands and what they print, and keeps the record of steps.
+//! - `summary` is what comes of it: words and JSON. Every figure is measured.
+//! - `leaving` sees to it that nothing of it outlives the demo, unless it is to be kept.
 
 mod disaster;
 mod drill;

@@ -6,10 +6,10 @@ use azdr_proto::admin::{
     Agent, AgentState, CreateAgentTokenRequest, CreateAgentTokenResponse, ListAgentsResponse,
     RevokeAgentRequest, RevokeAgentResponse,
 };
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::Admin;
-use super::errors::{hinted, unavailable};
+use super::errors::unavailable;
 use crate::fleet::SessionKind;
 use crate::pki::EnrolmentToken;
 
@@ -29,13 +29,7 @@ impl Admin {
             }
         };
         let named = self.resolve(request.vm.as_ref()).await?;
-        if named.vm.is_none() {
-            return Err(hinted(
-                Code::FailedPrecondition,
-                format!("{} is not in Azure", named.id.name()),
-                "an agent can be enrolled only on a VM that exists",
-            ));
-        }
+        named.in_azure("an agent can be enrolled only on a VM that exists")?;
         let item = self.item_of(&named).await?;
         let token = EnrolmentToken::mint(&*self.env.ids);
         let now = self.env.clock.wall();

@@ -35,6 +35,26 @@ pub(super) struct Named {
     pub(super) vm: Option<AzureVm>,
     /// The catalogue's row, if it has one.
     pub(super) item: Option<Item>,
+    /// Azure could not be asked: then the absence of `vm` says nothing.
+    pub(super) unknown: Option<Status>,
+}
+
+impl Named {
+    /// The VM as Azure shows it.
+    ///
+    /// # Errors
+    /// `FAILED_PRECONDITION` with `hint` when it does not exist there; Azure's own failure when it
+    /// could not be asked.
+    pub(super) fn in_azure(&self, hint: &str) -> Result<&AzureVm, Status> {
+        match (&self.vm, &self.unknown) {
+            (Some(vm), _) => Ok(vm),
+            (None, Some(status)) => Err(status.clone()),
+            (None, None) => {
+                let message = format!("{} is not in Azure", self.id.name());
+                Err(hinted(Code::FailedPrecondition, message, hint))
+            }
+        }
+    }
 }
 
 impl Admin {
@@ -66,30 +86,35 @@ impl Admin {
             .filter(|r| !r.name.is_empty())
             .ok_or_else(|| Status::invalid_argument("no VM is named"))?;
         let wanted = parse_reference(reference)?;
-        let vms = match self.azure_vms().await {
-            Ok(vms) => vms,
+        let (vms, unknown) = match self.azure_vms().await {
+            Ok(vms) => (vms, None),
             // The catalogue still knows what it protects.
             Err(e) => {
                 tracing::warn!(error = e.message(), "Azure cannot list VMs; using the catalogue");
-                Vec::new()
+                (Vec::new(), Some(e))
             }
         };
         let items = self.store.items().await.map_err(unavailable)?;
         let mut found: BTreeMap<String, Named> = BTreeMap::new();
         for vm in vms {
             if let Some(id) = vm.id.clone().filter(|id| wanted.fits(id)) {
-                found.insert(id.key().to_owned(), Named { id, vm: Some(vm), item: None });
+                found.insert(
+                    id.key().to_owned(),
+                    Named { id, vm: Some(vm), item: None, unknown: None },
+                );
             }
         }
         for item in items.into_iter().filter(|i| wanted.fits(&i.arm_id)) {
             let id = item.arm_id.clone();
             let entry = found.entry(id.key().to_owned());
-            entry.or_insert(Named { id, vm: None, item: None }).item = Some(item);
+            let unknown = unknown.clone();
+            entry.or_insert(Named { id, vm: None, item: None, unknown }).item = Some(item);
         }
         let mut found: Vec<Named> = found.into_values().collect();
-        match found.len() {
-            1 => Ok(found.remove(0)),
-            0 => Err(hinted(
+        match (found.len(), unknown) {
+            (1, _) => Ok(found.remove(0)),
+            (0, Some(status)) => Err(status),
+            (0, None) => Err(hinted(
                 Code::NotFound,
                 format!("there is no VM {}", wanted),
                 "see `azdr vm list`",
@@ -113,12 +138,17 @@ impl Admin {
     /// The catalogue's row of a VM that is to be changed; made when it is new.
     ///
     /// # Errors
-    /// `FAILED_PRECONDITION` when the VM is not in Azure.
+    /// When the VM has no row and is not in Azure.
     pub(super) async fn item_of(&self, named: &Named) -> Result<Item, Status> {
         let Some(vm) = &named.vm else {
-            return named.item.clone().ok_or_else(|| {
-                Status::failed_precondition(format!("{} is not in Azure", named.id.name()))
-            });
+            return match &named.item {
+                Some(item) => Ok(item.clone()),
+                None => Err(named
+                    .in_azure("")
+                    .map(|_| ())
+                    .err()
+                    .unwrap_or_else(|| Status::internal("a VM is either in Azure or not"))),
+            };
         };
         let location = vm.location.clone().unwrap_or_default();
         let location =

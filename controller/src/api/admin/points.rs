@@ -21,13 +21,7 @@ impl Admin {
         request: TriggerBackupRequest,
     ) -> Result<Job, Status> {
         let named = self.resolve(request.vm.as_ref()).await?;
-        if named.vm.is_none() {
-            return Err(hinted(
-                Code::FailedPrecondition,
-                format!("{} is not in Azure", named.id.name()),
-                "there is nothing to back up; its recovery points are kept",
-            ));
-        }
+        named.in_azure("there is nothing to back up; its recovery points are kept")?;
         let existing = named.item.as_ref().map(|i| i.id);
         let policy = match existing {
             Some(id) => self.store.policy(id).await.map_err(unavailable)?,

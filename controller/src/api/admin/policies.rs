@@ -26,13 +26,7 @@ impl Admin {
         request: ConfigureBackupRequest,
     ) -> Result<BackupConfig, Status> {
         let named = self.resolve(request.vm.as_ref()).await?;
-        if named.vm.is_none() {
-            return Err(hinted(
-                Code::FailedPrecondition,
-                format!("{} is not in Azure", named.id.name()),
-                "only a VM that exists can be protected; its recovery points are kept",
-            ));
-        }
+        named.in_azure("only a VM that exists can be protected; its recovery points are kept")?;
         let consistency = match request.consistency() {
             ConsistencyDemand::Unspecified => None,
             ConsistencyDemand::Require => Some(Demand::Require),

@@ -71,22 +71,13 @@ impl Admin {
             let message = format!("a VM named {:?} exists already", new_vm.name());
             return Err(hinted(Code::AlreadyExists, message, "choose another name"));
         }
-        let vm = match (&new_vm, &named.vm) {
-            (None, None) => {
-                return Err(hinted(
-                    Code::FailedPrecondition,
-                    format!("{vm_name} is not in Azure, so nothing can be restored in place"),
-                    "restore into a new VM with --new-vm NAME",
-                ));
+        let vm = match &new_vm {
+            None => {
+                named.in_azure("restore into a new VM with --new-vm NAME")?;
+                let vm = self.services.azure.get_vm_with_instance_view(&item.arm_id).await;
+                Some(vm.map_err(|e| azure(&e))?)
             }
-            (None, Some(_)) => Some(
-                self.services
-                    .azure
-                    .get_vm_with_instance_view(&item.arm_id)
-                    .await
-                    .map_err(|e| azure(&e))?,
-            ),
-            (Some(_), _) => None,
+            Some(_) => None,
         };
         let (actions, warnings) = match (&new_vm, &vm) {
             (Some(new_vm), _) => to_new_vm(new_vm, point),
@@ -199,6 +190,7 @@ impl Admin {
         let mut times: Vec<u64> = done
             .iter()
             .filter_map(|r| r.result.as_ref()?["restore"]["rto_ms"].as_u64())
+            .filter(|ms| *ms > 0)
             .map(|ms| ms.div_ceil(1000))
             .collect();
         times.sort_unstable();
@@ -284,7 +276,7 @@ fn in_place(vm: &Vm, point: &PointRow) -> (Vec<String>, Vec<String>) {
         warnings.push("Current VM will be stopped during restore".to_owned());
     }
     actions.push("start the VM and prove that it is this backup".to_owned());
-    actions.push(format!("keep the replaced disks ({}) for 7 days", replaced.join(", ")));
+    actions.push(format!("keep the replaced disks ({})", replaced.join(", ")));
     (actions, warnings)
 }
 

@@ -8,6 +8,7 @@ CREATE TABLE stamp (
   cloud          TEXT NOT NULL,
   tenant_id      TEXT NOT NULL,
   subscriptions_json TEXT NOT NULL,
+  installation   TEXT NOT NULL,                 -- random: tells this database's resources from another's
   created_ms     INTEGER NOT NULL
 ) STRICT;
 
