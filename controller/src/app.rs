@@ -73,12 +73,10 @@ impl DataDirLock {
     /// When another process has it.
     pub fn take(data_dir: &Path) -> anyhow::Result<Self> {
         let path = data_dir.join("lock");
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .with_context(|| format!("cannot open {}", path.display()))?;
+        let file =
+            File::options().create(true).truncate(false).write(true).open(&path).with_context(
+                || format!("cannot open {}; run azdr-controller init first", path.display()),
+            )?;
         // SAFETY: flock takes a descriptor that is open for the whole call, and no memory.
         if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
             bail!("another controller uses {}", data_dir.display());

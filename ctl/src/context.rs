@@ -43,7 +43,7 @@ impl Context {
         let text = std::fs::read_to_string(&path).map_err(|e| {
             bad(format!("cannot read the context file {}: {e}", path.display())).hint(
                 "Name one with --context-file or AZDR_CONTEXT, or copy the bundle that \
-                 `azdr-controller init` or `azdr-controller operator add` wrote to ~/.config/azdr.",
+                 `azdr-controller init` wrote to ~/.config/azdr.",
             )
         })?;
         let file: File = toml::from_str(&text).map_err(|e| {

@@ -129,8 +129,8 @@ impl From<&ConnectError> for CliError {
             ConnectError::Refused { .. } => (
                 "refused",
                 Exit::NoAccess,
-                "Ask an admin for a new \
-                 certificate: azdr-controller operator add NAME.",
+                "Use the client bundle that azdr-controller init wrote, with the certificate that \
+                 is valid now.",
             ),
             ConnectError::BadIdentity { .. } => (
                 "bad_context",

@@ -52,6 +52,10 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Err(error) => Err(CliError::failed("io", format!("cannot start: {error}"))),
     };
     match result {
+        Ok(()) if output::was_lost() => {
+            out.error(&CliError::failed("io", "the output could not be written (disk full?)"));
+            ExitCode::from(error::Exit::Failed.code())
+        }
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             out.error(&error);

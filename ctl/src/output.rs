@@ -1,6 +1,7 @@
 //! Where results, words and errors go.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
@@ -94,5 +95,18 @@ fn lines(text: &str) -> String {
 }
 
 fn write_to(mut stream: impl Write, text: &str) {
-    let _closed = stream.write_all(text.as_bytes()).and_then(|()| stream.flush());
+    let written = stream.write_all(text.as_bytes()).and_then(|()| stream.flush());
+    if let Err(e) = written
+        && e.kind() != io::ErrorKind::BrokenPipe
+    {
+        LOST.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Something that should have been printed was not: the disk is full, say.
+static LOST: AtomicBool = AtomicBool::new(false);
+
+/// Whether output was lost; then the command has failed, whatever else it did.
+pub(crate) fn was_lost() -> bool {
+    LOST.load(Ordering::Relaxed)
 }

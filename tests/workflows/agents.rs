@@ -62,19 +62,22 @@ pub(crate) async fn run(
         }
         let absent = guests.behaves() == Behaviour::Absent;
         up.retain(|id, (session, _)| {
-            let stays = running.contains_key(id) && !absent;
+            let stays = running.contains_key(id) && !absent && !session.is_over();
             if !stays {
                 fleet.leave(session);
             }
             stays
         });
+        let items = store.items().await.unwrap();
         for (vm_id, machine) in running {
-            if absent || up.contains_key(&vm_id) {
-                continue;
-            }
-            let Some(item) = store.items().await.unwrap().into_iter().next() else { continue };
             let id = machine["id"].as_str().unwrap();
-            let own = id.eq_ignore_ascii_case(item.arm_id.as_str());
+            // A machine that has become a VM of its own comes back as that one.
+            let as_own = items.iter().find(|i| id.eq_ignore_ascii_case(i.arm_id.as_str()));
+            let known = up.get(&vm_id).is_some_and(|(_, own)| *own == as_own.is_some());
+            let Some(item) = as_own.or(items.first()).filter(|_| !absent && !known) else {
+                continue;
+            };
+            let own = as_own.is_some();
             if !own && !id.contains("dr-test") && !id.contains("restored") {
                 continue;
             }

@@ -34,8 +34,12 @@ fn hint(class: ErrorClass) -> &'static str {
 pub fn failure(e: &AzureError) -> Failure {
     let class = e.class.to_string().replace(' ', "_");
     let mut failure =
-        Failure::new(&format!("azure_{class}"), format!("Azure: {} ({})", e.message, e.code))
-            .hint(hint(e.class));
+        Failure::new(&format!("azure_{class}"), format!("Azure: {} ({})", e.message, e.code)).hint(
+            match e.http_status {
+                Some(401) => "check credential.* in the controller's configuration",
+                _ => hint(e.class),
+            },
+        );
     failure.resource = e.resource.clone();
     failure.azure_request_id = e.request_id.clone();
     failure

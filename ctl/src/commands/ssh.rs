@@ -1,6 +1,7 @@
 //! `azdr ssh`, which is refused: azdr has no shell on any VM, by design.
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use crate::error::CliError;
 
@@ -9,6 +10,7 @@ use crate::error::CliError;
 #[command(hide = true, after_help = "Example:\n  azdr ssh prod-db-vm 'systemctl status'")]
 pub(crate) struct Ssh {
     /// Host name of the VM
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
     /// Command to run there
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -12,7 +12,7 @@ async fn the_exit_code_tells_failed_invalid_and_denied_apart() {
     for (line, code, kind) in [
         ("backup config-show missing", 1, "not_found"),
         ("backup trigger later", 1, "failed_precondition"),
-        ("backup configure invalid --daily-retention 5000", 2, "invalid_argument"),
+        ("backup configure invalid --daily-retention 365", 2, "invalid_argument"),
         ("agent revoke denied", 3, "permission_denied"),
         ("job show 999", 1, "not_found"),
         ("job watch 999", 1, "not_found"),

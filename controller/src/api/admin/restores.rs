@@ -282,7 +282,10 @@ fn in_place(vm: &Vm, point: &PointRow) -> (Vec<String>, Vec<String>) {
 
 fn to_new_vm(new_vm: &ArmId, point: &PointRow) -> (Vec<String>, Vec<String>) {
     let actions = vec![
-        format!("create {} disks from this backup", point.description.disks.len()),
+        match point.description.disks.len() {
+            1 => "create a disk from this backup".to_owned(),
+            n => format!("create {n} disks from this backup"),
+        },
         format!("create VM {} of size {}", new_vm.name(), point.description.size),
         "start it and give its agent an identity of its own".to_owned(),
     ];

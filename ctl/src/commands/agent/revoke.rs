@@ -2,6 +2,7 @@
 
 use azdr_proto::admin::RevokeAgentRequest;
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use crate::error::CliError;
 use crate::json;
@@ -15,6 +16,7 @@ use crate::session::Session;
 #[command(after_help = "Example:\n  azdr agent revoke prod-db-vm")]
 pub(crate) struct Revoke {
     /// Name of the VM, or its ARM resource ID
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use azdr_proto::admin::CreateAgentTokenRequest;
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use crate::error::CliError;
 use crate::quantity::second;
@@ -17,6 +18,7 @@ use crate::{json, since};
 #[command(after_help = "Example:\n  azdr agent token prod-db-vm --valid-for 2h")]
 pub(crate) struct Token {
     /// Name of the VM, or its ARM resource ID
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
     /// How long it may be used: a number with m, h or d, from 1m to 7d
     #[arg(long, value_name = "SPAN", default_value = "1h", value_parser = since::span)]

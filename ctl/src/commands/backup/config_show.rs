@@ -2,6 +2,7 @@
 
 use azdr_proto::admin::{BackupConfig, GetBackupConfigRequest, TierStatus};
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use super::configure::{cross_region, retention};
 use crate::error::CliError;
@@ -15,6 +16,7 @@ use crate::{json, names};
 #[command(after_help = "Example:\n  azdr backup config-show prod-db-vm")]
 pub(crate) struct ConfigShow {
     /// Name of the VM, or its ARM resource ID
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
 }
 

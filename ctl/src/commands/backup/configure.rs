@@ -1,6 +1,7 @@
 //! `azdr backup configure`
 
 use azdr_proto::admin::{BackupConfig, ConfigureBackupRequest, ConsistencyDemand};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
 use crate::error::CliError;
@@ -17,18 +18,19 @@ use crate::style::Style;
     --weekly-retention 4 --monthly-retention 12 --cross-region --target-region westus2")]
 pub(crate) struct Configure {
     /// Name of the VM, or its ARM resource ID
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
-    /// How many daily backups to keep; 0 for none
-    #[arg(long, value_name = "N")]
+    /// For how many days to keep daily backups, 0 to 3650; 0 for none
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = retention_count::<3650>)]
     daily_retention: Option<u32>,
-    /// How many weekly backups to keep; 0 for none
-    #[arg(long, value_name = "N")]
+    /// For how many weeks to keep weekly backups, 0 to 520; 0 for none
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = retention_count::<520>)]
     weekly_retention: Option<u32>,
-    /// How many monthly backups to keep; 0 for none
-    #[arg(long, value_name = "N")]
+    /// For how many months to keep monthly backups, 0 to 240; 0 for none
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = retention_count::<240>)]
     monthly_retention: Option<u32>,
-    /// How many yearly backups to keep; 0 for none
-    #[arg(long, value_name = "N")]
+    /// For how many years to keep yearly backups, 0 to 100; 0 for none
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = retention_count::<100>)]
     yearly_retention: Option<u32>,
     /// Copy each backup to the target region
     #[arg(long, conflicts_with = "no_cross_region")]
@@ -37,17 +39,23 @@ pub(crate) struct Configure {
     #[arg(long)]
     no_cross_region: bool,
     /// Region of the copies, other than the VM's own; switches the copying on
-    #[arg(long, value_name = "REGION", conflicts_with = "no_cross_region")]
+    #[arg(long, value_name = "REGION", conflicts_with = "no_cross_region", value_parser = NonEmptyStringValueParser::new())]
     target_region: Option<String>,
     /// When the daily run is due, in the time zone
-    #[arg(long, value_name = "HH:MM")]
+    #[arg(long, value_name = "HH:MM", value_parser = NonEmptyStringValueParser::new())]
     time: Option<String>,
     /// IANA time zone of the schedule, such as Europe/Berlin
-    #[arg(long, value_name = "TZ")]
+    #[arg(long, value_name = "TZ", value_parser = NonEmptyStringValueParser::new())]
     time_zone: Option<String>,
     /// What to do when file systems cannot be frozen
     #[arg(long, value_enum, value_name = "DEMAND")]
     consistency: Option<Demand>,
+}
+
+/// A number of backups to keep, up to what a policy can hold.
+fn retention_count<const LIMIT: u32>(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|n| *n <= LIMIT);
+    number.ok_or_else(|| format!("must be a whole number from 0 to {LIMIT}"))
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

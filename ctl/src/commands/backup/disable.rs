@@ -2,6 +2,7 @@
 
 use azdr_proto::admin::DisableBackupRequest;
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use crate::error::CliError;
 use crate::json;
@@ -13,6 +14,7 @@ use crate::session::Session;
 #[command(after_help = "Example:\n  azdr backup disable prod-db-vm")]
 pub(crate) struct Disable {
     /// Name of the VM, or its ARM resource ID
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
 }
 
@@ -25,6 +27,10 @@ impl Disable {
             let kept = count(config.total_recovery_points, "backup");
             format!("{}\n  Kept: {kept}\n", style.headline(true, &sentence))
         });
+        if !config.tag_written {
+            let problem = &config.tag_problem;
+            s.out.words(&format!("The VM's tag still shows the old policy: {problem}"));
+        }
         Ok(())
     }
 }

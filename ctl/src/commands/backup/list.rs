@@ -4,6 +4,7 @@ use azdr_proto::admin::{
     ListRecoveryPointsRequest, ProofLevel, RecoveryPoint, Replica, ReplicaState, Tier,
 };
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use super::{TierName, tier_or_all};
 use crate::error::CliError;
@@ -19,6 +20,7 @@ use crate::{json, names};
 #[command(after_help = "Example:\n  azdr backup list prod-db-vm --tier weekly --since 30d")]
 pub(crate) struct List {
     /// Name of the VM, or its ARM resource ID
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
     /// Only backups of this tier
     #[arg(long, value_enum)]

@@ -2,6 +2,7 @@
 
 use azdr_proto::admin::{Job, RecoveryPoint, StartReplicateRequest};
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use super::all_points;
 use crate::cli::Wait;
@@ -16,12 +17,13 @@ use crate::{json, names, watch};
     --target-region westus2")]
 pub(crate) struct Replicate {
     /// Name of the backup
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     point: String,
     /// Region to copy it to
-    #[arg(long, value_name = "REGION")]
+    #[arg(long, value_name = "REGION", value_parser = NonEmptyStringValueParser::new())]
     target_region: String,
     /// Name of the VM, where the backup's name alone is not unique
-    #[arg(long, value_name = "VM")]
+    #[arg(long, value_name = "VM", value_parser = NonEmptyStringValueParser::new())]
     vm: Option<String>,
     #[command(flatten)]
     wait: Wait,
@@ -31,7 +33,8 @@ impl Replicate {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
         let request = StartReplicateRequest {
             recovery_point: self.point.clone(),
-            vm: self.vm.as_deref().and_then(|vm| s.vm(vm)),
+            // A resource group alone may be enough to tell which.
+            vm: s.vm(self.vm.as_deref().unwrap_or_default()),
             target_region: self.target_region.clone(),
         };
         let job = s.client.start_replicate(request).await?.into_inner();

@@ -2,6 +2,7 @@
 
 use azdr_proto::admin::{GetReplicationStatusRequest, ReplicaState, ReplicationEntry};
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use crate::error::CliError;
 use crate::quantity::{duration, eta};
@@ -14,6 +15,7 @@ use crate::{json, names};
 #[command(after_help = "Example:\n  azdr backup replication-status prod-db-vm")]
 pub(crate) struct ReplicationStatus {
     /// Name of the VM, or its ARM resource ID
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
 }
 

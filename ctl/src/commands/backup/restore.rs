@@ -2,6 +2,7 @@
 
 use azdr_proto::admin::{Job, PlanRestoreRequest, RecoveryPoint, RestorePlan, StartRestoreRequest};
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use super::all_points;
 use crate::cli::Wait;
@@ -24,15 +25,16 @@ use crate::{names, watch};
     azdr backup restore prod-db-vm --new-vm prod-db-vm-restored")]
 pub(crate) struct Restore {
     /// Name of the VM, or its ARM resource ID
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
     /// Name of the backup; the newest if not given
-    #[arg(long, value_name = "POINT")]
+    #[arg(long, value_name = "POINT", value_parser = NonEmptyStringValueParser::new())]
     backup: Option<String>,
     /// Choose the backup from a list
     #[arg(long, conflicts_with = "backup")]
     interactive: bool,
     /// Restore into a new VM of this name
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     new_vm: Option<String>,
     /// Do not ask before replacing the VM's disks
     #[arg(long)]
@@ -149,16 +151,11 @@ pub(super) fn caution(plan: &RestorePlan, in_place: bool, style: Style) -> Strin
         }
         text.push('\n');
     }
-    if in_place {
-        let disks = plan.point.as_ref().map_or(1, |point| point.disks.len());
-        let what = if disks > 1 { "disks" } else { "OS disk" };
-        text.push_str(&format!("{}: This will replace the VM's {what}\n", style.warning()));
-        text.push_str("  Current VM will be stopped during restore\n");
-    } else if !plan.warnings.is_empty() {
-        text.push_str(&format!("{}:\n", style.warning()));
-    }
-    for warning in &plan.warnings {
-        text.push_str(&format!("  {warning}\n"));
+    if let Some((first, others)) = plan.warnings.split_first() {
+        text.push_str(&format!("{}: {first}\n", style.warning()));
+        for warning in others {
+            text.push_str(&format!("  {warning}\n"));
+        }
     }
     if let Some(time) = estimate(plan.estimate_low_secs, plan.estimate_high_secs) {
         let what = if in_place { "downtime" } else { "time" };

@@ -4,6 +4,7 @@ use azdr_proto::admin::{
     BackupConfig, GetBackupConfigRequest, Job, Tier, TriggerBackupRequest, job_result,
 };
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use super::{TierName, tier_or_all};
 use crate::cli::Wait;
@@ -18,6 +19,7 @@ use crate::{json, names, outcome, watch};
 #[command(after_help = "Example:\n  azdr backup trigger prod-db-vm --tier weekly")]
 pub(crate) struct Trigger {
     /// Name of the VM, or its ARM resource ID
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
     /// Keep it as this tier's
     #[arg(long, value_enum)]

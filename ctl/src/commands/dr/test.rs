@@ -2,6 +2,7 @@
 
 use azdr_proto::admin::StartDrTestRequest;
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use crate::cli::Wait;
 use crate::error::CliError;
@@ -16,15 +17,16 @@ use crate::{names, watch};
     --backup prod-db-vm-backup-weekly-20251124-0800 --test-region westus2")]
 pub(crate) struct Test {
     /// Name of the VM, or its ARM resource ID
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
     /// Name of the backup; the newest one restorable in the test region if not given
-    #[arg(long, value_name = "POINT")]
+    #[arg(long, value_name = "POINT", value_parser = NonEmptyStringValueParser::new())]
     backup: Option<String>,
     /// Region to test in; the target region of the VM's backups if not given
-    #[arg(long, value_name = "REGION")]
+    #[arg(long, value_name = "REGION", value_parser = NonEmptyStringValueParser::new())]
     test_region: Option<String>,
     /// Resource group to test in; one of its own, deleted afterwards, if not given
-    #[arg(long, value_name = "GROUP")]
+    #[arg(long, value_name = "GROUP", value_parser = NonEmptyStringValueParser::new())]
     test_resource_group: Option<String>,
     #[command(flatten)]
     wait: Wait,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use azdr_proto::admin::{DrTestRecord, ListDrTestsRequest};
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use crate::error::CliError;
 use crate::outcome::RTO_TARGET;
@@ -18,6 +19,7 @@ use crate::{json, names};
 #[command(after_help = "Example:\n  azdr dr test-history prod-db-vm --days 90")]
 pub(crate) struct TestHistory {
     /// Name of the VM, or its ARM resource ID; all VMs if not given
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: Option<String>,
     /// How many days to look back
     #[arg(long, value_name = "N", default_value_t = 30)]

@@ -1,6 +1,7 @@
 //! `azdr job list`
 
 use azdr_proto::admin::{JobState, ListJobsRequest, ListJobsResponse};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
 use crate::error::CliError;
@@ -15,7 +16,7 @@ use crate::{json, names};
 #[command(after_help = "Example:\n  azdr job list --state running")]
 pub(crate) struct List {
     /// Only jobs of this VM
-    #[arg(long, value_name = "VM")]
+    #[arg(long, value_name = "VM", value_parser = NonEmptyStringValueParser::new())]
     vm: Option<String>,
     /// Only jobs in this state
     #[arg(long, value_enum)]
