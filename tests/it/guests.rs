@@ -10,7 +10,7 @@ use azdr_tests::{Guest, Lab, Stopwatch, Vm, World};
 use serde_json::{Value, json};
 
 use crate::judge;
-use crate::setup::{Needs, Stage, Test};
+use crate::setup::{Needs, PATIENCE, Stage, Test};
 use crate::whole_flow::{protect, protect_and_keep_all};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -53,7 +53,7 @@ const SLACK: Duration = Duration::from_secs(3);
 /// The demo is the story; here its summary is held against what must be.
 fn whole_story(stage: &Stage) -> Result<()> {
     let summary = stage.folder.join("summary.json");
-    let ended = run(stage.demo(&summary)?, STORY, None)?;
+    let ended = run(stage.demo(&summary)?, PATIENCE + STORY, None)?;
     ensure!(ended.status.success(), "{}\n{}", ended.stdout, ended.stderr);
     let summary: Value = serde_json::from_slice(&std::fs::read(summary)?)?;
     let holds = summary["ok"] == true
@@ -73,7 +73,7 @@ fn interrupted_story(stage: &Stage) -> Result<()> {
     let demo = stage.demo(&stage.folder.join("summary.json"))?;
     let log = stage.folder.join("demo.log");
     let demo = stage.start("azdr-demo", demo, &log)?;
-    until("the demo has enrolled its agents", LIMIT, || {
+    until("the demo has enrolled its agents", PATIENCE + LIMIT, || {
         demo.check()?;
         Ok(match demo.printed().contains("azdr-agent enroll") {
             true => Look::Done(()),

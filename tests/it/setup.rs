@@ -2,11 +2,19 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use azdr_tests::process::{Daemon, Lifetime, last_lines};
 use azdr_tests::programs::{GUEST_IMAGE_VARIABLE, is_installed};
 use azdr_tests::{GuestImage, Lab, LabSpec, Programs, World};
+
+/// One lab with machines at a time.
+static MACHINES: Mutex<()> = Mutex::new(());
+
+/// How long to wait for labs of others on this machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(900);
 
 /// An end-to-end test.
 #[derive(Clone, Copy)]
@@ -60,6 +68,9 @@ impl Setup {
     }
 
     pub(crate) fn run(&self, test: &Test) -> Result<(), String> {
+        // A test's limits begin when its machines can have their addresses.
+        let _turn = (test.needs == Needs::Guests)
+            .then(|| MACHINES.lock().unwrap_or_else(PoisonError::into_inner));
         let folder = tempfile::Builder::new().prefix("azdr-e2e-").tempdir();
         let folder = folder.map_err(|e| format!("no folder: {e}"))?;
         let stage = Stage {
@@ -122,7 +133,7 @@ impl Stage {
         let image = self.image.as_ref().context("there is no guest image")?;
         let folder = image.kernel.parent().context("the image is in a folder")?;
         demo.arg("--guest-image").arg(folder).arg("--json").arg(summary);
-        demo.args(["--wait", "900"]).env("TMPDIR", &self.folder);
+        demo.arg("--wait").arg(PATIENCE.as_secs().to_string()).env("TMPDIR", &self.folder);
         Ok(demo)
     }
 

@@ -119,6 +119,10 @@ impl<'a> MakeWriter<'a> for Captured {
 #[tokio::test(start_paused = true)]
 async fn no_token_password_or_signature_is_in_any_log_debug_or_error() {
     let log = Captured::default();
+    // With a single dispatcher in the process, tracing asks the *current thread's* default whether a
+    // new callsite is of interest, and remembers a "no" for all threads: another test that comes
+    // first would silence ours. With two of them it asks both.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)
         .with_writer(log.clone())
