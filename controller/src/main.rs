@@ -130,7 +130,7 @@ fn env_of(args: &RunArgs, config: &Config) -> anyhow::Result<Env> {
 
 fn start_logging(json: bool) {
     let filter = EnvFilter::try_from_env("AZDR_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,azure_core=warn"));
+        .unwrap_or_else(|_| EnvFilter::new("info,azure_core=warn,typespec_client_core=warn"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if json {
         builder.json().init();

@@ -296,7 +296,7 @@ fn deaths_while_recovering(stage: &Stage) -> Result<()> {
 /// An agent's certificate lives for 30 days. An operator's lives for a year, and cannot be renewed yet:
 /// so time moves by a little less than that.
 fn expired_certificate(stage: &Stage) -> Result<()> {
-    let time = Duration::from_secs(360 * 24 * 3600);
+    let time = Duration::from_secs(13 * 31 * 24 * 3600);
     let (mut lab, _) = db(stage, &[])?;
     protect(&lab, "db", &["--consistency", "require"])?;
     lab.azdr.run(&["backup", "trigger", "db"])?.ok()?;
