@@ -111,7 +111,7 @@ impl Health {
 }
 
 async fn ready(State(health): State<Health>) -> (StatusCode, &'static str) {
-    if !health.ready.load(Ordering::Acquire) {
+    if !health.ready.load(Ordering::Acquire) || !health.store.is_open() {
         return (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n");
     }
     match health.store.read_stamp().await {

@@ -293,8 +293,8 @@ fn deaths_while_recovering(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// An agent's certificate lives for 30 days. An operator's lives for a year, and cannot be renewed yet:
-/// so time moves by a little less than that.
+/// An agent's certificate lives for 30 days; after 13 months a drill of an old point meets one that
+/// expired a year ago.
 fn expired_certificate(stage: &Stage) -> Result<()> {
     let time = Duration::from_secs(13 * 31 * 24 * 3600);
     let (mut lab, _) = db(stage, &[])?;

@@ -109,6 +109,11 @@ impl Store {
         })
     }
 
+    /// Whether writes are still taken. They are not after one has panicked.
+    pub fn is_open(&self) -> bool {
+        self.inner.executor == Executor::Inline || !self.inner.queue.is_closed()
+    }
+
     /// Runs `f` in a transaction and answers after its commit. `f` failing rolls back what it did.
     ///
     /// # Errors

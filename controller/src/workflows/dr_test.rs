@@ -23,15 +23,16 @@ use std::time::Duration;
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::name::{NameKind, ResourceName};
 use azdr_domain::recovery_point::PointName;
-use azdr_domain::vm_description::DiskDescription;
 use azdr_env::WallTime;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::azure::{Resource, delete_if_ours, finish, left_of_run, named};
-use super::evidence::{Expected, Reported, look_for_agent, look_for_ssh, ssh_address};
-use super::machine::{AttachedDisk, disk_like, vm_like};
-use super::{DrillAccess, ProbeAddress, StepCx, Workflow, tags};
+use super::evidence::{
+    Expected, Reported, is_overdue, look_for_agent, look_for_ssh, phases, ssh_address,
+};
+use super::machine::{AttachedDisk, DiskCopy, by_name, disk_copies, vm_like};
+use super::{DrillAccess, ProbeAddress, StepCx, Workflow, machine, tags};
 use crate::store::{CatalogueChange, ItemId};
 use crate::workflow::{
     Concluded, Definition, Done, Failure, Outcome, RunPriority, StepError, StepKey, Version,
@@ -84,17 +85,9 @@ struct Plan {
     allowed_source: String,
     nic: ArmId,
     machine: ArmId,
-    disks: Vec<DrillDisk>,
+    disks: Vec<DiskCopy>,
     /// The VM's agent has enrolled, so a copy of it is expected to report.
     has_agent: bool,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct DrillDisk {
-    id: ArmId,
-    snapshot: ArmId,
-    original: DiskDescription,
-    abroad: bool,
 }
 
 /// What the probe from outside found.
@@ -145,10 +138,6 @@ async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
     let input = &cx.input;
     let services = cx.services();
     let point = services.catalogue.point(input.item, &input.point).await?;
-    if !point.is_restorable_in(&input.region) {
-        let message = format!("{} has no complete copy in {}", input.point, input.region);
-        return Err(StepError::fail("not_restorable", message));
-    }
     let subscription = input.vm.subscription();
     let unique = tags::run_tag(cx).replace('.', "-");
     let (group_name, own_group) = match &input.resource_group {
@@ -165,23 +154,7 @@ async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
         }
         DrillAccess::None => (None, String::new()),
     };
-    let disks = point
-        .snapshots_in(&input.region)
-        .into_iter()
-        .filter_map(|s| {
-            let original = point.description.disks.iter().find(|d| d.lun == s.lun)?.clone();
-            Some((s, original))
-        })
-        .map(|(s, original)| {
-            let lun = s.lun.map_or_else(|| "os".to_owned(), |n| format!("lun{n}"));
-            Ok(DrillDisk {
-                id: named(ArmId::disk(subscription, rg, &name(&lun)))?,
-                snapshot: s.id.clone(),
-                original,
-                abroad: input.region != point.region,
-            })
-        })
-        .collect::<Result<_, StepError>>()?;
+    let disks = disk_copies(&point, &input.region, (subscription, rg), &format!("azdr-{unique}"))?;
     let plan = Plan {
         nsg: named(ArmId::network_security_group(subscription, rg, &name("nsg")))?,
         vnet: named(ArmId::virtual_network(subscription, rg, &name("vnet")))?,
@@ -347,20 +320,15 @@ async fn delete_nic(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
     delete_part(cx, Resource::Nic, |p| Some(p.nic.clone())).await
 }
 
-fn disks(cx: &StepCx<Input>) -> Result<Vec<(String, DrillDisk)>, StepError> {
-    Ok(cx.output(PLAN)?.disks.into_iter().map(|d| (d.id.name().to_owned(), d)).collect())
+fn disks(cx: &StepCx<Input>) -> Result<Vec<(String, DiskCopy)>, StepError> {
+    Ok(by_name(cx.output(PLAN)?.disks))
 }
 
-async fn create_disk(cx: &StepCx<Input>, disk: &DrillDisk) -> Result<Done<()>, StepError> {
-    let size = disk.original.size_bytes;
-    let region = &cx.input.region;
-    let spec =
-        disk_like(&disk.original, &disk.snapshot, region, size, disk.abroad, tags::of_run(cx));
-    finish(cx, cx.services().azure.begin_create_disk(&disk.id, &spec)).await?;
-    Ok(Done::new(()))
+async fn create_disk(cx: &StepCx<Input>, disk: &DiskCopy) -> Result<Done<()>, StepError> {
+    machine::create_disk(cx, disk, None).await.map(Done::new)
 }
 
-async fn delete_disk(cx: &StepCx<Input>, disk: &DrillDisk) -> Result<Done<()>, StepError> {
+async fn delete_disk(cx: &StepCx<Input>, disk: &DiskCopy) -> Result<Done<()>, StepError> {
     delete_part(cx, Resource::Disk, |_| Some(disk.id.clone())).await
 }
 
@@ -464,12 +432,6 @@ async fn await_ssh(cx: &StepCx<Input>) -> Result<Done<Connectivity>, StepError> 
     Ok(Done::new(Connectivity { banner, at }))
 }
 
-/// Whether a wait has outlasted what a machine may need to come up.
-fn is_overdue(cx: &StepCx<Input>, step: &str) -> bool {
-    let limit = cx.services().settings.boot_limit;
-    cx.started_at(step).is_some_and(|at| cx.now().since(at) > limit)
-}
-
 async fn left_over(cx: &StepCx<Input>) -> Result<Vec<String>, StepError> {
     left_of_run(cx, cx.input.vm.subscription(), &[]).await
 }
@@ -512,14 +474,15 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
             detail: error.unwrap_or_else(|| "an isolated VM booted and showed the witness".into()),
         });
     }
+    let connected = connectivity.is_some_and(|c| c.banner.is_some());
     let result = json!({"dr_test": {
         "recovery_point": input.point,
         "region": input.region,
         "passed": passed,
         "rto_ms": rto_ms.filter(|_| passed).unwrap_or(0),
-        "phases": phases(cx, reported.is_some(), connectivity.as_ref().is_some_and(|c| c.banner.is_some())),
+        "phases": four_phases(cx, reported.is_some(), connected),
         "witness_verified": reported.as_ref().is_some_and(|r| r.witness_verified),
-        "ssh_verified": connectivity.is_some_and(|c| c.banner.is_some()),
+        "ssh_verified": connected,
         "test_vm": plan.machine.name(),
         // The run cannot get here while a listing shows anything.
         "residue": [],
@@ -527,26 +490,17 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
     Ok(Concluded { result: Some(result), changes })
 }
 
-/// The four phases of the guide, from the journal's times.
-fn phases(cx: &StepCx<Input>, reported: bool, connected: bool) -> serde_json::Value {
-    let started = cx.input.declared;
-    let restored = cx.done_at(EXPECT.name);
-    let booted = cx.done_at(BOOTED.name);
-    let probed = cx.done_at(CONNECTIVITY.name);
-    let mut phases = Vec::new();
-    let mut from = started;
-    let evidence = [
-        ("restore", restored, restored.is_some()),
-        // An answer over SSH shows a boot, too.
-        ("boot", booted, reported || connected),
-        ("connectivity", probed, connected),
+/// The four phases of the guide.
+fn four_phases(cx: &StepCx<Input>, reported: bool, connected: bool) -> Vec<serde_json::Value> {
+    // An answer over SSH shows a boot, too.
+    let steps = [
+        ("restore", EXPECT.name, true),
+        ("boot", BOOTED.name, reported || connected),
+        ("connectivity", CONNECTIVITY.name, connected),
     ];
-    for (name, until, ok) in evidence {
-        let millis = until.map(|u| u.since(from).as_millis() as u64);
-        phases.push(json!({"name": name, "millis": millis.unwrap_or(0), "ok": ok}));
-        from = until.unwrap_or(from);
-    }
-    let cleaned = cx.now().since(from).as_millis() as u64;
+    let mut phases = phases(cx, cx.input.declared, &steps);
+    let last = steps.iter().rev().find_map(|(_, step, _)| cx.done_at(step));
+    let cleaned = cx.now().since(last.unwrap_or(cx.input.declared)).as_millis() as u64;
     phases.push(json!({"name": "cleanup", "millis": cleaned, "ok": true}));
-    phases.into()
+    phases
 }

@@ -14,6 +14,7 @@ use azdr_domain::arm_id::ArmId;
 use azdr_env::WallTime;
 use azdr_proto::agent::Witness;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
@@ -147,6 +148,26 @@ fn compare(expected: &Expected, witnesses: &[Witness]) -> Result<bool, Failure> 
             ),
         )),
     }
+}
+
+/// Whether a step has waited for longer than a machine may need to come up.
+pub fn is_overdue<I>(cx: &StepCx<I>, step: &str) -> bool {
+    let limit = cx.services().settings.boot_limit;
+    cx.started_at(step).is_some_and(|at| cx.now().since(at) > limit)
+}
+
+/// What took how long, from the journal's times: each phase from the end of the one before to the end
+/// of its step, and whether it was shown to have succeeded. Phases whose step never ended are left
+/// out.
+pub fn phases<I>(cx: &StepCx<I>, declared: WallTime, steps: &[(&str, &str, bool)]) -> Vec<Value> {
+    let mut from = declared;
+    let phase = |&(name, step, ok): &(&str, &str, bool)| {
+        let until = cx.done_at(step)?;
+        let millis = until.since(from).as_millis() as u64;
+        from = until;
+        Some(json!({"name": name, "millis": millis, "ok": ok}))
+    };
+    steps.iter().filter_map(phase).collect()
 }
 
 /// Where a VM's SSH is to be probed from outside; `None` when there is no way.

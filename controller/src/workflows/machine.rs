@@ -4,9 +4,13 @@ use azdr_arm::{ArmClient, DiskSpec, Vm};
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::region::Region;
 use azdr_domain::vm_description::{DiskDescription, VmDescription};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::tags::Tags;
+use super::StepCx;
+use super::azure::{finish, named};
+use super::tags::{self, Tags};
+use crate::store::PointRow;
 use crate::workflow::StepError;
 
 /// Describes a VM as it is now, so completely that it can be built again from this alone.
@@ -72,6 +76,76 @@ pub async fn describe(azure: &ArmClient, vm: &Vm) -> Result<VmDescription, StepE
 
 fn part(value: &Value, pointer: &str) -> Value {
     value.pointer(pointer).cloned().unwrap_or_default()
+}
+
+/// A disk to be made from one of a recovery point's snapshots.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DiskCopy {
+    /// The disk-to-be.
+    pub id: ArmId,
+    /// What it is made from.
+    pub snapshot: ArmId,
+    /// The disk as it was at capture.
+    pub original: DiskDescription,
+    /// The snapshot's region, and so the disk's.
+    pub location: String,
+    /// That region is not the original's.
+    pub abroad: bool,
+}
+
+/// One for each disk of the point in the region, named `{prefix}-os` and `{prefix}-lun{n}`.
+///
+/// # Errors
+/// `not_restorable` when the point has no complete set of disks there.
+pub fn disk_copies(
+    point: &PointRow,
+    region: &str,
+    (subscription, group): (&str, &str),
+    prefix: &str,
+) -> Result<Vec<DiskCopy>, StepError> {
+    if !point.is_restorable_in(region) {
+        let message = format!("{} has no complete copy in {region}", point.name);
+        return Err(StepError::fail("not_restorable", message));
+    }
+    let copies = point.snapshots_in(region).into_iter().map(|snapshot| {
+        let original = point.description.disks.iter().find(|d| d.lun == snapshot.lun).cloned();
+        let original = original.ok_or_else(|| {
+            StepError::fail("internal", "a snapshot of the point has no description")
+        })?;
+        let lun = snapshot.lun.map_or_else(|| "os".to_owned(), |n| format!("lun{n}"));
+        Ok(DiskCopy {
+            id: named(ArmId::disk(subscription, group, &format!("{prefix}-{lun}")))?,
+            snapshot: snapshot.id.clone(),
+            original,
+            location: region.to_owned(),
+            abroad: region != point.region,
+        })
+    });
+    copies.collect()
+}
+
+/// The list that an `each` over disks goes over.
+pub fn by_name(copies: Vec<DiskCopy>) -> Vec<(String, DiskCopy)> {
+    copies.into_iter().map(|c| (c.id.name().to_owned(), c)).collect()
+}
+
+/// Makes a disk like the original in everything that matters. `sku`: of another kind, when given.
+///
+/// # Errors
+/// By class.
+pub async fn create_disk<I>(
+    cx: &StepCx<I>,
+    copy: &DiskCopy,
+    sku: Option<&str>,
+) -> Result<(), StepError> {
+    let (original, size) = (&copy.original, copy.original.size_bytes);
+    let mut spec =
+        disk_like(original, &copy.snapshot, &copy.location, size, copy.abroad, tags::of_run(cx));
+    if let Some(sku) = sku {
+        spec.sku = Some(sku.to_owned());
+    }
+    finish(cx, cx.services().azure.begin_create_disk(&copy.id, &spec)).await?;
+    Ok(())
 }
 
 /// A disk made from a snapshot of `original`, like it in everything that matters.

@@ -236,8 +236,10 @@ async fn await_copy(cx: &StepCx<Input>, copy: &Copy) -> Result<Done<()>, StepErr
     }
     let percent = found.completion_percent.unwrap_or(0.0);
     let now = cx.now();
+    let slow = |last: &Moved| now.since(last.at) > services.settings.copy_stall_limit / 2;
     match cx.checkpoint::<Moved>()? {
-        Some(last) if percent <= last.percent => {
+        // A step of less than a percent is not worth an entry, unless it is all there is for long.
+        Some(last) if percent < last.percent + 1.0 && !(percent > last.percent && slow(&last)) => {
             if now.since(last.at) > services.settings.copy_stall_limit {
                 let message = format!("the copy has stood at {percent} % since {}", last.at);
                 return Err(StepError::Fail(

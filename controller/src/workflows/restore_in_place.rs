@@ -30,7 +30,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::azure::{Resource, delete_if_ours, finish, left_of_run, named};
-use super::evidence::{Expected, Reported, look_for_agent, look_for_ssh, ssh_address, ssh_banner};
+use super::evidence::{
+    Expected, Reported, is_overdue, look_for_agent, look_for_ssh, phases, ssh_address, ssh_banner,
+};
 use super::machine::disk_like;
 use super::{StepCx, Workflow, tags};
 use crate::store::{CatalogueChange, ItemId};
@@ -454,11 +456,6 @@ async fn await_ssh(cx: &StepCx<Input>) -> Result<Done<Option<String>>, StepError
     }
 }
 
-fn is_overdue(cx: &StepCx<Input>, step: &str) -> bool {
-    let limit = cx.services().settings.boot_limit;
-    cx.started_at(step).is_some_and(|at| cx.now().since(at) > limit)
-}
-
 async fn record(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
     let plan = cx.output(PLAN)?;
     let until = cx.now().plus(cx.services().settings.keep_replaced);
@@ -503,16 +500,25 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
         .chain(&plan.data)
         .filter_map(|s| s.current.as_ref().map(ToString::to_string))
         .collect();
+    let up = reported.is_some() || banner.is_some();
+    let steps = [
+        ("disks", DISKS.name, true),
+        ("stop", STOP.name, true),
+        ("swap", CHECK.name, true),
+        ("start", START.name, true),
+        ("boot", AGENT.name, up),
+        ("connectivity", SSH.name, banner.is_some()),
+    ];
     let result = json!({"restore": {
         "recovery_point": input.point,
         "vm_resource_id": input.vm,
         // Without a sign of life there is no recovery to time.
-        "rto_ms": match reported.is_some() || banner.is_some() {
+        "rto_ms": match up {
             true => confirmed_at.since(input.declared).as_millis() as u64,
             false => 0,
         },
-        "phases": phases(cx, reported.is_some(), banner.is_some()),
-        "power_state": if reported.is_some() || banner.is_some() { "running" } else { "" },
+        "phases": phases(cx, input.declared, &steps),
+        "power_state": if up { "running" } else { "" },
         "witness_verified": witnessed,
         "ssh_verified": banner.is_some(),
         "unconfirmed": unconfirmed,
@@ -530,28 +536,4 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
         });
     }
     Ok(Concluded { result: Some(result), changes })
-}
-
-fn phases(cx: &StepCx<Input>, reported: bool, connected: bool) -> Value {
-    let mut from = cx.input.declared;
-    let steps = [
-        ("disks", DISKS.name),
-        ("stop", STOP.name),
-        ("swap", CHECK.name),
-        ("start", START.name),
-        ("boot", AGENT.name),
-        ("connectivity", SSH.name),
-    ];
-    let phases = steps.into_iter().filter_map(|(name, step)| {
-        let until = cx.done_at(step)?;
-        let millis = until.since(from).as_millis() as u64;
-        from = until;
-        let ok = match name {
-            "boot" => reported || connected,
-            "connectivity" => connected,
-            _ => true,
-        };
-        Some(json!({"name": name, "millis": millis, "ok": ok}))
-    });
-    phases.collect::<Vec<_>>().into()
 }

@@ -17,15 +17,16 @@ use std::time::Duration;
 
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::recovery_point::PointName;
-use azdr_domain::vm_description::DiskDescription;
 use azdr_env::WallTime;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::azure::{Resource, delete_if_ours, existing, finish, left_of_run, named};
-use super::evidence::{Expected, Reported, look_for_agent, look_for_ssh, ssh_address};
-use super::machine::{AttachedDisk, disk_like, vm_like};
-use super::{StepCx, Workflow, tags};
+use super::evidence::{
+    Expected, Reported, is_overdue, look_for_agent, look_for_ssh, phases, ssh_address,
+};
+use super::machine::{AttachedDisk, DiskCopy, by_name, disk_copies, vm_like};
+use super::{StepCx, Workflow, machine, tags};
 use crate::store::{CatalogueChange, ItemId};
 use crate::workflow::{
     Concluded, Definition, Done, Failure, LockKey, Outcome, RunPriority, StepError, StepKey,
@@ -66,15 +67,8 @@ struct Plan {
     location: String,
     subnet: String,
     nic: ArmId,
-    disks: Vec<NewDisk>,
+    disks: Vec<DiskCopy>,
     has_agent: bool,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct NewDisk {
-    id: ArmId,
-    snapshot: ArmId,
-    original: DiskDescription,
 }
 
 /// The step list.
@@ -109,10 +103,6 @@ async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
     let services = cx.services();
     let point = services.catalogue.point(input.item, &input.point).await?;
     let location = point.region.clone();
-    if !point.is_restorable_in(&location) {
-        let message = format!("{} is not complete in {location}", input.point);
-        return Err(StepError::fail("not_restorable", message));
-    }
     if existing(services.azure.get_vm(&input.new_vm).await)?.is_some() {
         let message = format!("a VM named {} exists already", input.new_vm.name());
         return Err(StepError::Fail(
@@ -135,23 +125,8 @@ async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
     let (subscription, group) = (input.new_vm.subscription(), input.new_vm.resource_group());
     // The run's number keeps names apart even when the VM's is long.
     let unique = tags::run_tag(cx).replace('.', "-");
-    let disks = point
-        .snapshots_in(&location)
-        .into_iter()
-        .filter_map(|s| {
-            let original = point.description.disks.iter().find(|d| d.lun == s.lun)?.clone();
-            Some((s, original))
-        })
-        .map(|(s, original)| {
-            let lun = s.lun.map_or_else(|| "os".to_owned(), |n| format!("lun{n}"));
-            let name = format!("azdr-restore-{unique}-{lun}");
-            Ok(NewDisk {
-                id: named(ArmId::disk(subscription, group, &name))?,
-                snapshot: s.id.clone(),
-                original,
-            })
-        })
-        .collect::<Result<_, StepError>>()?;
+    let prefix = format!("azdr-restore-{unique}");
+    let disks = disk_copies(&point, &location, (subscription, group), &prefix)?;
     let plan = Plan {
         location,
         subnet: subnet.to_string(),
@@ -167,19 +142,15 @@ async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
     Ok(Done::new(plan).change(lease))
 }
 
-fn disks(cx: &StepCx<Input>) -> Result<Vec<(String, NewDisk)>, StepError> {
-    Ok(cx.output(PLAN)?.disks.into_iter().map(|d| (d.id.name().to_owned(), d)).collect())
+fn disks(cx: &StepCx<Input>) -> Result<Vec<(String, DiskCopy)>, StepError> {
+    Ok(by_name(cx.output(PLAN)?.disks))
 }
 
-async fn create_disk(cx: &StepCx<Input>, disk: &NewDisk) -> Result<Done<()>, StepError> {
-    let location = cx.output(PLAN)?.location;
-    let size = disk.original.size_bytes;
-    let spec = disk_like(&disk.original, &disk.snapshot, &location, size, false, tags::of_run(cx));
-    finish(cx, cx.services().azure.begin_create_disk(&disk.id, &spec)).await?;
-    Ok(Done::new(()))
+async fn create_disk(cx: &StepCx<Input>, disk: &DiskCopy) -> Result<Done<()>, StepError> {
+    machine::create_disk(cx, disk, None).await.map(Done::new)
 }
 
-async fn delete_disk(cx: &StepCx<Input>, disk: &NewDisk) -> Result<Done<()>, StepError> {
+async fn delete_disk(cx: &StepCx<Input>, disk: &DiskCopy) -> Result<Done<()>, StepError> {
     delete_if_ours(cx, Resource::Disk, &disk.id).await?;
     Ok(Done::new(()))
 }
@@ -273,11 +244,6 @@ async fn await_ssh(cx: &StepCx<Input>) -> Result<Done<Option<String>>, StepError
     }
 }
 
-fn is_overdue(cx: &StepCx<Input>, step: &str) -> bool {
-    let limit = cx.services().settings.boot_limit;
-    cx.started_at(step).is_some_and(|at| cx.now().since(at) > limit)
-}
-
 async fn left_over(cx: &StepCx<Input>) -> Result<Vec<String>, StepError> {
     let kept: Vec<ArmId> = match (cx.try_output(SSH)?, cx.try_output(PLAN)?) {
         (_, None) => return Ok(Vec::new()),
@@ -308,27 +274,12 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
         }
         _ => "",
     };
-    let mut from = input.declared;
     let steps = [
-        ("disks", DISKS.name),
-        ("machine", MACHINE.name),
-        ("boot", AGENT.name),
-        ("connectivity", SSH.name),
+        ("disks", DISKS.name, true),
+        ("machine", MACHINE.name, true),
+        ("boot", AGENT.name, reported.is_some() || banner.is_some()),
+        ("connectivity", SSH.name, banner.is_some()),
     ];
-    let phases: Vec<Value> = steps
-        .into_iter()
-        .filter_map(|(name, step)| {
-            let until = cx.done_at(step)?;
-            let millis = until.since(from).as_millis() as u64;
-            from = until;
-            let ok = match name {
-                "boot" => reported.is_some() || banner.is_some(),
-                "connectivity" => banner.is_some(),
-                _ => true,
-            };
-            Some(json!({"name": name, "millis": millis, "ok": ok}))
-        })
-        .collect();
     let result = json!({"restore": {
         "recovery_point": input.point,
         "vm_resource_id": input.new_vm,
@@ -337,7 +288,7 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
             true => confirmed_at.since(input.declared).as_millis() as u64,
             false => 0,
         },
-        "phases": phases,
+        "phases": phases(cx, input.declared, &steps),
         "power_state": "",
         "witness_verified": witnessed,
         "ssh_verified": banner.is_some(),

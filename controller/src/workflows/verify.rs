@@ -16,11 +16,11 @@ use std::time::Duration;
 use azdr_arm::ErrorClass;
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::recovery_point::PointName;
-use azdr_domain::vm_description::DiskDescription;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::azure::{Resource, delete_if_ours, finish, named};
+use super::azure::{Resource, delete_if_ours, finish};
+use super::machine::{DiskCopy, by_name, disk_copies};
 use super::{StepCx, Workflow, machine, tags};
 use crate::store::{CatalogueChange, ItemId};
 use crate::workflow::{
@@ -50,20 +50,10 @@ pub struct Input {
 /// Name, version, priority.
 pub const RUN: (&str, u32, RunPriority) = ("verify", 1, RunPriority::Verify);
 
-const PLAN: StepKey<Vec<TestDisk>> = StepKey::new("plan");
+const PLAN: StepKey<Vec<DiskCopy>> = StepKey::new("plan");
 const CREATE: StepKey<()> = StepKey::new("create_disks");
 const READ: StepKey<Found> = StepKey::new("read_disks");
 const CHECK: StepKey<()> = StepKey::new("check");
-
-/// A disk to be made and read.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct TestDisk {
-    id: ArmId,
-    snapshot: ArmId,
-    original: DiskDescription,
-    location: String,
-    abroad: bool,
-}
 
 /// What a test disk turned out to be.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -93,59 +83,38 @@ pub fn workflow() -> Definition<super::Services> {
         .build()
 }
 
-async fn plan(cx: &StepCx<Input>) -> Result<Done<Vec<TestDisk>>, StepError> {
+async fn plan(cx: &StepCx<Input>) -> Result<Done<Vec<DiskCopy>>, StepError> {
     let input = &cx.input;
     let point = cx.services().catalogue.point(input.item, &input.point).await?;
-    if !point.is_restorable_in(&input.region) {
-        let message = format!("{} has no complete copy in {}", input.point, input.region);
-        return Err(StepError::fail("not_restorable", message));
-    }
-    let disks = point
+    // Beside the snapshots: that group is azdr's own.
+    let group = point
         .snapshots_in(&input.region)
-        .into_iter()
-        .filter_map(|s| {
-            let original = point.description.disks.iter().find(|d| d.lun == s.lun)?.clone();
-            Some((s, original))
-        })
-        .map(|(s, original)| {
-            let lun = s.lun.map_or_else(|| "os".to_owned(), |n| format!("lun{n}"));
-            let name = format!("azdr-verify-{}-{lun}", tags::run_tag(cx).replace('.', "-"));
-            let (subscription, group) = (s.id.subscription(), s.id.resource_group());
-            Ok(TestDisk {
-                id: named(ArmId::disk(subscription, group, &name))?,
-                snapshot: s.id.clone(),
-                original,
-                location: input.region.clone(),
-                abroad: input.region != point.region,
-            })
-        })
-        .collect::<Result<Vec<_>, StepError>>()?;
+        .first()
+        .map(|s| s.id.group())
+        .ok_or_else(|| StepError::fail("not_restorable", "the point has no snapshots there"))?;
+    let prefix = format!("azdr-verify-{}", tags::run_tag(cx).replace('.', "-"));
+    let group = (group.subscription(), group.resource_group());
+    let disks = disk_copies(&point, &input.region, group, &prefix)?;
     let lease = CatalogueChange::TakeLease { item: input.item, name: input.point.clone() };
     Ok(Done::new(disks).change(lease))
 }
 
-fn test_disks(cx: &StepCx<Input>) -> Result<Vec<(String, TestDisk)>, StepError> {
-    Ok(cx.output(PLAN)?.into_iter().map(|d| (d.id.name().to_owned(), d)).collect())
+fn test_disks(cx: &StepCx<Input>) -> Result<Vec<(String, DiskCopy)>, StepError> {
+    Ok(by_name(cx.output(PLAN)?))
 }
 
-async fn create_disk(cx: &StepCx<Input>, disk: &TestDisk) -> Result<Done<()>, StepError> {
-    let tags = tags::of_run(cx);
-    let size = disk.original.size_bytes;
-    let mut spec =
-        machine::disk_like(&disk.original, &disk.snapshot, &disk.location, size, disk.abroad, tags);
-    // A test disk is read once; the cheapest kind will do.
-    spec.sku = Some("Standard_LRS".to_owned());
-    finish(cx, cx.services().azure.begin_create_disk(&disk.id, &spec)).await?;
-    Ok(Done::new(()))
+/// A test disk is read once; the cheapest kind will do.
+async fn create_disk(cx: &StepCx<Input>, disk: &DiskCopy) -> Result<Done<()>, StepError> {
+    machine::create_disk(cx, disk, Some("Standard_LRS")).await.map(Done::new)
 }
 
-async fn delete_disk(cx: &StepCx<Input>, disk: &TestDisk) -> Result<Done<()>, StepError> {
+async fn delete_disk(cx: &StepCx<Input>, disk: &DiskCopy) -> Result<Done<()>, StepError> {
     delete_if_ours(cx, Resource::Disk, &disk.id).await?;
     Ok(Done::new(()))
 }
 
 /// Reads what Azure says of the disk, and some of its bytes.
-async fn read_disk(cx: &StepCx<Input>, disk: &TestDisk) -> Result<Done<Found>, StepError> {
+async fn read_disk(cx: &StepCx<Input>, disk: &DiskCopy) -> Result<Done<Found>, StepError> {
     let azure = &cx.services().azure;
     let seen = azure.get_disk(&disk.id).await?;
     let actual_bytes = seen.size_bytes.unwrap_or_default();
@@ -174,7 +143,7 @@ async fn read_disk(cx: &StepCx<Input>, disk: &TestDisk) -> Result<Done<Found>, S
     }))
 }
 
-async fn revoke_access(cx: &StepCx<Input>, disk: &TestDisk) -> Result<Done<()>, StepError> {
+async fn revoke_access(cx: &StepCx<Input>, disk: &DiskCopy) -> Result<Done<()>, StepError> {
     match finish(cx, cx.services().azure.begin_revoke_access(&disk.id)).await {
         Ok(_) => {}
         // Gone, or never granted.
