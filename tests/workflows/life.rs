@@ -28,6 +28,7 @@ pub(crate) struct Bench {
 pub(crate) struct Life {
     pub(crate) store: Store,
     pub(crate) engine: Engine<Services>,
+    pub(crate) services: Arc<Services>,
     agents: tokio::task::JoinHandle<()>,
 }
 
@@ -76,7 +77,7 @@ impl Bench {
         let engine = Engine::new(
             store.clone(),
             self.env.clone(),
-            services,
+            services.clone(),
             workflows::all(),
             EngineConfig { max_running: 100, retry: RetryPolicy::QUICK },
         );
@@ -88,7 +89,7 @@ impl Bench {
             self.env.clone(),
         ));
         engine.start().await.unwrap();
-        Life { store, engine, agents }
+        Life { store, engine, services, agents }
     }
 
     /// Puts `db` under a policy with an agent, and waits until the agent is there.
@@ -175,6 +176,11 @@ impl Life {
     pub(crate) async fn end(self) {
         self.agents.abort();
         self.engine.drain(Duration::ZERO).await;
+    }
+
+    /// From now on nobody connects any more.
+    pub(crate) fn without_agents(&self) {
+        self.agents.abort();
     }
 
     pub(crate) async fn points(&self, item: &Item) -> Vec<PointRow> {

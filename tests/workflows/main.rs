@@ -16,3 +16,4 @@ mod cloud;
 mod evidence;
 mod life;
 mod properties;
+mod schedule;
