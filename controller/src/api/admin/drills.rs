@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 use super::Admin;
 use super::errors::{hinted, unavailable};
 use super::points::{no_copy, parse_region};
-use crate::workflows::{DrillAccess, dr_test, new_run};
+use crate::workflows::{dr_test, new_run};
 
 impl Admin {
     pub(super) async fn dr_test(
@@ -82,16 +82,6 @@ impl Admin {
                 }
                 Err(e) => return Err(super::errors::azure(&e)),
             }
-        }
-        let settings = &self.services.settings;
-        let enrolled = self.services.catalogue.has_agent(item.id).await.map_err(unavailable)?;
-        if settings.drill_access == DrillAccess::None && !enrolled {
-            return Err(hinted(
-                Code::FailedPrecondition,
-                format!("a drill of {vm} could prove nothing: no agent, and no way to SSH"),
-                "set drill.access to \"public-ip\" in the controller's configuration, or enrol an \
-                 agent and take a new backup",
-            ));
         }
         let input = dr_test::Input {
             item: item.id,
