@@ -26,6 +26,7 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::unavailable;
 use crate::fleet::{Fleet, Session, SessionKind};
 use crate::store::{AgentCertificate, CertificateScope, Item, Store};
 
@@ -366,9 +367,4 @@ async fn first_message(
         }
         _ => Err(Status::invalid_argument("the first message must be Hello")),
     }
-}
-
-fn unavailable(e: crate::store::StoreError) -> Status {
-    tracing::error!(error = %e, cause = ?e, "the store does not answer");
-    Status::unavailable("the controller's database does not answer")
 }

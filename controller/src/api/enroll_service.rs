@@ -11,6 +11,7 @@ use azdr_proto::enroll::{EnrollRequest, EnrollResponse};
 use tonic::{Request, Response, Status};
 
 use super::agent_service::CERTIFICATE_LIFETIME;
+use super::unavailable;
 use crate::pki::enrolment_token::TokenHash;
 use crate::store::{Store, StoreError};
 
@@ -98,9 +99,4 @@ fn refused() -> Status {
         "the enrolment token is not valid (unknown, expired or used): get a new one with \
          `azdr agent token VM`",
     )
-}
-
-fn unavailable(e: StoreError) -> Status {
-    tracing::error!(error = %e, cause = ?e, "the store does not answer");
-    Status::unavailable("the controller's database does not answer")
 }

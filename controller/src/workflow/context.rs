@@ -234,14 +234,6 @@ impl<S, I> StepCx<S, I> {
         keys.iter().filter_map(|item| self.read_output(key.name, item).transpose()).collect()
     }
 
-    /// The output of this very step (or item), if it is done: for an undo.
-    ///
-    /// # Errors
-    /// When the journalled output cannot be read as `O`.
-    pub fn own_output<O: DeserializeOwned>(&self) -> Result<Option<O>, StepError> {
-        self.read_output(self.raw.step, &self.raw.item)
-    }
-
     fn read_output<O: DeserializeOwned>(
         &self,
         step: &str,

@@ -28,11 +28,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::azure::{Resource, delete_if_ours, finish, left_of_run, named};
-use super::evidence::{
-    Expected, Reported, is_overdue, look_for_agent, look_for_ssh, phases, ssh_address,
-};
+use super::evidence::{Expected, Reported, is_overdue, look_for_ssh, phases, ssh_address};
 use super::machine::{AttachedDisk, DiskCopy, by_name, disk_copies, vm_like};
-use super::{DrillAccess, ProbeAddress, StepCx, Workflow, machine, tags};
+use super::{DrillAccess, ProbeAddress, StepCx, Workflow, evidence, machine, tags};
 use crate::store::{CatalogueChange, ItemId};
 use crate::workflow::{
     Concluded, Definition, Done, Failure, Outcome, RunPriority, StepError, StepKey, Version,
@@ -384,12 +382,7 @@ async fn await_boot(cx: &StepCx<Input>) -> Result<Done<Option<Reported>>, StepEr
         return Ok(Done::new(None));
     }
     let expected = cx.output(EXPECT)?;
-    match look_for_agent(cx, &expected).await {
-        Ok(reported) => Ok(Done::new(Some(reported))),
-        // SSH may still speak for it: the point may be older than the agent.
-        Err(StepError::NotYet { .. }) if is_overdue(cx, BOOTED.name) => Ok(Done::new(None)),
-        Err(e) => Err(e),
-    }
+    evidence::await_agent(cx, &expected, BOOTED.name).await.map(Done::new)
 }
 
 /// Asked once: waiting for SSH costs no requests.

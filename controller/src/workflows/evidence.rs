@@ -82,7 +82,7 @@ pub struct Reported {
 ///
 /// # Errors
 /// `NotYet` while it is silent; `wrong_witness` when it is another machine or a mixture.
-pub async fn look_for_agent<I>(cx: &StepCx<I>, expected: &Expected) -> Result<Reported, StepError> {
+async fn look_for_agent<I>(cx: &StepCx<I>, expected: &Expected) -> Result<Reported, StepError> {
     let services = cx.services();
     let Some(session) = session_of(services, expected).await? else {
         let wait = services.settings.look_again;
@@ -147,6 +147,23 @@ fn compare(expected: &Expected, witnesses: &[Witness]) -> Result<bool, Failure> 
                 if own_missing { "" } else { ": the disks are of different recovery points" },
             ),
         )),
+    }
+}
+
+/// Looks for the agent in a step that gives up waiting for it in time: SSH may still speak for the
+/// machine.
+///
+/// # Errors
+/// `wrong_witness` when it is another machine or a mixture; `NotYet` while it is silent.
+pub async fn await_agent<I>(
+    cx: &StepCx<I>,
+    expected: &Expected,
+    step: &str,
+) -> Result<Option<Reported>, StepError> {
+    match look_for_agent(cx, expected).await {
+        Ok(reported) => Ok(Some(reported)),
+        Err(StepError::NotYet { .. }) if is_overdue(cx, step) => Ok(None),
+        Err(e) => Err(e),
     }
 }
 

@@ -31,10 +31,10 @@ use serde_json::{Value, json};
 
 use super::azure::{Resource, delete_if_ours, finish, left_of_run, named};
 use super::evidence::{
-    Expected, Reported, is_overdue, look_for_agent, look_for_ssh, phases, ssh_address, ssh_banner,
+    Expected, Reported, is_overdue, look_for_ssh, phases, ssh_address, ssh_banner,
 };
 use super::machine::disk_like;
-use super::{StepCx, Workflow, tags};
+use super::{StepCx, Workflow, evidence, tags};
 use crate::store::{CatalogueChange, ItemId};
 use crate::workflow::{
     Concluded, Definition, Done, Failure, LockKey, Outcome, RunPriority, StepError, StepKey,
@@ -411,12 +411,7 @@ async fn await_agent(cx: &StepCx<Input>) -> Result<Done<Option<Reported>>, StepE
     let since = cx.started_at(START.name).unwrap_or(cx.input.declared);
     let mut expected = Expected::of(&point, plan.vm_guid.clone(), since);
     expected.all_disks = plan.all_disks();
-    match look_for_agent(cx, &expected).await {
-        Ok(reported) => Ok(Done::new(Some(reported))),
-        // SSH may still speak for it.
-        Err(StepError::NotYet { .. }) if is_overdue(cx, AGENT.name) => Ok(Done::new(None)),
-        Err(e) => Err(e),
-    }
+    evidence::await_agent(cx, &expected, AGENT.name).await.map(Done::new)
 }
 
 /// Asked once: waiting for SSH costs no requests.

@@ -22,11 +22,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::azure::{Resource, delete_if_ours, existing, finish, left_of_run, named};
-use super::evidence::{
-    Expected, Reported, is_overdue, look_for_agent, look_for_ssh, phases, ssh_address,
-};
+use super::evidence::{Expected, Reported, is_overdue, look_for_ssh, phases, ssh_address};
 use super::machine::{AttachedDisk, DiskCopy, by_name, disk_copies, vm_like};
-use super::{StepCx, Workflow, machine, tags};
+use super::{StepCx, Workflow, evidence, machine, tags};
 use crate::store::{CatalogueChange, ItemId};
 use crate::workflow::{
     Concluded, Definition, Done, Failure, LockKey, Outcome, RunPriority, StepError, StepKey,
@@ -217,11 +215,7 @@ async fn await_agent(cx: &StepCx<Input>) -> Result<Done<Option<Reported>>, StepE
     if !cx.output(PLAN)?.has_agent {
         return Ok(Done::new(None));
     }
-    match look_for_agent(cx, &cx.output(EXPECT)?).await {
-        Ok(reported) => Ok(Done::new(Some(reported))),
-        Err(StepError::NotYet { .. }) if is_overdue(cx, AGENT.name) => Ok(Done::new(None)),
-        Err(e) => Err(e),
-    }
+    evidence::await_agent(cx, &cx.output(EXPECT)?, AGENT.name).await.map(Done::new)
 }
 
 /// Asked once: waiting for SSH costs no requests.
