@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 use crate::api::admin::{Admin, Confirmations, Inventory};
-use crate::api::agent_service::Agents;
+use crate::api::agent_service::{Agents, Presence};
 use crate::api::enroll_service::Enrolment;
 use crate::config::{self, CloudName, Config, Credential};
 use crate::fleet::Fleet;
@@ -184,6 +184,7 @@ pub async fn run(
         fleet: fleet.clone(),
         env: env.clone(),
         authority: authority.clone(),
+        presence: Presence::default(),
     };
     let enrolment =
         Enrolment { store: store.clone(), env: env.clone(), authority: authority.clone(), azure };

@@ -95,6 +95,15 @@ impl Simulator {
         self.0.world().state.facts.clone()
     }
 
+    /// Shows everything that exists now, without a request: for whoever checks a client from beside
+    /// the wire.
+    pub fn look<T>(&self, look: impl FnOnce(&State, WallTime) -> T) -> T {
+        let mut world = self.0.world();
+        let now = self.0.now(&world);
+        world.advance(now);
+        look(&world.state, now)
+    }
+
     /// Replaces the fault plan.
     pub fn set_faults(&self, faults: Vec<Fault>) {
         *self.0.admission.plan.lock().expect("no code panics while holding this lock") =

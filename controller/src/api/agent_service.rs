@@ -34,10 +34,8 @@ use crate::store::{AgentCertificate, CertificateScope, Item, Store};
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
 /// Messages that may wait for a slow connection.
 const OUTBOX: usize = 16;
-/// How often agents report.
-const HEARTBEAT: Duration = Duration::from_secs(10);
-/// Three heartbeats missed: the machine is not there.
-const SILENCE_LIMIT: Duration = Duration::from_secs(35);
+/// How often it is looked whether a session's certificate has expired.
+const EXPIRY_LOOK: Duration = Duration::from_secs(10 * 60);
 /// An agent's own certificate.
 pub const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A restored instance's certificate.
@@ -58,6 +56,33 @@ pub struct Agents {
     pub env: Env,
     /// Issues renewed certificates.
     pub authority: Arc<CertificateAuthority>,
+    /// How silence is noticed.
+    pub presence: Presence,
+}
+
+/// How a session notices that its machine is gone.
+#[derive(Clone, Copy, Debug)]
+pub struct Presence {
+    /// How often agents are asked to report.
+    pub heartbeat: Duration,
+    /// Silence for so long: the machine is not there.
+    pub silence_limit: Duration,
+}
+
+impl Default for Presence {
+    /// A report every 10 s; after three missed ones the machine is not there.
+    fn default() -> Self {
+        Self { heartbeat: Duration::from_secs(10), silence_limit: Duration::from_secs(35) }
+    }
+}
+
+/// The two doors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// For the agent of a protected VM, on the machine that was enrolled.
+    Protected,
+    /// For everything else that carries a certificate of ours.
+    Restored,
 }
 
 /// What a session's certificate turned out to be.
@@ -77,8 +102,58 @@ impl AgentService for Agents {
         &self,
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Outgoing>, Status> {
-        let peer = self.peer(&request).await?;
-        let (hello, incoming) = first_message(request.into_inner()).await?;
+        self.serve(Door::Protected, request).await
+    }
+}
+
+#[tonic::async_trait]
+impl RestoredService for Agents {
+    type SessionStream = Outgoing;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<AgentMessage>>,
+    ) -> Result<Response<Outgoing>, Status> {
+        self.serve(Door::Restored, request).await
+    }
+}
+
+impl Agents {
+    async fn serve(
+        &self,
+        door: Door,
+        request: Request<Streaming<AgentMessage>>,
+    ) -> Result<Response<Outgoing>, Status> {
+        let certificate = request.extensions().get::<PeerInfo>().and_then(|i| i.peer.clone());
+        let certificate =
+            certificate.ok_or_else(|| Status::unauthenticated("a client certificate is needed"))?;
+        self.enter(door, certificate, request.into_inner()).await.map(Response::new)
+    }
+
+    /// Lets a machine in through a door: the whole service, below TLS and HTTP/2. The first message
+    /// must be its hello.
+    ///
+    /// # Errors
+    /// The certificate is not an agent's, is not known or is revoked; this is the wrong door.
+    pub async fn enter<M>(
+        &self,
+        door: Door,
+        certificate: PeerCertificate,
+        messages: M,
+    ) -> Result<Outgoing, Status>
+    where
+        M: Stream<Item = Result<AgentMessage, Status>> + Send + Unpin + 'static,
+    {
+        let peer = self.peer(certificate).await?;
+        let (hello, incoming) = first_message(messages).await?;
+        let kind = match door {
+            Door::Protected => self.as_protected(&peer, &hello)?,
+            Door::Restored => self.as_restored(&peer, &hello).await?,
+        };
+        Ok(self.open(peer, hello, incoming, kind).await)
+    }
+
+    fn as_protected(&self, peer: &Peer, hello: &Hello) -> Result<SessionKind, Status> {
         let elsewhere = |why: &str| {
             Err(Status::failed_precondition(format!("{why}: use the restored service")))
         };
@@ -91,20 +166,10 @@ impl AgentService for Agents {
         if peer.certificate.expired || peer.certificate.not_after < self.env.clock.wall() {
             return elsewhere("this certificate has expired");
         }
-        Ok(self.open(peer, hello, incoming, SessionKind::Protected).await)
+        Ok(SessionKind::Protected)
     }
-}
 
-#[tonic::async_trait]
-impl RestoredService for Agents {
-    type SessionStream = Outgoing;
-
-    async fn session(
-        &self,
-        request: Request<Streaming<AgentMessage>>,
-    ) -> Result<Response<Outgoing>, Status> {
-        let peer = self.peer(&request).await?;
-        let (hello, incoming) = first_message(request.into_inner()).await?;
+    async fn as_restored(&self, peer: &Peer, hello: &Hello) -> Result<SessionKind, Status> {
         let expected = self.store.expected_instance(&hello.vm_id).await.map_err(unavailable)?;
         // A run expects a machine *of this VM*; a foreign certificate with that vmId is quarantined.
         // A certificate that was made for one run is good for that run only.
@@ -117,17 +182,10 @@ impl RestoredService for Agents {
             tracing::warn!(vm = %peer.item.arm_id, vm_id = hello.vm_id,
                 "an instance that no run expects shows this VM's certificate: quarantined");
         }
-        Ok(self.open(peer, hello, incoming, SessionKind::Restored { run }).await)
+        Ok(SessionKind::Restored { run })
     }
-}
 
-impl Agents {
-    async fn peer<T>(&self, request: &Request<T>) -> Result<Peer, Status> {
-        let certificate = request
-            .extensions()
-            .get::<PeerInfo>()
-            .and_then(|info| info.peer.clone())
-            .ok_or_else(|| Status::unauthenticated("a client certificate is needed"))?;
+    async fn peer(&self, certificate: PeerCertificate) -> Result<Peer, Status> {
         let Identity::Agent { vm_hash } = &certificate.identity else {
             return Err(Status::permission_denied(format!(
                 "{} is not an agent's certificate",
@@ -151,13 +209,10 @@ impl Agents {
         Ok(Peer { item, certificate, issued })
     }
 
-    async fn open(
-        &self,
-        peer: Peer,
-        hello: Hello,
-        incoming: Streaming<AgentMessage>,
-        kind: SessionKind,
-    ) -> Response<Outgoing> {
+    async fn open<M>(&self, peer: Peer, hello: Hello, incoming: M, kind: SessionKind) -> Outgoing
+    where
+        M: Stream<Item = Result<AgentMessage, Status>> + Send + Unpin + 'static,
+    {
         let (outbox, outgoing) = mpsc::channel(OUTBOX);
         let now = self.env.clock.wall();
         tracing::info!(vm = %peer.item.arm_id, vm_id = hello.vm_id, boot_id = hello.boot_id, ?kind,
@@ -183,6 +238,7 @@ impl Agents {
             if agents.still_good(&serial).await {
                 listened.tell(ToAgent::Welcome(welcome)).await;
                 tokio::select! {
+                    biased;
                     () = listened.over() => {}
                     () = agents.expiry(&listened) => {}
                     () = agents.listen(&listened, &vm, &serial, incoming) => {}
@@ -195,7 +251,7 @@ impl Agents {
         let ended = session.clone();
         let stream = ReceiverStream::new(outgoing).map(Ok);
         let stream = futures::StreamExt::take_until(stream, async move { ended.over().await });
-        Response::new(Box::pin(stream))
+        Box::pin(stream)
     }
 
     async fn still_good(&self, serial: &str) -> bool {
@@ -208,8 +264,14 @@ impl Agents {
         if session.kind != SessionKind::Protected {
             return std::future::pending().await;
         }
-        while self.env.clock.wall() <= session.certificate_expires {
-            azdr_env::sleep(HEARTBEAT).await;
+        loop {
+            let now = self.env.clock.wall();
+            if now > session.certificate_expires {
+                return;
+            }
+            // The wall clock may be set: look again now and then.
+            let left = session.certificate_expires.since(now) + Duration::from_millis(1);
+            azdr_env::sleep(left.min(EXPIRY_LOOK)).await;
         }
     }
 
@@ -228,24 +290,22 @@ impl Agents {
             || (mode == SessionMode::Protected && left < CERTIFICATE_LIFETIME / 3);
         Welcome {
             mode: mode.into(),
-            heartbeat_interval_ms: HEARTBEAT.as_millis() as u32,
+            heartbeat_interval_ms: self.presence.heartbeat.as_millis() as u32,
             renew_certificate: renew,
             message,
         }
     }
 
-    async fn listen(
-        &self,
-        session: &Session,
-        vm: &ArmId,
-        serial: &str,
-        mut incoming: Streaming<AgentMessage>,
-    ) {
+    async fn listen<M>(&self, session: &Session, vm: &ArmId, serial: &str, mut incoming: M)
+    where
+        M: Stream<Item = Result<AgentMessage, Status>> + Unpin,
+    {
         let mut renewals = 0;
         loop {
             let next = tokio::select! {
+                biased;
                 next = incoming.next() => next,
-                () = azdr_env::sleep(SILENCE_LIMIT) => {
+                () = azdr_env::sleep(self.presence.silence_limit) => {
                     tracing::warn!(%vm, "agent is silent");
                     return;
                 }
@@ -350,10 +410,12 @@ impl Agents {
     }
 }
 
-async fn first_message(
-    mut incoming: Streaming<AgentMessage>,
-) -> Result<(Hello, Streaming<AgentMessage>), Status> {
+async fn first_message<M>(mut incoming: M) -> Result<(Hello, M), Status>
+where
+    M: Stream<Item = Result<AgentMessage, Status>> + Unpin,
+{
     let first = tokio::select! {
+        biased;
         first = incoming.next() => first,
         () = azdr_env::sleep(HELLO_LIMIT) => return Err(Status::deadline_exceeded("no hello")),
     };

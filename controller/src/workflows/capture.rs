@@ -169,6 +169,7 @@ async fn await_agent(services: &Services, item: ItemId) {
         }
     };
     tokio::select! {
+        biased;
         () = connected => {}
         () = azdr_env::sleep(AGENT_PATIENCE) => {}
     }
@@ -201,6 +202,7 @@ async fn held(
         }
     };
     let taken = tokio::select! {
+        biased;
         taken = take_all(room.client(), specs, clock, Some(patience), SNAPSHOT_LIMIT) => taken,
         () = renewing => unreachable!("renews until the snapshots are taken"),
     };

@@ -259,6 +259,7 @@ pub async fn ssh_banner(address: SocketAddr) -> Option<String> {
         None
     };
     tokio::select! {
+        biased;
         found = probe => found,
         () = azdr_env::sleep(PROBE_LIMIT) => None,
     }
