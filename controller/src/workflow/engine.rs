@@ -8,6 +8,7 @@ use std::time::Duration;
 use azdr_env::Env;
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -60,7 +61,16 @@ struct Inner<S> {
     wake: Notify,
     shutdown: CancellationToken,
     tasks: TaskTracker,
+    handles: Mutex<Handles>,
     config: EngineConfig,
+}
+
+/// What [`Engine::kill`] needs: every task of the engine that has not ended.
+#[derive(Default)]
+struct Handles {
+    killed: bool,
+    next: u64,
+    running: BTreeMap<u64, AbortHandle>,
 }
 
 impl<S: ForRun + Send + Sync + 'static> Engine<S> {
@@ -87,6 +97,7 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
                 wake: Notify::new(),
                 shutdown: CancellationToken::new(),
                 tasks: TaskTracker::new(),
+                handles: Mutex::default(),
                 config,
             }),
         }
@@ -100,7 +111,7 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
     pub async fn start(&self) -> Result<usize, StoreError> {
         let count = self.take_up_unfinished().await?;
         let engine = self.clone();
-        self.inner.tasks.spawn(async move { engine.dispatch().await });
+        self.launch(async move { engine.dispatch().await });
         Ok(count)
     }
 
@@ -167,6 +178,9 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
     /// # Errors
     /// When the store cannot be written.
     pub async fn submit(&self, run: NewRun) -> Result<RunId, StoreError> {
+        if self.is_killed() {
+            return Err(StoreError::Closed);
+        }
         let id = self.inner.store.queue_run(run, self.inner.env.clock.wall()).await?;
         self.notify();
         Ok(id)
@@ -177,6 +191,9 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
     /// # Errors
     /// `Missing` when there is no such run, `Refused` when it is over or past its point of no return.
     pub async fn cancel(&self, id: RunId) -> Result<(), StoreError> {
+        if self.is_killed() {
+            return Err(StoreError::Closed);
+        }
         let row = self.inner.store.run(id).await?;
         if let Some(definition) = row.as_ref().and_then(|r| self.definition_of(r))
             && definition.past_point_of_no_return(&self.history(id).await?)
@@ -244,6 +261,40 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
                 tracing::warn!("runs were still busy when the time to stop was over");
             }
         }
+    }
+
+    /// For simulations of a crash: everything of this engine stops at whatever await it is in, and
+    /// nothing is written any more. Unlike after [`drain`](Self::drain) no step is told; what the
+    /// journal says is all that is left. The engine cannot be started again.
+    pub fn kill(&self) {
+        let running = {
+            let mut handles = self.inner.handles.lock().expect("nothing panics while it is held");
+            handles.killed = true;
+            std::mem::take(&mut handles.running)
+        };
+        running.values().for_each(AbortHandle::abort);
+    }
+
+    /// Whether [`kill`](Self::kill) was called.
+    pub(super) fn is_killed(&self) -> bool {
+        self.inner.handles.lock().expect("nothing panics while it is held").killed
+    }
+
+    /// Gives a task to the engine: waited for by `drain`, stopped by `kill`.
+    fn launch(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut handles = self.inner.handles.lock().expect("nothing panics while it is held");
+        if handles.killed {
+            return;
+        }
+        let key = handles.next;
+        handles.next += 1;
+        let engine = self.clone();
+        let started = self.inner.tasks.spawn(async move {
+            task.await;
+            let mut handles = engine.inner.handles.lock().expect("nothing panics while it is held");
+            handles.running.remove(&key);
+        });
+        handles.running.insert(key, started.abort_handle());
     }
 
     /// Looks at the queue again: for runs that were queued by a catalogue change.
@@ -359,7 +410,7 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
         }
         let runner = Runner { run, definition, retry: inner.config.retry, engine: self.clone() };
         let engine = self.clone();
-        inner.tasks.spawn(async move { engine.drive(row.id, row.workflow, runner).await });
+        self.launch(async move { engine.drive(row.id, row.workflow, runner).await });
         Ok(())
     }
 

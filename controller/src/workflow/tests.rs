@@ -232,7 +232,7 @@ impl Bench {
             Some(row) => row,
             None => {
                 // Dead: nothing of this life may act any more.
-                engine.drain(Duration::ZERO).await;
+                engine.kill();
                 self.second_life(id).await
             }
         }
@@ -344,4 +344,26 @@ async fn a_run_that_waits_says_for_what() {
     assert_eq!(waits_for, format!("job {holder} holds vm:1"));
     engine.cancel(other).await.unwrap();
     assert_eq!(store.run(other).await.unwrap().unwrap().state, RunState::Cancelled);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_killed_engine_stops_where_it_is_and_writes_nothing_more() {
+    let bench = Bench::new(0, false);
+    let (engine, store) = bench.life().await;
+    let input = Input { wait_in: "scratch".into(), ..Input::default() };
+    let id = engine.submit(engine.new_run("toy", &input, None, "test")).await.unwrap();
+    let mut changes = engine.subscribe();
+    while !bench.world.marks().contains(&"scratch".to_owned()) {
+        changes.changed().await.unwrap();
+    }
+    engine.kill();
+    let journal = store.journal(id).await.unwrap().len();
+    let effects = bench.world.calls.load(Ordering::SeqCst);
+    engine.cancel(id).await.unwrap_err();
+    engine.submit(engine.new_run("toy", &input, None, "test")).await.unwrap_err();
+    azdr_env::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(store.journal(id).await.unwrap().len(), journal);
+    assert_eq!(bench.world.calls.load(Ordering::SeqCst), effects);
+    assert_eq!(store.run(id).await.unwrap().unwrap().state, RunState::Running);
+    assert!(store.queued_runs(10).await.unwrap().is_empty());
 }
