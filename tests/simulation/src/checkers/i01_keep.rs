@@ -1,0 +1,108 @@
+//! I1: no recovery point that a policy wants is deleted; each VM keeps, in each region, its newest
+//! restorable point.
+//!
+//! Judged at each deletion of a snapshot that belongs to an announced point, by counting: for every
+//! tier that the point carries there must be, in this region, as many *newer* periods with an
+//! announced point of that tier as any policy of the last two days asked for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use azdr_env::WallTime;
+
+use super::Checker;
+use super::announced::{Points, belongs_to};
+use crate::event::Event;
+use crate::record::View;
+
+/// A prune may go by a plan that is a while old.
+const PLANS_LIVE: Duration = Duration::from_secs(2 * 86_400);
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Keep {
+    points: Points,
+    /// By VM: counts, and when they were promised.
+    policies: BTreeMap<String, Vec<(WallTime, [u32; 4])>>,
+}
+
+impl Keep {
+    /// The least that any policy in force lately asked for.
+    fn wanted(&self, vm: &str, tier: usize, now: WallTime) -> usize {
+        let Some(all) = self.policies.get(vm) else { return usize::MAX };
+        let latest = all.len().saturating_sub(1);
+        let in_force = |(n, (since, _)): &(usize, &(WallTime, [u32; 4]))| {
+            *n == latest
+                || all.get(n + 1).is_some_and(|(until, _)| now.since(*until) < PLANS_LIVE)
+                || now.since(*since) < PLANS_LIVE
+        };
+        let counts = all.iter().enumerate().filter(in_force).map(|(_, (_, counts))| counts[tier]);
+        counts.min().unwrap_or(0) as usize
+    }
+}
+
+/// Which day, week, month or year a time is in, as a number that grows.
+fn period(tier: usize, at: WallTime) -> i64 {
+    let day = at.unix_ms().div_euclid(86_400_000);
+    let date = at.to_string();
+    let part = |range: std::ops::Range<usize>| {
+        date.get(range).and_then(|t| t.parse::<i64>().ok()).unwrap_or_default()
+    };
+    match tier {
+        0 => day,
+        // 1970-01-01 was a Thursday; weeks start on Sunday.
+        1 => (day + 4).div_euclid(7),
+        2 => part(0..4) * 12 + part(5..7),
+        _ => part(0..4),
+    }
+}
+
+const TIERS: [&str; 4] = ["daily", "weekly", "monthly", "yearly"];
+
+impl Checker for Keep {
+    fn invariant(&self) -> &'static str {
+        "I1"
+    }
+
+    fn see(&mut self, event: &Event, view: &View<'_>) -> Result<(), String> {
+        self.points.see(event, view.azure);
+        if let Event::PolicyPromised(policy) = event {
+            let known = self.policies.entry(policy.vm.clone()).or_default();
+            known.push((view.now, policy.counts));
+        }
+        let Event::Asked(asked) = event else { return Ok(()) };
+        let Some(key) = asked.deletes("microsoft.compute/snapshots") else { return Ok(()) };
+        let Some(snapshot) = view.azure.snapshots.get(key) else { return Ok(()) };
+        let Some((vm, name)) = belongs_to(snapshot) else { return Ok(()) };
+        let region = snapshot.common.location.clone();
+        let in_region = self.points.of(&vm, &region);
+        let Some((_, point)) = in_region.iter().find(|(n, _)| *n == name) else { return Ok(()) };
+        let newer: Vec<_> = in_region.iter().filter(|(_, p)| p.created > point.created).collect();
+        if newer.is_empty() {
+            return Err(format!("{name} is the newest restorable point of {vm} in {region}"));
+        }
+        for (index, tier) in TIERS.iter().enumerate() {
+            if !point.tiers.iter().any(|t| t == tier) {
+                continue;
+            }
+            let own = period(index, point.created);
+            let newer: BTreeSet<i64> = newer
+                .iter()
+                .filter(|(_, p)| p.tiers.iter().any(|t| t == tier))
+                .map(|(_, p)| period(index, p.created))
+                .filter(|p| *p > own)
+                .collect();
+            let wanted = self.wanted(&vm, index, view.now);
+            if newer.len() < wanted {
+                return Err(format!(
+                    "{name} of {vm} in {region}: {wanted} {tier} points are wanted and {} newer \
+                     ones exist",
+                    newer.len()
+                ));
+            }
+        }
+        let key = (vm, name);
+        self.points.gone(&key, &region);
+        Ok(())
+    }
+}

@@ -1,0 +1,50 @@
+//! I2: a snapshot that is being copied, or that is the last fully copied one of its disk, is not
+//! deleted: the next copy is a delta to it, on both sides.
+
+use super::Checker;
+use super::announced::{Points, belongs_to};
+use crate::event::Event;
+use crate::record::View;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Lineage {
+    points: Points,
+}
+
+impl Checker for Lineage {
+    fn invariant(&self) -> &'static str {
+        "I2"
+    }
+
+    fn see(&mut self, event: &Event, view: &View<'_>) -> Result<(), String> {
+        self.points.see(event, view.azure);
+        let Event::Asked(asked) = event else { return Ok(()) };
+        let Some(key) = asked.deletes("microsoft.compute/snapshots") else { return Ok(()) };
+        let Some(snapshot) = view.azure.snapshots.get(key) else { return Ok(()) };
+        let copied_now = view.azure.snapshots.iter().find(|(_, copy)| {
+            let of_this = copy.volume.creation.source.as_ref();
+            of_this.is_some_and(|s| s.to_string().eq_ignore_ascii_case(key))
+                && copy.percent(view.now) < 100.0
+                && copy.progress.as_ref().is_some_and(|p| p.error.is_none())
+        });
+        if let Some((copy, _)) = copied_now {
+            return Err(format!("{key} is being copied to {copy}"));
+        }
+        let Some((vm, name)) = belongs_to(snapshot) else { return Ok(()) };
+        let region = snapshot.common.location.clone();
+        let key = (vm, name);
+        let Some(point) = self.points.all.get(&key) else { return Ok(()) };
+        if !point.regions.contains(&region) {
+            return Ok(());
+        }
+        for target in point.regions.iter().filter(|r| **r != point.home) {
+            let newest = self.points.of(&key.0, target).last().map(|(name, _)| (*name).to_owned());
+            if newest.as_deref() == Some(key.1.as_str()) {
+                return Err(format!("{} is the last one copied to {target}", key.1));
+            }
+        }
+        self.points.gone(&key, &region);
+        Ok(())
+    }
+}

@@ -1,0 +1,131 @@
+//! What happens in a simulation, as the checkers and the trace are told.
+
+use std::fmt;
+
+use azdr_controller::store::{RunId, RunState};
+use http::Method;
+use serde_json::Value;
+
+/// A request to Azure.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Which life of the controller sent it; 0: somebody else.
+    pub life: u64,
+    /// Its method.
+    pub method: Method,
+    /// Lower-case path.
+    pub path: String,
+    /// JSON body; null where there is none.
+    pub body: Value,
+}
+
+impl Asked {
+    /// The key of the resource when this asks for its deletion, and it is of that ARM type (lower
+    /// case, as `microsoft.compute/disks`).
+    pub fn deletes(&self, kind: &str) -> Option<&str> {
+        (self.method == Method::DELETE && is_of(&self.path, kind)).then_some(self.path.as_str())
+    }
+
+    /// The key of the resource when this writes it, and it is of that ARM type.
+    pub fn puts(&self, kind: &str) -> Option<&str> {
+        (self.method == Method::PUT && is_of(&self.path, kind)).then_some(self.path.as_str())
+    }
+}
+
+fn is_of(path: &str, kind: &str) -> bool {
+    let mut parts = path.rsplitn(3, '/');
+    let (Some(_name), Some(last), Some(front)) = (parts.next(), parts.next(), parts.next()) else {
+        return false;
+    };
+    let Some((provider, of)) = kind.split_once('/') else { return false };
+    last == of && front.ends_with(provider)
+}
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Azure is about to carry out a request: the world is still as it was before.
+    Asked(Asked),
+    /// Azure has answered it with this status, whether or not the answer arrived. `injected`: the
+    /// status is a fault's.
+    Answered(Asked, u16, bool),
+    /// A machine's file systems are frozen.
+    Frozen {
+        /// Azure's vmId.
+        vm_id: String,
+        /// Of the capture.
+        operation: String,
+    },
+    /// They are thawed.
+    Thawed {
+        /// Azure's vmId.
+        vm_id: String,
+        /// Of the capture.
+        operation: String,
+    },
+    /// A machine's agent was told to do something.
+    Told {
+        /// Azure's vmId.
+        vm_id: String,
+        /// It is the protected VM itself, and not a machine made from a recovery point.
+        own: bool,
+        /// `freeze`, `thaw`, …
+        what: &'static str,
+    },
+    /// The API acknowledged a job.
+    JobPromised(RunId),
+    /// The API acknowledged a policy.
+    PolicyPromised(Policy),
+    /// A run is seen in a new state.
+    Run {
+        /// Its number.
+        id: RunId,
+        /// Its workflow.
+        workflow: String,
+        /// Its input.
+        input: Value,
+        /// Where it stands.
+        state: RunState,
+        /// What it achieved.
+        result: Value,
+        /// Why it failed.
+        error: Value,
+    },
+    /// A new life of the controller begins.
+    LifeBegins(u64),
+    /// It was killed or has ended.
+    LifeEnds(u64),
+    /// Somebody or something outside azdr did this.
+    Disturbance(String),
+}
+
+/// What an operator asked to be kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Key of the VM.
+    pub vm: String,
+    /// Counts per tier: daily, weekly, monthly, yearly.
+    pub counts: [u32; 4],
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Asked(a) => write!(f, "{}> {} {}", a.life, a.method, a.path),
+            Self::Answered(a, status, _) => {
+                write!(f, "{}< {} {} {status}", a.life, a.method, a.path)
+            }
+            Self::Frozen { vm_id, operation } => write!(f, "frozen {vm_id} {operation}"),
+            Self::Thawed { vm_id, operation } => write!(f, "thawed {vm_id} {operation}"),
+            Self::Told { vm_id, own, what } => write!(f, "told {vm_id} {own} {what}"),
+            Self::JobPromised(id) => write!(f, "promised job {id}"),
+            Self::PolicyPromised(p) => write!(f, "promised policy {} {:?}", p.vm, p.counts),
+            Self::Run { id, workflow, state, .. } => {
+                write!(f, "run {id} {workflow} {}", state.as_str())
+            }
+            Self::LifeBegins(n) => write!(f, "life {n} begins"),
+            Self::LifeEnds(n) => write!(f, "life {n} ends"),
+            Self::Disturbance(what) => write!(f, "disturbance: {what}"),
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! One life of a controller: all its parts but the sockets, on one thread.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use azdr_arm::{ArmClient, ArmConfig, CredentialConfig, PollPace, Secret, Tokens};
+use azdr_controller::api::admin::{Admin, Confirmations, Inventory};
+use azdr_controller::api::agent_service::{Agents, Presence};
+use azdr_controller::app::{DataDirLock, database};
+use azdr_controller::fleet::Fleet;
+use azdr_controller::reconcile::Reconciler;
+use azdr_controller::store::{Executor, RunId, RunState, Stamp, Store};
+use azdr_controller::workflow::{Engine, EngineConfig, RetryPolicy};
+use azdr_controller::workflows::{self, Catalogue, DrillAccess, ProbeAddress, Services, Settings};
+use azdr_identity::{Identity, PeerCertificate, PeerInfo};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::cloud::{Cloud, Line};
+use crate::event::Event;
+use crate::world::{SUBSCRIPTION, TENANT, World};
+
+/// An idle agent sends nothing, and is not missed.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+/// How often the scheduler looks.
+const TICK: Duration = Duration::from_secs(15 * 60);
+/// The operator that simulated commands come from.
+const OPERATOR: &str = "sim";
+const SERIAL: &str = "00";
+
+/// A controller that lives.
+pub struct Life {
+    /// From 1.
+    pub number: u64,
+    /// The catalogue.
+    pub store: Store,
+    /// Runs.
+    pub engine: Engine<Services>,
+    /// What operators call.
+    pub admin: Admin,
+    line: Arc<Line>,
+    tasks: JoinSet<()>,
+    _lock: DataDirLock,
+}
+
+impl Life {
+    /// Starts a controller on the world's files, as `azdr-controller run` does.
+    ///
+    /// # Errors
+    /// It refuses to start.
+    pub async fn begin(world: &World, number: u64) -> anyhow::Result<Self> {
+        let data_dir = world.dir.path().join("controller");
+        std::fs::create_dir_all(&data_dir)?;
+        let lock = DataDirLock::take(&data_dir)?;
+        let store = Store::open(&database(&data_dir), Executor::Inline)?;
+        let stamp = stamp();
+        if store.read_stamp().await?.is_none() {
+            initialise(world, &store, &stamp).await?;
+        }
+        let line = Line::new(world.cloud.clone(), number);
+        let azure = azure(world, line.clone())?;
+        let fleet = Fleet::new(world.env.clock.clone());
+        let services = Arc::new(Services {
+            azure,
+            fleet: fleet.clone(),
+            catalogue: Catalogue::new(store.clone()),
+            settings: Arc::new(settings()),
+            holds: Arc::new(Semaphore::new(8)),
+        });
+        let engine = Engine::new(
+            store.clone(),
+            world.env.clone(),
+            services.clone(),
+            workflows::all(),
+            EngineConfig { max_running: 100, retry: RetryPolicy::AZURE },
+        );
+        let agents = Agents {
+            store: store.clone(),
+            fleet: fleet.clone(),
+            env: world.env.clone(),
+            authority: world.authority.clone(),
+            presence: Presence { heartbeat: FOR_EVER, silence_limit: FOR_EVER },
+        };
+        let admin = Admin {
+            store: store.clone(),
+            engine: engine.clone(),
+            fleet,
+            services: services.clone(),
+            env: world.env.clone(),
+            authority: world.authority.clone(),
+            inventory: Inventory::default(),
+            confirmations: Confirmations::default(),
+            stamp,
+            enroll_address: "controller:7443".into(),
+            agent_address: "controller:7444".into(),
+        };
+        world.cloud.tell(&Event::LifeBegins(number));
+        engine.start().await.context("cannot take up unfinished runs")?;
+        let reconciler = Reconciler {
+            store: store.clone(),
+            engine: engine.clone(),
+            services,
+            env: world.env.clone(),
+        };
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(reconciler.clone().keep_tags(stop.clone()));
+        tasks.spawn(reconciler.keep_schedule(TICK, stop));
+        tasks.spawn(report_runs(world.cloud.clone(), store.clone(), engine.clone()));
+        world.cloud.machines.controller_is(Some(agents));
+        Ok(Self { number, store, engine, admin, line, tasks, _lock: lock })
+    }
+
+    /// The process is gone, wherever it was.
+    pub fn kill(mut self, world: &World) {
+        self.line.cut();
+        self.engine.kill();
+        self.tasks.abort_all();
+        world.cloud.machines.controller_is(None);
+        world.cloud.tell(&Event::LifeEnds(self.number));
+    }
+
+    /// A request of the simulated operator.
+    pub fn request<T>(&self, body: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(body);
+        let peer = PeerCertificate {
+            identity: Identity::operator(OPERATOR).expect("a good name"),
+            serial: SERIAL.into(),
+            not_before: azdr_env::WallTime::from_unix_ms(0),
+            not_after: azdr_env::WallTime::from_unix_ms(i64::MAX),
+            expired: false,
+            fingerprint: String::new(),
+        };
+        let remote_addr = ([127, 0, 0, 1], 1).into();
+        request.extensions_mut().insert(PeerInfo { peer: Some(peer), remote_addr });
+        request
+    }
+}
+
+fn stamp() -> Stamp {
+    Stamp {
+        cloud: "simulated".into(),
+        tenant_id: TENANT.into(),
+        subscriptions: vec![SUBSCRIPTION.into()],
+        installation: "1nstall".into(),
+    }
+}
+
+async fn initialise(world: &World, store: &Store, stamp: &Stamp) -> anyhow::Result<()> {
+    let now = world.env.clock.wall();
+    store.initialise(stamp.clone(), OPERATOR.into(), SERIAL.into(), now).await?;
+    Ok(())
+}
+
+fn azure(world: &World, line: Arc<Line>) -> anyhow::Result<ArmClient> {
+    let endpoint: url::Url = "https://sim.example/".parse()?;
+    let config = ArmConfig {
+        authority: Some(endpoint.clone()),
+        endpoint,
+        pace: PollPace::azure(),
+        ..ArmConfig::public_cloud(CredentialConfig::ClientSecret {
+            tenant_id: TENANT.into(),
+            client_id: "client".into(),
+            client_secret: Secret::new("secret"),
+        })
+    };
+    Ok(ArmClient::with_transport(config, world.env.clone(), line, Tokens::Configured))
+}
+
+fn settings() -> Settings {
+    Settings {
+        installation: "1nstall".into(),
+        agent_address: Some("127.0.0.1:7444".into()),
+        snapshot_group_prefix: "azdr-".into(),
+        hold_limit: Duration::from_secs(10),
+        hold_lease: Duration::from_secs(3),
+        drill_access: DrillAccess::None,
+        probe_address: ProbeAddress::None,
+        ssh_port: 22,
+        boot_limit: Duration::from_secs(15 * 60),
+        copy_stall_limit: Duration::from_secs(6 * 3600),
+        keep_replaced: Duration::from_secs(7 * 86_400),
+        look_again: Duration::from_secs(5),
+        look_again_at_copy: Duration::from_secs(30),
+    }
+}
+
+/// Tells the checkers of every run that has a new state.
+async fn report_runs(cloud: Arc<Cloud>, store: Store, engine: Engine<Services>) {
+    let mut changes = engine.subscribe();
+    let mut known: BTreeMap<RunId, RunState> = BTreeMap::new();
+    loop {
+        let latest = known.keys().next_back().copied().unwrap_or(RunId(0));
+        let open = known.iter().filter(|(_, state)| !state.is_terminal()).map(|(id, _)| *id);
+        let open: Vec<_> = open.collect();
+        let mut rows = Vec::new();
+        for id in open {
+            rows.extend(store.run(id).await.ok().flatten());
+        }
+        let mut id = latest.0 + 1;
+        while let Ok(Some(row)) = store.run(RunId(id)).await {
+            rows.push(row);
+            id += 1;
+        }
+        for row in rows {
+            if known.insert(row.id, row.state) != Some(row.state) {
+                cloud.tell(&Event::Run {
+                    id: row.id,
+                    workflow: row.workflow,
+                    input: row.input,
+                    state: row.state,
+                    result: row.result.unwrap_or_default(),
+                    error: row.error.unwrap_or_default(),
+                });
+            }
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+        // Many changes, one look.
+        azdr_env::sleep(Duration::from_secs(1)).await;
+        changes.mark_unchanged();
+    }
+}

@@ -1,0 +1,561 @@
+//! What happens in a simulation, and when.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Context;
+use azdr_controller::store::{CertificateScope, RunId, RunState};
+use azdr_env::WallTime;
+use azdr_identity::{Identity, PeerCertificate, Serial};
+use azure_sim::faults::{Action, Fault, Match};
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::checkers;
+use crate::cloud::Weather;
+use crate::dice::Dice;
+use crate::event::Event;
+use crate::life::Life;
+use crate::machines::Planted;
+use crate::operators::Operators;
+use crate::record::Violation;
+use crate::world::{AWAY, HOME, World, machine, vm_key};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+/// After the last day everything is mended, and runs have this long to end.
+const SETTLE: Duration = Duration::from_secs(4 * 86_400);
+
+/// What to simulate.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Decides everything that is left to chance.
+    pub seed: u64,
+    /// Simulated days.
+    pub days: u32,
+    /// Machines.
+    pub vms: usize,
+    /// Whether anything goes wrong at all.
+    pub faults: bool,
+    /// Whether operators issue random commands.
+    pub operators: bool,
+    /// A mistake in the machines, to be noticed.
+    pub planted: Planted,
+    /// Keep every line of the trace.
+    pub keep_whole: bool,
+}
+
+impl Plan {
+    /// Everything goes wrong that can.
+    pub fn new(seed: u64, days: u32, vms: usize) -> Self {
+        let planted = Planted::Nothing;
+        Self { seed, days, vms, faults: true, operators: true, planted, keep_whole: false }
+    }
+}
+
+/// How a simulation went.
+#[derive(Debug)]
+pub struct Report {
+    /// What did not hold.
+    pub violations: Vec<Violation>,
+    /// Hash over all events.
+    pub trace: u64,
+    /// How many events.
+    pub events: u64,
+    /// Runs by workflow and state.
+    pub runs: BTreeMap<String, u64>,
+    /// Lives of the controller.
+    pub lives: u64,
+    /// Requests to Azure.
+    pub whole: Vec<String>,
+}
+
+/// What may happen next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Command,
+    Crash,
+    Storm,
+    StormOver,
+    Partition,
+    PartitionOver,
+    AgentCrash,
+    RegionDown,
+    RegionUp,
+    StalledCopy,
+    FailedOperation,
+    CapacityGone,
+    CapacityBack,
+    Lock,
+    LockGone,
+    Stranger,
+    ClockWrong,
+    ClockRight,
+    SecondController,
+    Proofs,
+}
+
+struct Scenario {
+    plan: Plan,
+    world: World,
+    life: Option<Life>,
+    lives: u64,
+    dice: Dice,
+    operators: Operators,
+    promised: Vec<RunId>,
+    turns: BTreeMap<(Duration, u64), Turn>,
+    order: u64,
+    partitioned: Vec<String>,
+    locks: Vec<String>,
+    lasting: Vec<Fault>,
+    began: azdr_env::Monotonic,
+}
+
+/// Runs one simulation. Must be called on a paused current-thread runtime, once per process.
+///
+/// # Errors
+/// The simulation itself could not be set up or could not go on.
+pub async fn run(plan: Plan) -> anyhow::Result<Report> {
+    let world = World::new(plan.seed, plan.vms, plan.planted, plan.keep_whole).await?;
+    let life = Life::begin(&world, 1).await?;
+    let dice = world.dice("scenario");
+    let operators = Operators::new(&world, plan.vms);
+    let began = world.truth.clock.monotonic();
+    let mut scenario = Scenario {
+        plan,
+        life: Some(life),
+        lives: 1,
+        dice,
+        operators,
+        promised: Vec::new(),
+        turns: BTreeMap::new(),
+        order: 0,
+        partitioned: Vec::new(),
+        locks: Vec::new(),
+        lasting: Vec::new(),
+        began,
+        world,
+    };
+    scenario.prepare().await?;
+    scenario.play().await?;
+    scenario.finish().await
+}
+
+impl Scenario {
+    fn now(&self) -> Duration {
+        self.world.truth.clock.monotonic().since(self.began)
+    }
+
+    fn life(&self) -> anyhow::Result<&Life> {
+        self.life.as_ref().context("no controller lives")
+    }
+
+    /// Every VM gets an agent and a policy.
+    async fn prepare(&mut self) -> anyhow::Result<()> {
+        let life = self.life()?;
+        for n in 0..self.plan.vms {
+            let (group, name) = machine(n);
+            let key = vm_key(&group, &name);
+            let look = |azure: &azure_sim::world::State| {
+                let vm = azure.vms.get(&key)?;
+                let os = vm.disks.first()?.disk.to_string().to_lowercase();
+                Some((vm.vm_id.clone(), vm.common.id.to_string(), os))
+            };
+            let found = self.world.cloud.simulator.look(|azure, _| look(azure));
+            let (vm_id, arm_id, os_disk) = found.with_context(|| format!("no VM {key}"))?;
+            let now = self.world.env.clock.wall();
+            let item = life
+                .store
+                .ensure_vm(arm_id.parse()?, HOME.to_owned(), Some(vm_id.clone()), now)
+                .await?;
+            let certificate = self.enrol(&item.arm_id, now)?;
+            let (serial, until) = (certificate.serial.clone(), certificate.not_after);
+            life.store
+                .add_certificate(serial, item.id, CertificateScope::Vm, until, None, now)
+                .await?;
+            self.world.cloud.machines.enrol(&os_disk, certificate, vm_id.clone());
+            self.world.cloud.machines.crash_agent(&vm_id);
+        }
+        azdr_env::sleep(MINUTE).await;
+        self.operators.protect_all(&self.world, life).await?;
+        Ok(())
+    }
+
+    fn enrol(
+        &self,
+        vm: &azdr_domain::arm_id::ArmId,
+        now: WallTime,
+    ) -> anyhow::Result<PeerCertificate> {
+        let (issued, _) = self.world.authority.issue_with_new_key(
+            &Identity::agent(&vm.hash_hex())?,
+            now.minus(HOUR),
+            now.plus(30 * DAY),
+            Serial::random(&*self.world.env.ids),
+        )?;
+        Ok(PeerCertificate::from_der(&issued.cert_der, now)?)
+    }
+
+    fn at(&mut self, after: Duration, turn: Turn) {
+        self.order += 1;
+        self.turns.insert((self.now() + after, self.order), turn);
+    }
+
+    fn again(&mut self, mean: Duration, turn: Turn) {
+        let after = self.dice.next(mean);
+        self.at(after, turn);
+    }
+
+    async fn play(&mut self) -> anyhow::Result<()> {
+        if self.plan.operators {
+            self.again(3 * HOUR, Turn::Command);
+        }
+        self.again(DAY, Turn::Proofs);
+        if self.plan.faults {
+            self.world.cloud.set_weather(self.usual_weather());
+            for (turn, mean) in MEANS {
+                self.again(*mean, *turn);
+            }
+        }
+        let end = self.plan.days * DAY;
+        while let Some((&(at, order), &turn)) = self.turns.iter().next() {
+            if at >= end {
+                break;
+            }
+            self.turns.remove(&(at, order));
+            azdr_env::sleep(at.saturating_sub(self.now())).await;
+            self.turn(turn).await?;
+        }
+        azdr_env::sleep(end.saturating_sub(self.now())).await;
+        Ok(())
+    }
+
+    fn usual_weather(&self) -> Weather {
+        Weather {
+            lost_before: 700,
+            lost_after: 700,
+            delay: Duration::from_secs(4),
+            twice: 2_000,
+            failing: 900,
+            throttled: 0,
+        }
+    }
+
+    fn disturb(&self, what: impl Into<String>) {
+        self.world.cloud.tell(&Event::Disturbance(what.into()));
+    }
+
+    async fn turn(&mut self, turn: Turn) -> anyhow::Result<()> {
+        if let Some((_, mean)) = MEANS.iter().find(|(t, _)| *t == turn) {
+            self.again(*mean, turn);
+        }
+        match turn {
+            Turn::Command => {
+                self.again(3 * HOUR, Turn::Command);
+                self.command().await;
+            }
+            Turn::Proofs => {
+                self.again(DAY, Turn::Proofs);
+                if let Some(life) = &self.life {
+                    self.operators.prove_something(&self.world, life).await;
+                }
+            }
+            Turn::Crash => self.crash().await?,
+            Turn::SecondController => {
+                if self.life.is_some()
+                    && let Err(what) = checkers::another_cloud_is_refused(&self.world)
+                {
+                    self.violated("I11", what);
+                }
+            }
+            Turn::Storm => {
+                self.disturb("a storm of 429s begins");
+                let storm = Weather { throttled: 3, ..self.usual_weather() };
+                self.world.cloud.set_weather(storm);
+                let long = self.dice.between(MINUTE, 20 * MINUTE);
+                self.at(long, Turn::StormOver);
+            }
+            Turn::StormOver => self.world.cloud.set_weather(self.usual_weather()),
+            Turn::Partition => {
+                let running = self.world.cloud.machines.running();
+                if let Some(vm_id) = self.dice.pick(&running).cloned() {
+                    self.disturb(format!("machine {vm_id} is cut off"));
+                    self.world.cloud.machines.partition(&vm_id, true);
+                    self.partitioned.push(vm_id);
+                    let long = self.dice.between(Duration::from_secs(1), 30 * MINUTE);
+                    self.at(long, Turn::PartitionOver);
+                }
+            }
+            Turn::PartitionOver => {
+                if !self.partitioned.is_empty() {
+                    let vm_id = self.partitioned.remove(0);
+                    self.world.cloud.machines.partition(&vm_id, false);
+                }
+            }
+            Turn::AgentCrash => {
+                let running = self.world.cloud.machines.running();
+                if let Some(vm_id) = self.dice.pick(&running) {
+                    self.world.cloud.machines.crash_agent(vm_id);
+                }
+            }
+            Turn::RegionDown => {
+                let region = if self.dice.one_in(2) { HOME } else { AWAY };
+                self.disturb(format!("{region} is down"));
+                self.last(Action::RegionDown { region: region.into() });
+                let long = self.dice.between(10 * MINUTE, 5 * HOUR);
+                self.at(long, Turn::RegionUp);
+            }
+            Turn::RegionUp => self.no_more(|a| matches!(a, Action::RegionDown { .. })),
+            Turn::CapacityGone => {
+                let region = if self.dice.one_in(2) { HOME } else { AWAY };
+                self.disturb(format!("no capacity in {region}"));
+                self.last(Action::CapacityGone { region: region.into() });
+                let long = self.dice.between(10 * MINUTE, 5 * HOUR);
+                self.at(long, Turn::CapacityBack);
+            }
+            Turn::CapacityBack => self.no_more(|a| matches!(a, Action::CapacityGone { .. })),
+            Turn::StalledCopy => {
+                self.disturb("a copy will stall");
+                let matching = Match {
+                    method: Some("PUT".into()),
+                    resource_type: Some("Microsoft.Compute/snapshots".into()),
+                    nth: Some(1 + self.dice.below(20)),
+                    ..Match::default()
+                };
+                let action = Action::StallCopyAtPercent(40.0);
+                self.add_fault(Fault { matching, action });
+            }
+            Turn::FailedOperation => {
+                self.disturb("an operation will fail");
+                let matching = Match {
+                    method: Some(if self.dice.one_in(2) { "PUT" } else { "POST" }.into()),
+                    nth: Some(1 + self.dice.below(20)),
+                    ..Match::default()
+                };
+                let action = Action::FailOperation {
+                    code: "InternalExecutionError".into(),
+                    message: "An internal execution error occurred.".into(),
+                };
+                self.add_fault(Fault { matching, action });
+            }
+            Turn::Lock => self.lock().await,
+            Turn::LockGone => self.unlock().await,
+            Turn::Stranger => self.stranger().await,
+            Turn::ClockWrong => {
+                let ms = 3_600_000 - self.dice.below(7_200_000) as i64;
+                self.disturb(format!("the controller's clock is set {ms} ms wrong"));
+                self.world.clock.set_offset_ms(ms);
+                let long = self.dice.between(MINUTE, 6 * HOUR);
+                self.at(long, Turn::ClockRight);
+            }
+            Turn::ClockRight => self.world.clock.set_offset_ms(0),
+        }
+        Ok(())
+    }
+
+    async fn command(&mut self) {
+        let Some(life) = &self.life else { return };
+        if let Some(id) = self.operators.command(&self.world, life).await {
+            self.promised.push(id);
+        }
+    }
+
+    /// The controller is killed, mostly while it is busy, and another one starts.
+    async fn crash(&mut self) -> anyhow::Result<()> {
+        if let Some(life) = &self.life
+            && self.dice.below(4) > 0
+        {
+            // Into the middle of some run.
+            let mut changes = life.engine.subscribe();
+            tokio::select! {
+                biased;
+                _ = changes.changed() => {}
+                () = azdr_env::sleep(6 * HOUR) => {}
+            }
+            azdr_env::sleep(self.dice.between(Duration::ZERO, 30 * Duration::from_secs(1))).await;
+        }
+        if let Some(life) = self.life.take() {
+            life.kill(&self.world);
+        }
+        azdr_env::sleep(self.dice.between(Duration::from_secs(1), 10 * MINUTE)).await;
+        self.begin_life().await
+    }
+
+    async fn begin_life(&mut self) -> anyhow::Result<()> {
+        self.lives += 1;
+        let life = Life::begin(&self.world, self.lives).await?;
+        if let Err(what) = checkers::promises_are_kept(&life, &self.promised).await {
+            self.violated("I9", what);
+        }
+        self.life = Some(life);
+        Ok(())
+    }
+
+    fn violated(&self, invariant: &'static str, what: String) {
+        self.world.record.violated(invariant, self.world.truth.clock.wall(), what);
+    }
+
+    fn last(&mut self, action: Action) {
+        self.add_fault(Fault { matching: Match::default(), action });
+    }
+
+    fn add_fault(&mut self, fault: Fault) {
+        self.lasting.push(fault);
+        self.world.cloud.simulator.set_faults(self.lasting.clone());
+    }
+
+    fn no_more(&mut self, which: impl Fn(&Action) -> bool) {
+        // Faults of single requests go too: they have had their time.
+        self.lasting.retain(|f| {
+            !which(&f.action)
+                && matches!(f.action, Action::RegionDown { .. } | Action::CapacityGone { .. })
+        });
+        self.world.cloud.simulator.set_faults(self.lasting.clone());
+    }
+
+    /// Somebody puts a management lock on a resource of ours.
+    async fn lock(&mut self) {
+        let keys: Vec<String> = self
+            .world
+            .cloud
+            .simulator
+            .look(|azure, _| azure.snapshots.iter().map(|(key, _)| key.clone()).collect());
+        let Some(key) = self.dice.pick(&keys) else { return };
+        self.disturb(format!("a lock on {key}"));
+        let lock =
+            format!("{key}/providers/Microsoft.Authorization/locks/keep?api-version=2020-05-01");
+        let body = json!({"properties": {"level": "CanNotDelete"}});
+        self.world.cloud.by_somebody_else(Method::PUT, &lock, &body).await;
+        self.locks.push(lock);
+        let long = self.dice.between(HOUR, 2 * DAY);
+        self.at(long, Turn::LockGone);
+    }
+
+    async fn unlock(&mut self) {
+        if !self.locks.is_empty() {
+            let lock = self.locks.remove(0);
+            self.world.cloud.by_somebody_else(Method::DELETE, &lock, &Value::Null).await;
+        }
+    }
+
+    /// Somebody stops a machine, or starts it again, behind azdr's back.
+    async fn stranger(&mut self) {
+        let n = self.dice.below(self.plan.vms as u64) as usize;
+        let (group, name) = machine(n);
+        let key = vm_key(&group, &name);
+        let action = if self.dice.one_in(2) { "restart" } else { "start" };
+        self.disturb(format!("somebody asks {name} to {action}"));
+        let path = format!("{key}/{action}?api-version=2024-07-01");
+        self.world.cloud.by_somebody_else(Method::POST, &path, &Value::Null).await;
+    }
+
+    /// Everything is mended; what is open ends; the last look.
+    async fn finish(mut self) -> anyhow::Result<Report> {
+        self.world.cloud.set_weather(Weather::default());
+        self.world.cloud.simulator.set_faults(Vec::new());
+        self.world.clock.set_offset_ms(0);
+        while !self.locks.is_empty() {
+            self.unlock().await;
+        }
+        for vm_id in std::mem::take(&mut self.partitioned) {
+            self.world.cloud.machines.partition(&vm_id, false);
+        }
+        self.disturb("everything is mended");
+        if self.life.is_none() {
+            self.begin_life().await?;
+        }
+        self.settle().await?;
+        let life = self.life.take().context("no controller lives")?;
+        if let Err(what) = checkers::promises_are_kept(&life, &self.promised).await {
+            self.violated("I9", what);
+        }
+        for (vm_id, since) in self.world.cloud.machines.frozen() {
+            if self.world.truth.clock.wall().since(since) > MINUTE {
+                self.violated("I3", format!("machine {vm_id} is frozen since {since} at the end"));
+            }
+        }
+        self.look_at_contents();
+        let mut runs = BTreeMap::new();
+        for (workflow, state, count) in life.store.run_counts().await? {
+            *runs.entry(format!("{workflow} {state}")).or_default() += count;
+        }
+        life.kill(&self.world);
+        let (trace, events) = self.world.record.trace();
+        Ok(Report {
+            violations: self.world.record.violations(),
+            trace,
+            events,
+            runs,
+            lives: self.lives,
+            whole: self.world.record.whole(),
+        })
+    }
+
+    async fn settle(&mut self) -> anyhow::Result<()> {
+        let until = self.now() + SETTLE;
+        while self.now() < until {
+            let life = self.life()?;
+            let open = life.store.unfinished_runs().await?;
+            if open.is_empty() && life.store.queued_runs(10).await?.is_empty() {
+                return Ok(());
+            }
+            azdr_env::sleep(10 * MINUTE).await;
+        }
+        let life = self.life()?;
+        let mut open = life.store.unfinished_runs().await?;
+        open.extend(life.store.queued_runs(10).await?);
+        for row in open {
+            let words = format!(
+                "job {} ({}) is {} long after everything was mended: {:?} {:?}",
+                row.id,
+                row.workflow,
+                row.state.as_str(),
+                row.error,
+                row.waiting_for
+            );
+            debug_assert!(row.state != RunState::Succeeded);
+            self.violated("I5", words);
+        }
+        Ok(())
+    }
+
+    /// Points that say to be of one instant must hold what a program wrote up to one instant.
+    fn look_at_contents(&self) {
+        type Sets = BTreeMap<(String, String, String), Vec<String>>;
+        let sets: Sets = self.world.cloud.simulator.look(|azure, _| {
+            let mut sets = Sets::new();
+            for (key, snapshot) in azure.snapshots.iter() {
+                let tag = |name: &str| snapshot.common.tags.get(name).cloned();
+                let consistency = tag("azdr:consistency").unwrap_or_default();
+                if let (Some(point), Some(vm)) = (tag("azdr:point"), tag("azdr:vm-0"))
+                    && consistency == "filesystem"
+                {
+                    let place = snapshot.common.location.clone();
+                    sets.entry((vm, point, place)).or_default().push(key.clone());
+                }
+            }
+            sets
+        });
+        for ((vm, point, place), keys) in sets {
+            if let Err(torn) = self.world.cloud.machines.of_one_instant(&keys) {
+                self.violated("I4", format!("{point} of {vm} in {place} is torn: {torn}"));
+            }
+        }
+    }
+}
+
+/// How often what goes wrong, on average.
+const MEANS: &[(Turn, Duration)] = &[
+    (Turn::Crash, Duration::from_secs(2 * 86_400)),
+    (Turn::Storm, Duration::from_secs(4 * 86_400)),
+    (Turn::Partition, Duration::from_secs(6 * 3600)),
+    (Turn::AgentCrash, Duration::from_secs(4 * 3600)),
+    (Turn::RegionDown, Duration::from_secs(10 * 86_400)),
+    (Turn::CapacityGone, Duration::from_secs(8 * 86_400)),
+    (Turn::StalledCopy, Duration::from_secs(3 * 86_400)),
+    (Turn::FailedOperation, Duration::from_secs(86_400)),
+    (Turn::Lock, Duration::from_secs(5 * 86_400)),
+    (Turn::Stranger, Duration::from_secs(2 * 86_400)),
+    (Turn::ClockWrong, Duration::from_secs(6 * 86_400)),
+    (Turn::SecondController, Duration::from_secs(7 * 86_400)),
+];

@@ -1,0 +1,127 @@
+//! What outlives every life of the controller: Azure, the machines, the files, the clocks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use azdr_env::{Env, SeededIds};
+use azdr_identity::CertificateAuthority;
+use azure_sim::seed::WorldDescription;
+use serde_json::{Value, json};
+
+use crate::clock::WrongClock;
+use crate::cloud::Cloud;
+use crate::dice::Dice;
+use crate::machines::{Machines, Planted};
+use crate::record::Record;
+
+/// The only subscription.
+pub const SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
+/// Its tenant.
+pub const TENANT: &str = "00000000-0000-0000-0000-0000000000aa";
+/// Where machines run.
+pub const HOME: &str = "eastus";
+/// Where copies go.
+pub const AWAY: &str = "westus2";
+
+/// What outlives every life of the controller.
+pub struct World {
+    /// Of the simulation.
+    pub seed: u64,
+    /// True time; ids of Azure and the machines.
+    pub truth: Env,
+    /// The controller's clock and ids.
+    pub env: Env,
+    /// The controller's clock, to be set wrong.
+    pub clock: Arc<WrongClock>,
+    /// Azure.
+    pub cloud: Arc<Cloud>,
+    /// The controller's authority.
+    pub authority: Arc<CertificateAuthority>,
+    /// The trace and the checkers.
+    pub record: Arc<Record>,
+    /// The controller's data directory is in here.
+    pub dir: tempfile::TempDir,
+}
+
+/// Resource group and name of the `n`th machine: every fourth has a namesake in another group.
+pub fn machine(n: usize) -> (String, String) {
+    match n % 4 {
+        3 => ("twins".into(), format!("vm{}", n - 1)),
+        _ => ("prod".into(), format!("vm{n}")),
+    }
+}
+
+/// Key of a VM.
+pub fn vm_key(group: &str, name: &str) -> String {
+    format!(
+        "/subscriptions/{SUBSCRIPTION}/resourcegroups/{group}/providers/microsoft.compute/\
+         virtualmachines/{name}"
+    )
+    .to_lowercase()
+}
+
+fn description(vms: usize) -> WorldDescription {
+    let vm = |n: usize| {
+        let (group, name) = machine(n);
+        let disk = |suffix: &str| format!("{name}-{suffix}");
+        let data: Vec<Value> = (0..n % 3)
+            .map(|lun| json!({"lun": lun, "name": disk(&format!("data{lun}")), "size_gb": 1}))
+            .collect();
+        json!({
+            "name": name, "resource_group": group, "location": HOME,
+            "size": "Standard_D2s_v3", "public_ip": false, "running": true,
+            "os_disk": {"name": disk("os"), "size_gb": 1}, "data_disks": data,
+        })
+    };
+    let world = json!({
+        "subscription": SUBSCRIPTION, "tenant": TENANT,
+        "client_id": "client", "client_secret": "secret", "regions": [HOME, AWAY],
+        "resource_groups": [
+            {"name": "prod", "location": HOME}, {"name": "twins", "location": HOME},
+        ],
+        "vms": (0..vms).map(vm).collect::<Vec<_>>(),
+    });
+    serde_json::from_value(world).expect("a description of ours")
+}
+
+impl World {
+    /// A new world. Must be called inside a paused tokio runtime.
+    ///
+    /// # Errors
+    /// No directory could be made.
+    pub async fn new(
+        seed: u64,
+        vms: usize,
+        planted: Planted,
+        keep_whole: bool,
+    ) -> anyhow::Result<Self> {
+        // Memory, where there is such a place: nothing here is about disks.
+        let memory = std::path::Path::new("/dev/shm");
+        let dir = if memory.is_dir() {
+            tempfile::Builder::new().prefix("azdr-simulation-").tempdir_in(memory)?
+        } else {
+            tempfile::tempdir()?
+        };
+        let truth = Env {
+            clock: Arc::new(WrongClock::right()),
+            ids: Arc::new(SeededIds::new(seed ^ 0x00a2_b1c3)),
+        };
+        let clock = Arc::new(WrongClock::right());
+        let env = Env { clock: clock.clone(), ids: Arc::new(SeededIds::new(seed)) };
+        let record = Arc::new(Record::new(keep_whole));
+        let machines = Machines::new(truth.clone(), seed, planted);
+        let cloud =
+            Cloud::open(dir.path(), &description(vms), &truth, machines, record.clone(), seed)?;
+        let authority = Arc::new(CertificateAuthority::generate(&env)?);
+        let world = Self { seed, truth, env, clock, cloud, authority, record, dir };
+        world.cloud.simulator.start().await;
+        // The machines of the description boot.
+        azdr_env::sleep(Duration::from_secs(60)).await;
+        Ok(world)
+    }
+
+    /// Dice for one purpose.
+    pub fn dice(&self, purpose: &str) -> Dice {
+        Dice::new(self.seed, purpose)
+    }
+}
