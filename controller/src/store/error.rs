@@ -29,6 +29,23 @@ pub enum StoreError {
     /// The change is refused by a rule of the catalogue.
     #[error("{0}")]
     Refused(String),
+    /// Too many runs wait already.
+    #[error("{queued} jobs are queued already; no more are taken before some have started")]
+    QueueFull {
+        /// So many.
+        queued: u32,
+    },
+    /// The disk is full, failing or read-only. Nothing is lost; it passes when the cause does.
+    #[error("the database cannot be written: {0}")]
+    Unwritable(String),
+    /// A newer controller has opened the database: this one must stop.
+    #[error("a newer controller has opened the database (epoch {newest}, ours is {ours})")]
+    Fenced {
+        /// Of the handle that was refused.
+        ours: i64,
+        /// In the database.
+        newest: i64,
+    },
     /// The store has shut down.
     #[error("the store is closed")]
     Closed,
@@ -37,10 +54,11 @@ pub enum StoreError {
 impl StoreError {
     /// The same failure once more, for another caller that shared the commit.
     pub(super) fn duplicate(&self) -> Self {
-        Self::Commit(match self {
-            Self::Sqlite(e) => e.to_string(),
-            other => other.to_string(),
-        })
+        match self {
+            Self::Unwritable(words) => Self::Unwritable(words.clone()),
+            Self::Sqlite(e) => Self::Commit(e.to_string()),
+            other => Self::Commit(other.to_string()),
+        }
     }
 
     /// Wraps a document's parse error.

@@ -27,6 +27,8 @@ pub enum Event {
     Undone,
     /// The run turned back; payload: why. The step is empty.
     TurnedBack,
+    /// A person decided about a stuck run; payload: what, who, why. The step is empty.
+    Decided,
 }
 
 impl Event {
@@ -40,6 +42,7 @@ impl Event {
             Self::UndoStarted => "undo_started",
             Self::Undone => "undone",
             Self::TurnedBack => "turned_back",
+            Self::Decided => "decided",
         }
     }
 
@@ -53,6 +56,7 @@ impl Event {
             Self::UndoStarted,
             Self::Undone,
             Self::TurnedBack,
+            Self::Decided,
         ]
         .into_iter()
         .find(|e| e.as_str() == text)
@@ -116,6 +120,13 @@ pub(super) fn append(
     payload: &Value,
     now: WallTime,
 ) -> Result<(), StoreError> {
+    // Only the last of these counts: a step that is tried for days leaves one of each.
+    if matches!(event, Event::Checkpoint | Event::Failed) {
+        c.prepare_cached(
+            "DELETE FROM journal WHERE run_id = ?1 AND step = ?2 AND item = ?3 AND event = ?4",
+        )?
+        .execute((run.0, step, item, event.as_str()))?;
+    }
     c.prepare_cached(
         "INSERT INTO journal SELECT ?1, coalesce(max(seq), 0) + 1, ?2, ?3, ?4, ?5, ?6
          FROM journal WHERE run_id = ?1",

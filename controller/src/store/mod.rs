@@ -12,11 +12,14 @@
 
 mod agents;
 pub mod change;
+mod disk;
 mod error;
+mod fence;
 mod items;
 mod journal;
 mod points;
 mod progress;
+mod repetition;
 mod runs;
 mod stamp;
 
@@ -27,12 +30,14 @@ pub use items::{Item, ItemId, PolicyRow};
 pub use journal::{Event, JournalEntry};
 pub use points::{DrillRow, PointRow, ProofRow, ReplicaRow, ReplicaState, SnapshotRow};
 pub use progress::Progress;
-pub use runs::{NewRun, RunId, RunRow, RunState};
+pub use repetition::Repetition;
+pub use runs::{LockNeed, MAX_QUEUED, NewRun, RunId, RunRow, RunState};
 pub use stamp::Stamp;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use disk::Trouble;
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
@@ -56,8 +61,15 @@ pub enum Executor {
     Inline,
 }
 
-/// A queued write: runs inside a savepoint, then answers after the commit.
-type Write = Box<dyn FnOnce(&Connection) -> Answer + Send>;
+/// A queued write: runs inside a savepoint, then answers after the commit. Without a transaction, it
+/// only answers why.
+type Write = Box<dyn FnOnce(Result<&Connection, &StoreError>) -> Written + Send>;
+/// What has become of a write before the commit.
+struct Written {
+    answer: Answer,
+    /// The disk is to blame.
+    trouble: Option<String>,
+}
 /// Sends the caller its answer; the argument is the commit's failure, if any.
 type Answer = Box<dyn FnOnce(Option<&StoreError>) + Send>;
 
@@ -65,6 +77,8 @@ type Answer = Box<dyn FnOnce(Option<&StoreError>) + Send>;
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
+    /// Carried by every write, when the handle is a controller's.
+    epoch: Option<i64>,
 }
 
 struct Inner {
@@ -74,6 +88,7 @@ struct Inner {
     writer: Arc<Mutex<Connection>>,
     readers: Mutex<Vec<Connection>>,
     path: std::path::PathBuf,
+    trouble: Arc<Trouble>,
 }
 
 impl Store {
@@ -95,8 +110,9 @@ impl Store {
             .map_err(|e| StoreError::Migration(e.to_string()))?;
         let writer = Arc::new(Mutex::new(connection));
         let (queue, waiting) = mpsc::channel(QUEUE);
+        let trouble = Arc::new(Trouble::default());
         if executor == Executor::BlockingPool {
-            tokio::spawn(write_loop(waiting, writer.clone()));
+            tokio::spawn(write_loop(waiting, writer.clone(), trouble.clone()));
         }
         Ok(Self {
             inner: Arc::new(Inner {
@@ -105,7 +121,9 @@ impl Store {
                 writer,
                 readers: Mutex::new(Vec::new()),
                 path: path.to_owned(),
+                trouble,
             }),
+            epoch: None,
         })
     }
 
@@ -124,9 +142,21 @@ impl Store {
         F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     {
         let (send, receive) = oneshot::channel();
-        let write: Write = Box::new(move |connection| {
-            let result = in_savepoint(connection, f);
-            Box::new(move |commit_failure| {
+        let epoch = self.epoch;
+        let write: Write = Box::new(move |transaction| {
+            let result = match transaction {
+                Ok(connection) => in_savepoint(connection, |c| {
+                    fence::check(c, epoch)?;
+                    f(c)
+                }),
+                Err(e) => Err(e.duplicate()),
+            };
+            let trouble = result.as_ref().err().and_then(disk::words);
+            let result = match &trouble {
+                Some(words) => Err(StoreError::Unwritable(words.clone())),
+                None => result,
+            };
+            let answer: Answer = Box::new(move |commit_failure| {
                 let answer = match (result, commit_failure) {
                     (Err(e), _) => Err(e),
                     (Ok(_), Some(e)) => Err(e.duplicate()),
@@ -134,10 +164,11 @@ impl Store {
                 };
                 // The caller may have gone; what it asked for has been done all the same.
                 let _ = send.send(answer);
-            })
+            });
+            Written { answer, trouble }
         });
         match self.inner.executor {
-            Executor::Inline => commit_batch(&self.inner.writer, vec![write]),
+            Executor::Inline => commit_batch(&self.inner.writer, vec![write], &self.inner.trouble),
             Executor::BlockingPool => {
                 self.inner.queue.send(write).await.map_err(|_| StoreError::Closed)?;
             }
@@ -193,47 +224,88 @@ fn configure(connection: &Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn write_loop(mut waiting: mpsc::Receiver<Write>, writer: Arc<Mutex<Connection>>) {
+async fn write_loop(
+    mut waiting: mpsc::Receiver<Write>,
+    writer: Arc<Mutex<Connection>>,
+    trouble: Arc<Trouble>,
+) {
     let mut batch = Vec::with_capacity(MAX_BATCH);
     while waiting.recv_many(&mut batch, MAX_BATCH).await > 0 {
         let work = std::mem::take(&mut batch);
-        let writer = writer.clone();
+        let (writer, trouble) = (writer.clone(), trouble.clone());
+        let committed = tokio::task::spawn_blocking(move || commit_batch(&writer, work, &trouble));
         // A panic in one write poisons the lock and is seen by every later caller as `Closed`.
-        if tokio::task::spawn_blocking(move || commit_batch(&writer, work)).await.is_err() {
+        if committed.await.is_err() {
             tracing::error!("a write to the store panicked; the store is closed");
             return;
         }
     }
 }
 
-fn commit_batch(writer: &Mutex<Connection>, batch: Vec<Write>) {
+/// Runs the writes in one transaction, and answers each after the commit. When the transaction cannot
+/// begin or is gone before the commit, nothing of the batch has happened, and every answer says so.
+fn commit_batch(writer: &Mutex<Connection>, batch: Vec<Write>, trouble: &Trouble) {
     let mut connection = writer.lock().expect("a panicking write closes the store");
-    let outcome = connection
-        .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(StoreError::from)
-        .map(|transaction| {
-            let answers: Vec<Answer> = batch.into_iter().map(|w| w(&transaction)).collect();
-            let failure = transaction.commit().err().map(StoreError::from);
-            for answer in answers {
-                answer(failure.as_ref());
+    let mut answers: Vec<Answer> = Vec::with_capacity(batch.len());
+    let mut in_the_way = None;
+    let mut failure = None;
+    match connection.transaction_with_behavior(TransactionBehavior::Immediate) {
+        Ok(transaction) => {
+            for write in batch {
+                let written = match &failure {
+                    None => write(Ok(&transaction)),
+                    Some(e) => write(Err(e)),
+                };
+                answers.push(written.answer);
+                in_the_way = in_the_way.or(written.trouble);
+                // After some failures SQLite rolls everything back by itself. What ran from here on
+                // would be on its own, outside any transaction.
+                if failure.is_none() && transaction.is_autocommit() {
+                    let words = in_the_way.clone().unwrap_or_else(|| "rolled back".to_owned());
+                    failure = Some(StoreError::Unwritable(words));
+                }
             }
-        });
-    if let Err(e) = outcome {
-        // BEGIN failed: the writes were dropped unanswered, which their callers see as `Closed`.
-        tracing::error!(error = %e, "the store could not begin a transaction");
+            if failure.is_none() {
+                failure = transaction.commit().err().map(|e| unwritable(e.into()));
+            }
+        }
+        Err(e) => {
+            let e = unwritable(e.into());
+            tracing::error!(error = %e, "the store could not begin a transaction");
+            answers.extend(batch.into_iter().map(|write| write(Err(&e)).answer));
+            failure = Some(e);
+        }
     }
+    // After a failed commit the transaction may still be open.
+    if !connection.is_autocommit()
+        && let Err(e) = connection.execute_batch("ROLLBACK")
+    {
+        tracing::error!(error = %e, "the store could not roll back");
+    }
+    trouble.set(in_the_way.or_else(|| failure.as_ref().and_then(disk::words)));
+    drop(connection);
+    for answer in answers {
+        answer(failure.as_ref());
+    }
+}
+
+/// Says in words that the disk is to blame, where it is.
+fn unwritable(e: StoreError) -> StoreError {
+    disk::words(&e).map_or(e, StoreError::Unwritable)
 }
 
 fn in_savepoint<T>(
     connection: &Connection,
     f: impl FnOnce(&Connection) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
-    connection.execute_batch("SAVEPOINT one_write")?;
+    connection.prepare_cached("SAVEPOINT one_write")?.execute([])?;
     match f(connection) {
         Ok(value) => {
-            connection.execute_batch("RELEASE one_write")?;
+            connection.prepare_cached("RELEASE one_write")?.execute([])?;
             Ok(value)
         }
+        // Rolled back as a whole already.
+        Err(e) if connection.is_autocommit() => Err(e),
         Err(e) => {
             connection.execute_batch("ROLLBACK TO one_write; RELEASE one_write")?;
             Err(e)

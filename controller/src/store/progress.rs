@@ -1,12 +1,15 @@
 //! A run's progress: journal entries, catalogue changes and state, all or nothing.
 
+use std::time::Duration;
+
 use azdr_env::WallTime;
 use serde_json::Value;
 
 use super::change::{self, CatalogueChange};
 use super::error::to_json;
 use super::journal::{self, Event};
-use super::runs::set_state;
+use super::repetition;
+use super::runs::{check_state, set_state};
 use super::{RunId, RunState, Store, StoreError};
 
 /// What happens to a run's row together with journal entries and catalogue changes.
@@ -22,6 +25,10 @@ pub struct Progress {
     pub error: Option<Value>,
     /// What it achieved.
     pub result: Option<Value>,
+    /// Refused unless the run is in this state.
+    pub only_from: Option<RunState>,
+    /// For how long the run has been driven in all, by monotonic clocks.
+    pub spent: Option<Duration>,
 }
 
 impl Store {
@@ -37,20 +44,28 @@ impl Store {
         now: WallTime,
     ) -> Result<(), StoreError> {
         self.write(move |c| {
+            if let Some(state) = progress.only_from {
+                check_state(c, id, state)?;
+            }
             for (step, item, event, payload) in &progress.entries {
                 journal::append(c, id, step, item, *event, payload, now)?;
+                if matches!(event, Event::Done | Event::UndoStarted | Event::Undone) {
+                    repetition::forget(c, id, step, item)?;
+                }
             }
             for change in &progress.changes {
                 change::apply(c, id, change, now)?;
             }
             if let Some(error) = &progress.error {
-                c.execute("UPDATE run SET error_json = ?2 WHERE id = ?1", (id.0, to_json(error)))?;
+                c.prepare_cached("UPDATE run SET error_json = ?2 WHERE id = ?1")?
+                    .execute((id.0, to_json(error)))?;
             }
             if let Some(result) = &progress.result {
-                c.execute(
-                    "UPDATE run SET result_json = ?2 WHERE id = ?1",
-                    (id.0, to_json(result)),
-                )?;
+                c.prepare_cached("UPDATE run SET result_json = ?2 WHERE id = ?1")?
+                    .execute((id.0, to_json(result)))?;
+            }
+            if let Some(spent) = progress.spent {
+                repetition::set_spent(c, id, spent)?;
             }
             if let Some(state) = progress.state {
                 set_state(c, id, state, now)?;

@@ -1,5 +1,8 @@
 //! Runs, their locks and their leases.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use azdr_env::WallTime;
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
@@ -7,7 +10,7 @@ use serde_json::Value;
 
 use super::error::to_json;
 use super::journal::{self, Event};
-use super::{ItemId, Store, StoreError};
+use super::{ItemId, Store, StoreError, repetition};
 
 /// A run's number; users see it as the job id.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -122,19 +125,47 @@ pub struct RunRow {
     pub cancel_requested: bool,
     /// What it waits for, in words.
     pub waiting_for: Option<String>,
+    /// The run that holds a lock which this one needs.
+    pub waiting_for_job: Option<RunId>,
+    /// The run that waits for it.
+    pub parent: Option<RunId>,
+    /// For how long it has been driven, by monotonic clocks.
+    pub spent: Duration,
     /// Why it failed, as plain data.
     pub error: Option<Value>,
     /// What it achieved, as plain data.
     pub result: Option<Value>,
 }
 
+/// A lock that a run needs before it starts.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct LockNeed {
+    /// As stored.
+    pub key: String,
+    /// For people.
+    pub words: String,
+}
+
+/// Most runs that wait in the queue. A step's follow-up runs may exceed it: each comes from a run that
+/// has left the queue.
+pub const MAX_QUEUED: u32 = 100_000;
+
 impl Store {
     /// Queues a run; it is durable when this returns.
     ///
     /// # Errors
-    /// When the database cannot be written.
-    pub async fn queue_run(&self, run: NewRun, now: WallTime) -> Result<RunId, StoreError> {
-        self.write(move |c| insert_run(c, &run, now)).await
+    /// `Refused` when `most` runs are queued already, or when the database cannot be written.
+    pub async fn queue_run(
+        &self,
+        run: NewRun,
+        most: u32,
+        now: WallTime,
+    ) -> Result<RunId, StoreError> {
+        self.write(move |c| {
+            check_queue(c, most)?;
+            insert_run(c, &run, now)
+        })
+        .await
     }
 
     /// Queues a run and journals it as started by a step of its parent, in one transaction.
@@ -146,9 +177,11 @@ impl Store {
         parent: RunId,
         step: &'static str,
         run: NewRun,
+        most: u32,
         now: WallTime,
     ) -> Result<RunId, StoreError> {
         self.write(move |c| {
+            check_queue(c, most)?;
             let id = insert_run(c, &run, now)?;
             journal::append(c, parent, step, "", Event::Started, &Value::from(id.0), now)?;
             Ok(id)
@@ -163,46 +196,106 @@ impl Store {
     pub async fn try_start_run(
         &self,
         id: RunId,
-        mut keys: Vec<String>,
+        mut needs: Vec<LockNeed>,
         now: WallTime,
     ) -> Result<bool, StoreError> {
-        keys.sort();
-        keys.dedup();
+        needs.sort();
+        needs.dedup();
         self.write(move |c| {
             // The caller's list may be old: one that was cancelled meanwhile must not take locks,
             // which nobody would give back.
             if read_run(c, id)?.is_none_or(|r| r.state != RunState::Queued) {
                 return Ok(false);
             }
-            for key in &keys {
+            for need in &needs {
                 let holder = c
-                    .query_row(
-                        "SELECT run_id FROM lock WHERE key = ?1 AND run_id <> ?2",
-                        (key, id.0),
-                        |r| r.get::<_, i64>(0),
-                    )
+                    .prepare_cached("SELECT run_id FROM lock WHERE key = ?1 AND run_id <> ?2")?
+                    .query_row((&need.key, id.0), |r| r.get::<_, i64>(0))
                     .optional()?;
                 if let Some(holder) = holder {
-                    c.execute(
-                        "UPDATE run SET waiting_for = ?2 WHERE id = ?1",
-                        (id.0, format!("job {holder} holds {key}")),
-                    )?;
+                    set_waiting(c, id, RunId(holder), need)?;
                     return Ok(false);
                 }
             }
             c.execute("UPDATE lock_epoch SET epoch = epoch + 1", [])?;
-            for key in &keys {
+            for need in &needs {
                 c.execute(
                     "INSERT OR IGNORE INTO lock SELECT ?1, ?2, epoch, ?3 FROM lock_epoch",
-                    (key, id.0, now.unix_ms()),
+                    (&need.key, id.0, now.unix_ms()),
                 )?;
             }
             let changed = c.execute(
-                "UPDATE run SET state = 'running', started_ms = ?2, waiting_for = NULL
+                "UPDATE run SET state = 'running', started_ms = ?2, waiting_for = NULL,
+                   waiting_for_job = NULL
                  WHERE id = ?1 AND state = 'queued'",
                 (id.0, now.unix_ms()),
             )?;
             Ok(changed == 1)
+        })
+        .await
+    }
+
+    /// Notes for queued runs which other run holds a lock that they need. They are not ready before
+    /// that one is over.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn note_waiting(
+        &self,
+        waiting: Vec<(RunId, RunId, LockNeed)>,
+    ) -> Result<(), StoreError> {
+        self.write(move |c| {
+            for (id, holder, need) in &waiting {
+                // The lock may have been given back meanwhile: then nobody would wake this one.
+                let held = c
+                    .prepare_cached("SELECT 1 FROM lock WHERE key = ?1 AND run_id = ?2")?
+                    .exists((&need.key, holder.0))?;
+                if held {
+                    set_waiting(c, *id, *holder, need)?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// All locks and who holds them.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn locks(&self) -> Result<BTreeMap<String, RunId>, StoreError> {
+        self.read(|c| {
+            let mut statement = c.prepare_cached("SELECT key, run_id FROM lock")?;
+            let rows = statement.query_map([], |r| Ok((r.get(0)?, RunId(r.get(1)?))))?;
+            rows.collect::<Result<_, _>>().map_err(Into::into)
+        })
+        .await
+    }
+
+    /// Lets a stuck run go on, with its whole time again: journals what was decided and sets its new
+    /// state. Answers the state that it is in instead when it is not stuck; then nothing happens.
+    ///
+    /// # Errors
+    /// `Missing` when there is no such run, or when the database cannot be written.
+    pub async fn resume_stuck(
+        &self,
+        id: RunId,
+        entries: Vec<(Event, Value)>,
+        state: RunState,
+        now: WallTime,
+    ) -> Result<Option<RunState>, StoreError> {
+        self.write(move |c| {
+            let run = read_run(c, id)?.ok_or_else(|| StoreError::Missing(format!("job {id}")))?;
+            if run.state != RunState::Stuck {
+                return Ok(Some(run.state));
+            }
+            for (event, payload) in &entries {
+                journal::append(c, id, "", "", *event, payload, now)?;
+            }
+            repetition::forget_all(c, id)?;
+            repetition::set_spent(c, id, Duration::ZERO)?;
+            set_state(c, id, state, now)?;
+            Ok(None)
         })
         .await
     }
@@ -244,6 +337,31 @@ impl Store {
     pub async fn queued_runs(&self, limit: u32) -> Result<Vec<RunRow>, StoreError> {
         self.read(move |c| {
             select(c, "WHERE state = 'queued' ORDER BY priority, id LIMIT ?1", [limit])
+        })
+        .await
+    }
+
+    /// Queued runs that are not known to wait for a lock, in the order in which they should start.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn ready_runs(&self, limit: u32) -> Result<Vec<RunRow>, StoreError> {
+        self.read(move |c| {
+            let ready = "WHERE state = 'queued' AND waiting_for_job IS NULL
+                         ORDER BY priority, id LIMIT ?1";
+            select(c, ready, [limit])
+        })
+        .await
+    }
+
+    /// The same, the longest waiting first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn oldest_ready_runs(&self, limit: u32) -> Result<Vec<RunRow>, StoreError> {
+        self.read(move |c| {
+            let ready = "WHERE state = 'queued' AND waiting_for_job IS NULL ORDER BY id LIMIT ?1";
+            select(c, ready, [limit])
         })
         .await
     }
@@ -296,22 +414,54 @@ impl Store {
     }
 }
 
+fn check_queue(c: &Connection, most: u32) -> Result<(), StoreError> {
+    let queued: u32 =
+        c.prepare_cached("SELECT n FROM queue_length")?.query_row([], |r| r.get(0))?;
+    if queued < most {
+        return Ok(());
+    }
+    Err(StoreError::QueueFull { queued })
+}
+
+fn set_waiting(
+    c: &Connection,
+    id: RunId,
+    holder: RunId,
+    need: &LockNeed,
+) -> Result<(), StoreError> {
+    c.prepare_cached(
+        "UPDATE run SET waiting_for = ?2, waiting_for_job = ?3 WHERE id = ?1 AND state = 'queued'",
+    )?
+    .execute((id.0, format!("job {holder} on {}", need.words), holder.0))?;
+    Ok(())
+}
+
 pub(super) fn insert_run(c: &Connection, run: &NewRun, now: WallTime) -> Result<RunId, StoreError> {
-    c.execute(
+    c.prepare_cached(
         "INSERT INTO run (workflow, version, input_json, state, priority, item_id, parent_run_id,
            requested_by, created_ms) VALUES (?1, ?2, ?3, 'queued', ?4, ?5, ?6, ?7, ?8)",
-        (
-            &run.workflow,
-            run.version,
-            to_json(&run.input),
-            run.priority,
-            run.item.map(|i| i.0),
-            run.parent.map(|p| p.0),
-            &run.requested_by,
-            now.unix_ms(),
-        ),
-    )?;
+    )?
+    .execute((
+        &run.workflow,
+        run.version,
+        to_json(&run.input),
+        run.priority,
+        run.item.map(|i| i.0),
+        run.parent.map(|p| p.0),
+        &run.requested_by,
+        now.unix_ms(),
+    ))?;
     Ok(RunId(c.last_insert_rowid()))
+}
+
+/// Refuses when a run is not in this state.
+pub(super) fn check_state(c: &Connection, id: RunId, wanted: RunState) -> Result<(), StoreError> {
+    let run = read_run(c, id)?.ok_or_else(|| StoreError::Missing(format!("job {id}")))?;
+    if run.state == wanted {
+        return Ok(());
+    }
+    let (is, wanted) = (run.state.as_str(), wanted.as_str());
+    Err(StoreError::Refused(format!("job {id} is {is} by now, not {wanted} any more")))
 }
 
 pub(super) fn set_state(
@@ -321,11 +471,16 @@ pub(super) fn set_state(
     now: WallTime,
 ) -> Result<(), StoreError> {
     let finished = state.is_terminal().then(|| now.unix_ms());
-    c.execute(
-        "UPDATE run SET state = ?2, finished_ms = ?3, waiting_for = NULL WHERE id = ?1",
-        (id.0, state.as_str(), finished),
-    )?;
+    c.prepare_cached(
+        "UPDATE run SET state = ?2, finished_ms = ?3, waiting_for = NULL, waiting_for_job = NULL
+         WHERE id = ?1",
+    )?
+    .execute((id.0, state.as_str(), finished))?;
     if state.is_terminal() {
+        repetition::forget_all(c, id)?;
+        // Those behind its locks are looked at again.
+        c.prepare_cached("UPDATE run SET waiting_for_job = NULL WHERE waiting_for_job = ?1")?
+            .execute([id.0])?;
         c.execute("DELETE FROM lock WHERE run_id = ?1", [id.0])?;
         c.execute("DELETE FROM lease WHERE run_id = ?1", [id.0])?;
         c.execute("DELETE FROM expected_instance WHERE run_id = ?1", [id.0])?;
@@ -335,7 +490,7 @@ pub(super) fn set_state(
 
 const SELECT: &str = "SELECT id, workflow, version, input_json, state, item_id, requested_by,
   created_ms, started_ms, finished_ms, cancel_requested, waiting_for, error_json, result_json,
-  priority FROM run ";
+  priority, waiting_for_job, parent_run_id, spent_ms FROM run ";
 
 fn read_run(c: &Connection, id: RunId) -> Result<Option<RunRow>, StoreError> {
     Ok(select(c, "WHERE id = ?1", [id.0])?.pop())
@@ -378,5 +533,8 @@ fn run_row(r: &Row<'_>) -> Result<RunRow, StoreError> {
         error: document(12)?,
         result: document(13)?,
         priority: r.get(14)?,
+        waiting_for_job: r.get::<_, Option<i64>>(15)?.map(RunId),
+        parent: r.get::<_, Option<i64>>(16)?.map(RunId),
+        spent: Duration::from_millis(r.get::<_, i64>(17)?.unsigned_abs()),
     })
 }

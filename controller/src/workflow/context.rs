@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::failure::StepError;
 use super::history::History;
-use crate::store::{CatalogueChange, Event, Progress, RunId, Store, StoreError};
+use crate::store::{CatalogueChange, Event, Progress, Repetition, RunId, Store, StoreError};
 
 /// Names a step and fixes the type of its output: a later step that asks for it cannot get name or
 /// type wrong.
@@ -83,6 +83,12 @@ pub(super) struct RunShared<S> {
     pub(super) env: Env,
     pub(super) store: Store,
     pub(super) history: Mutex<History>,
+    /// As saved by earlier processes.
+    pub(super) repetitions: Mutex<BTreeMap<(String, String), Repetition>>,
+    /// For how long earlier processes have driven it.
+    pub(super) spent_before: Duration,
+    /// When this process took it up.
+    pub(super) begun: Monotonic,
     pub(super) progress: Mutex<BTreeMap<(String, String), StepProgress>>,
     pub(super) cancel: CancellationToken,
     pub(super) shutdown: CancellationToken,
@@ -96,8 +102,38 @@ impl<S> RunShared<S> {
         f(&self.history.lock().expect("the history is only read and appended to"))
     }
 
+    /// For how long the run has been driven in all.
+    pub(super) fn spent(&self) -> Duration {
+        self.spent_before + self.env.clock.monotonic().since(self.begun)
+    }
+
+    /// What an earlier process knew of a step's repetition; asked once.
+    pub(super) fn take_repetition(&self, step: &str, item: &str) -> Option<Repetition> {
+        let mut known = self.repetitions.lock().expect("the map is only read and written");
+        known.remove(&(step.to_owned(), item.to_owned()))
+    }
+
+    /// Saves a step's repetition. Losing it costs a shorter pause after a crash: no reason to fail.
+    pub(super) async fn save_repetition(
+        &self,
+        step: &str,
+        item: &str,
+        repetition: Repetition,
+    ) -> Result<(), StepError> {
+        let spent = self.spent();
+        match self.store.note_repetition(self.id, step, item, repetition, spent).await {
+            Err(e @ StoreError::Fenced { .. }) => Err(e.into()),
+            Err(e) => {
+                tracing::warn!(run = %self.id, step, error = %e, "a repetition was not saved");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
     /// Writes progress durably, then takes it into the history.
-    pub(super) async fn record(&self, progress: Progress) -> Result<(), StepError> {
+    pub(super) async fn record(&self, mut progress: Progress) -> Result<(), StepError> {
+        progress.spent = Some(self.spent());
         let now = self.env.clock.wall();
         let entries = progress.entries.clone();
         self.store.record(self.id, progress, now).await.map_err(|e| match &e {

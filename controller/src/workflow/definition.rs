@@ -113,6 +113,8 @@ pub struct Definition<S> {
     pub(super) lock_keys: LockKeys,
     pub(super) conclude: Option<Conclude<S>>,
     pub(super) residue: Option<Residue<S>>,
+    /// How long a run may take, forward.
+    pub(super) run_limit: Duration,
 }
 
 impl<S> Definition<S> {
@@ -209,6 +211,18 @@ where
 /// A step's time limit unless it says otherwise.
 const STEP_DEADLINE: Duration = Duration::from_secs(30 * 60);
 
+/// A run's time limit unless its workflow says otherwise: far beyond what is normal, and short enough
+/// that somebody hears of it while it matters. A first copy of a large disk takes days.
+fn run_limit(priority: RunPriority) -> Duration {
+    const HOUR: Duration = Duration::from_secs(3600);
+    match priority {
+        RunPriority::Backup => 6 * HOUR,
+        RunPriority::Restore | RunPriority::Drill => 12 * HOUR,
+        RunPriority::Verify | RunPriority::Housekeeping => 24 * HOUR,
+        RunPriority::Replicate => 14 * 24 * HOUR,
+    }
+}
+
 impl<S, I> Workflow<S, I>
 where
     S: Send + Sync + 'static,
@@ -225,6 +239,7 @@ where
                 lock_keys: Arc::new(|_| Ok(Vec::new())),
                 conclude: None,
                 residue: None,
+                run_limit: run_limit(priority),
             },
             input: std::marker::PhantomData,
         }
@@ -236,6 +251,14 @@ where
             let input: I = parse_input(input.clone())?;
             Ok(keys(&input).into_iter().map(|k| k.0).collect())
         });
+        self
+    }
+
+    /// How long a run may go forward in all, across restarts, not counting the queue. Then it turns
+    /// back; past the point of no return it gets stuck. Default: 6 hours for backups, 12 for restores
+    /// and drills, 14 days for copies, 24 hours for the rest.
+    pub fn run_within(mut self, limit: Duration) -> Self {
+        self.definition.run_limit = limit;
         self
     }
 

@@ -1,11 +1,12 @@
 //! Queues runs, gives them their locks, drives them, and recovers them after a crash.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use azdr_env::Env;
+use futures::future::BoxFuture;
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
@@ -13,17 +14,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::context::{RunShared, StepProgress, to_document};
+use super::decision::{state_of, way};
 use super::definition::{Definition, RunPriority};
-use super::failure::StepError;
+use super::failure::{Failure, StepError};
 use super::history::History;
 use super::retry::RetryPolicy;
 use super::runner::Runner;
-use crate::store::{ItemId, NewRun, Progress, RunId, RunRow, RunState, Store, StoreError};
-
-/// How many runs are looked at when a lock becomes free.
-const QUEUE_LOOKAHEAD: u32 = 1000;
-/// How often stuck runs are tried again.
-const STUCK_AGAIN: Duration = Duration::from_secs(10 * 60);
+use crate::store::{ItemId, MAX_QUEUED, NewRun, RunId, RunRow, RunState, Store, StoreError};
 
 /// What steps use, made fit for one run.
 pub trait ForRun {
@@ -42,7 +39,7 @@ pub struct EngineConfig {
 
 /// Runs workflows. Cheap to clone.
 pub struct Engine<S> {
-    inner: Arc<Inner<S>>,
+    pub(super) inner: Arc<Inner<S>>,
 }
 
 impl<S> Clone for Engine<S> {
@@ -51,18 +48,23 @@ impl<S> Clone for Engine<S> {
     }
 }
 
-struct Inner<S> {
-    store: Store,
-    env: Env,
+pub(super) struct Inner<S> {
+    /// Becomes one that carries this controller's epoch at the start.
+    store: RwLock<Store>,
+    pub(super) env: Env,
     services: Arc<S>,
     definitions: BTreeMap<(&'static str, u32), Arc<Definition<S>>>,
     active: Mutex<BTreeMap<RunId, Arc<RunShared<S>>>>,
     changes: watch::Sender<u64>,
-    wake: Notify,
-    shutdown: CancellationToken,
+    pub(super) wake: Notify,
+    pub(super) shutdown: CancellationToken,
+    fenced: CancellationToken,
     tasks: TaskTracker,
     handles: Mutex<Handles>,
-    config: EngineConfig,
+    /// Runs started so far: some slots go by age.
+    pub(super) starts: AtomicU32,
+    max_queued: AtomicU32,
+    pub(super) config: EngineConfig,
 }
 
 /// What [`Engine::kill`] needs: every task of the engine that has not ended.
@@ -88,7 +90,7 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
             .collect::<BTreeMap<_, _>>();
         Self {
             inner: Arc::new(Inner {
-                store,
+                store: RwLock::new(store),
                 env,
                 services,
                 definitions,
@@ -96,19 +98,28 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
                 changes: watch::channel(0).0,
                 wake: Notify::new(),
                 shutdown: CancellationToken::new(),
+                fenced: CancellationToken::new(),
                 tasks: TaskTracker::new(),
                 handles: Mutex::default(),
+                starts: AtomicU32::new(0),
+                max_queued: AtomicU32::new(MAX_QUEUED),
                 config,
             }),
         }
     }
 
-    /// Takes up every unfinished run, then starts queued ones as their locks become free. Answers
+    /// Takes over the database (other engines on it stop, see [`fenced`](Self::fenced)), takes up every
+    /// unfinished run, then starts queued ones as their locks become free. Answers
     /// how many runs were taken up.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub async fn start(&self) -> Result<usize, StoreError> {
+        let store = self.store();
+        if !store.has_taken_over() {
+            let ours = store.take_over().await?;
+            *self.inner.store.write().expect("nothing panics while it is held") = ours;
+        }
         let count = self.take_up_unfinished().await?;
         let engine = self.clone();
         self.launch(async move { engine.dispatch().await });
@@ -117,8 +128,8 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
 
     /// Takes up every unfinished run that nobody drives: after a start all of them, later those that
     /// are stuck (what was in the way may be gone).
-    async fn take_up_unfinished(&self) -> Result<usize, StoreError> {
-        let unfinished = self.inner.store.unfinished_runs().await?;
+    pub(super) async fn take_up_unfinished(&self) -> Result<usize, StoreError> {
+        let unfinished = self.store().unfinished_runs().await?;
         let mut count = 0;
         for row in unfinished {
             if self.active(row.id).is_some() {
@@ -129,10 +140,9 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
                 "taking up an unfinished run");
             if row.state == RunState::Stuck {
                 // What was in the way may be gone.
-                let back = self.history(row.id).await?.turned_back().is_some();
-                let state = Some(if back { RunState::Undoing } else { RunState::Running });
-                let progress = Progress { state, ..Progress::default() };
-                self.inner.store.record(row.id, progress, self.inner.env.clock.wall()).await?;
+                let state = state_of(way(&self.history(row.id).await?));
+                self.resume(row.id, Vec::new(), state).await?;
+                continue;
             }
             self.spawn(row).await?;
         }
@@ -176,37 +186,15 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
     /// Queues a run; it is durable when this returns.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// `QueueFull` when too many wait already; or when the store cannot be written.
     pub async fn submit(&self, run: NewRun) -> Result<RunId, StoreError> {
         if self.is_killed() {
             return Err(StoreError::Closed);
         }
-        let id = self.inner.store.queue_run(run, self.inner.env.clock.wall()).await?;
+        let id =
+            self.store().queue_run(run, self.max_queued(), self.inner.env.clock.wall()).await?;
         self.notify();
         Ok(id)
-    }
-
-    /// Asks a run to stop and undo itself.
-    ///
-    /// # Errors
-    /// `Missing` when there is no such run, `Refused` when it is over or past its point of no return.
-    pub async fn cancel(&self, id: RunId) -> Result<(), StoreError> {
-        if self.is_killed() {
-            return Err(StoreError::Closed);
-        }
-        let row = self.inner.store.run(id).await?;
-        if let Some(definition) = row.as_ref().and_then(|r| self.definition_of(r))
-            && definition.past_point_of_no_return(&self.history(id).await?)
-        {
-            let why = format!("job {id} is past its point of no return and only goes forward");
-            return Err(StoreError::Refused(why));
-        }
-        self.inner.store.request_cancel(id, self.inner.env.clock.wall()).await?;
-        if let Some(run) = self.active(id) {
-            run.cancel.cancel();
-        }
-        self.notify();
-        Ok(())
     }
 
     /// Ticks whenever something about any run has changed.
@@ -227,7 +215,7 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
     /// When the store cannot be read.
     pub async fn history(&self, id: RunId) -> Result<History, StoreError> {
         let mut history = History::default();
-        for e in self.inner.store.journal(id).await? {
+        for e in self.store().journal(id).await? {
             history.apply(e.at, &e.step, &e.item, e.event, &e.payload);
         }
         Ok(history)
@@ -238,12 +226,20 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
     /// # Errors
     /// When the store cannot be read or has no such run.
     pub async fn wait(&self, id: RunId) -> Result<RunRow, StoreError> {
+        self.wait_until(id, |row| row.state.is_terminal()).await
+    }
+
+    async fn wait_until(
+        &self,
+        id: RunId,
+        is_reached: impl Fn(&RunRow) -> bool,
+    ) -> Result<RunRow, StoreError> {
         let mut changes = self.subscribe();
         loop {
             changes.borrow_and_update();
-            let row = self.inner.store.run(id).await?;
+            let row = self.store().run(id).await?;
             let row = row.ok_or_else(|| StoreError::Missing(format!("job {id}")))?;
-            if row.state.is_terminal() {
+            if is_reached(&row) {
                 return Ok(row);
             }
             changes.changed().await.map_err(|_| StoreError::Closed)?;
@@ -299,8 +295,13 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
 
     /// Looks at the queue again: for runs that were queued by a catalogue change.
     pub fn notify(&self) {
-        self.inner.changes.send_modify(|n| *n += 1);
+        self.changed();
         self.inner.wake.notify_one();
+    }
+
+    /// Tells those who watch.
+    pub(super) fn changed(&self) {
+        self.inner.changes.send_modify(|n| *n += 1);
     }
 
     pub(super) async fn start_child(
@@ -310,112 +311,133 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
         new: NewRun,
     ) -> Result<RunId, StepError> {
         let now = self.inner.env.clock.wall();
-        let id = self.inner.store.queue_child(parent.id, step, new, now).await?;
+        let most = self.max_queued();
+        let id = self.store().queue_child(parent.id, step, new, most, now).await?;
         parent.note_child(now, step, id);
         self.notify();
         Ok(id)
     }
 
+    /// Cancels a child and waits for its end. One that is stuck waits for a person; so does its
+    /// parent then, instead of for ever.
     pub(super) async fn cancel_and_wait(&self, id: RunId) -> Result<(), StepError> {
         match self.cancel(id).await {
-            Ok(()) | Err(StoreError::Refused(_)) => {}
+            Ok(_) | Err(StoreError::Refused(_)) => {}
             Err(e) => return Err(e.into()),
         }
-        tokio::select! {
+        let over = |row: &RunRow| row.state.is_terminal() || row.state == RunState::Stuck;
+        let row = tokio::select! {
             biased;
-            () = self.inner.shutdown.cancelled() => Err(StepError::ShuttingDown),
-            ended = self.wait(id) => ended.map(|_| ()).map_err(Into::into),
-        }
-    }
-
-    fn active(&self, id: RunId) -> Option<Arc<RunShared<S>>> {
-        self.inner.active.lock().expect("the map is only read and written").get(&id).cloned()
-    }
-
-    fn active_count(&self) -> usize {
-        self.inner.active.lock().expect("the map is only read and written").len()
-    }
-
-    async fn dispatch(&self) {
-        let mut looked = self.inner.env.clock.monotonic();
-        loop {
-            if let Err(e) = self.start_queued().await {
-                tracing::error!(error = %e, "the queue cannot be read");
-            }
-            let now = self.inner.env.clock.monotonic();
-            if now.since(looked) >= STUCK_AGAIN {
-                looked = now;
-                if let Err(e) = self.take_up_unfinished().await {
-                    tracing::error!(error = %e, "unfinished runs cannot be read");
-                }
-            }
-            tokio::select! {
-                () = self.inner.shutdown.cancelled() => return,
-                () = self.inner.wake.notified() => {}
-                // A safety net only: every change of the queue wakes us.
-                () = azdr_env::sleep(Duration::from_secs(5)) => {}
-            }
-        }
-    }
-
-    async fn start_queued(&self) -> Result<(), StoreError> {
-        for row in self.inner.store.queued_runs(QUEUE_LOOKAHEAD).await? {
-            if self.inner.shutdown.is_cancelled() {
-                return Ok(());
-            }
-            // Somebody waits for a restore or a drill: those do not wait for a thousand copies.
-            let urgent = row.priority <= RunPriority::Drill as u8;
-            if !urgent && self.active_count() >= self.inner.config.max_running {
-                return Ok(());
-            }
-            let keys = match self.definition_of(&row) {
-                Some(definition) => (definition.lock_keys)(&row.input),
-                None => Ok(Vec::new()),
-            };
-            // Unreadable input fails in the first step, with words; here it only takes no lock.
-            let keys = keys.unwrap_or_default();
-            let now = self.inner.env.clock.wall();
-            if self.inner.store.try_start_run(row.id, keys, now).await? {
-                self.spawn(row).await?;
-            }
+            () = self.inner.shutdown.cancelled() => return Err(StepError::ShuttingDown),
+            row = self.wait_until(id, over) => row?,
+        };
+        if row.state == RunState::Stuck {
+            let failure = Failure::new("child_stuck", format!("job {id} is stuck"))
+                .resource(format!("job {id}"))
+                .hint(format!("see azdr job show {id}; this job goes on when that one is over"));
+            return Err(StepError::Fail(failure));
         }
         Ok(())
     }
 
-    async fn spawn(&self, row: RunRow) -> Result<(), StoreError> {
+    /// The store, as this engine may write to it.
+    pub(super) fn store(&self) -> Store {
+        self.inner.store.read().expect("nothing panics while it is held").clone()
+    }
+
+    /// At most so many runs wait in the queue; further ones are refused.
+    pub fn limit_queue(&self, most: u32) {
+        self.inner.max_queued.store(most, Ordering::Relaxed);
+    }
+
+    fn max_queued(&self) -> u32 {
+        self.inner.max_queued.load(Ordering::Relaxed)
+    }
+
+    /// Waits until a newer controller has opened the database. Everything of this engine has stopped
+    /// then, and it is of no use any more.
+    pub async fn fenced(&self) {
+        self.inner.fenced.cancelled().await;
+    }
+
+    /// Stops everything when a newer controller has opened the database.
+    pub(super) fn stop_if_fenced(&self, e: &StoreError) -> bool {
+        let fenced = matches!(e, StoreError::Fenced { .. });
+        if fenced {
+            tracing::error!(error = %e, "stopping: this controller is not the newest any more");
+            self.inner.fenced.cancel();
+            self.kill();
+        }
+        fenced
+    }
+
+    pub(super) fn active(&self, id: RunId) -> Option<Arc<RunShared<S>>> {
+        self.inner.active.lock().expect("the map is only read and written").get(&id).cloned()
+    }
+
+    pub(super) fn active_count(&self) -> usize {
+        self.inner.active.lock().expect("the map is only read and written").len()
+    }
+
+    /// Drives a run in a task of its own. Boxed: a run that is driven may cancel another, which may
+    /// spawn that one.
+    pub(super) fn spawn(&self, row: RunRow) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.spawn_run(row))
+    }
+
+    async fn spawn_run(&self, row: RunRow) -> Result<(), StoreError> {
         let inner = &self.inner;
         let Some(definition) = self.definition_of(&row).cloned() else {
             tracing::error!(run = %row.id, workflow = row.workflow, version = row.version,
                 "no such workflow in this build; the run waits for one that has it");
             return Ok(());
         };
-        let engine = self.clone();
-        let run = Arc::new(RunShared {
-            id: row.id,
-            input: row.input.clone(),
-            services: Arc::new(inner.services.for_run(definition.priority)),
-            env: inner.env.clone(),
-            store: inner.store.clone(),
-            history: Mutex::new(self.history(row.id).await?),
-            progress: Mutex::default(),
-            cancel: CancellationToken::new(),
-            shutdown: inner.shutdown.clone(),
-            no_return: AtomicBool::new(false),
-            changed: Arc::new(move || engine.inner.changes.send_modify(|n| *n += 1)),
-        });
-        inner.active.lock().expect("the map is only read and written").insert(row.id, run.clone());
+        let runner = self.runner(&row, definition).await?;
+        let run = runner.run.clone();
+        {
+            let mut active = inner.active.lock().expect("the map is only read and written");
+            active.insert(row.id, run.clone());
+        }
         // Read again after the run became reachable: a request in between is not lost.
-        if inner.store.run(row.id).await?.is_some_and(|r| r.cancel_requested) {
+        if self.store().run(row.id).await?.is_some_and(|r| r.cancel_requested) {
             run.cancel.cancel();
         }
-        let runner = Runner { run, definition, retry: inner.config.retry, engine: self.clone() };
         let engine = self.clone();
         self.launch(async move { engine.drive(row.id, row.workflow, runner).await });
         Ok(())
     }
 
+    /// What drives a run from where its journal stands.
+    pub(super) async fn runner(
+        &self,
+        row: &RunRow,
+        definition: Arc<Definition<S>>,
+    ) -> Result<Runner<S>, StoreError> {
+        let inner = &self.inner;
+        let engine = self.clone();
+        let run = RunShared {
+            id: row.id,
+            input: row.input.clone(),
+            services: Arc::new(inner.services.for_run(definition.priority)),
+            env: inner.env.clone(),
+            store: self.store(),
+            history: Mutex::new(self.history(row.id).await?),
+            repetitions: Mutex::new(self.store().repetitions(row.id).await?),
+            spent_before: row.spent,
+            begun: inner.env.clock.monotonic(),
+            progress: Mutex::default(),
+            cancel: CancellationToken::new(),
+            shutdown: inner.shutdown.clone(),
+            no_return: AtomicBool::new(false),
+            changed: Arc::new(move || engine.changed()),
+        };
+        let run = Arc::new(run);
+        Ok(Runner { run, definition, retry: inner.config.retry, engine: self.clone() })
+    }
+
     async fn drive(&self, id: RunId, workflow: String, runner: Runner<S>) {
         tracing::info!(run = %id, workflow, "run goes on");
+        let mut failures = 0;
         loop {
             match runner.drive().await {
                 Ok(state) => {
@@ -424,8 +446,16 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
                 }
                 Err(StepError::Store(e)) if !self.inner.shutdown.is_cancelled() => {
                     // The journal knows where we are; wait for the store to come back.
+                    if self.stop_if_fenced(&e) {
+                        return;
+                    }
                     tracing::error!(run = %id, error = %e, cause = ?e, "the journal is not available");
-                    azdr_env::sleep(self.inner.config.retry.first).await;
+                    failures += 1;
+                    let pause = self.inner.config.retry.pause(failures, None);
+                    tokio::select! {
+                        () = self.inner.shutdown.cancelled() => break,
+                        () = azdr_env::sleep(pause) => {}
+                    }
                     match self.history(id).await {
                         Ok(history) => {
                             *runner.run.history.lock().expect("no panic while held") = history;
@@ -436,7 +466,13 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
                 Err(_) => break,
             }
         }
-        self.inner.active.lock().expect("the map is only read and written").remove(&id);
+        {
+            // A run that was stuck may have been taken up again already.
+            let mut active = self.inner.active.lock().expect("the map is only read and written");
+            if active.get(&id).is_some_and(|run| Arc::ptr_eq(run, &runner.run)) {
+                active.remove(&id);
+            }
+        }
         self.notify();
     }
 }

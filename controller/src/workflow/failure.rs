@@ -23,6 +23,9 @@ pub struct Failure {
     /// Azure's `x-ms-request-id`, for a support case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub azure_request_id: Option<Box<str>>,
+    /// What is still there that should be gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<String>,
 }
 
 impl Failure {
@@ -34,6 +37,7 @@ impl Failure {
             hint: Box::default(),
             resource: None,
             azure_request_id: None,
+            left: Vec::new(),
         }
     }
 

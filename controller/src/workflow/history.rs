@@ -45,6 +45,7 @@ pub struct History {
     records: BTreeMap<(String, String), StepRecord>,
     items: BTreeMap<String, Vec<(String, Value)>>,
     turned_back: Option<Option<Failure>>,
+    decisions: Vec<(WallTime, Value)>,
     starts: usize,
 }
 
@@ -54,6 +55,10 @@ impl History {
         if event == Event::TurnedBack {
             // Null stands for a cancellation.
             self.turned_back = Some(serde_json::from_value(payload.clone()).unwrap_or_default());
+            return;
+        }
+        if event == Event::Decided {
+            self.decisions.push((at, payload.clone()));
             return;
         }
         if event == Event::Items {
@@ -90,7 +95,7 @@ impl History {
                 record.checkpoint = None;
             }
             Event::Undone => record.undone = Some(at),
-            Event::Items | Event::TurnedBack => unreachable!("handled above"),
+            Event::Items | Event::TurnedBack | Event::Decided => unreachable!("handled above"),
         }
     }
 
@@ -115,6 +120,11 @@ impl History {
     /// Whether the run has turned back; the inner `None` means on request.
     pub fn turned_back(&self) -> Option<&Option<Failure>> {
         self.turned_back.as_ref()
+    }
+
+    /// What people decided about it while it was stuck, oldest first.
+    pub fn decisions(&self) -> &[(WallTime, Value)] {
+        &self.decisions
     }
 
     /// Everything whose effect may be in the world, last begun first.

@@ -17,16 +17,20 @@
 //! back-off and deadlines; steps never wait on their own.
 
 mod context;
+mod decision;
 mod definition;
 mod engine;
 mod failure;
 mod history;
+mod lock_words;
+mod queue;
 mod retry;
 mod runner;
 #[cfg(test)]
 mod tests;
 
 pub use context::{Done, StepCx, StepKey, StepProgress};
+pub use decision::{Effect, Situation, Way};
 pub use definition::{
     Concluded, Definition, EachFn, LockKey, Outcome, ResidueFn, RunPriority, StepBuilder, StepFn,
     Version, Workflow,
@@ -34,4 +38,4 @@ pub use definition::{
 pub use engine::{Engine, EngineConfig, ForRun};
 pub use failure::{Failure, StepError};
 pub use history::{History, StepRecord};
-pub use retry::{Backoff, RetryPolicy};
+pub use retry::RetryPolicy;

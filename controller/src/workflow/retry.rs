@@ -1,6 +1,10 @@
-//! How long the engine waits before it calls a step again.
+//! How long the engine waits before it calls a step again, and when it gives up.
 
 use std::time::Duration;
+
+use azdr_env::{Monotonic, WallTime};
+
+use crate::store::Repetition;
 
 /// Back-off between repetitions of one step.
 #[derive(Clone, Copy, Debug)]
@@ -28,37 +32,182 @@ impl RetryPolicy {
         total: Duration::from_secs(60),
     };
 
-    /// The pauses of one series of repetitions.
-    pub fn backoff(self) -> Backoff {
-        Backoff { policy: self, next: self.first }
+    /// The pause after so many failures in a row: at least what the other side asked for, at most the
+    /// policy's longest.
+    pub fn pause(&self, failures: u32, asked: Option<Duration>) -> Duration {
+        let doubled = self.first.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
+        doubled.max(asked.unwrap_or_default()).min(self.longest)
     }
 }
 
-/// The pauses of one series of repetitions.
+/// One series of calls of a step, going on from what earlier processes have spent on it. All its
+/// durations are monotonic time of some process: the wall clock only bounds what is left of a pause.
 #[derive(Debug)]
-pub struct Backoff {
+pub(super) struct Series {
     policy: RetryPolicy,
-    next: Duration,
+    /// What is known from before `begun`.
+    before: Repetition,
+    begun: Monotonic,
+    attempts: u32,
+    failing_since: Option<Monotonic>,
+    /// How much of `spent` the store knows, and whether it knows of a failure.
+    saved: (Duration, bool),
 }
 
-impl Backoff {
-    /// The next pause: at least what the other side asked for, at most the policy's longest.
-    pub fn next(&mut self, asked: Option<Duration>) -> Duration {
-        let pause = self.next.max(asked.unwrap_or_default()).min(self.policy.longest);
-        self.next = (self.next * 2).min(self.policy.longest);
-        pause
+impl Series {
+    /// Goes on with what was saved, if anything was.
+    pub(super) fn resume(policy: RetryPolicy, saved: Option<Repetition>, now: Monotonic) -> Self {
+        let before = saved.unwrap_or_default();
+        Self {
+            policy,
+            before,
+            begun: now,
+            attempts: before.attempts,
+            failing_since: (before.attempts > 0).then_some(now),
+            saved: (before.spent, before.attempts > 0),
+        }
+    }
+
+    /// What is left of the pause that a restart cut short. A wall clock that jumps makes it shorter,
+    /// never longer than the pause was.
+    pub(super) fn rest_of_pause(&self, wall: WallTime) -> Duration {
+        let not_before = self.before.not_before.unwrap_or(wall);
+        not_before.since(wall).min(self.before.pause)
+    }
+
+    /// Time since the step began.
+    pub(super) fn spent(&self, now: Monotonic) -> Duration {
+        self.before.spent + now.since(self.begun)
+    }
+
+    /// It failed in a way that may pass: the pause, or `None` when it has failed for too long.
+    pub(super) fn failed(&mut self, now: Monotonic, asked: Option<Duration>) -> Option<Duration> {
+        if self.failing_since.is_none() {
+            self.before.failing = Duration::ZERO;
+        }
+        self.failing_since.get_or_insert(now);
+        self.attempts = self.attempts.saturating_add(1);
+        (self.failing(now) < self.policy.total).then(|| self.policy.pause(self.attempts, asked))
+    }
+
+    /// Nothing is wrong, it is only not there yet. A step may wait for days; only what *keeps* failing
+    /// has failed.
+    pub(super) fn waits(&mut self) {
+        self.attempts = 0;
+        self.failing_since = None;
+        self.before.failing = Duration::ZERO;
+    }
+
+    /// What to save now, if it is worth a write: every failure is; of mere waiting, what would
+    /// otherwise be lost of the time limit.
+    pub(super) fn to_save(
+        &mut self,
+        now: Monotonic,
+        wall: WallTime,
+        pause: Duration,
+        limit: Duration,
+    ) -> Option<Repetition> {
+        let spent = self.spent(now);
+        let failing = self.attempts > 0;
+        let grain = (limit / 20).min(LONGEST_UNSAVED);
+        if !failing && !self.saved.1 && spent.saturating_sub(self.saved.0) < grain {
+            return None;
+        }
+        self.saved = (spent, failing);
+        Some(Repetition {
+            attempts: self.attempts,
+            failing: if failing { self.failing(now) } else { Duration::ZERO },
+            spent,
+            pause,
+            not_before: Some(wall.plus(pause)),
+        })
+    }
+
+    fn failing(&self, now: Monotonic) -> Duration {
+        self.before.failing + self.failing_since.map_or(Duration::ZERO, |since| now.since(since))
     }
 }
+
+/// A crash makes a waiting step forget at most so much of the time that it has waited.
+const LONGEST_UNSAVED: Duration = Duration::from_secs(10 * 60);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn at(d: Duration) -> Monotonic {
+        Monotonic::from_duration(d)
+    }
+
+    fn wall(minutes: i64) -> WallTime {
+        WallTime::from_unix_ms(minutes * 60_000)
+    }
+
     #[test]
     fn pauses_double_and_heed_the_other_side_within_the_limit() {
-        let mut b = RetryPolicy::AZURE.backoff();
-        assert_eq!(b.next(None), Duration::from_secs(1));
-        assert_eq!(b.next(Some(Duration::from_secs(20))), Duration::from_secs(20));
-        assert_eq!(b.next(Some(Duration::from_secs(600))), Duration::from_secs(60));
+        let policy = RetryPolicy::AZURE;
+        assert_eq!(policy.pause(1, None), Duration::from_secs(1));
+        assert_eq!(policy.pause(2, Some(Duration::from_secs(20))), Duration::from_secs(20));
+        assert_eq!(policy.pause(4, None), Duration::from_secs(8));
+        assert_eq!(policy.pause(3, Some(Duration::from_secs(600))), MINUTE);
+        assert_eq!(policy.pause(u32::MAX, None), MINUTE);
+    }
+
+    #[test]
+    fn a_series_goes_on_after_a_restart_where_it_was() {
+        let mut first = Series::resume(RetryPolicy::AZURE, None, at(MINUTE));
+        for n in 0..6 {
+            first.failed(at(MINUTE * (2 + n)), None).unwrap();
+        }
+        let pause = first.failed(at(MINUTE * 8), None).unwrap();
+        assert_eq!(pause, MINUTE);
+        let saved = first.to_save(at(MINUTE * 8), wall(8), pause, MINUTE * 60).unwrap();
+        assert_eq!((saved.attempts, saved.failing), (7, MINUTE * 6));
+        assert_eq!(saved.spent, MINUTE * 7);
+        // Another process; its monotonic clock starts anew.
+        let mut second = Series::resume(RetryPolicy::AZURE, Some(saved), at(Duration::ZERO));
+        assert_eq!(second.rest_of_pause(wall(8)), MINUTE);
+        assert_eq!(second.failed(at(MINUTE), None), Some(MINUTE));
+        assert_eq!(second.spent(at(MINUTE)), MINUTE * 8);
+        // 6 minutes before and 24 after.
+        assert_eq!(second.failed(at(MINUTE * 24), None), None);
+    }
+
+    #[test]
+    fn a_jump_of_the_wall_clock_neither_lengthens_a_pause_nor_counts_as_time() {
+        let saved = Repetition {
+            attempts: 3,
+            failing: MINUTE,
+            spent: MINUTE,
+            pause: MINUTE,
+            not_before: Some(wall(101)),
+        };
+        for (now, rest) in [(100, MINUTE), (40, MINUTE), (160, Duration::ZERO)] {
+            let series = Series::resume(RetryPolicy::AZURE, Some(saved), at(MINUTE));
+            assert_eq!(series.rest_of_pause(wall(now)), rest, "{now}");
+            assert_eq!(series.spent(at(MINUTE)), MINUTE);
+        }
+    }
+
+    #[test]
+    fn waiting_is_written_rarely_and_forgives_earlier_failures() {
+        let mut series = Series::resume(RetryPolicy::AZURE, None, at(Duration::ZERO));
+        let limit = MINUTE * 60 * 72;
+        let mut writes = 0;
+        for second in 0..3600 * 24 {
+            series.waits();
+            let now = at(Duration::from_secs(second));
+            writes += usize::from(series.to_save(now, wall(0), MINUTE, limit).is_some());
+        }
+        assert_eq!(writes, 6 * 24 - 1);
+        let day = MINUTE * 60 * 24;
+        series.failed(at(day), None).unwrap();
+        assert!(series.to_save(at(day), wall(0), MINUTE, limit).is_some());
+        series.waits();
+        let forgiven = series.to_save(at(day), wall(0), MINUTE, limit).unwrap();
+        assert_eq!((forgiven.attempts, forgiven.failing), (0, Duration::ZERO));
+        assert_eq!(series.failed(at(day + MINUTE), None), Some(Duration::from_secs(1)));
     }
 }

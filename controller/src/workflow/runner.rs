@@ -17,7 +17,7 @@ use super::context::{RawCx, RunShared, StepProgress};
 use super::definition::{Act, Concluded, Definition, Kind, Node, Outcome, RawDone};
 use super::engine::{Engine, ForRun};
 use super::failure::{Failure, StepError};
-use super::retry::RetryPolicy;
+use super::retry::{RetryPolicy, Series};
 use crate::store::{Event, Progress, RunId, RunState};
 
 pub(super) struct Runner<S> {
@@ -193,11 +193,17 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
                 self.engine.start_child(&self.run, node.name, new).await?
             }
         };
+        let waiting = StepProgress { detail: format!("waiting for job {id}"), percent: None };
+        self.run.set_progress(node.name, "", waiting);
+        let may_turn = !self.past_point_of_no_return();
         let ended = tokio::select! {
             biased;
-            () = self.run.cancel.cancelled() => return Err(StepError::Cancelled),
+            () = self.run.cancel.cancelled(), if may_turn => return Err(StepError::Cancelled),
             () = self.run.shutdown.cancelled() => return Err(StepError::ShuttingDown),
             ended = self.engine.wait(id) => ended?,
+            () = azdr_env::sleep(self.time_left()) => {
+                return self.record_failure(node, "", self.out_of_time()).await;
+            }
         };
         if ended.state == RunState::Succeeded {
             let output = ended.result.unwrap_or(Value::Null);
@@ -284,20 +290,7 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
                 Err(e) => return self.stuck_or_pause(e).await,
             }
         }
-        let concluded = match &self.definition.conclude {
-            Some(conclude) => {
-                let raw = self.raw("conclude", "", true);
-                match conclude(raw, &outcome) {
-                    Ok(concluded) => concluded,
-                    Err(e @ (StepError::Store(_) | StepError::ShuttingDown)) => return Err(e),
-                    Err(e) => {
-                        tracing::error!(run = %self.run.id, error = ?e, "no conclusion");
-                        Concluded::default()
-                    }
-                }
-            }
-            None => Concluded::default(),
-        };
+        let concluded = self.concluded(&outcome)?;
         let (state, error) = match outcome {
             Outcome::Succeeded => (RunState::Succeeded, None),
             // What got it stuck on the way back is mended; why it turned back is what counts.
@@ -316,6 +309,30 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
         Ok(state)
     }
 
+    fn concluded(&self, outcome: &Outcome) -> Result<Concluded, StepError> {
+        let Some(conclude) = &self.definition.conclude else { return Ok(Concluded::default()) };
+        match conclude(self.raw("conclude", "", true), outcome) {
+            Err(e) if !matches!(e, StepError::Store(_) | StepError::ShuttingDown) => {
+                tracing::error!(run = %self.run.id, error = ?e, "no conclusion");
+                Ok(Concluded::default())
+            }
+            other => other,
+        }
+    }
+
+    /// What is written when the run ends as failed without having been undone.
+    pub(super) fn conclude_failed(&self, failure: &Failure) -> Concluded {
+        self.concluded(&Outcome::Failed(failure.clone())).unwrap_or_default()
+    }
+
+    /// What a listing shows now of what should be gone; `None` when it cannot be had.
+    pub(super) async fn residue_now(&self) -> Option<Vec<String>> {
+        match &self.definition.residue {
+            Some(residue) => residue(self.raw("residue", "", true)).await.ok(),
+            None => None,
+        }
+    }
+
     async fn residue_is_gone(
         &self,
         residue: &super::definition::Residue<S>,
@@ -323,19 +340,26 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
         let begun = self.run.env.clock.monotonic();
         let mut pause = self.retry.first;
         loop {
-            let left = match residue(self.raw("residue", "", true)).await {
+            let mut failure = match residue(self.raw("residue", "", true)).await {
                 Ok(left) if left.is_empty() => return Ok(()),
-                Ok(left) => left.join(", "),
+                Ok(left) => {
+                    let message = format!("still in Azure: {}", left.join(", "));
+                    Failure { left, ..Failure::new("residue", message) }
+                }
                 // Not being able to look is no proof either; it may pass.
                 Err(StepError::Retry { failure, .. } | StepError::Fail(failure)) => {
-                    failure.message.into()
+                    let message = format!("what is left cannot be listed: {}", failure.message);
+                    Failure { message: message.into(), kind: "residue".into(), ..failure }
                 }
                 Err(e) => return Err(e),
             };
             // A listing lags behind deletions for a while.
             if self.run.env.clock.monotonic().since(begun) > self.retry.total {
-                let failure = Failure::new("residue", format!("still in Azure: {left}"))
-                    .hint("delete what is named here; the job ends by itself after the next start");
+                if !failure.left.is_empty() {
+                    failure.hint = "delete what is named here; the job then ends by itself within \
+                                    10 minutes, or at once: azdr job retry"
+                        .into();
+                }
                 return Err(StepError::Fail(failure));
             }
             self.interruptible(pause).await?;
@@ -352,33 +376,33 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
         payload: Value,
         undoing: bool,
     ) -> Result<RawDone, StepError> {
-        let begun = self.run.env.clock.monotonic();
-        let mut backoff = self.retry.backoff();
-        // A step may wait for days; only what *keeps* failing has failed.
-        let mut failing_since = None;
+        let clock = &self.run.env.clock;
+        let saved = self.run.take_repetition(node.name, item);
+        let mut series = Series::resume(self.retry, saved, clock.monotonic());
+        let rest = series.rest_of_pause(clock.wall());
+        if !rest.is_zero() {
+            self.pause(rest, undoing).await?;
+        }
         loop {
             let cx = self.cx(node, item, undoing);
-            let elapsed = |limit: Duration| self.run.env.clock.monotonic().since(begun) >= limit;
             let pause = match self.call_once(act, cx.clone(), payload.clone()).await {
                 Err(StepError::NotYet { detail, percent, after }) => {
-                    if elapsed(node.deadline) {
+                    if series.spent(clock.monotonic()) >= node.deadline {
                         return Err(StepError::Fail(Failure::new(
                             "timed_out",
                             format!("{} did not finish in time: {detail}", node.title),
                         )));
                     }
                     self.run.set_progress(node.name, item, StepProgress { detail, percent });
-                    failing_since = None;
-                    backoff = self.retry.backoff();
+                    series.waits();
                     after
                 }
                 Err(StepError::Retry { failure, after }) => {
-                    let now = self.run.env.clock.monotonic();
-                    let failing = now.since(*failing_since.get_or_insert(now));
-                    if elapsed(node.deadline) || failing >= self.retry.total {
+                    let now = clock.monotonic();
+                    let pause = series.failed(now, after);
+                    let Some(pause) = pause.filter(|_| series.spent(now) < node.deadline) else {
                         return Err(StepError::Fail(failure));
-                    }
-                    let pause = backoff.next(after);
+                    };
                     tracing::warn!(run = %self.run.id, step = node.name, item, %failure,
                         pause_ms = pause.as_millis() as u64, "trying again");
                     let detail = format!("trying again: {}", failure.message);
@@ -387,20 +411,41 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
                 }
                 other => return other,
             };
-            if undoing {
-                self.interruptible(pause).await?;
-            } else {
-                // Past the point of no return a request to stop comes too late.
-                let may_turn = !self.past_point_of_no_return();
-                tokio::select! {
-                    biased;
-                    () = self.run.cancel.cancelled(), if may_turn => {
-                        return Err(StepError::Cancelled);
-                    }
-                    waited = self.interruptible(pause) => waited?,
-                }
+            if !undoing && self.time_left().is_zero() {
+                return Err(self.out_of_time());
             }
+            let save = series.to_save(clock.monotonic(), clock.wall(), pause, node.deadline);
+            if let Some(repetition) = save {
+                self.run.save_repetition(node.name, item, repetition).await?;
+            }
+            self.pause(pause, undoing).await?;
         }
+    }
+
+    /// Waits, unless the run turns back or the controller shuts down meanwhile.
+    async fn pause(&self, pause: Duration, undoing: bool) -> Result<(), StepError> {
+        if undoing {
+            return self.interruptible(pause).await;
+        }
+        let pause = pause.min(self.time_left());
+        // Past the point of no return a request to stop comes too late.
+        let may_turn = !self.past_point_of_no_return();
+        tokio::select! {
+            biased;
+            () = self.run.cancel.cancelled(), if may_turn => Err(StepError::Cancelled),
+            waited = self.interruptible(pause) => waited,
+        }
+    }
+
+    /// What is left of the run's time to go forward.
+    fn time_left(&self) -> Duration {
+        self.definition.run_limit.saturating_sub(self.run.spent())
+    }
+
+    fn out_of_time(&self) -> StepError {
+        let hours = self.definition.run_limit.as_secs_f64() / 3600.0;
+        let message = format!("the {} took longer than {hours:.1} h", self.definition.name);
+        StepError::Fail(Failure::new("run_timed_out", message))
     }
 
     async fn call_once(
@@ -470,6 +515,9 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
         }
         if self.run.cancel.is_cancelled() && !self.past_point_of_no_return() {
             return Err(StepError::Cancelled);
+        }
+        if self.time_left().is_zero() {
+            return Err(self.out_of_time());
         }
         Ok(())
     }

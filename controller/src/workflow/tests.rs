@@ -341,7 +341,8 @@ async fn a_run_that_waits_says_for_what() {
         }
         changes.changed().await.unwrap();
     };
-    assert_eq!(waits_for, format!("job {holder} holds vm:1"));
+    assert_eq!(waits_for, format!("job {holder} on VM 1"));
+    assert_eq!(store.run(other).await.unwrap().unwrap().waiting_for_job, Some(holder));
     engine.cancel(other).await.unwrap();
     assert_eq!(store.run(other).await.unwrap().unwrap().state, RunState::Cancelled);
 }

@@ -22,6 +22,19 @@ pub(super) fn unavailable(e: StoreError) -> Status {
     match e {
         StoreError::Missing(what) => Status::not_found(format!("there is no {what}")),
         StoreError::Refused(why) => Status::failed_precondition(why),
+        full @ StoreError::QueueFull { .. } => hinted(
+            Code::ResourceExhausted,
+            full.to_string(),
+            "see azdr job list --state queued; cancel what is not needed, or wait",
+        ),
+        unwritable @ StoreError::Unwritable(_) => hinted(
+            Code::Unavailable,
+            format!("nothing was changed: {unwritable}"),
+            "mend the controller's disk; it goes on by itself, without a restart",
+        ),
+        fenced @ StoreError::Fenced { .. } => {
+            hinted(Code::Unavailable, fenced.to_string(), "use the newer controller")
+        }
         other => {
             tracing::error!(error = %other, cause = ?other, "the store does not answer");
             hinted(
