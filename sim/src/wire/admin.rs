@@ -82,7 +82,7 @@ pub(crate) fn resources(world: &World) -> Value {
         .map(|(_, g)| json!({"subscription": g.subscription, "name": g.name, "location": g.location, "tags": g.tags, "deleting": g.deleting}))
         .collect();
     let resources: Vec<Value> = state
-        .all_common("/")
+        .all_common("/", None)
         .map(|(key, common)| {
             let mut entry = json!({
                 "id": common.id.to_string(),
