@@ -8,6 +8,7 @@ pub mod none;
 mod process;
 pub mod qemu;
 mod qmp;
+pub mod simulated;
 pub(crate) mod sparse;
 
 use std::net::SocketAddr;
@@ -73,6 +74,11 @@ pub trait Guests: Send + Sync {
 
     /// The serial console's log, of machines that do not write it to [`GuestSpec::serial_log`].
     fn serial_log(&self, _vm_id: &str) -> Option<Bytes> {
+        None
+    }
+
+    /// These machines, if they are simulated ones.
+    fn simulated(&self) -> Option<&simulated::SimulatedGuests> {
         None
     }
 

@@ -30,6 +30,7 @@ use thiserror::Error;
 
 use crate::config::Limits;
 use crate::content::{self, Contents, Files};
+use crate::guests::simulated::Tree;
 use crate::latency::{Latency, Profile};
 use crate::persistence::{self, PersistenceError, at};
 use crate::world::{
@@ -125,6 +126,11 @@ pub struct DiskDescription {
     /// A raw image whose content is copied in.
     #[serde(default)]
     pub image: Option<PathBuf>,
+    /// Files by path, for a simulated machine; a file [`BOOTABLE`] lets it come up.
+    ///
+    /// [`BOOTABLE`]: crate::guests::simulated::BOOTABLE
+    #[serde(default)]
+    pub files: Option<BTreeMap<String, String>>,
     /// GiB.
     #[serde(default)]
     pub size_gb: Option<u64>,
@@ -396,6 +402,11 @@ impl Seeder<'_> {
                 size
             }
         };
+        if let Some(files) = &disk.files {
+            let tree: Tree = files.iter().map(|(path, text)| (path, text.clone())).collect();
+            let written = self.contents.write(&name, 0, &tree.to_bytes());
+            written.map_err(failed)?;
+        }
         let mut inherited = Map::new();
         inherited.insert("encryption".into(), json!({"type": "EncryptionAtRestWithPlatformKey"}));
         if os {

@@ -520,7 +520,13 @@ impl Inner {
         }
     }
 
-    async fn admin(self: &Arc<Self>, request: &ArmRequest) -> Response<Bytes> {
+    async fn admin(self: &Arc<Self>, request: &Arc<ArmRequest>) -> Response<Bytes> {
+        let (this, asked) = (self.clone(), request.clone());
+        let on_guests =
+            self.blocking(move || wire::guests::handle(this.guests.simulated(), &asked)).await;
+        if let Some(reply) = on_guests {
+            return self.respond(reply, request).await;
+        }
         let (reply, committed) = {
             let mut world = self.world();
             let now = self.now(&world);

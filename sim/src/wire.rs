@@ -10,6 +10,7 @@ pub(crate) mod auth;
 mod boot;
 mod disks;
 mod errors;
+pub(crate) mod guests;
 mod listing;
 mod lro;
 mod metadata;

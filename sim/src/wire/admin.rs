@@ -6,6 +6,8 @@
 //! | `GET`, `DELETE /_sim/requests` | shows, resets the request counters (`?latest=true`: and the latest requests) |
 //! | `GET /_sim/resources` | lists everything that exists |
 //! | `POST /_sim/clock/advance` `{"ms": 1000}` | lets simulated time jump |
+//!
+//! and of simulated machines, which are in `guests.rs`.
 
 use http::Method;
 use serde::Deserialize;

@@ -31,6 +31,7 @@ pub(crate) enum Body {
     Empty,
     Json(Value),
     Text(&'static str, String),
+    Bytes(Bytes),
     /// A part of a disk's or snapshot's content.
     Content(ContentPart),
     /// The serial console's log of a machine.
@@ -82,6 +83,7 @@ impl Reply {
                 (Some("application/json; charset=utf-8"), Bytes::from(value.to_string()))
             }
             Body::Text(content_type, text) => (Some(content_type), Bytes::from(text)),
+            Body::Bytes(bytes) => (Some("application/octet-stream"), bytes),
             Body::Content(_) | Body::SerialLog(_) => {
                 (Some("application/octet-stream"), Bytes::new())
             }
