@@ -1,18 +1,25 @@
 //! What a started VM really is: the seam between the world and the machines behind it.
 //!
 //! The world (the control plane) knows VMs and disks; an implementation of [`Guests`] knows how to
-//! run them. All disk content is raw, sparse files.
+//! run them. Disk content is raw, sparse files, unless an implementation keeps
+//! [contents](crate::content::Contents) of its own.
 
 pub mod none;
 mod process;
 pub mod qemu;
 mod qmp;
+pub mod simulated;
 pub(crate) mod sparse;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::config::Durability;
+use crate::content::Contents;
 
 /// A machine to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +58,30 @@ pub struct Forward {
 /// error message.
 #[async_trait]
 pub trait Guests: Send + Sync {
+    /// Contents in which these machines find their disks by the file names of [`GuestDisk::path`];
+    /// `None`: they need files. Called once, with the state directory to begin from, if there is
+    /// one, before any machine is started.
+    ///
+    /// # Errors
+    /// The state directory cannot be read.
+    fn contents(
+        &self,
+        _state_dir: Option<&Path>,
+        _durability: Durability,
+    ) -> std::io::Result<Option<Arc<dyn Contents>>> {
+        Ok(None)
+    }
+
+    /// The serial console's log, of machines that do not write it to [`GuestSpec::serial_log`].
+    fn serial_log(&self, _vm_id: &str) -> Option<Bytes> {
+        None
+    }
+
+    /// These machines, if they are simulated ones.
+    fn simulated(&self) -> Option<&simulated::SimulatedGuests> {
+        None
+    }
+
     /// Starts the machine; returns once it runs (not: once it has booted). Already running: nothing.
     async fn start(&self, spec: &GuestSpec) -> anyhow::Result<()>;
 

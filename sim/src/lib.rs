@@ -10,12 +10,14 @@
 //! - [`wire`] is ARM's REST on top of it: paths, api-versions, long-running operations, errors.
 //! - [`Simulator`] joins the two, carries out the [work](world::Work) that the world asks for, and
 //!   writes the journal *before* it answers: what was answered survives `kill -9`.
-//! - [`guests`] is what a started machine really is; disks have real contents.
+//! - [`guests`] is what a started machine really is: nothing, a QEMU process, or a simulated machine;
+//!   disks have real [contents](content), in files or in memory.
 //! - [`faults`] makes chosen requests go wrong; [`latency`] says how long things take.
 //! - [`server`] puts it on sockets with a certificate authority of its own; [`init`] makes a state
 //!   directory from a description ([`seed`]).
 //!
-//! In process, call [`Simulator::handle`] with requests for `https://management.azure.com`; a
+//! In process, open it with [`Simulator::open`], or [`Simulator::in_memory`] for a world that touches
+//! no file, and call [`Simulator::handle`] with requests for `https://management.azure.com`; a
 //! response with a [`Dropped`] extension stands for a connection that was closed without an answer.
 //!
 //! What is not simulated is answered as ARM answers it (404, 400), and logged.

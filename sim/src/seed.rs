@@ -29,7 +29,8 @@ use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use crate::config::Limits;
-use crate::content;
+use crate::content::{self, Contents, Files};
+use crate::guests::simulated::Tree;
 use crate::latency::{Latency, Profile};
 use crate::persistence::{self, PersistenceError, at};
 use crate::world::{
@@ -125,6 +126,11 @@ pub struct DiskDescription {
     /// A raw image whose content is copied in.
     #[serde(default)]
     pub image: Option<PathBuf>,
+    /// Files by path, for a simulated machine; a file [`BOOTABLE`] lets it come up.
+    ///
+    /// [`BOOTABLE`]: crate::guests::simulated::BOOTABLE
+    #[serde(default)]
+    pub files: Option<BTreeMap<String, String>>,
     /// GiB.
     #[serde(default)]
     pub size_gb: Option<u64>,
@@ -157,6 +163,9 @@ pub enum SeedError {
         #[source]
         source: std::io::Error,
     },
+    /// A world in memory alone is not possible with these guests.
+    #[error("these guests need files, hence a state directory")]
+    NeedsFiles,
     /// The description breaks a rule of the world.
     #[error("{name} is impossible")]
     Impossible {
@@ -184,8 +193,21 @@ pub fn init(
     for folder in [dir.to_owned(), content::directory(dir), dir.join("serial")] {
         std::fs::create_dir_all(&folder).map_err(at(&folder))?;
     }
+    let mut state = state(&Files::new(dir), description, images, env)?;
+    crate::server::tls::ensure_certificates(dir)?;
+    persistence::create(dir, &mut state)?;
+    Ok(())
+}
+
+/// Makes what is described, its disks in `contents`.
+pub(crate) fn state(
+    contents: &dyn Contents,
+    description: &WorldDescription,
+    images: &Path,
+    env: &Env,
+) -> Result<State, SeedError> {
     let mut seeder = Seeder {
-        dir,
+        contents,
         images,
         env,
         subscription: &description.subscription,
@@ -208,9 +230,7 @@ pub fn init(
         seeder.vm(vm)?;
     }
     seeder.pass_time();
-    crate::server::tls::ensure_certificates(dir)?;
-    persistence::create(dir, &mut seeder.world.state)?;
-    Ok(())
+    Ok(seeder.world.state)
 }
 
 fn facts(description: &WorldDescription, env: &Env) -> Facts {
@@ -233,7 +253,7 @@ fn impossible(name: &str) -> impl FnOnce(ArmError) -> SeedError {
 }
 
 struct Seeder<'a> {
-    dir: &'a Path,
+    contents: &'a dyn Contents,
     images: &'a Path,
     env: &'a Env,
     subscription: &'a str,
@@ -367,24 +387,26 @@ impl Seeder<'_> {
         let id = ArmId::new(self.subscription, &vm.resource_group, Kind::Disk, &disk.name);
         let failed = |source| SeedError::Image { name: disk.name.clone(), source };
         let unique_id = self.env.ids.uuid().to_string();
-        let path = content::directory(self.dir).join(format!("{unique_id}.raw"));
+        let name = format!("{unique_id}.raw");
         let wanted = disk.size_bytes.or(disk.size_gb.map(|gb| gb << 30));
         let size_bytes = match &disk.image {
             Some(image) => {
-                let image = self.images.join(image);
-                content::copy(&image, &path).map_err(failed)?;
-                let size =
-                    std::fs::metadata(&path).map_err(failed)?.len().next_multiple_of(1 << 20);
-                let size = size.max(wanted.unwrap_or(0));
-                content::grow(&path, size).map_err(failed)?;
+                let size = self.contents.import(&name, &self.images.join(image)).map_err(failed)?;
+                let size = size.next_multiple_of(1 << 20).max(wanted.unwrap_or(0));
+                self.contents.grow(&name, size).map_err(failed)?;
                 size
             }
             None => {
                 let size = wanted.unwrap_or(1 << 30);
-                content::create_empty(&path, size).map_err(failed)?;
+                self.contents.create_empty(&name, size).map_err(failed)?;
                 size
             }
         };
+        if let Some(files) = &disk.files {
+            let tree: Tree = files.iter().map(|(path, text)| (path, text.clone())).collect();
+            let written = self.contents.write(&name, 0, &tree.to_bytes());
+            written.map_err(failed)?;
+        }
         let mut inherited = Map::new();
         inherited.insert("encryption".into(), json!({"type": "EncryptionAtRestWithPlatformKey"}));
         if os {

@@ -10,15 +10,16 @@ use bytes::Bytes;
 use http::{Request, Response};
 use tokio::sync::{OnceCell, oneshot, watch};
 
-use crate::config::{Blocking, Config};
-use crate::content;
+use crate::config::{Blocking, Config, Durability};
+use crate::content::{Contents, Files};
 use crate::faults::{Fault, FaultPlan};
 use crate::guests::{Forward, GuestDisk, GuestSpec, Guests};
 use crate::latency::Latency;
 use crate::persistence::{self, Journal, PersistenceError};
+use crate::seed::{self, SeedError, WorldDescription};
 use crate::signing::Signer;
 use crate::wire::admission::Admission;
-use crate::wire::{self, ArmRequest, Body, Dropped, FileBody, Reply, Scope};
+use crate::wire::{self, ArmRequest, Body, ContentPart, Dropped, FileBody, Reply, Scope};
 use crate::world::{ArmError, ArmId, Facts, Injected, Operation, Power, State, Work, World};
 
 /// The largest part of a content that is put into a response's own body; a larger one stays a
@@ -34,7 +35,9 @@ struct Inner {
     env: Env,
     guests: Arc<dyn Guests>,
     world: Mutex<World>,
-    journal: Journal,
+    contents: Arc<dyn Contents>,
+    /// `None`: the world ends with the process.
+    journal: Option<Journal>,
     signer: Signer,
     admission: Admission,
     /// The end of the work on each VM's machine: work on one machine is done in the order of
@@ -72,22 +75,67 @@ impl Simulator {
         env: Env,
         guests: Arc<dyn Guests>,
     ) -> Result<Self, PersistenceError> {
-        let (state, journal) = persistence::open(&config.state_dir, config.durability)?;
-        sweep(&config.state_dir, &state)?;
+        let dir = &config.state_dir;
+        let (state, journal) = match config.durability {
+            Durability::None => (persistence::read(dir)?.0, None),
+            durability => {
+                let (state, journal) = persistence::open(dir, durability)?;
+                sweep(dir, &state)?;
+                (state, Some(journal))
+            }
+        };
+        let contents = guests.contents(Some(dir), config.durability);
+        let contents = contents.map_err(persistence::at(dir))?;
+        let contents = contents.unwrap_or_else(|| Arc::new(Files::new(dir)));
+        Ok(Self::join(config, env, guests, contents, state, journal))
+    }
+
+    /// A world from a description, in memory alone: no file is read or written, except for the
+    /// images that the description names (relative to `images`).
+    ///
+    /// # Errors
+    /// The description is impossible, or the guests need files.
+    pub fn in_memory(
+        config: Config,
+        description: &WorldDescription,
+        images: &Path,
+        env: Env,
+        guests: Arc<dyn Guests>,
+    ) -> Result<Self, SeedError> {
+        let config = Config { durability: Durability::None, ..config };
+        let contents = guests.contents(None, Durability::None).ok().flatten();
+        let contents = contents.ok_or(SeedError::NeedsFiles)?;
+        let mut state = seed::state(contents.as_ref(), description, images, &env)?;
+        state.derive();
+        Ok(Self::join(config, env, guests, contents, state, None))
+    }
+
+    fn join(
+        config: Config,
+        env: Env,
+        guests: Arc<dyn Guests>,
+        contents: Arc<dyn Contents>,
+        mut state: State,
+        journal: Option<Journal>,
+    ) -> Self {
+        if journal.is_none() {
+            state.forget_changes();
+        }
         let signer = Signer::new(&state.facts.signing_key);
         let latency = Latency::new(config.profile, config.seed);
         let world = World::new(state, config.limits.clone(), latency, env.ids.clone());
-        Ok(Self(Arc::new(Inner {
+        Self(Arc::new(Inner {
             config,
             env,
             guests,
+            contents,
             world: Mutex::new(world),
             journal,
             signer,
             admission: Admission::default(),
             tails: Mutex::default(),
             started: OnceCell::new(),
-        })))
+        }))
     }
 
     /// What the world was made with.
@@ -146,10 +194,7 @@ impl Simulator {
         }
         let reply = match verdict.refusal {
             Some(refusal) => refusal.into(),
-            // On a task of its own: what was begun is finished even if the caller goes away.
-            None => tokio::spawn(self.0.clone().answer(request.clone(), verdict.injected))
-                .await
-                .expect("a panic while changing the world ends the process"),
+            None => self.0.clone().answer_whole(request.clone(), verdict.injected).await,
         };
         if verdict.drop_after {
             return dropped();
@@ -173,7 +218,7 @@ impl Simulator {
 
 /// Removes contents that nothing refers to: what a crash left behind.
 fn sweep(state_dir: &Path, state: &State) -> Result<(), PersistenceError> {
-    let dir = content::directory(state_dir);
+    let dir = crate::content::directory(state_dir);
     let known = state.content_files();
     for entry in std::fs::read_dir(&dir).map_err(persistence::at(&dir))? {
         let entry = entry.map_err(persistence::at(&dir))?;
@@ -198,6 +243,21 @@ impl Inner {
         if offset >= 0 { wall.plus(offset_abs) } else { wall.minus(offset_abs) }
     }
 
+    /// What was begun is finished even if the caller goes away.
+    async fn answer_whole(self: Arc<Self>, request: Arc<ArmRequest>, injected: Injected) -> Reply {
+        if self.is_instant() {
+            // It only ever waits for tasks that go on by themselves.
+            return self.answer(request, injected).await;
+        }
+        let answer = tokio::spawn(self.answer(request, injected));
+        answer.await.expect("a panic while changing the world ends the process")
+    }
+
+    /// Nothing here waits for a disk.
+    fn is_instant(&self) -> bool {
+        self.contents.is_instant() && self.journal.is_none()
+    }
+
     async fn answer(self: Arc<Self>, request: Arc<ArmRequest>, injected: Injected) -> Reply {
         let (reply, accepted, committed) = {
             let mut world = self.world();
@@ -208,18 +268,17 @@ impl Inner {
                 request: &request,
                 injected: &injected,
                 signer: &self.signer,
-                state_dir: &self.config.state_dir,
+                contents: self.contents.as_ref(),
                 now,
                 api_version: String::new(),
             });
-            let accepted = reply.operation.take().and_then(|id| self.queue(&world, &id));
+            let begun = reply.operation.take();
+            let begun = begun.filter(|id| !self.done_at_once(&mut world, id, now));
+            let accepted = begun.and_then(|id| self.queue(&world, &id));
             (reply, accepted, self.commit(&mut world))
         };
         if let Err(error) = self.settle(committed).await {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "the journal cannot be written"
-            );
+            log_journal(&error);
             return ArmError::new(
                 500,
                 "InternalServerError",
@@ -234,10 +293,38 @@ impl Inner {
         reply
     }
 
+    /// Does an operation's work here and now, if it is work on contents that wait for nothing.
+    fn done_at_once(&self, world: &mut World, id: &str, now: WallTime) -> bool {
+        let Some(operation) = world.state.operations.get(id) else { return true };
+        if !self.is_instant() || !operation.work.iter().all(Work::is_on_contents) {
+            return operation.work_done;
+        }
+        let work = operation.work.clone();
+        let result = work.iter().try_for_each(|work| self.change_contents(work));
+        world.work_finished(id, result.map_err(|error| error.to_string()), now);
+        true
+    }
+
+    /// Does work on contents that machines know of by themselves.
+    fn change_contents(&self, work: &Work) -> std::io::Result<()> {
+        match work {
+            Work::CreateEmpty { file, size_bytes } => self.contents.create_empty(file, *size_bytes),
+            Work::Grow { file, size_bytes } => self.contents.grow(file, *size_bytes),
+            Work::Share { source, target } => self.contents.share(source, target),
+            Work::Capture { source, target, size_bytes, .. } => {
+                self.contents.capture(source, target)?;
+                self.contents.grow(target, *size_bytes)
+            }
+            Work::Start(_) | Work::PowerOff(_) | Work::Restart(_) => Ok(()),
+        }
+    }
+
     /// Appends what has changed to the journal; the lock keeps the order.
     fn commit(&self, world: &mut World) -> Result<(u64, Vec<String>), PersistenceError> {
-        let changes = world.state.drain_changes();
-        let ticket = self.journal.append(&changes)?;
+        let ticket = match &self.journal {
+            Some(journal) => journal.append(&world.state.drain_changes())?,
+            None => 0,
+        };
         Ok((ticket, world.state.take_garbage()))
     }
 
@@ -247,25 +334,33 @@ impl Inner {
         committed: Result<(u64, Vec<String>), PersistenceError>,
     ) -> Result<(), PersistenceError> {
         let (ticket, garbage) = committed?;
+        if self.is_instant() {
+            self.throw_away(&garbage);
+            return Ok(());
+        }
         let this = self.clone();
         self.blocking(move || {
-            this.journal.sync(ticket)?;
-            for file in garbage {
-                let path = content::directory(&this.config.state_dir).join(file);
-                if let Err(error) = std::fs::remove_file(&path)
-                    && error.kind() != std::io::ErrorKind::NotFound
-                {
-                    tracing::warn!(path = %path.display(), %error, "cannot remove a content");
-                }
+            if let Some(journal) = &this.journal {
+                journal.sync(ticket)?;
             }
+            this.throw_away(&garbage);
             Ok(())
         })
         .await
     }
 
+    fn throw_away(&self, garbage: &[String]) {
+        for name in garbage {
+            if let Err(error) = self.contents.remove(name) {
+                tracing::warn!(name, %error, "cannot remove a content");
+            }
+        }
+    }
+
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         match self.config.blocking {
             Blocking::Inline => work(),
+            Blocking::Pool if self.is_instant() => work(),
             Blocking::Pool => {
                 tokio::task::spawn_blocking(work).await.expect("blocking work does not panic")
             }
@@ -329,10 +424,7 @@ impl Inner {
             self.commit(&mut world)
         };
         if let Err(error) = self.settle(committed).await {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "the journal cannot be written"
-            );
+            log_journal(&error);
         }
     }
 
@@ -341,34 +433,29 @@ impl Inner {
         work: Work,
         fixed: &mut Option<oneshot::Sender<()>>,
     ) -> anyhow::Result<()> {
-        let dir = content::directory(&self.config.state_dir);
         match work {
-            Work::CreateEmpty { file, size_bytes } => {
-                let path = dir.join(file);
-                self.blocking(move || {
-                    remove_partial(&path)?;
-                    content::create_empty(&path, size_bytes)
-                })
-                .await?;
-            }
-            Work::Grow { file, size_bytes } => {
-                let path = dir.join(file);
-                self.blocking(move || content::grow(&path, size_bytes)).await?;
-            }
-            Work::Share { source, target } => {
-                let (source, target) = (dir.join(source), dir.join(target));
-                self.blocking(move || content::share(&source, &target)).await?;
-            }
             Work::Capture { vm_id, source, target, size_bytes } => {
-                let (source, target) = (dir.join(source), dir.join(target));
                 let fixed = fixed.take();
-                let at_instant = Box::new(move || {
+                let at_instant: Box<dyn FnOnce() + Send> = Box::new(move || {
                     // Nobody may be waiting any more.
                     let _ = fixed.map(|fixed| fixed.send(()));
                 });
-                remove_partial(&target)?;
-                self.guests.snapshot_disk(vm_id.as_deref(), &source, &target, at_instant).await?;
-                self.blocking(move || content::grow(&target, size_bytes)).await?;
+                match self.contents.directory() {
+                    Some(dir) => {
+                        self.contents.remove(&target)?;
+                        let (source, target) = (dir.join(source), dir.join(&target));
+                        self.guests
+                            .snapshot_disk(vm_id.as_deref(), &source, &target, at_instant)
+                            .await?;
+                    }
+                    None => {
+                        let (this, name) = (self.clone(), target.clone());
+                        self.blocking(move || this.contents.capture(&source, &name)).await?;
+                        at_instant();
+                    }
+                }
+                let this = self.clone();
+                self.blocking(move || this.contents.grow(&target, size_bytes)).await?;
             }
             Work::Start(vm) => {
                 let spec = self.guest_spec(&vm);
@@ -378,6 +465,10 @@ impl Inner {
             }
             Work::PowerOff(vm_id) => self.guests.power_off(&vm_id).await?,
             Work::Restart(vm_id) => self.guests.restart(&vm_id).await?,
+            work => {
+                let this = self.clone();
+                self.blocking(move || this.change_contents(&work)).await?;
+            }
         }
         Ok(())
     }
@@ -386,7 +477,7 @@ impl Inner {
     fn guest_spec(&self, id: &ArmId) -> Option<GuestSpec> {
         let world = self.world();
         let vm = world.state.vms.get(&id.key())?;
-        let dir = content::directory(&self.config.state_dir);
+        let dir = self.contents.directory().unwrap_or(Path::new(""));
         let disks = vm.disks.iter().filter_map(|attached| {
             let volume = world.volume(&attached.disk)?;
             Some(GuestDisk { lun: attached.lun, path: dir.join(volume.file()) })
@@ -425,10 +516,7 @@ impl Inner {
             (again, running, self.commit(&mut world))
         };
         if let Err(error) = self.settle(committed).await {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "the journal cannot be written"
-            );
+            log_journal(&error);
         }
         for vm in running {
             let Some(spec) = self.guest_spec(&vm) else { continue };
@@ -441,7 +529,13 @@ impl Inner {
         }
     }
 
-    async fn admin(self: &Arc<Self>, request: &ArmRequest) -> Response<Bytes> {
+    async fn admin(self: &Arc<Self>, request: &Arc<ArmRequest>) -> Response<Bytes> {
+        let (this, asked) = (self.clone(), request.clone());
+        let on_guests =
+            self.blocking(move || wire::guests::handle(this.guests.simulated(), &asked)).await;
+        if let Some(reply) = on_guests {
+            return self.respond(reply, request).await;
+        }
         let (reply, committed) = {
             let mut world = self.world();
             let now = self.now(&world);
@@ -450,28 +544,39 @@ impl Inner {
             (reply, self.commit(&mut world))
         };
         if let Err(error) = self.settle(committed).await {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "the journal cannot be written"
-            );
+            log_journal(&error);
         }
         self.respond(reply, request).await
     }
 
     /// The HTTP response; a content of moderate size is read into its body.
-    async fn respond(&self, mut reply: Reply, request: &ArmRequest) -> Response<Bytes> {
-        let mut read = None;
-        if let Body::File(file) = &reply.body
-            && file.length <= LARGEST_INLINE
-        {
-            let file = file.clone();
-            match self.blocking(move || read_part(&file)).await {
-                Ok(bytes) => read = Some(bytes),
-                Err(error) => {
-                    tracing::error!(path = request.path, %error, "cannot read a content");
-                    reply = Reply::empty(500);
+    async fn respond(self: &Arc<Self>, mut reply: Reply, request: &ArmRequest) -> Response<Bytes> {
+        let (mut read, mut file) = (Ok(None), None);
+        match &reply.body {
+            Body::Content(part) => match self.contents.directory() {
+                Some(dir) if part.length > LARGEST_INLINE => {
+                    file = Some(FileBody {
+                        path: dir.join(&part.name),
+                        offset: part.offset,
+                        length: part.length,
+                        then: part.then.clone(),
+                    });
                 }
+                _ => {
+                    let (this, part) = (self.clone(), part.clone());
+                    read = self.blocking(move || this.read_content(&part)).await.map(Some);
+                }
+            },
+            Body::SerialLog(vm_id) => {
+                let (this, vm_id) = (self.clone(), vm_id.clone());
+                read = self.blocking(move || this.read_serial_log(&vm_id)).await.map(Some);
             }
+            _ => {}
+        }
+        if let Err(error) = &read {
+            let missing = error.kind() == std::io::ErrorKind::NotFound;
+            tracing::warn!(path = request.path, %error, "cannot read a content");
+            reply = Reply::empty(if missing { 404 } else { 500 });
         }
         if let Some(id) = request.header("x-ms-client-request-id")
             && request.header("x-ms-return-client-request-id") == Some("true")
@@ -479,28 +584,28 @@ impl Inner {
             reply = reply.header("x-ms-client-request-id", id);
         }
         let mut response = reply.into_response(&self.env.ids.uuid().to_string());
-        if let Some(bytes) = read {
-            response.extensions_mut().remove::<FileBody>();
+        if let Ok(Some(bytes)) = read {
             *response.body_mut() = bytes;
+        }
+        if let Some(file) = file {
+            response.extensions_mut().insert(file);
         }
         response
     }
-}
 
-fn remove_partial(path: &Path) -> std::io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
+    fn read_content(&self, part: &ContentPart) -> std::io::Result<Bytes> {
+        let bytes = self.contents.read(&part.name, part.offset, part.length)?;
+        Ok(if part.then.is_empty() { bytes } else { [bytes, part.then.clone()].concat().into() })
+    }
+
+    fn read_serial_log(&self, vm_id: &str) -> std::io::Result<Bytes> {
+        match self.guests.serial_log(vm_id) {
+            Some(log) => Ok(log),
+            None => Ok(std::fs::read(wire::serial_log(&self.config.state_dir, vm_id))?.into()),
+        }
     }
 }
 
-fn read_part(part: &FileBody) -> std::io::Result<Bytes> {
-    use std::os::unix::fs::FileExt;
-    let length = usize::try_from(part.length).map_err(std::io::Error::other)?;
-    let mut bytes = vec![0; length];
-    if length > 0 {
-        std::fs::File::open(&part.path)?.read_exact_at(&mut bytes, part.offset)?;
-    }
-    bytes.extend_from_slice(&part.then);
-    Ok(Bytes::from(bytes))
+fn log_journal(error: &PersistenceError) {
+    tracing::error!(error = error as &dyn std::error::Error, "the journal cannot be written");
 }

@@ -10,6 +10,7 @@ pub(crate) mod auth;
 mod boot;
 mod disks;
 mod errors;
+pub(crate) mod guests;
 mod listing;
 mod lro;
 mod metadata;
@@ -27,7 +28,7 @@ mod vms;
 
 pub(crate) use boot::serial_log;
 pub(crate) use metadata::handle as handle_metadata;
-pub(crate) use reply::{Body, Reply};
+pub(crate) use reply::{Body, ContentPart, Reply};
 pub use reply::{Dropped, FileBody};
 pub(crate) use request::ArmRequest;
 pub(crate) use router::{Scope, route};

@@ -11,6 +11,7 @@ use azure_sim::faults::Fault;
 use azure_sim::guests::Guests;
 use azure_sim::guests::none::NoGuests;
 use azure_sim::guests::qemu::{QemuConfig, QemuGuests};
+use azure_sim::guests::simulated::SimulatedGuests;
 use azure_sim::latency::Profile;
 use azure_sim::{Simulator, server};
 use clap::{Args, ValueEnum};
@@ -87,6 +88,8 @@ enum GuestKind {
     None,
     /// A QEMU process per machine.
     Qemu,
+    /// In this process: trees of files as disks, a writer, and `/_sim/guests` for agents.
+    Simulated,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -139,8 +142,10 @@ impl Run {
 
     /// The one place where the kind of guests is decided.
     fn open_guests(&self) -> anyhow::Result<Arc<dyn Guests>> {
-        if self.guests == GuestKind::None {
-            return Ok(Arc::new(NoGuests::new(Blocking::Pool)));
+        match self.guests {
+            GuestKind::None => return Ok(Arc::new(NoGuests::new(Blocking::Pool))),
+            GuestKind::Simulated => return Ok(Arc::new(SimulatedGuests::new(Env::system()))),
+            GuestKind::Qemu => {}
         }
         let args = &self.qemu;
         let relay = match &args.relay {

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 
 use super::{GuestSpec, Guests, sparse};
-use crate::config::Blocking;
+use crate::config::{Blocking, Durability};
+use crate::content::{Contents, Memory};
 
 /// Remembers which machines would run.
 #[derive(Debug)]
@@ -29,6 +30,19 @@ impl NoGuests {
 
 #[async_trait]
 impl Guests for NoGuests {
+    /// Memory, where nothing is to outlive the process.
+    fn contents(
+        &self,
+        state_dir: Option<&Path>,
+        durability: Durability,
+    ) -> std::io::Result<Option<Arc<dyn Contents>>> {
+        if durability != Durability::None {
+            return Ok(None);
+        }
+        let memory = state_dir.map(Memory::load).transpose()?.unwrap_or_default();
+        Ok(Some(Arc::new(memory)))
+    }
+
     async fn start(&self, spec: &GuestSpec) -> anyhow::Result<()> {
         self.running().insert(spec.vm_id.clone());
         Ok(())

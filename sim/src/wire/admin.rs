@@ -6,6 +6,8 @@
 //! | `GET`, `DELETE /_sim/requests` | shows, resets the request counters (`?latest=true`: and the latest requests) |
 //! | `GET /_sim/resources` | lists everything that exists |
 //! | `POST /_sim/clock/advance` `{"ms": 1000}` | lets simulated time jump |
+//!
+//! and of simulated machines, which are in `guests.rs`.
 
 use http::Method;
 use serde::Deserialize;
@@ -82,7 +84,7 @@ pub(crate) fn resources(world: &World) -> Value {
         .map(|(_, g)| json!({"subscription": g.subscription, "name": g.name, "location": g.location, "tags": g.tags, "deleting": g.deleting}))
         .collect();
     let resources: Vec<Value> = state
-        .all_common("/")
+        .all_common("/", None)
         .map(|(key, common)| {
             let mut entry = json!({
                 "id": common.id.to_string(),

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 
+use http::Method;
 use serde_json::{Value, json};
 
 use super::request::ArmRequest;
@@ -25,8 +26,17 @@ struct Counts {
     total: u64,
     throttled: u64,
     dropped: u64,
-    by_kind: BTreeMap<String, u64>,
-    latest: VecDeque<Value>,
+    /// By kind of resource and method.
+    by_kind: BTreeMap<String, BTreeMap<String, u64>>,
+    latest: VecDeque<Seen>,
+}
+
+/// A request that was answered, or not.
+#[derive(Debug)]
+struct Seen {
+    method: Method,
+    path: String,
+    status: Option<u16>,
 }
 
 impl Admission {
@@ -36,38 +46,43 @@ impl Admission {
         self.plan.lock().expect("no code panics while holding this lock").judge(
             request.method.as_str(),
             &request.path,
-            &type_of(request),
+            request.kind(),
             region,
         )
     }
 
     /// Counts a request and its answer; `None`: it got none.
     pub(crate) fn count(&self, request: &ArmRequest, status: Option<u16>) {
-        let kind = format!("{} {}", request.method, type_of(request));
         let mut counts = self.counts.lock().expect("no code panics while holding this lock");
         counts.total += 1;
         counts.throttled += u64::from(status == Some(429));
         counts.dropped += u64::from(status.is_none());
-        *counts.by_kind.entry(kind).or_default() += 1;
+        let methods = counts.by_kind.entry(request.kind().to_owned()).or_default();
+        *methods.entry(request.method.as_str().to_owned()).or_default() += 1;
         if counts.latest.len() == REMEMBERED {
             counts.latest.pop_front();
         }
-        let entry =
-            json!({"method": request.method.as_str(), "path": request.path, "status": status});
-        counts.latest.push_back(entry);
+        let (method, path) = (request.method.clone(), request.path.clone());
+        counts.latest.push_back(Seen { method, path, status });
     }
 
     /// What `GET /_sim/requests` answers.
     pub(crate) fn counted(&self, with_latest: bool) -> Value {
         let counts = self.counts.lock().expect("no code panics while holding this lock");
+        let by_kind = counts.by_kind.iter().flat_map(|(kind, methods)| {
+            methods.iter().map(move |(method, count)| (format!("{method} {kind}"), *count))
+        });
+        let by_kind: BTreeMap<String, u64> = by_kind.collect();
         let mut document = json!({
             "total": counts.total,
             "throttled": counts.throttled,
             "dropped": counts.dropped,
-            "requests": counts.by_kind,
+            "requests": by_kind,
         });
         if with_latest {
-            document["latest"] = json!(counts.latest);
+            let seen =
+                |s: &Seen| json!({"method": s.method.as_str(), "path": s.path, "status": s.status});
+            document["latest"] = counts.latest.iter().map(seen).collect();
         }
         document
     }
@@ -90,10 +105,9 @@ fn region_of(request: &ArmRequest, world: &World) -> Option<String> {
 
 /// What kind of thing a path is about: `Microsoft.Compute/virtualMachines/start`,
 /// `Microsoft.Compute/locations/DiskOperations`, `Microsoft.Resources/resourceGroups`, `token`, …
-pub(crate) fn type_of(request: &ArmRequest) -> String {
-    let segments = &request.segments;
-    let Some(at) = request.lower.iter().rposition(|s| s == "providers") else {
-        return match request.lower.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+pub(super) fn type_of(segments: &[String], lower: &[String]) -> String {
+    let Some(at) = lower.iter().rposition(|s| s == "providers") else {
+        return match lower.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["sas", ..] => "blob".to_owned(),
             [.., "token"] => "token".to_owned(),
             ["subscriptions"] | ["subscriptions", _] => {

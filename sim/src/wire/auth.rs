@@ -2,12 +2,12 @@
 
 use azdr_env::WallTime;
 use http::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::reply::Reply;
 use super::request::ArmRequest;
 use super::router::Scope;
-use crate::signing::{Signer, base64url, from_base64url};
+use crate::signing::{Signer, base64url};
 use crate::world::{ArmError, Facts};
 
 const AUDIENCES: [&str; 2] =
@@ -46,14 +46,6 @@ pub(super) fn issue(
     format!("{signed}.{signature}")
 }
 
-fn claims(signer: &Signer, token: &str) -> Option<Value> {
-    let (signed, signature) = token.rsplit_once('.')?;
-    if !signer.verify(&format!("token {signed}"), signature) {
-        return None;
-    }
-    serde_json::from_slice(&from_base64url(signed.split_once('.')?.1)?).ok()
-}
-
 impl Scope<'_> {
     /// ARM's demand for a token that was issued here and has not expired.
     pub(super) fn check_token(&self) -> Result<(), ArmError> {
@@ -68,7 +60,7 @@ impl Scope<'_> {
             ));
         };
         let token = header.strip_prefix("Bearer ").or_else(|| header.strip_prefix("bearer "));
-        let Some(claims) = token.and_then(|token| claims(self.signer, token.trim())) else {
+        let Some(claims) = token.and_then(|token| self.signer.claims(token.trim())) else {
             return Err(unauthorised("InvalidAuthenticationToken", "The access token is invalid."));
         };
         if claims["exp"].as_i64().unwrap_or(0) <= self.now.unix_ms() / 1000 {

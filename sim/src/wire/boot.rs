@@ -5,7 +5,7 @@ use std::time::Duration;
 use azdr_env::WallTime;
 use serde_json::{Value, json};
 
-use super::reply::{Body, FileBody, Reply};
+use super::reply::{Body, Reply};
 use super::router::Scope;
 use crate::world::{ArmError, ArmId};
 
@@ -44,11 +44,8 @@ impl Scope<'_> {
         if !signed || !alive {
             return Reply::empty(403);
         }
-        let path = serial_log(self.state_dir, vm_id);
-        let Ok(meta) = std::fs::metadata(&path) else { return Reply::empty(404) };
         let mut reply = Reply::empty(200);
-        reply.body =
-            Body::File(FileBody { path, offset: 0, length: meta.len(), then: Default::default() });
+        reply.body = Body::SerialLog(vm_id.to_owned());
         reply
     }
 }

@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use super::listing::page;
+use super::listing::{after, page};
 use super::lro::Announce;
 use super::reply::Reply;
 use super::router::Scope;
@@ -70,12 +70,12 @@ impl Scope<'_> {
     /// A listing of disks or snapshots.
     pub(super) fn list_disks(&self, kind: Kind, prefix: &str) -> Reply {
         let size = self.world.limits.page_size;
-        let state = &self.world.state;
+        let (state, after) = (&self.world.state, after(self.request));
         if kind == Kind::Disk {
-            let disks = self.in_collection(state.disks.with_prefix(prefix), kind);
+            let disks = state.disks.with_prefix_after(prefix, after.as_deref());
             page(self.request, disks, size, |disk| self.disk(disk))
         } else {
-            let snapshots = self.in_collection(state.snapshots.with_prefix(prefix), kind);
+            let snapshots = state.snapshots.with_prefix_after(prefix, after.as_deref());
             page(self.request, snapshots, size, |snapshot| self.snapshot(snapshot, false))
         }
     }

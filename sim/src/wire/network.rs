@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use super::listing::page;
+use super::listing::{after, page};
 use super::lro::Announce;
 use super::reply::Reply;
 use super::router::Scope;
@@ -64,7 +64,11 @@ impl Scope<'_> {
 
     /// A listing of network resources of one kind.
     pub(super) fn list_networks(&self, kind: Kind, prefix: &str) -> Reply {
-        let resources = self.in_collection(self.world.state.networks.with_prefix(prefix), kind);
+        let after = after(self.request);
+        let networks = &self.world.state.networks;
+        let resources = networks
+            .with_prefix_after(prefix, after.as_deref())
+            .filter(|(_, resource)| resource.common.id.kind == kind);
         page(self.request, resources, self.world.limits.page_size, |r| self.network(r))
     }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use http::Response;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use serde_json::Value;
 
 use crate::world::ArmError;
@@ -31,7 +31,24 @@ pub(crate) enum Body {
     Empty,
     Json(Value),
     Text(&'static str, String),
-    File(FileBody),
+    Bytes(Bytes),
+    /// A part of a disk's or snapshot's content.
+    Content(ContentPart),
+    /// The serial console's log of a machine.
+    SerialLog(String),
+}
+
+/// A part of a content.
+#[derive(Clone, Debug)]
+pub(crate) struct ContentPart {
+    /// The content's name.
+    pub(crate) name: String,
+    /// First byte.
+    pub(crate) offset: u64,
+    /// Number of bytes, of the content.
+    pub(crate) length: u64,
+    /// What follows.
+    pub(crate) then: Bytes,
 }
 
 /// An answer.
@@ -58,43 +75,50 @@ impl Reply {
         self
     }
 
-    /// The HTTP response. A file body becomes an extension.
+    /// The HTTP response. Contents and logs are left to the caller.
     pub(crate) fn into_response(self, request_id: &str) -> Response<Bytes> {
-        let (content_type, bytes, file) = match self.body {
-            Body::Empty => (None, Bytes::new(), None),
+        let (content_type, bytes) = match self.body {
+            Body::Empty => (None, Bytes::new()),
             Body::Json(value) => {
-                (Some("application/json; charset=utf-8"), Bytes::from(value.to_string()), None)
+                (Some("application/json; charset=utf-8"), Bytes::from(value.to_string()))
             }
-            Body::Text(content_type, text) => (Some(content_type), Bytes::from(text), None),
-            Body::File(file) => (Some("application/octet-stream"), Bytes::new(), Some(file)),
+            Body::Text(content_type, text) => (Some(content_type), Bytes::from(text)),
+            Body::Bytes(bytes) => (Some("application/octet-stream"), bytes),
+            Body::Content(_) | Body::SerialLog(_) => {
+                (Some("application/octet-stream"), Bytes::new())
+            }
         };
-        let mut builder = Response::builder()
-            .status(self.status)
-            .header("cache-control", "no-cache")
-            .header("pragma", "no-cache")
-            .header("expires", "-1")
-            .header("strict-transport-security", "max-age=31536000; includeSubDomains")
-            .header("x-content-type-options", "nosniff")
-            .header("x-ms-request-id", request_id)
-            .header("x-ms-correlation-request-id", request_id);
-        if let Some(content_type) = content_type {
-            builder = builder.header("content-type", content_type);
+        let mut response = Response::new(bytes);
+        *response.status_mut() =
+            StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = response.headers_mut();
+        headers.reserve(16);
+        for (name, value) in ALWAYS {
+            headers.insert(name, HeaderValue::from_static(value));
         }
-        for (name, value) in self.headers {
-            builder = builder.header(name, value);
-        }
-        let mut response = builder.body(bytes).unwrap_or_else(|e| {
-            tracing::error!(error = %e, "an answer had an illegal header");
-            let mut response = Response::new(Bytes::new());
-            *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
-            response
-        });
-        if let Some(file) = file {
-            response.extensions_mut().insert(file);
+        let ours = [("x-ms-request-id", request_id), ("x-ms-correlation-request-id", request_id)];
+        let content_type = content_type.map(|content_type| ("content-type", content_type));
+        let own = self.headers.iter().map(|(name, value)| (*name, value.as_str()));
+        for (name, value) in ours.into_iter().chain(content_type).chain(own) {
+            match HeaderValue::from_str(value) {
+                Ok(value) => {
+                    headers.append(HeaderName::from_static(name), value);
+                }
+                Err(error) => tracing::error!(name, value, %error, "an illegal header"),
+            }
         }
         response
     }
 }
+
+/// Headers of every answer.
+const ALWAYS: [(HeaderName, &str); 5] = [
+    (header::CACHE_CONTROL, "no-cache"),
+    (header::PRAGMA, "no-cache"),
+    (header::EXPIRES, "-1"),
+    (header::STRICT_TRANSPORT_SECURITY, "max-age=31536000; includeSubDomains"),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+];
 
 impl From<ArmError> for Reply {
     fn from(error: ArmError) -> Self {

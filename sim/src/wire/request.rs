@@ -7,6 +7,7 @@ use http::{HeaderMap, Method, Request};
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 
+use super::admission::type_of;
 use crate::world::ArmError;
 
 /// A request.
@@ -21,6 +22,7 @@ pub(crate) struct ArmRequest {
     pub(crate) segments: Vec<String>,
     /// The same in lower case.
     pub(crate) lower: Vec<String>,
+    kind: String,
     query: Vec<(String, String)>,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
@@ -38,7 +40,7 @@ impl ArmRequest {
         let path = parts.uri.path().to_owned();
         let decode = |segment: &str| percent_decode_str(segment).decode_utf8_lossy().into_owned();
         let segments: Vec<String> = path.split('/').filter(|s| !s.is_empty()).map(decode).collect();
-        let lower = segments.iter().map(|s| s.to_lowercase()).collect();
+        let lower: Vec<String> = segments.iter().map(|s| s.to_lowercase()).collect();
         let query = parts.uri.query().unwrap_or_default();
         let query = url::form_urlencoded::parse(query.as_bytes())
             .map(|(name, value)| (name.into_owned(), value.into_owned()))
@@ -47,12 +49,18 @@ impl ArmRequest {
             method: parts.method,
             base: format!("https://{host}"),
             path,
+            kind: type_of(&segments, &lower),
             segments,
             lower,
             query,
             headers: parts.headers,
             body,
         }
+    }
+
+    /// What kind of thing the path is about: see [`type_of`].
+    pub(crate) fn kind(&self) -> &str {
+        &self.kind
     }
 
     /// A query parameter; its name in any case.

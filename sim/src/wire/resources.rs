@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use super::listing::page;
+use super::listing::{after, page};
 use super::lro::Announce;
 use super::reply::Reply;
 use super::router::Scope;
@@ -101,13 +101,13 @@ impl Scope<'_> {
     pub(super) fn groups(&mut self, subscription: &str) -> Result<Reply, ArmError> {
         let filter = Filter::parse(self.request.param("$filter"))?;
         let prefix = format!("/subscriptions/{subscription}/").to_lowercase();
+        let after = after(self.request);
         let groups = self
             .world
             .state
             .groups
-            .with_prefix(&prefix)
-            .filter(|(_, group)| filter.tags_match(&group.tags))
-            .map(|(key, group)| (key.clone(), group));
+            .with_prefix_after(&prefix, after.as_deref())
+            .filter(|(_, group)| filter.tags_match(&group.tags));
         Ok(page(self.request, groups, self.world.limits.page_size, group_document))
     }
 
@@ -155,14 +155,14 @@ impl Scope<'_> {
             }
             None => format!("/subscriptions/{subscription}/").to_lowercase(),
         };
-        let mut all: Vec<(String, &Common)> = self
+        let after = after(self.request);
+        let mut all: Vec<(&String, &Common)> = self
             .world
             .state
-            .all_common(&prefix)
+            .all_common(&prefix, after.as_deref())
             .filter(|(_, common)| filter.matches(common))
-            .map(|(key, common)| (key.clone(), common))
             .collect();
-        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all.sort_unstable_by_key(|(key, _)| *key);
         let expand = self.request.param("$expand").unwrap_or_default().to_lowercase();
         let render = |common: &Common| {
             let mut document = self.envelope(common);
@@ -264,7 +264,7 @@ impl Filter {
             self.value(name).is_none_or(|wanted| wanted.eq_ignore_ascii_case(actual))
         };
         self.tags_match(&common.tags)
-            && is("resourcetype", &common.id.kind.type_name())
+            && is("resourcetype", common.id.kind.type_name())
             && is("resourcegroup", &common.id.group)
             && is("name", &common.id.name)
             && is("location", &common.location)

@@ -2,11 +2,12 @@
 
 use azdr_env::WallTime;
 use http::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::reply::Reply;
 use super::request::ArmRequest;
 use super::{sas, versions};
+use crate::content::Contents;
 use crate::signing::Signer;
 use crate::world::{ArmError, ArmId, Common, Injected, Intent, Kind, World};
 
@@ -16,7 +17,7 @@ pub(crate) struct Scope<'a> {
     pub(crate) request: &'a ArmRequest,
     pub(crate) injected: &'a Injected,
     pub(crate) signer: &'a Signer,
-    pub(crate) state_dir: &'a std::path::Path,
+    pub(crate) contents: &'a dyn Contents,
     pub(crate) now: WallTime,
     pub(crate) api_version: String,
 }
@@ -215,30 +216,14 @@ impl Scope<'_> {
 
     /// What every document has.
     pub(super) fn envelope(&self, common: &Common) -> Value {
-        let mut document = json!({
-            "name": common.id.name,
-            "id": common.id.to_string(),
-            "type": common.id.kind.type_name(),
-            "location": common.location,
-        });
+        let mut document = Map::new();
+        document.insert("name".into(), json!(common.id.name));
+        document.insert("id".into(), json!(common.id.to_string()));
+        document.insert("type".into(), json!(common.id.kind.type_name()));
+        document.insert("location".into(), json!(common.location));
         if !common.tags.is_empty() {
-            document["tags"] = json!(common.tags);
+            document.insert("tags".into(), json!(common.tags));
         }
-        document
-    }
-
-    /// The records of one kind.
-    pub(super) fn in_collection<'b, T>(
-        &self,
-        records: impl Iterator<Item = (&'b String, &'b T)>,
-        kind: Kind,
-    ) -> impl Iterator<Item = (String, &'b T)>
-    where
-        T: 'b,
-    {
-        let part = format!("/providers/{}/", kind.type_name()).to_lowercase();
-        records
-            .filter(move |(key, _)| key.contains(&part))
-            .map(|(key, record)| (key.clone(), record))
+        Value::Object(document)
     }
 }

@@ -4,9 +4,9 @@
 use bytes::Bytes;
 use http::Method;
 
-use super::reply::{Body, FileBody, Reply};
+use super::reply::{Body, ContentPart, Reply};
 use super::router::Scope;
-use crate::content;
+use crate::content::Contents;
 use crate::signing::Signer;
 use crate::world::Volume;
 
@@ -46,7 +46,6 @@ pub(super) fn read(scope: &Scope<'_>) -> Reply {
             "Server failed to authenticate the request. Make sure the value of Authorization header is formed correctly including the signature.",
         );
     };
-    let path = content::directory(scope.state_dir).join(file);
     let total = size + FOOTER;
     let described = |reply: Reply| {
         reply
@@ -56,9 +55,8 @@ pub(super) fn read(scope: &Scope<'_>) -> Reply {
             .header("etag", format!("\"0x{}\"", &unique_id.replace('-', "")[..15].to_uppercase()))
     };
     match (&request.method, request.param("comp")) {
-        (&Method::GET, Some("pagelist")) => {
-            described(page_list(&path, size)).header("x-ms-blob-content-length", total.to_string())
-        }
+        (&Method::GET, Some("pagelist")) => described(page_list(scope.contents, &file, size))
+            .header("x-ms-blob-content-length", total.to_string()),
         (&Method::HEAD, None) => {
             described(Reply::empty(200)).header("content-length", total.to_string())
         }
@@ -83,8 +81,8 @@ pub(super) fn read(scope: &Scope<'_>) -> Reply {
             let tail = footer(size);
             let from = usize::try_from(first.saturating_sub(size)).unwrap_or(0);
             let to = usize::try_from(stop.saturating_sub(size)).unwrap_or(0);
-            reply.body = Body::File(FileBody {
-                path,
+            reply.body = Body::Content(ContentPart {
+                name: file,
                 offset: first.min(size),
                 length: stop.min(size).saturating_sub(first),
                 then: tail.slice(from.min(to)..to),
@@ -106,11 +104,11 @@ fn parse_range(text: &str, total: u64) -> Option<(u64, u64)> {
 }
 
 /// `Get Page Ranges`: which parts hold data, in pages of 512 bytes.
-fn page_list(path: &std::path::Path, size: u64) -> Reply {
-    let ranges = match content::data_ranges(path) {
+fn page_list(contents: &dyn Contents, name: &str, size: u64) -> Reply {
+    let ranges = match contents.data_ranges(name) {
         Ok(ranges) => ranges,
         Err(error) => {
-            tracing::error!(path = %path.display(), %error, "cannot read a content");
+            tracing::error!(name, %error, "cannot read a content");
             return refused(500, "InternalError", "The server encountered an internal error.");
         }
     };

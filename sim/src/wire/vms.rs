@@ -3,12 +3,12 @@
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use super::listing::page;
+use super::listing::{after, page};
 use super::lro::Announce;
 use super::reply::Reply;
 use super::router::Scope;
 use super::times::azure_time;
-use crate::world::{Accepted, ArmError, ArmId, Attachment, Kind, Power, PowerAction, Vm, gib};
+use crate::world::{Accepted, ArmError, ArmId, Attachment, Power, PowerAction, Vm, gib};
 
 impl Scope<'_> {
     /// GET, PUT, PATCH, DELETE of one VM.
@@ -78,7 +78,8 @@ impl Scope<'_> {
         let status_only = self.request.param("statusOnly").unwrap_or_default();
         let view =
             expand.eq_ignore_ascii_case("instanceView") || status_only.eq_ignore_ascii_case("true");
-        let vms = self.in_collection(self.world.state.vms.with_prefix(prefix), Kind::Vm);
+        let after = after(self.request);
+        let vms = self.world.state.vms.with_prefix_after(prefix, after.as_deref());
         page(self.request, vms, self.world.limits.page_size, |vm| self.vm(vm, view))
     }
 

@@ -62,7 +62,11 @@ impl World {
         if injected.fail_operation.is_none()
             && let Some(volume) = self.volume_mut(id)
         {
-            volume.grant = Some(grant);
+            let name = grant.id.clone();
+            if let Some(expired) = volume.grant.replace(grant) {
+                self.state.grants.remove(&expired.id);
+            }
+            self.state.grants.insert(name, id.clone());
         }
         Ok(Accepted { operation: Some(operation), created: false, joined: false })
     }
@@ -82,9 +86,9 @@ impl World {
         let operation =
             self.begin_disk(id, &location, Effect::None, Output::None, Vec::new(), injected, now);
         if injected.fail_operation.is_none()
-            && let Some(volume) = self.volume_mut(id)
+            && let Some(ended) = self.volume_mut(id).and_then(|volume| volume.grant.take())
         {
-            volume.grant = None;
+            self.state.grants.remove(&ended.id);
         }
         Ok(Accepted { operation: Some(operation), created: false, joined: false })
     }
@@ -138,13 +142,9 @@ impl World {
 
     /// The file and size behind an active grant.
     pub fn granted(&self, unique_id: &str, grant: &str, now: WallTime) -> Option<(String, u64)> {
-        let matches = |volume: &&Volume| {
-            volume.unique_id == unique_id && volume.active_grant(now).is_some_and(|g| g.id == grant)
-        };
-        let disks = self.state.disks.iter().map(|(_, disk)| &disk.volume);
-        disks
-            .chain(self.state.snapshots.iter().map(|(_, snapshot)| &snapshot.volume))
-            .find(matches)
-            .map(|volume| (volume.file(), volume.size_bytes))
+        let volume = self.volume(self.state.grants.get(grant)?)?;
+        let matches = volume.unique_id == unique_id
+            && volume.active_grant(now).is_some_and(|active| active.id == grant);
+        matches.then(|| (volume.file(), volume.size_bytes))
     }
 }

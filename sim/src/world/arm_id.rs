@@ -57,8 +57,16 @@ impl Kind {
     }
 
     /// The full type name.
-    pub fn type_name(self) -> String {
-        format!("{}/{}", self.namespace(), self.collection())
+    pub fn type_name(self) -> &'static str {
+        match self {
+            Self::Disk => "Microsoft.Compute/disks",
+            Self::Snapshot => "Microsoft.Compute/snapshots",
+            Self::Vm => "Microsoft.Compute/virtualMachines",
+            Self::Nic => "Microsoft.Network/networkInterfaces",
+            Self::VirtualNetwork => "Microsoft.Network/virtualNetworks",
+            Self::SecurityGroup => "Microsoft.Network/networkSecurityGroups",
+            Self::PublicIp => "Microsoft.Network/publicIPAddresses",
+        }
     }
 
     /// The kind of this type name, in any case.
@@ -108,7 +116,7 @@ impl ArmId {
 
     /// Lower case: what ids are compared and found by.
     pub fn key(&self) -> String {
-        self.to_string().to_lowercase()
+        lower_case(self.to_string())
     }
 
     /// The same id with its resource group in capitals, as the compute provider likes to answer.
@@ -118,12 +126,25 @@ impl ArmId {
 
     /// What all keys of this kind in this group begin with.
     pub fn prefix(subscription: &str, group: &str, kind: Kind) -> String {
-        format!(
+        lower_case(format!(
             "/subscriptions/{subscription}/resourcegroups/{group}/providers/{}/",
             kind.type_name()
-        )
-        .to_lowercase()
+        ))
     }
+}
+
+/// In lower case, without a copy where ASCII suffices.
+fn lower_case(mut text: String) -> String {
+    if !text.is_ascii() {
+        return text.to_lowercase();
+    }
+    text.make_ascii_lowercase();
+    text
+}
+
+/// Whether two parts of an id are the same but for case.
+fn same(a: &str, b: &str) -> bool {
+    a.eq_ignore_ascii_case(b) || (!a.is_ascii() && a.to_lowercase() == b.to_lowercase())
 }
 
 impl fmt::Display for ArmId {
@@ -141,7 +162,10 @@ impl fmt::Display for ArmId {
 
 impl PartialEq for ArmId {
     fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
+        self.kind == other.kind
+            && same(&self.name, &other.name)
+            && same(&self.group, &other.group)
+            && same(&self.subscription, &other.subscription)
     }
 }
 

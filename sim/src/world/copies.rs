@@ -172,15 +172,16 @@ impl World {
             .cloned()
             .collect();
         for key in broken {
-            self.state.copying.remove(&key);
             let Some(copy) = self.state.snapshots.get_mut(&key) else { continue };
             let Some(progress) = &mut copy.progress else { continue };
+            let before = progress.clone();
             let reached = progress.percent(at);
             progress.error = Some((
                 reached,
                 "CopySourceNotFound".into(),
                 "The source snapshot of the copy was not found.".into(),
             ));
+            self.state.unindex_copy(&key, Some(&before));
         }
     }
 }

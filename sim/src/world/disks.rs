@@ -344,6 +344,7 @@ impl World {
         match id.kind {
             Kind::Disk => {
                 if let Some(disk) = self.state.disks.remove(&id.key()) {
+                    self.state.forget_grant(&disk.volume);
                     self.state.garbage.push(disk.volume.file());
                 }
             }

@@ -157,7 +157,7 @@ impl World {
         }
         let prefix = format!("{key}/");
         let ids: Vec<ArmId> =
-            self.state.all_common(&prefix).map(|(_, common)| common.id.clone()).collect();
+            self.state.all_common(&prefix, None).map(|(_, common)| common.id.clone()).collect();
         let (vms, others): (Vec<_>, Vec<_>) =
             ids.into_iter().partition(|id| id.kind == super::Kind::Vm);
         for id in vms.iter().chain(&others) {

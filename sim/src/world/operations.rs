@@ -116,6 +116,13 @@ pub enum Work {
     Restart(String),
 }
 
+impl Work {
+    /// It changes contents and touches no machine (a capture reads what a machine writes).
+    pub fn is_on_contents(&self) -> bool {
+        !matches!(self, Self::Start(_) | Self::PowerOff(_) | Self::Restart(_))
+    }
+}
+
 /// How an operation ended.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Outcome {
@@ -155,6 +162,17 @@ pub struct Operation {
 }
 
 impl Operation {
+    /// The resource that it changes.
+    pub fn target(&self) -> Option<&ArmId> {
+        match &self.effect {
+            Effect::Ready(id) | Effect::Create(id) | Effect::Delete(id) | Effect::VmDelete(id) => {
+                Some(id)
+            }
+            Effect::Power { vm, .. } => Some(vm),
+            Effect::None | Effect::GroupDelete { .. } => None,
+        }
+    }
+
     /// The VM whose machine the operation works on: such work is done one after the other.
     pub fn vm(&self) -> Option<&ArmId> {
         match &self.effect {
@@ -197,7 +215,7 @@ impl World {
             outcome: None,
         };
         let id = operation.id.clone();
-        self.state.pending.insert((operation.due, id.clone()));
+        self.state.index_pending(&operation);
         self.state.operations.insert(id.clone(), operation);
         id
     }
@@ -228,22 +246,20 @@ impl World {
             .cloned()
             .collect();
         for entry in due {
-            self.state.pending.remove(&entry);
+            self.state.unindex_pending(&entry);
             self.end(&entry.1, entry.0);
         }
         let keep = Duration::from_secs(self.limits.operation_record_secs);
-        while let Some(oldest) = self.state.ended.first().cloned()
-            && oldest.0.plus(keep) < now
-        {
-            self.state.ended.remove(&oldest);
-            self.state.operations.remove(&oldest.1);
+        while self.state.ended.first().is_some_and(|(at, _)| at.plus(keep) < now) {
+            if let Some((_, id)) = self.state.ended.pop_first() {
+                self.state.operations.remove(&id);
+            }
         }
-        let snapshots = &self.state.snapshots;
-        self.state.copying.retain(|key| {
-            snapshots.get(key).is_some_and(|s| {
-                s.percent(now) < 100.0 && s.progress.as_ref().is_some_and(|p| p.error.is_none())
-            })
-        });
+        while let Some((_, key)) = self.state.copy_ends.first().filter(|(end, _)| *end <= now) {
+            let key = key.clone();
+            self.state.copying.remove(&key);
+            self.state.copy_ends.pop_first();
+        }
     }
 
     fn end(&mut self, id: &str, at: WallTime) {
@@ -289,7 +305,7 @@ impl World {
     /// Ends the VM's unfinished operations as overtaken by a newer one, without their effect.
     pub(super) fn preempt(&mut self, vm: &ArmId, now: WallTime) {
         for (due, id) in self.pending_on(vm) {
-            self.state.pending.remove(&(due, id.clone()));
+            self.state.unindex_pending(&(due, id.clone()));
             self.state.ended.insert((now, id.clone()));
             let Some(record) = self.state.operations.get_mut(&id) else { continue };
             record.work_done = true;
@@ -306,15 +322,20 @@ impl World {
 
     /// The unfinished operation that creates this disk or snapshot.
     pub(super) fn creating(&self, id: &ArmId) -> Option<String> {
-        let creates = |operation: &Operation| matches!(&operation.effect, Effect::Create(target) if target == id);
-        let mut pending = self.state.pending.iter().map(|(_, id)| id);
-        pending.find(|id| self.state.operations.get(id).is_some_and(creates)).cloned()
+        let mut pending = self.state.pending_on.get(&id.key())?.iter().map(|(_, id)| id);
+        pending
+            .find(|id| {
+                let operation = self.state.operations.get(id);
+                operation.is_some_and(|o| matches!(o.effect, Effect::Create(_)))
+            })
+            .cloned()
     }
 
     /// The VM's unfinished operations.
     pub(super) fn pending_on(&self, vm: &ArmId) -> Vec<(WallTime, String)> {
-        let is_on = |id: &String| self.state.operations.get(id).and_then(|o| o.vm()) == Some(vm);
-        self.state.pending.iter().filter(|(_, id)| is_on(id)).cloned().collect()
+        let is_work = |id: &String| self.state.operations.get(id).is_some_and(|o| o.vm().is_some());
+        let pending = self.state.pending_on.get(&vm.key()).into_iter().flatten();
+        pending.filter(|(_, id)| is_work(id)).cloned().collect()
     }
 
     fn provisioned(&mut self, id: &ArmId, word: &str) {

@@ -116,7 +116,6 @@ impl World {
             injected,
             now,
         );
-        let copying = source.progress.is_some() && injected.fail_operation.is_none();
         let snapshot = Snapshot {
             common: self.common(id.clone(), location, tags, now),
             volume,
@@ -126,10 +125,10 @@ impl World {
             source_created: source.source_created,
             progress: source.progress,
         };
-        if copying {
-            self.state.copying.insert(id.key());
-        }
         self.state.index_snapshot(&id.key(), &snapshot);
+        if injected.fail_operation.is_some() {
+            self.state.unindex_copy(&id.key(), snapshot.progress.as_ref());
+        }
         self.state.snapshots.insert(id.key(), snapshot);
         Ok(Accepted { operation: Some(operation), created: true, joined: false })
     }
@@ -186,30 +185,35 @@ impl World {
 
     fn check_snapshot_quotas(&self, disk: &Volume, now: WallTime) -> Result<(), ArmError> {
         let none = std::collections::BTreeSet::new();
-        let keys = self.state.snapshots_of.get(&disk.unique_id).unwrap_or(&none);
-        let alive = keys
-            .iter()
-            .filter_map(|key| self.state.snapshots.get(key))
-            .filter(|snapshot| snapshot.incremental);
-        let (mut count, mut recent, mut pending) = (0, 0, 0);
-        for snapshot in alive {
-            count += 1;
-            recent += usize::from(now.since(snapshot.common.created) < Duration::from_secs(300));
-            pending += usize::from(snapshot.percent(now) < 100.0);
-        }
+        let alive = self.state.snapshots_of.get(&disk.unique_id).unwrap_or(&none);
+        let count = alive.len();
+        let pending = if disk.is_background_copied() {
+            let snapshots = alive.iter().filter_map(|(_, key)| self.state.snapshots.get(key));
+            snapshots.filter(|snapshot| snapshot.percent(now) < 100.0).count()
+        } else {
+            0
+        };
         if count >= self.limits.snapshots_per_disk {
             return Err(ArmError::not_allowed(format!(
                 "The maximum number of incremental snapshots of a disk, {}, has been reached.",
                 self.limits.snapshots_per_disk
             )));
         }
-        if self.limits.snapshots_per_disk_in_5_minutes.is_some_and(|limit| recent >= limit) {
-            return Err(ArmError::not_allowed(format!(
-                "{recent} incremental snapshots of this disk were created within five minutes, which \
-                 is the maximum.",
-            )));
+        if let Some(limit) = self.limits.snapshots_per_disk_in_5_minutes {
+            let recent = alive
+                .iter()
+                .rev()
+                .take_while(|(created, _)| now.since(*created) < Duration::from_secs(300))
+                .take(limit)
+                .count();
+            if recent >= limit {
+                return Err(ArmError::not_allowed(format!(
+                    "{recent} incremental snapshots of this disk were created within five minutes, \
+                     which is the maximum.",
+                )));
+            }
         }
-        if disk.is_background_copied() && pending >= 3 {
+        if pending >= 3 {
             return Err(ArmError::not_allowed("Three snapshots of this disk are pending already."));
         }
         Ok(())
@@ -290,8 +294,8 @@ impl World {
     pub(super) fn remove_snapshot(&mut self, id: &ArmId, at: WallTime) {
         let Some(snapshot) = self.state.snapshots.remove(&id.key()) else { return };
         self.break_copies_of(id, at);
-        self.state.copying.remove(&id.key());
         self.state.unindex_snapshot(&id.key(), &snapshot);
+        self.state.forget_grant(&snapshot.volume);
         self.state.garbage.push(snapshot.volume.file());
     }
 }

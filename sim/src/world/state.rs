@@ -110,6 +110,11 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The unique id of what it counts as a snapshot of.
+    pub(super) fn counted_source(&self) -> Option<&String> {
+        self.volume.creation.source_unique_id.as_ref().filter(|_| self.incremental)
+    }
+
     /// How much of the content has arrived, in percent; 100 when nothing needed to.
     pub fn percent(&self, now: WallTime) -> f64 {
         self.progress.as_ref().map_or(100.0, |progress| progress.percent(now))
@@ -258,12 +263,18 @@ pub struct State {
     pub numbers: Table<i64>,
     /// Derived: keys of snapshots whose background copy may still run.
     pub(super) copying: BTreeSet<String>,
-    /// Derived: snapshots by their source's unique id.
-    pub(super) snapshots_of: BTreeMap<String, BTreeSet<String>>,
+    /// Derived: when those copies end by themselves (a stalled one does not).
+    pub(super) copy_ends: BTreeSet<(WallTime, String)>,
+    /// Derived: incremental snapshots by their source's unique id, in order of creation.
+    pub(super) snapshots_of: BTreeMap<String, BTreeSet<(WallTime, String)>>,
     /// Derived: `CopyStart` copies by the chain that they continue.
     pub(super) copies_of: BTreeMap<String, BTreeSet<String>>,
     /// Derived: operations that have not ended, by due time.
     pub(super) pending: BTreeSet<(WallTime, String)>,
+    /// Derived: the same by the key of the resource that they change.
+    pub(super) pending_on: BTreeMap<String, BTreeSet<(WallTime, String)>>,
+    /// Derived: what each grant of read access is for.
+    pub(super) grants: BTreeMap<String, ArmId>,
     /// Derived: operations that have ended, by when.
     pub(super) ended: BTreeSet<(WallTime, String)>,
     /// Content files that nothing refers to any more.
@@ -284,9 +295,12 @@ impl State {
             operations: Table::new("operations"),
             numbers: Table::new("numbers"),
             copying: BTreeSet::new(),
+            copy_ends: BTreeSet::new(),
             snapshots_of: BTreeMap::new(),
             copies_of: BTreeMap::new(),
             pending: BTreeSet::new(),
+            pending_on: BTreeMap::new(),
+            grants: BTreeMap::new(),
             ended: BTreeSet::new(),
             garbage: Vec::new(),
         }
@@ -335,54 +349,95 @@ impl State {
         self.drain_changes()
     }
 
-    /// Rebuilds what follows from the tables, after loading them.
+    /// From now on no change is noted: [`drain_changes`](Self::drain_changes) finds nothing.
+    pub fn forget_changes(&mut self) {
+        self.groups.forget_changes();
+        self.disks.forget_changes();
+        self.snapshots.forget_changes();
+        self.vms.forget_changes();
+        self.networks.forget_changes();
+        self.locks.forget_changes();
+        self.operations.forget_changes();
+        self.numbers.forget_changes();
+    }
+
+    /// Builds what follows from the tables, after loading them.
     pub fn derive(&mut self) {
-        self.copying = self
-            .snapshots
-            .iter()
-            .filter(|(_, snapshot)| snapshot.progress.as_ref().is_some_and(|p| p.error.is_none()))
-            .map(|(key, _)| key.clone())
-            .collect();
-        let entries: Vec<_> = self
-            .snapshots
-            .iter()
-            .flat_map(|(key, snapshot)| {
-                index_entries(snapshot).map(|(of, id)| (of, id, key.clone()))
-            })
-            .collect();
-        for (of, id, key) in entries {
-            self.index(of).entry(id).or_default().insert(key);
+        let snapshots: Vec<(String, Snapshot)> =
+            self.snapshots.iter().map(|(key, snapshot)| (key.clone(), snapshot.clone())).collect();
+        for (key, snapshot) in &snapshots {
+            self.index_snapshot(key, snapshot);
         }
-        for (id, operation) in self.operations.iter() {
+        let disks = self.disks.iter().map(|(_, d)| (&d.volume, &d.common.id));
+        let snapshots = self.snapshots.iter().map(|(_, s)| (&s.volume, &s.common.id));
+        self.grants = disks
+            .chain(snapshots)
+            .filter_map(|(volume, id)| Some((volume.grant.as_ref()?.id.clone(), id.clone())))
+            .collect();
+        let operations: Vec<Operation> = self.operations.iter().map(|(_, o)| o.clone()).collect();
+        for operation in operations {
             match &operation.outcome {
-                None => self.pending.insert((operation.due, id.clone())),
-                Some(outcome) => self.ended.insert((outcome.at, id.clone())),
-            };
-        }
-    }
-
-    pub(super) fn index_snapshot(&mut self, key: &str, snapshot: &Snapshot) {
-        for (of, id) in index_entries(snapshot) {
-            self.index(of).entry(id).or_default().insert(key.to_owned());
-        }
-    }
-
-    pub(super) fn unindex_snapshot(&mut self, key: &str, snapshot: &Snapshot) {
-        for (of, id) in index_entries(snapshot) {
-            let index = self.index(of);
-            if let Some(keys) = index.get_mut(&id) {
-                keys.remove(key);
-                if keys.is_empty() {
-                    index.remove(&id);
+                None => self.index_pending(&operation),
+                Some(outcome) => {
+                    self.ended.insert((outcome.at, operation.id.clone()));
                 }
             }
         }
     }
 
-    fn index(&mut self, of: Index) -> &mut BTreeMap<String, BTreeSet<String>> {
-        match of {
-            Index::Source => &mut self.snapshots_of,
-            Index::Chain => &mut self.copies_of,
+    pub(super) fn index_pending(&mut self, operation: &Operation) {
+        let entry = (operation.due, operation.id.clone());
+        if let Some(target) = operation.target() {
+            self.pending_on.entry(target.key()).or_default().insert(entry.clone());
+        }
+        self.pending.insert(entry);
+    }
+
+    pub(super) fn unindex_pending(&mut self, entry: &(WallTime, String)) {
+        self.pending.remove(entry);
+        let operation = self.operations.get(&entry.1);
+        let Some(key) = operation.and_then(Operation::target).map(ArmId::key) else { return };
+        remove_from(&mut self.pending_on, &key, entry);
+    }
+
+    pub(super) fn index_snapshot(&mut self, key: &str, snapshot: &Snapshot) {
+        let created = (snapshot.common.created, key.to_owned());
+        if let Some(source) = snapshot.counted_source() {
+            self.snapshots_of.entry(source.clone()).or_default().insert(created);
+        }
+        if let Some(chain) = &snapshot.copied_family {
+            self.copies_of.entry(chain.clone()).or_default().insert(key.to_owned());
+        }
+        if let Some(progress) = snapshot.progress.as_ref().filter(|p| p.error.is_none()) {
+            self.copying.insert(key.to_owned());
+            if let Some(end) = progress.ends() {
+                self.copy_ends.insert((end, key.to_owned()));
+            }
+        }
+    }
+
+    pub(super) fn unindex_snapshot(&mut self, key: &str, snapshot: &Snapshot) {
+        let created = (snapshot.common.created, key.to_owned());
+        if let Some(source) = snapshot.counted_source() {
+            remove_from(&mut self.snapshots_of, source, &created);
+        }
+        if let Some(chain) = &snapshot.copied_family {
+            remove_from(&mut self.copies_of, chain, &created.1);
+        }
+        self.unindex_copy(key, snapshot.progress.as_ref());
+    }
+
+    pub(super) fn forget_grant(&mut self, volume: &Volume) {
+        if let Some(grant) = &volume.grant {
+            self.grants.remove(&grant.id);
+        }
+    }
+
+    /// The background copy is over.
+    pub(super) fn unindex_copy(&mut self, key: &str, progress: Option<&Progress>) {
+        self.copying.remove(key);
+        if let Some(end) = progress.and_then(Progress::ends) {
+            self.copy_ends.remove(&(end, key.to_owned()));
         }
     }
 
@@ -426,30 +481,30 @@ impl State {
         }
     }
 
-    /// What every resource in the subscription has (in the group, if one is named), in key order.
+    /// What every resource in the subscription has (in the group, if one is named), kind by kind, in
+    /// key order after `after`.
     pub fn all_common<'a>(
         &'a self,
         prefix: &'a str,
+        after: Option<&str>,
     ) -> impl Iterator<Item = (&'a String, &'a Common)> {
-        let disks = self.disks.with_prefix(prefix).map(|(key, disk)| (key, &disk.common));
-        let snapshots = self.snapshots.with_prefix(prefix).map(|(key, s)| (key, &s.common));
-        let vms = self.vms.with_prefix(prefix).map(|(key, vm)| (key, &vm.common));
-        let networks = self.networks.with_prefix(prefix).map(|(key, n)| (key, &n.common));
+        let disks = self.disks.with_prefix_after(prefix, after).map(|(k, d)| (k, &d.common));
+        let snapshots =
+            self.snapshots.with_prefix_after(prefix, after).map(|(k, s)| (k, &s.common));
+        let vms = self.vms.with_prefix_after(prefix, after).map(|(k, vm)| (k, &vm.common));
+        let networks = self.networks.with_prefix_after(prefix, after).map(|(k, n)| (k, &n.common));
         disks.chain(snapshots).chain(vms).chain(networks)
     }
 }
 
-/// One of the derived indexes over snapshots.
-#[derive(Clone, Copy)]
-enum Index {
-    Source,
-    Chain,
-}
-
-fn index_entries(snapshot: &Snapshot) -> impl Iterator<Item = (Index, String)> {
-    let source = snapshot.volume.creation.source_unique_id.clone().map(|id| (Index::Source, id));
-    let chain = snapshot.copied_family.clone().map(|id| (Index::Chain, id));
-    source.into_iter().chain(chain)
+/// Removes an entry and, with the last one, its place.
+fn remove_from<T: Ord>(index: &mut BTreeMap<String, BTreeSet<T>>, key: &str, entry: &T) {
+    if let Some(entries) = index.get_mut(key) {
+        entries.remove(entry);
+        if entries.is_empty() {
+            index.remove(key);
+        }
+    }
 }
 
 /// A resource group's key.

@@ -1,6 +1,7 @@
 //! Tables that remember what was changed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -24,12 +25,13 @@ pub struct Table<T> {
     name: &'static str,
     records: BTreeMap<String, T>,
     dirty: BTreeSet<String>,
+    forgetful: bool,
 }
 
 impl<T: Serialize + DeserializeOwned> Table<T> {
     /// An empty table.
     pub fn new(name: &'static str) -> Self {
-        Self { name, records: BTreeMap::new(), dirty: BTreeSet::new() }
+        Self { name, records: BTreeMap::new(), dirty: BTreeSet::new(), forgetful: false }
     }
 
     /// The record at `key`.
@@ -40,21 +42,33 @@ impl<T: Serialize + DeserializeOwned> Table<T> {
     /// The record at `key`, to be changed.
     pub fn get_mut(&mut self, key: &str) -> Option<&mut T> {
         let record = self.records.get_mut(key)?;
-        self.dirty.insert(key.to_owned());
+        if !self.forgetful {
+            self.dirty.insert(key.to_owned());
+        }
         Some(record)
     }
 
     /// Writes a record.
     pub fn insert(&mut self, key: String, record: T) {
-        self.dirty.insert(key.clone());
+        if !self.forgetful {
+            self.dirty.insert(key.clone());
+        }
         self.records.insert(key, record);
     }
 
     /// Removes a record.
     pub fn remove(&mut self, key: &str) -> Option<T> {
         let record = self.records.remove(key)?;
-        self.dirty.insert(key.to_owned());
+        if !self.forgetful {
+            self.dirty.insert(key.to_owned());
+        }
         Some(record)
+    }
+
+    /// From now on no change is noted: there is no journal to write it to.
+    pub(super) fn forget_changes(&mut self) {
+        self.forgetful = true;
+        self.dirty.clear();
     }
 
     /// All records.
@@ -64,7 +78,22 @@ impl<T: Serialize + DeserializeOwned> Table<T> {
 
     /// The records whose key begins with `prefix`.
     pub fn with_prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a String, &'a T)> {
-        self.records.range(prefix.to_owned()..).take_while(move |(key, _)| key.starts_with(prefix))
+        self.with_prefix_after(prefix, None)
+    }
+
+    /// The records whose key begins with `prefix` and comes after `after`.
+    pub fn with_prefix_after<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&str>,
+    ) -> impl Iterator<Item = (&'a String, &'a T)> {
+        let from = match after.filter(|after| *after > prefix) {
+            Some(after) => Bound::Excluded(after),
+            None => Bound::Included(prefix),
+        };
+        self.records
+            .range::<str, _>((from, Bound::Unbounded))
+            .take_while(move |(key, _)| key.starts_with(prefix))
     }
 
     /// Takes a journalled change that belongs to this table; `false` if it belongs to another.

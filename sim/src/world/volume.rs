@@ -131,6 +131,12 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// When it ends by itself; `None`: never.
+    pub(super) fn ends(&self) -> Option<WallTime> {
+        let stalls = self.stall_at.is_some_and(|limit| limit < 100.0);
+        (!stalls).then(|| self.started.plus(Duration::from_millis(self.takes_ms)))
+    }
+
     /// Percentage done.
     pub fn percent(&self, now: WallTime) -> f64 {
         if let Some((reached, ..)) = &self.error {

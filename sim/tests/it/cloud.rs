@@ -104,11 +104,28 @@ impl Cloud {
         let description: WorldDescription = serde_json::from_value(world()).unwrap();
         azure_sim::init(&dir.path().join("state"), &description, dir.path(), &env).unwrap();
         let simulator = open(dir.path(), &env, &limits);
-        let mut cloud = Self { simulator, dir, env, limits, token: String::new() };
-        cloud.token = cloud.get_token().await;
+        Self::around(simulator, dir, env, limits).signed_in().await
+    }
+
+    /// A simulator that was opened elsewhere.
+    pub(crate) fn around(
+        simulator: Simulator,
+        dir: tempfile::TempDir,
+        env: Env,
+        limits: Limits,
+    ) -> Self {
+        Self { simulator, dir, env, limits, token: String::new() }
+    }
+
+    pub(crate) async fn signed_in(mut self) -> Self {
+        self.token = self.get_token().await;
         // Not in the instant in which the world was made.
         sleep(Duration::from_secs(60)).await;
-        cloud
+        self
+    }
+
+    pub(crate) fn authorization(&self) -> String {
+        format!("Bearer {}", self.token)
     }
 
     /// Forgets everything in memory, as a crash does, and opens the state again.

@@ -8,6 +8,8 @@ mod faults;
 mod groups;
 mod guests_qemu;
 mod guests_relay;
+mod guests_simulated;
+mod in_process;
 mod persistence;
 mod program;
 mod recordings;
