@@ -12,9 +12,11 @@
 
 mod agents;
 pub mod change;
+mod deletion_hold;
 mod error;
 mod items;
 mod journal;
+mod pins;
 mod points;
 mod progress;
 mod runs;
@@ -22,9 +24,11 @@ mod stamp;
 
 pub use agents::{AgentCertificate, CertificateScope, ExpectedInstance, OperatorRow};
 pub use change::CatalogueChange;
+pub use deletion_hold::DeletionHold;
 pub use error::StoreError;
 pub use items::{Item, ItemId, PolicyRow};
 pub use journal::{Event, JournalEntry};
+pub use pins::StalePins;
 pub use points::{DrillRow, PointRow, ProofRow, ReplicaRow, ReplicaState, SnapshotRow};
 pub use progress::Progress;
 pub use runs::{NewRun, RunId, RunRow, RunState};
