@@ -19,7 +19,7 @@ use azdr_proto::agent::agent_service_server::AgentServiceServer;
 use azdr_proto::agent::restored_service_server::RestoredServiceServer;
 use azdr_proto::enroll::enroll_service_server::EnrollServiceServer;
 use serde::Serialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
@@ -166,6 +166,7 @@ pub async fn run(
         env.clone(),
     );
     let advertised = config::Advertise::address;
+    let pins_changed = Arc::new(Notify::new());
     let admin = Admin {
         store: store.clone(),
         engine: engine.clone(),
@@ -175,6 +176,7 @@ pub async fn run(
         authority: authority.clone(),
         inventory: Inventory::default(),
         confirmations: Confirmations::default(),
+        pins_changed: pins_changed.clone(),
         stamp,
         enroll_address: advertised(&config.advertise.enroll, addresses.enroll),
         agent_address: advertised(&config.advertise.agent, addresses.agent),
@@ -225,6 +227,7 @@ pub async fn run(
     tracing::info!(?addresses, taken_up, "controller is ready");
     let reconciler = Reconciler { store: store.clone(), engine: engine.clone(), services, env };
     let tags = tokio::spawn(reconciler.clone().keep_tags(stop.clone()));
+    let pins = tokio::spawn(reconciler.clone().keep_pins(pins_changed, stop.clone()));
     let schedule = config
         .scheduler
         .enabled
@@ -241,8 +244,9 @@ pub async fn run(
     }
     tracing::info!("stopping");
     health.set_ready(false);
-    // Neither holds anything that a restart would miss.
+    // None holds anything that a restart would miss.
     tags.abort();
+    pins.abort();
     if let Some(schedule) = schedule {
         schedule.abort();
     }

@@ -108,7 +108,7 @@ pub(crate) fn recovery_points(m: &ListRecoveryPointsResponse) -> Value {
     json!({ "vm_resource_id": m.vm_resource_id, "points": list(&m.points, recovery_point) })
 }
 
-fn recovery_point(m: &RecoveryPoint) -> Value {
+pub(crate) fn recovery_point(m: &RecoveryPoint) -> Value {
     json!({
         "name": m.name,
         "vm_resource_id": m.vm_resource_id,
@@ -124,6 +124,18 @@ fn recovery_point(m: &RecoveryPoint) -> Value {
         "region": m.region,
         "consistency_reason": text(&m.consistency_reason),
         "frozen_ms": m.frozen_ms,
+        "pins": list(&m.pins, pin),
+        "deleting_job_id": (m.deleting_job_id != 0).then_some(m.deleting_job_id),
+    })
+}
+
+/// `until_at` is null for one that never ends.
+fn pin(m: &Pin) -> Value {
+    json!({
+        "owner": m.owner,
+        "since_at": time(m.since_unix_ms),
+        "until_at": time(m.until_unix_ms),
+        "reason": m.reason,
     })
 }
 
@@ -306,7 +318,7 @@ fn dr_test_result(m: &DrTestResult) -> Value {
 }
 
 fn prune_result(m: &PruneResult) -> Value {
-    json!({ "deleted": m.deleted, "kept": m.kept })
+    json!({ "deleted": m.deleted, "kept": m.kept, "held": text(&m.held) })
 }
 
 fn list<T>(items: &[T], one: impl Fn(&T) -> Value) -> Value {
@@ -363,6 +375,7 @@ mod tests {
             ("TierStatus", tier_status(&<_>::default())),
             ("ListRecoveryPointsResponse", recovery_points(&<_>::default())),
             ("RecoveryPoint", recovery_point(&<_>::default())),
+            ("Pin", pin(&<_>::default())),
             ("RecoveryPointDisk", recovery_point_disk(&<_>::default())),
             ("Replica", replica(&<_>::default())),
             ("ReplicationStatus", replication_status(&<_>::default())),
@@ -390,13 +403,13 @@ mod tests {
             keys.sort();
             assert_eq!(keys, fields, "{message}");
         }
-        // Nothing that the controller answers is missing. A RestorePlan is shown, and what comes of
-        // it is the job.
+        // Nothing that the controller answers is missing. A plan is shown, and what comes of it is the
+        // job.
         let unwritten: Vec<&String> = interface
             .keys()
             .filter(|name| !name.ends_with("Request"))
             .filter(|name| !written.iter().any(|(message, _)| message == name))
             .collect();
-        assert_eq!(unwritten, ["JobResult", "RestorePlan", "VmRef"]);
+        assert_eq!(unwritten, ["DeletionPlan", "JobResult", "RestorePlan", "VmRef"]);
     }
 }

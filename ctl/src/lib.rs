@@ -27,6 +27,7 @@ mod session;
 mod since;
 mod style;
 mod table;
+mod until;
 mod watch;
 
 use std::ffi::OsString;

@@ -194,6 +194,9 @@ fn prune(result: &PruneResult, style: Style) -> String {
     for point in &result.deleted {
         text.push_str(&format!("  {point}\n"));
     }
+    if !result.held.is_empty() {
+        text.push_str(&format!("  Held: {}\n", result.held));
+    }
     text
 }
 

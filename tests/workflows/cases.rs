@@ -23,10 +23,11 @@ pub(crate) enum Case {
     RestoreNewVm,
     DrTest,
     Prune,
+    DeletePoint,
 }
 
 impl Case {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Backup,
         Self::Replicate,
         Self::Verify,
@@ -34,6 +35,7 @@ impl Case {
         Self::RestoreNewVm,
         Self::DrTest,
         Self::Prune,
+        Self::DeletePoint,
     ];
 
     pub(crate) fn workflow(self) -> &'static str {
@@ -44,7 +46,7 @@ impl Case {
             Self::RestoreInPlace => restore_in_place::RUN.0,
             Self::RestoreNewVm => restore_new_vm::RUN.0,
             Self::DrTest => dr_test::RUN.0,
-            Self::Prune => prune::RUN.0,
+            Self::Prune | Self::DeletePoint => prune::RUN.0,
         }
     }
 
@@ -100,7 +102,15 @@ impl Case {
                 // The policy now wants one of the three.
                 let change = PolicyChange { daily: Some(1), ..PolicyChange::default() };
                 bench.protect(life, change).await;
-                let input = prune::Input { item: item.id, vm: db() };
+                let input = prune::Input::by_policy(item.id, db());
+                workflows::new_run(prune::RUN, &input, item.id, "test")
+            }
+            Self::DeletePoint => {
+                let point = take(life, &item).await;
+                tokio::time::advance(Duration::from_secs(86_400)).await;
+                take(life, &item).await;
+                let chosen = Some(prune::Chosen { point, region: None });
+                let input = prune::Input { item: item.id, vm: db(), chosen };
                 workflows::new_run(prune::RUN, &input, item.id, "test")
             }
         }

@@ -230,7 +230,7 @@ async fn a_lease_keeps_its_point_from_being_pruned() {
     let run = workflows::new_run(workflows::verify::RUN, &input, item.id, "test");
     life.engine.submit(run).await.unwrap();
     azdr_env::sleep(std::time::Duration::from_secs(2)).await;
-    let input = prune::Input { item: item.id, vm: db() };
+    let input = prune::Input::by_policy(item.id, db());
     let run = workflows::new_run(prune::RUN, &input, item.id, "test");
     let id = life.engine.submit(run).await.unwrap();
     assert_eq!(life.ended(id).await.state, RunState::Succeeded);

@@ -162,6 +162,7 @@ properties! {
     restore_new_vm: Case::RestoreNewVm;
     dr_test: Case::DrTest;
     prune: Case::Prune;
+    delete_point: Case::DeletePoint;
 }
 
 #[tokio::test(start_paused = true)]

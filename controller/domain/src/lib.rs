@@ -15,7 +15,8 @@
 //! 4. [`consistency`]: what the capture achieved, from causal evidence alone (invariant I4).
 //! 5. [`recovery_point`] and [`vm_description`]: the point's names, its proof, and what it needs to
 //!    remember of the VM to rebuild it.
-//! 6. [`retention`]: which points are kept and why, which may go (invariants I1 and I2).
+//! 6. [`retention`]: which points are kept and why, which may go (invariants I1 and I2), and [`pin`]:
+//!    a person's hold.
 //!
 //! This crate must not know of Azure's API, of the catalogue or of agents.
 
@@ -23,6 +24,7 @@ pub mod arm_id;
 pub mod consistency;
 pub mod name;
 pub mod period;
+pub mod pin;
 pub mod policy;
 pub mod policy_tag;
 pub mod recovery_point;
@@ -36,6 +38,7 @@ pub use arm_id::{ArmId, ArmIdError, RESOURCE_GROUP_TYPE};
 pub use consistency::{CaptureEvidence, Consistency, FreezeEvidence, PutEvidence, ThawAttestation};
 pub use name::{NameError, NameKind, ResourceName};
 pub use period::Period;
+pub use pin::{PIN_TAG, Pin};
 pub use policy::{
     ConsistencyDemand, Policy, PolicyChange, PolicyError, Retention, Schedule, TimeOfDay, ZoneName,
 };

@@ -69,6 +69,8 @@ pub struct Hold {
     pub kind: HoldKind,
     /// When a pin or lock lapses, if it does; without meaning for a lease.
     pub until: Option<WallTime>,
+    /// Why a person wants it; empty for a lease.
+    pub reason: String,
 }
 
 /// What copying needs a point's snapshots for.
@@ -116,6 +118,10 @@ pub enum KeepReason {
         kind: HoldKind,
         /// Who.
         owner: String,
+        /// Until when, if it lapses; never for a lease.
+        until: Option<WallTime>,
+        /// Why; empty for a lease.
+        reason: String,
     },
     /// Copies need it.
     Lineage(LineageNeed),
@@ -206,6 +212,31 @@ pub fn plan(
         plan.delete.extend(deletable.into_iter().rev());
     }
     plan
+}
+
+/// Why nobody may delete this point in this region, not even on purpose: holds, copies, and that it
+/// is the newest restorable or the newest proved one of the region (I1, I2). Empty when a person may.
+pub fn protection(
+    point: &PointName,
+    region: &Region,
+    points: &[PointFacts],
+    holds: &[Hold],
+    lineage: &[LineageFact],
+    now: WallTime,
+) -> Vec<KeepReason> {
+    // What slots want is the policy's wish, which a person may overrule.
+    let plan = plan(Some(&Policy::default()), points, holds, lineage, now);
+    let kept = plan.keep.into_iter().find(|k| k.point == *point && k.region == *region);
+    let binding = |reason: &KeepReason| {
+        matches!(
+            reason,
+            KeepReason::Held { .. }
+                | KeepReason::Lineage(_)
+                | KeepReason::NewestRestorable
+                | KeepReason::NewestProved(_)
+        )
+    };
+    kept.into_iter().flat_map(|k| k.reasons).filter(binding).collect()
 }
 
 /// What the policy, and invariant I1, want of one region's points.
@@ -317,7 +348,12 @@ fn holding(holds: &[Hold], point: &PointFacts, now: WallTime) -> Vec<KeepReason>
         hold.point == point.name
             && (hold.kind == HoldKind::Lease || hold.until.is_none_or(|until| until > now))
     };
-    let reason = |hold: &Hold| KeepReason::Held { kind: hold.kind, owner: hold.owner.clone() };
+    let reason = |hold: &Hold| KeepReason::Held {
+        kind: hold.kind,
+        owner: hold.owner.clone(),
+        until: hold.until.filter(|_| hold.kind != HoldKind::Lease),
+        reason: hold.reason.clone(),
+    };
     holds.iter().filter(lasts).map(reason).collect()
 }
 
@@ -359,9 +395,19 @@ impl fmt::Display for KeepReason {
             }
             Self::NewestRestorable => f.write_str("newest restorable point of the region"),
             Self::NewestProved(level) => write!(f, "newest proved point of the region ({level})"),
-            Self::Held { kind: HoldKind::Lease, owner } => write!(f, "leased by {owner}"),
-            Self::Held { kind: HoldKind::Pin, owner } => write!(f, "pinned by {owner}"),
-            Self::Held { kind: HoldKind::Lock, owner } => write!(f, "locked by {owner}"),
+            Self::Held { kind, owner, until, reason } => {
+                let how = match kind {
+                    HoldKind::Lease => return write!(f, "leased by {owner} until it ends"),
+                    HoldKind::Pin => "pinned",
+                    HoldKind::Lock => "locked",
+                };
+                write!(f, "{how} by {owner} ")?;
+                match until {
+                    Some(until) => write!(f, "until {until}")?,
+                    None => f.write_str("for ever")?,
+                }
+                if reason.is_empty() { Ok(()) } else { write!(f, ": {reason}") }
+            }
             Self::Lineage(LineageNeed::CopySource) => f.write_str("being copied"),
             Self::Lineage(LineageNeed::CopyTarget) => f.write_str("copy still arriving"),
             Self::Lineage(LineageNeed::DeltaBase) => f.write_str("base of the next copy"),

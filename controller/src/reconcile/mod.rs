@@ -1,6 +1,7 @@
 //! Idempotent loops that compare what should be with what is, and start runs. They take no input,
 //! repair nothing themselves, and may be stopped at any line.
 
+mod pins;
 mod schedule;
 mod tags;
 
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use azdr_env::Env;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::store::Store;
@@ -16,6 +18,9 @@ use crate::workflows::Services;
 
 /// How often policy tags are looked at that could not be written: Azure's "no" rarely passes quickly.
 const TAGS_EVERY: Duration = Duration::from_secs(15 * 60);
+
+/// How often tags of pins are looked at that could not be written.
+const PINS_EVERY: Duration = Duration::from_secs(5 * 60);
 
 /// What the loops use.
 #[derive(Clone)]
@@ -40,6 +45,20 @@ impl Reconciler {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = azdr_env::sleep(tick) => {}
+            }
+        }
+    }
+
+    /// Writes the tags of pins when they change and where they could not be written, until `stop`.
+    pub async fn keep_pins(self, changed: Arc<Notify>, stop: CancellationToken) {
+        loop {
+            if let Err(e) = self.mirror_pins().await {
+                tracing::error!(error = %e, cause = ?e, "changed pins could not be looked up");
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = changed.notified() => {}
+                () = azdr_env::sleep(PINS_EVERY) => {}
             }
         }
     }

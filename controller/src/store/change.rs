@@ -94,7 +94,8 @@ pub enum CatalogueChange {
         /// The point's name.
         name: PointName,
     },
-    /// A point is about to be pruned: no lease can be taken on it any more. Refused while one is held.
+    /// A point is about to be deleted: no lease can be taken on it and no pin set any more. Refused
+    /// while it is leased or pinned.
     ClaimForPruning {
         /// Whose.
         item: ItemId,
@@ -202,7 +203,7 @@ pub(super) fn apply(
     use CatalogueChange as Change;
     match change {
         Change::AddPoint(point) => add_point(c, run, point),
-        Change::RemovePoint { item, name } => remove_point(c, *item, name),
+        Change::RemovePoint { item, name } => remove_point(c, *item, name, now),
         Change::SetReplica { item, name, region, state, snapshots, error } => {
             let point = point_id(c, *item, name)?;
             c.execute(
@@ -222,7 +223,9 @@ pub(super) fn apply(
                     error,
                 ),
             )?;
-            snapshots.iter().try_for_each(|s| add_snapshot(c, point, region, s))
+            snapshots.iter().try_for_each(|s| add_snapshot(c, point, region, s))?;
+            // A new copy does not show the point's pins yet.
+            super::pins::changed_if_any(c, point)
         }
         Change::RemoveReplica { item, name, region } => {
             let point = point_id(c, *item, name)?;
@@ -261,7 +264,7 @@ pub(super) fn apply(
             let claimed: Option<i64> =
                 c.query_row("SELECT pruned_by FROM point WHERE id = ?1", [point], |r| r.get(0))?;
             if let Some(run) = claimed {
-                let message = format!("{name} is being pruned by job {run}");
+                let message = format!("{name} is being deleted by job {run}");
                 return Err(StoreError::Refused(message));
             }
             c.execute(
@@ -272,6 +275,7 @@ pub(super) fn apply(
         }
         Change::ClaimForPruning { item, name } => {
             refuse_if_leased(c, *item, name)?;
+            super::pins::refuse_if_pinned(c, *item, name, now)?;
             let point = point_id(c, *item, name)?;
             c.execute("UPDATE point SET pruned_by = ?2 WHERE id = ?1", (point, run.0))?;
             Ok(())
@@ -365,8 +369,15 @@ fn add_snapshot(
     Ok(())
 }
 
-fn remove_point(c: &Connection, item: ItemId, name: &PointName) -> Result<(), StoreError> {
+fn remove_point(
+    c: &Connection,
+    item: ItemId,
+    name: &PointName,
+    now: WallTime,
+) -> Result<(), StoreError> {
     refuse_if_leased(c, item, name)?;
+    super::pins::refuse_if_pinned(c, item, name, now)?;
+    super::pins::remove_lapsed(c, item, name)?;
     c.execute("DELETE FROM point WHERE item_id = ?1 AND name = ?2", (item.0, name.as_str()))?;
     Ok(())
 }

@@ -12,11 +12,13 @@
 
 mod agents;
 pub mod change;
+mod deletion_hold;
 mod disk;
 mod error;
 mod fence;
 mod items;
 mod journal;
+mod pins;
 mod points;
 mod progress;
 mod repetition;
@@ -25,9 +27,11 @@ mod stamp;
 
 pub use agents::{AgentCertificate, CertificateScope, ExpectedInstance, OperatorRow};
 pub use change::CatalogueChange;
+pub use deletion_hold::DeletionHold;
 pub use error::StoreError;
 pub use items::{Item, ItemId, PolicyRow};
 pub use journal::{Event, JournalEntry};
+pub use pins::StalePins;
 pub use points::{DrillRow, PointRow, ProofRow, ReplicaRow, ReplicaState, SnapshotRow};
 pub use progress::Progress;
 pub use repetition::Repetition;

@@ -2,6 +2,7 @@
 
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::consistency::Consistency;
+use azdr_domain::pin::Pin;
 use azdr_domain::recovery_point::{PointName, ProofLevel};
 use azdr_domain::tier::TierSet;
 use azdr_domain::vm_description::VmDescription;
@@ -47,6 +48,10 @@ pub struct PointRow {
     pub proofs: Vec<ProofRow>,
     /// Runs that hold it.
     pub leases: Vec<RunId>,
+    /// People's holds, lapsed ones included, by owner.
+    pub pins: Vec<Pin>,
+    /// The run that is deleting it.
+    pub deleted_by: Option<RunId>,
 }
 
 impl PointRow {
@@ -266,14 +271,14 @@ impl Store {
     }
 }
 
-fn read_points<P: rusqlite::Params>(
+pub(super) fn read_points<P: rusqlite::Params>(
     c: &Connection,
     filter: &str,
     params: P,
 ) -> Result<Vec<PointRow>, StoreError> {
     let mut statement = c.prepare_cached(&format!(
         "SELECT id, item_id, name, region, created_ms, tiers_json, consistency, consistency_reason,
-           frozen_ms, size_bytes, operation_id, nonce, description_json FROM point {filter}"
+           frozen_ms, size_bytes, operation_id, nonce, description_json, pruned_by FROM point {filter}"
     ))?;
     let rows = statement.query_map(params, |r| Ok(point_row(r)))?;
     let mut points = Vec::new();
@@ -284,6 +289,7 @@ fn read_points<P: rusqlite::Params>(
         point.proofs = proofs(c, id)?;
         let mut s = c.prepare_cached("SELECT run_id FROM lease WHERE point_id = ?1")?;
         point.leases = s.query_map([id], |r| r.get(0).map(RunId))?.collect::<Result<_, _>>()?;
+        point.pins = super::pins::of_point(c, id)?;
         points.push(point);
     }
     Ok(points)
@@ -316,6 +322,8 @@ fn point_row(r: &Row<'_>) -> Result<(i64, PointRow), StoreError> {
         replicas: Vec::new(),
         proofs: Vec::new(),
         leases: Vec::new(),
+        pins: Vec::new(),
+        deleted_by: r.get::<_, Option<i64>>(13)?.map(RunId),
     };
     Ok((r.get(0)?, point))
 }

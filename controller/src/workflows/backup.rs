@@ -295,7 +295,7 @@ async fn record_point(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
             let run = super::new_run(replicate::RUN, &copy, input.item, by.clone());
             done = done.change(CatalogueChange::StartRun(Box::new(run)));
         }
-        let clean = prune::Input { item: input.item, vm: input.vm.clone() };
+        let clean = prune::Input::by_policy(input.item, input.vm.clone());
         let run = super::new_run(prune::RUN, &clean, input.item, by);
         done = done.change(CatalogueChange::StartRun(Box::new(run)));
     }

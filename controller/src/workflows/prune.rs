@@ -7,14 +7,18 @@
 //! | `delete` (each) | deletes one snapshot; **point of no return** | – |
 //! | `forget` | removes the rows | – |
 //!
-//! The plan is pure ([`azdr_domain::retention`]); I1 and I2 are decided there. A lease taken between
-//! plan and claim makes the claim fail, and with it the run: it changes nothing then.
+//! The plan is pure ([`azdr_domain::retention`]); I1 and I2 are decided there. A lease taken or a pin
+//! set between plan and claim makes the claim fail, and with it the run: it changes nothing then.
+//!
+//! A person may choose one point instead ([`Input::chosen`]): then the policy's slots do not count,
+//! and everything else that keeps a point does. While deletions are held (after the catalogue was
+//! rebuilt) nothing is deleted either way.
 
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::recovery_point::{PointName, ProofLevel};
 use azdr_domain::region::Region;
 use azdr_domain::retention::{
-    self, Hold, HoldKind, LineageFact, LineageNeed, PointFacts, RetentionPlan,
+    self, Hold, HoldKind, KeepReason, LineageFact, LineageNeed, PointFacts, RetentionPlan,
 };
 use azdr_env::WallTime;
 use serde::{Deserialize, Serialize};
@@ -24,7 +28,8 @@ use super::azure::{Resource, delete as delete_resource};
 use super::{StepCx, Workflow};
 use crate::store::{CatalogueChange, ItemId, PointRow, ReplicaState};
 use crate::workflow::{
-    Concluded, Definition, Done, LockKey, Outcome, RunPriority, StepError, StepKey, Version,
+    Concluded, Definition, Done, Failure, LockKey, Outcome, RunPriority, StepError, StepKey,
+    Version,
 };
 
 /// What a prune is told.
@@ -34,6 +39,25 @@ pub struct Input {
     pub item: ItemId,
     /// The VM.
     pub vm: ArmId,
+    /// Delete this instead of what the policy no longer wants.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<Chosen>,
+}
+
+impl Input {
+    /// What the policy no longer wants.
+    pub fn by_policy(item: ItemId, vm: ArmId) -> Self {
+        Self { item, vm, chosen: None }
+    }
+}
+
+/// What a person wants deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chosen {
+    /// The point.
+    pub point: PointName,
+    /// Its copy in this region only; `None`: the point with all its copies.
+    pub region: Option<String>,
 }
 
 /// Name, version, priority.
@@ -48,6 +72,9 @@ const FORGET: StepKey<()> = StepKey::new("forget");
 struct Plan {
     kept: u32,
     doomed: Vec<Doomed>,
+    /// Why nothing may be deleted now.
+    #[serde(default)]
+    held: String,
 }
 
 /// A point's snapshots in one region.
@@ -83,6 +110,26 @@ pub fn retention_plan(
     points: &[PointRow],
     now: WallTime,
 ) -> RetentionPlan {
+    let (facts, holds, lineage) = facts(points);
+    retention::plan(policy, &facts, &holds, &lineage, now)
+}
+
+/// Why a point must not be deleted in a region, not even on purpose (I1, I2); empty when it may.
+pub fn protection(
+    points: &[PointRow],
+    name: &PointName,
+    region: &str,
+    now: WallTime,
+) -> Vec<KeepReason> {
+    let (facts, holds, lineage) = facts(points);
+    match Region::parse(region) {
+        Ok(region) => retention::protection(name, &region, &facts, &holds, &lineage, now),
+        Err(_) => Vec::new(),
+    }
+}
+
+/// What the rules have to know of a VM's points.
+fn facts(points: &[PointRow]) -> (Vec<PointFacts>, Vec<Hold>, Vec<LineageFact>) {
     let mut facts = Vec::new();
     let mut holds = Vec::new();
     let mut lineage = Vec::new();
@@ -93,8 +140,16 @@ pub fn retention_plan(
                 owner: format!("job {run}"),
                 kind: HoldKind::Lease,
                 until: None,
+                reason: String::new(),
             });
         }
+        holds.extend(point.pins.iter().map(|pin| Hold {
+            point: point.name.clone(),
+            owner: pin.owner.clone(),
+            kind: HoldKind::Pin,
+            until: pin.until,
+            reason: pin.reason.clone(),
+        }));
         let copying = point.replicas.iter().any(|r| !r.state.is_over());
         // A copy that failed left nothing there: it is no copy.
         let copies = point
@@ -131,7 +186,7 @@ pub fn retention_plan(
         }
     }
     lineage.extend(delta_bases(points));
-    retention::plan(policy, &facts, &holds, &lineage, now)
+    (facts, holds, lineage)
 }
 
 /// The newest fully copied point of each target region: the next copy is a delta to it, on both
@@ -163,18 +218,29 @@ fn delta_bases(points: &[PointRow]) -> Vec<LineageFact> {
 
 async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
     let catalogue = &cx.services().catalogue;
-    let policy = catalogue.policy(cx.input.item).await?;
     let points = catalogue.points(cx.input.item).await?;
+    let held = catalogue.deletion_hold().await?.map(|h| h.to_string());
+    if let Some(chosen) = &cx.input.chosen {
+        if let Some(held) = held {
+            return Err(StepError::Fail(
+                Failure::new("held", held).hint("an admin ends that with `azdr retention release`"),
+            ));
+        }
+        let doomed = chosen_parts(&points, chosen, cx.now()).map_err(StepError::Fail)?;
+        return Ok(Done::new(Plan { kept: points.len() as u32 - 1, doomed, held: String::new() }));
+    }
+    let policy = catalogue.policy(cx.input.item).await?;
     let plan = retention_plan(policy.as_ref(), &points, cx.now());
+    if let Some(held) = held {
+        let kept = (plan.keep.len() + plan.delete.len()) as u32;
+        return Ok(Done::new(Plan { kept, doomed: Vec::new(), held }));
+    }
     let doomed = plan
         .delete
         .iter()
         .filter_map(|d| {
             let point = points.iter().find(|p| p.name == d.point)?;
-            let region = d.region.to_string();
-            let snapshots = point.snapshots_in(&region).into_iter().map(|s| s.id.clone()).collect();
-            let whole_point = region == point.region;
-            Some(Doomed { name: d.point.clone(), region, whole_point, snapshots })
+            Some(Doomed::of(point, d.region.as_str()))
         })
         // The catalogue hangs a point's copies on the point: the originals go last.
         .filter(|d: &Doomed| {
@@ -182,7 +248,84 @@ async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
                 || plan.keep.iter().all(|k| k.point != d.name || k.region.as_str() == d.region)
         })
         .collect();
-    Ok(Done::new(Plan { kept: plan.keep.len() as u32, doomed }))
+    Ok(Done::new(Plan { kept: plan.keep.len() as u32, doomed, held: String::new() }))
+}
+
+impl Doomed {
+    fn of(point: &PointRow, region: &str) -> Self {
+        Self {
+            name: point.name.clone(),
+            region: region.to_owned(),
+            whole_point: region == point.region,
+            snapshots: point.snapshots_in(region).into_iter().map(|s| s.id.clone()).collect(),
+        }
+    }
+}
+
+/// The regions in which a person's choice would be deleted, or why it must not be.
+///
+/// # Errors
+/// `no_such_point`, `no_copy`, `in_use`, or `protected` with every reason and its end.
+pub fn regions_to_delete(
+    points: &[PointRow],
+    chosen: &Chosen,
+    now: WallTime,
+) -> Result<Vec<String>, Failure> {
+    let parts = chosen_parts(points, chosen, now)?;
+    Ok(parts.into_iter().map(|d| d.region).collect())
+}
+
+fn chosen_parts(
+    points: &[PointRow],
+    chosen: &Chosen,
+    now: WallTime,
+) -> Result<Vec<Doomed>, Failure> {
+    let name = &chosen.point;
+    let point = points.iter().find(|p| p.name == *name).ok_or_else(|| {
+        Failure::new("no_such_point", format!("there is no recovery point {name} any more"))
+    })?;
+    if let Some(run) = point.deleted_by {
+        return Err(Failure::new("in_use", format!("{name} is being deleted by job {run}")));
+    }
+    let mut all: Vec<&str> = point.snapshots.iter().map(|s| s.region.as_str()).collect();
+    // Copies that are only queued or under way have no snapshots yet, and hold the point.
+    all.extend(point.replicas.iter().filter(|r| !r.state.is_over()).map(|r| r.region.as_str()));
+    all.push(&point.region);
+    all.sort_unstable();
+    all.dedup();
+    let regions = match chosen.region.as_deref() {
+        None => all,
+        Some(region) if !all.contains(&region) => {
+            let message = format!("{name} has no copy in {region}");
+            return Err(
+                Failure::new("no_copy", message).hint(format!("it is in {}", all.join(", ")))
+            );
+        }
+        Some(region) if region == point.region && all.len() > 1 => {
+            let message =
+                format!("{region} has the originals of {name}: its copies depend on them");
+            return Err(Failure::new("originals", message)
+                .hint("delete the copies first, or all of it without --region"));
+        }
+        Some(region) => vec![region],
+    };
+    let mut reasons = Vec::new();
+    for region in &regions {
+        for reason in protection(points, name, region, now) {
+            reasons.push(format!("in {region}: {reason}"));
+        }
+    }
+    if !reasons.is_empty() {
+        let message = format!("{name} must be kept: {}", reasons.join("; "));
+        return Err(Failure::new("protected", message).hint(
+            "jobs end by themselves, or `azdr job cancel`; pins with `azdr backup unpin`; the newest \
+             point can go when there is a newer one",
+        ));
+    }
+    // Copies before originals, whose rows take the copies' rows along.
+    let mut parts: Vec<Doomed> = regions.into_iter().map(|r| Doomed::of(point, r)).collect();
+    parts.sort_by_key(|d| d.whole_point);
+    Ok(parts)
 }
 
 async fn claim(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
@@ -234,6 +377,6 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
     let plan = cx.output(PLAN)?;
     let deleted: Vec<String> =
         plan.doomed.iter().map(|d| format!("{} ({})", d.name, d.region)).collect();
-    let result = json!({"prune": {"deleted": deleted, "kept": plan.kept}});
+    let result = json!({"prune": {"deleted": deleted, "kept": plan.kept, "held": plan.held}});
     Ok(Concluded { result: Some(result), changes: Vec::new() })
 }

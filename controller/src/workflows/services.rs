@@ -10,7 +10,7 @@ use azdr_domain::recovery_point::PointName;
 use tokio::sync::Semaphore;
 
 use crate::fleet::Fleet;
-use crate::store::{Item, ItemId, PointRow, Store, StoreError};
+use crate::store::{DeletionHold, Item, ItemId, PointRow, Store, StoreError};
 use crate::workflow::StepError;
 
 /// The world as steps see it. Cheap to clone.
@@ -128,6 +128,14 @@ impl Catalogue {
     /// When the store cannot be read.
     pub async fn item(&self, vm: &ArmId) -> Result<Option<Item>, StoreError> {
         self.store.item(vm).await
+    }
+
+    /// Why nothing may be deleted now, if so.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn deletion_hold(&self) -> Result<Option<DeletionHold>, StoreError> {
+        self.store.deletion_hold().await
     }
 
     /// Whether the VM's agent has ever enrolled.

@@ -38,6 +38,9 @@ pub(crate) async fn run(cli: Cli, out: Output) -> Result<(), CliError> {
             backup::Backup::Replicate(command) => command.run(s).await,
             backup::Backup::ReplicationStatus(command) => command.run(s).await,
             backup::Backup::Verify(command) => command.run(s).await,
+            backup::Backup::Pin(command) => command.run(s).await,
+            backup::Backup::Unpin(command) => command.run(s).await,
+            backup::Backup::Delete(command) => command.run(s).await,
         },
         Noun::Dr(verb) => match verb {
             dr::Dr::Test(command) => command.run(s).await,

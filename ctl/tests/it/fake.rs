@@ -184,6 +184,42 @@ impl AdminService for FakeController {
         Ok(Response::new(answer))
     }
 
+    async fn pin_point(&self, r: Request<PinPointRequest>) -> Answer<RecoveryPoint> {
+        let r = r.into_inner();
+        assert_eq!(r.forever, r.until_unix_ms == 0);
+        let mut point = RecoveryPoint { name: r.recovery_point, ..values::point() };
+        point.pins.push(azdr_proto::admin::Pin {
+            owner: "alice".into(),
+            since_unix_ms: values::NOW,
+            until_unix_ms: r.until_unix_ms,
+            reason: r.reason,
+        });
+        Ok(Response::new(point))
+    }
+
+    async fn unpin_point(&self, r: Request<UnpinPointRequest>) -> Answer<RecoveryPoint> {
+        let r = r.into_inner();
+        let mut point = RecoveryPoint { name: r.recovery_point, ..values::point() };
+        if r.owner == "bob" {
+            point.pins.push(values::pin());
+        }
+        Ok(Response::new(point))
+    }
+
+    async fn plan_deletion(&self, r: Request<PlanDeletionRequest>) -> Answer<DeletionPlan> {
+        if r.get_ref().recovery_point == "protected" {
+            return Err(Status::failed_precondition(
+                "protected must be kept: in eastus: pinned by alice until 2026-12-01T00:00:00Z: audit",
+            ));
+        }
+        Ok(Response::new(values::deletion_plan()))
+    }
+
+    async fn start_deletion(&self, r: Request<StartDeletionRequest>) -> Answer<Job> {
+        assert_eq!(r.get_ref().confirmation, values::deletion_plan().confirmation);
+        Ok(Response::new(values::job(12, "prune")))
+    }
+
     async fn plan_restore(&self, r: Request<PlanRestoreRequest>) -> Answer<RestorePlan> {
         let r = r.into_inner();
         check(r.vm.as_ref())?;

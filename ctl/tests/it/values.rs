@@ -133,6 +133,32 @@ pub(crate) fn point() -> RecoveryPoint {
         region: "eastus".into(),
         consistency_reason: String::new(),
         frozen_ms: 1840,
+        pins: Vec::new(),
+        deleting_job_id: 0,
+    }
+}
+
+pub(crate) fn pin() -> Pin {
+    Pin {
+        owner: "alice".into(),
+        since_unix_ms: NOW,
+        until_unix_ms: NOW + 365 * DAY,
+        reason: "audit".into(),
+    }
+}
+
+pub(crate) fn deletion_plan() -> DeletionPlan {
+    DeletionPlan {
+        confirmation: "opaque".into(),
+        point: Some(RecoveryPoint {
+            name: "prod-db-vm-backup-daily-20251130-0800".into(),
+            ..point()
+        }),
+        actions: vec![
+            "delete its copy in westus2 (2 snapshots)".into(),
+            "delete the original in eastus (2 snapshots)".into(),
+        ],
+        warnings: vec!["A deleted recovery point cannot be brought back".into()],
     }
 }
 
@@ -154,6 +180,7 @@ pub(crate) fn points() -> ListRecoveryPointsResponse {
     let weekly = RecoveryPoint {
         name: "prod-db-vm-backup-weekly-20251124-0800".into(),
         tiers: vec![Tier::Weekly as i32, Tier::Daily as i32],
+        pins: vec![pin()],
         proof_failed: true,
         replicas: Vec::new(),
         ..point()
@@ -339,6 +366,18 @@ pub(crate) fn job(id: i64, workflow: &str) -> Job {
                 ssh_verified: true,
                 test_vm: "prod-db-vm-dr-test-20251201".into(),
                 residue: Vec::new(),
+            }),
+        ),
+        "prune" => (
+            vec![step("delete", "Deleting snapshots", 0, 12)],
+            12,
+            job_result::Result::Prune(PruneResult {
+                deleted: vec![
+                    "prod-db-vm-backup-daily-20251130-0800 (westus2)".into(),
+                    "prod-db-vm-backup-daily-20251130-0800 (eastus)".into(),
+                ],
+                kept: 22,
+                held: String::new(),
             }),
         ),
         other => unreachable!("the fake knows no workflow {other}"),

@@ -157,6 +157,7 @@ fn holds_keep_a_point_everywhere_and_only_pins_and_locks_lapse() {
         owner: "run 7".to_owned(),
         kind,
         until,
+        reason: String::new(),
     };
     let holds = [
         hold(0, HoldKind::Lease, Some(noon(1))),
@@ -166,7 +167,40 @@ fn holds_keep_a_point_everywhere_and_only_pins_and_locks_lapse() {
     ];
     let plan = plan(Some(&policy(1, 0, 0, 0)), &points, &holds, &[], noon(20));
     assert_eq!(deleted(&points, &plan), [2, 4]);
-    assert_eq!(reasons(&plan, &points[0])[0].to_string(), "leased by run 7");
+    assert_eq!(reasons(&plan, &points[0])[0].to_string(), "leased by run 7 until it ends");
+    let until = noon(21);
+    assert_eq!(reasons(&plan, &points[1])[0].to_string(), format!("pinned by run 7 until {until}"));
+    assert_eq!(reasons(&plan, &points[3])[0].to_string(), "locked by run 7 for ever");
+}
+
+#[test]
+fn a_person_may_delete_what_the_policy_wants_but_not_what_is_held_or_the_newest() {
+    let points = dailies(0..4);
+    let pin = Hold {
+        point: points[1].name.clone(),
+        owner: "alice".to_owned(),
+        kind: HoldKind::Pin,
+        until: Some(noon(21)),
+        reason: "audit".to_owned(),
+    };
+    let lineage = LineageFact {
+        point: points[2].name.clone(),
+        region: region("eastus"),
+        need: LineageNeed::CopySource,
+    };
+    let reasons = |n: usize, now: WallTime| -> Vec<String> {
+        let (holds, lineage) = ([pin.clone()], [lineage.clone()]);
+        protection(&points[n].name, &points[n].region, &points, &holds, &lineage, now)
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    };
+    let until = noon(21);
+    assert_eq!(reasons(0, noon(20)), [""; 0]);
+    assert_eq!(reasons(1, noon(20)), [format!("pinned by alice until {until}: audit")]);
+    assert_eq!(reasons(1, noon(21)), [""; 0]);
+    assert_eq!(reasons(2, noon(20)), ["being copied"]);
+    assert_eq!(reasons(3, noon(20)), ["newest restorable point of the region"]);
 }
 
 #[test]
@@ -248,10 +282,13 @@ fn wishes(points: &[PointFacts], picks: &[(usize, u8)]) -> (Vec<Hold>, Vec<Linea
     let (mut holds, mut lineage) = (vec![], vec![]);
     for (n, kind) in picks {
         let Some(p) = points.get(*n) else { continue };
-        let (point, owner) = (p.name.clone(), "x".to_owned());
+        let (point, owner, reason) = (p.name.clone(), "x".to_owned(), "audit".to_owned());
         match kind {
-            0 => holds.push(Hold { point, owner, kind: HoldKind::Lease, until: Some(noon(0)) }),
-            1 => holds.push(Hold { point, owner, kind: HoldKind::Pin, until: None }),
+            0 => {
+                let until = Some(noon(0));
+                holds.push(Hold { point, owner, kind: HoldKind::Lease, until, reason });
+            }
+            1 => holds.push(Hold { point, owner, kind: HoldKind::Pin, until: None, reason }),
             _ => lineage.push(LineageFact {
                 point,
                 region: p.region.clone(),

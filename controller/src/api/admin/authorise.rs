@@ -28,6 +28,11 @@ impl Role {
         }
     }
 
+    /// The role of an operator; `None` for one that this program does not know.
+    pub(super) fn of(operator: &OperatorRow) -> Option<Self> {
+        Self::parse(&operator.role)
+    }
+
     fn as_str(self) -> &'static str {
         match self {
             Self::Viewer => "viewer",

@@ -47,6 +47,7 @@ pub(super) fn replica_state(state: ReplicaState) -> api::ReplicaState {
 pub(super) fn point(
     row: &PointRow,
     item: &Item,
+    now: WallTime,
     copied: impl Fn(&crate::store::ReplicaRow) -> f64,
 ) -> api::RecoveryPoint {
     let (proof, proved) = row.proof();
@@ -96,6 +97,18 @@ pub(super) fn point(
         region: row.region.clone(),
         consistency_reason: row.consistency_reason.clone(),
         frozen_ms: row.frozen_ms as u32,
+        pins: row
+            .pins
+            .iter()
+            .filter(|p| p.holds(now))
+            .map(|p| api::Pin {
+                owner: p.owner.clone(),
+                since_unix_ms: p.since.unix_ms(),
+                until_unix_ms: ms(p.until),
+                reason: p.reason.clone(),
+            })
+            .collect(),
+        deleting_job_id: row.deleted_by.map_or(0, |run| run.0),
     }
 }
 
@@ -266,6 +279,7 @@ pub(super) fn result(value: &Value, point: Option<api::RecoveryPoint>) -> Option
         "prune" => api::job_result::Result::Prune(api::PruneResult {
             deleted: texts(r, "deleted"),
             kept: number(r, "kept") as u32,
+            held: text(r, "held"),
         }),
         _ => return None,
     };

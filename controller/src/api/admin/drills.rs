@@ -8,6 +8,7 @@ use azdr_proto::admin::{
 use tonic::{Code, Status};
 
 use super::Admin;
+use super::deletions::refuse_if_deleted;
 use super::errors::{hinted, unavailable};
 use super::points::{no_copy, parse_region};
 use crate::workflows::{dr_test, new_run};
@@ -45,15 +46,18 @@ impl Admin {
         };
         let points = self.store.points(item.id).await.map_err(unavailable)?;
         let point = match request.recovery_point.as_str() {
-            "" => points.iter().find(|p| p.is_restorable_in(&region)).ok_or_else(|| {
-                hinted(
-                    Code::FailedPrecondition,
-                    format!("{vm} has no complete recovery point in {region}"),
-                    &format!(
-                        "copy one with `azdr backup replicate POINT --target-region {region}`"
-                    ),
-                )
-            })?,
+            "" => points
+                .iter()
+                .find(|p| p.is_restorable_in(&region) && p.deleted_by.is_none())
+                .ok_or_else(|| {
+                    hinted(
+                        Code::FailedPrecondition,
+                        format!("{vm} has no complete recovery point in {region}"),
+                        &format!(
+                            "copy one with `azdr backup replicate POINT --target-region {region}`"
+                        ),
+                    )
+                })?,
             name => points.iter().find(|p| p.name.as_str() == name).ok_or_else(|| {
                 hinted(
                     Code::NotFound,
@@ -62,6 +66,7 @@ impl Admin {
                 )
             })?,
         };
+        refuse_if_deleted(&point.name, point)?;
         if !point.is_restorable_in(&region) {
             return Err(no_copy(point, &region));
         }

@@ -81,7 +81,7 @@ impl Admin {
         let Some(name) = name.as_str() else { return Ok(None) };
         let points = self.store.points_named(name).await.map_err(unavailable)?;
         let point = points.into_iter().find(|p| p.item == item.id);
-        Ok(point.map(|p| convert::point(&p, item, |r| self.copied(r))))
+        Ok(point.map(|p| convert::point(&p, item, self.env.clock.wall(), |r| self.copied(r))))
     }
 
     pub(super) async fn cancel(&self, id: i64) -> Result<Job, Status> {

@@ -5,11 +5,14 @@
 
 mod agents;
 mod authorise;
+mod confirmations;
 mod convert;
+mod deletions;
 mod drills;
 mod errors;
 mod inventory;
 mod jobs;
+mod pins;
 mod points;
 mod policies;
 mod restores;
@@ -24,9 +27,9 @@ use azdr_proto::admin::*;
 use futures::Stream;
 use tonic::{Request, Response, Status};
 
+pub use confirmations::Confirmations;
 pub use inventory::Inventory;
 pub(crate) use policies::mirror;
-pub use restores::Confirmations;
 
 use crate::fleet::Fleet;
 use crate::store::{Stamp, Store};
@@ -51,8 +54,10 @@ pub struct Admin {
     pub authority: Arc<CertificateAuthority>,
     /// The VMs of the subscriptions.
     pub inventory: Inventory,
-    /// Restores that were planned and wait for their confirmation.
+    /// Restores and deletions that were planned and wait for their confirmation.
     pub confirmations: Confirmations,
+    /// Woken when a pin has changed, to have the tags in Azure follow.
+    pub pins_changed: Arc<tokio::sync::Notify>,
     /// Which cloud this is.
     pub stamp: Stamp,
     /// host:port that agents are told for enrolment.
@@ -134,6 +139,26 @@ impl AdminService for Admin {
     ) -> Answer<ListRecoveryPointsResponse> {
         self.authorise(&request, Role::Viewer).await?;
         self.list_points(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn pin_point(&self, request: Request<PinPointRequest>) -> Answer<RecoveryPoint> {
+        let operator = self.authorise(&request, Role::Operator).await?;
+        self.pin(operator.name, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn unpin_point(&self, request: Request<UnpinPointRequest>) -> Answer<RecoveryPoint> {
+        let operator = self.authorise(&request, Role::Operator).await?;
+        self.unpin(operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn plan_deletion(&self, request: Request<PlanDeletionRequest>) -> Answer<DeletionPlan> {
+        let operator = self.authorise(&request, Role::Operator).await?;
+        self.plan_to_delete(operator.name, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn start_deletion(&self, request: Request<StartDeletionRequest>) -> Answer<Job> {
+        let operator = self.authorise(&request, Role::Operator).await?;
+        self.confirm_deletion(operator.name, request.into_inner()).await.map(Response::new)
     }
 
     async fn plan_restore(&self, request: Request<PlanRestoreRequest>) -> Answer<RestorePlan> {

@@ -10,6 +10,7 @@ use tonic::{Code, Status};
 
 use super::Admin;
 use super::convert;
+use super::deletions::refuse_if_deleted;
 use super::errors::{hinted, unavailable};
 use crate::store::{Item, PointRow, ReplicaRow, ReplicaState};
 use crate::workflows::{backup, new_run, replicate, verify};
@@ -59,13 +60,14 @@ impl Admin {
         let Some(item) = named.item else {
             return Ok(ListRecoveryPointsResponse { vm_resource_id, points: Vec::new() });
         };
+        let now = self.env.clock.wall();
         let wanted = convert::tier_from(request.tier());
         let since = WallTime::from_unix_ms(request.since_unix_ms);
         let points = self.store.points(item.id).await.map_err(unavailable)?;
         let points = points
             .iter()
             .filter(|p| p.created >= since && wanted.is_none_or(|t| p.tiers.contains(t)))
-            .map(|p| convert::point(p, &item, |r| self.copied(r)))
+            .map(|p| convert::point(p, &item, now, |r| self.copied(r)))
             .collect();
         Ok(ListRecoveryPointsResponse { vm_resource_id, points })
     }
@@ -117,6 +119,7 @@ impl Admin {
         request: StartReplicateRequest,
     ) -> Result<Job, Status> {
         let (point, item) = self.find_point(&request.recovery_point, request.vm.as_ref()).await?;
+        refuse_if_deleted(&point.name, &point)?;
         let region = parse_region("target_region", &request.target_region)?;
         let all = self.store.points(item.id).await.map_err(unavailable)?;
         let pending = point.replicas.iter().any(|r| r.region == region && !r.state.is_over());
@@ -149,6 +152,7 @@ impl Admin {
             "" => point.region.clone(),
             given => parse_region("region", given)?,
         };
+        refuse_if_deleted(&point.name, &point)?;
         if !point.is_restorable_in(&region) {
             return Err(no_copy(&point, &region));
         }

@@ -1,38 +1,22 @@
 //! Restores: planned first, and started only with the plan's confirmation.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
-
 use azdr_arm::{PowerState, Vm};
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::recovery_point::PointName;
-use azdr_env::Monotonic;
 use azdr_proto::admin::{Job, PlanRestoreRequest, RestorePlan, StartRestoreRequest, VmRef};
 use tonic::{Code, Status};
 
 use super::Admin;
 use super::convert;
+use super::deletions::refuse_if_deleted;
 use super::errors::{azure, hinted, unavailable};
 use super::points::no_copy;
 use crate::store::{Item, PointRow, RunState};
 use crate::workflows::{new_run, restore_in_place, restore_new_vm};
 
-/// How long a plan may wait for its confirmation.
-const GOOD_FOR: Duration = Duration::from_secs(15 * 60);
-/// Plans that may wait at once.
-const MAX_WAITING: usize = 1000;
-
-/// Restores that were planned and wait for their confirmation; they do not survive a restart. Cheap
-/// to clone.
-#[derive(Clone, Default)]
-pub struct Confirmations {
-    waiting: Arc<Mutex<BTreeMap<String, Planned>>>,
-}
-
+/// A restore that waits for its confirmation.
 #[derive(Clone)]
-struct Planned {
-    at: Monotonic,
+pub(super) struct Planned {
     by: String,
     item: Item,
     point: PointName,
@@ -86,7 +70,6 @@ impl Admin {
         };
         let (low, high, basis) = self.estimate(new_vm.is_some()).await?;
         let planned = Planned {
-            at: self.env.clock.monotonic(),
             by,
             item: item.clone(),
             point: point.name.clone(),
@@ -94,10 +77,10 @@ impl Admin {
             seen: vm.as_ref().map(attached_disks).unwrap_or_default(),
         };
         let confirmation = self.env.ids.hex(16);
-        self.confirmations.put(confirmation.clone(), planned, self.env.clock.monotonic())?;
+        self.confirmations.restores.put(&confirmation, planned, self.env.clock.monotonic())?;
         Ok(RestorePlan {
             confirmation,
-            point: Some(convert::point(point, &item, |r| self.copied(r))),
+            point: Some(convert::point(point, &item, self.env.clock.wall(), |r| self.copied(r))),
             vm_resource_id: new_vm.as_ref().unwrap_or(&item.arm_id).to_string(),
             actions,
             warnings,
@@ -117,7 +100,7 @@ impl Admin {
         if name.is_empty() {
             return points
                 .iter()
-                .find(|p| p.is_restorable_in(&p.region))
+                .find(|p| p.is_restorable_in(&p.region) && p.deleted_by.is_none())
                 .ok_or_else(|| no_points(vm));
         }
         let point = points.iter().find(|p| p.name.as_str() == name).ok_or_else(|| {
@@ -127,6 +110,7 @@ impl Admin {
                 &format!("see `azdr backup list {vm}`"),
             )
         })?;
+        refuse_if_deleted(&point.name, point)?;
         if point.is_restorable_in(&point.region) {
             Ok(point)
         } else {
@@ -140,7 +124,8 @@ impl Admin {
         request: StartRestoreRequest,
     ) -> Result<Job, Status> {
         let declared = self.env.clock.wall();
-        let planned = self.confirmations.take(&request.confirmation, self.env.clock.monotonic())?;
+        let now = self.env.clock.monotonic();
+        let planned = self.confirmations.restores.take(&request.confirmation, now)?;
         let outdated = |why: String| hinted(Code::Aborted, why, "ask for the restore again");
         if planned.by != by {
             return Err(outdated("another operator made this plan".to_owned()));
@@ -148,6 +133,7 @@ impl Admin {
         let item = planned.item;
         let vm = VmRef { name: item.arm_id.to_string(), resource_group: String::new() };
         let (point, _) = self.find_point(planned.point.as_str(), Some(&vm)).await?;
+        refuse_if_deleted(&point.name, &point)?;
         let run = match planned.new_vm {
             Some(new_vm) => {
                 let input = restore_new_vm::Input {
@@ -198,30 +184,6 @@ impl Admin {
             (Some(low), Some(high)) => (*low as u32, *high as u32, "measured"),
             // The guide's figures for a VM of ordinary size.
             _ => (600, 900, "default"),
-        })
-    }
-}
-
-impl Confirmations {
-    fn put(&self, id: String, planned: Planned, now: Monotonic) -> Result<(), Status> {
-        let mut waiting = self.waiting.lock().expect("only put in and taken out");
-        waiting.retain(|_, p| now.since(p.at) < GOOD_FOR);
-        if waiting.len() >= MAX_WAITING {
-            return Err(Status::resource_exhausted("too many restores wait for confirmation"));
-        }
-        waiting.insert(id, planned);
-        Ok(())
-    }
-
-    fn take(&self, id: &str, now: Monotonic) -> Result<Planned, Status> {
-        let planned = self.waiting.lock().expect("only put in and taken out").remove(id);
-        planned.filter(|p| now.since(p.at) < GOOD_FOR).ok_or_else(|| {
-            hinted(
-                Code::Aborted,
-                "there is no such plan any more: it was used, is older than 15 minutes, or the \
-                 controller has restarted",
-                "ask for the restore again",
-            )
         })
     }
 }

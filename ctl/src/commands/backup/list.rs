@@ -8,7 +8,7 @@ use clap::builder::NonEmptyStringValueParser;
 
 use super::{TierName, tier_or_all};
 use crate::error::CliError;
-use crate::quantity::size;
+use crate::quantity::{minute, size};
 use crate::session::Session;
 use crate::since::Since;
 use crate::style::Style;
@@ -70,11 +70,25 @@ pub(super) fn text(vm: &str, points: &[RecoveryPoint], style: Style) -> String {
                 proof(point, style),
                 replication(&point.replicas, style),
                 names::or_dash(names::consistency(point.consistency)),
+                held(point),
             ]);
         }
         text.push_str(&table.render("  "));
     }
     text
+}
+
+/// What is special about the point's keeping; empty when the policy alone decides.
+fn held(point: &RecoveryPoint) -> String {
+    if point.deleting_job_id != 0 {
+        return format!("being deleted (job {})", point.deleting_job_id);
+    }
+    let last = point.pins.iter().map(|p| p.until_unix_ms).max();
+    match last {
+        None => String::new(),
+        Some(_) if point.pins.iter().any(|p| p.until_unix_ms == 0) => "pinned for ever".to_owned(),
+        Some(until) => format!("pinned until {}", minute(until)),
+    }
 }
 
 fn proof(point: &RecoveryPoint, style: Style) -> String {

@@ -2,12 +2,15 @@
 
 pub(crate) mod config_show;
 pub(crate) mod configure;
+pub(crate) mod delete;
 pub(crate) mod disable;
 pub(crate) mod list;
+pub(crate) mod pin;
 pub(crate) mod replicate;
 pub(crate) mod replication_status;
 pub(crate) mod restore;
 pub(crate) mod trigger;
+pub(crate) mod unpin;
 pub(crate) mod verify;
 
 use azdr_proto::admin::{ListRecoveryPointsRequest, RecoveryPoint, Tier, VmRef};
@@ -27,6 +30,9 @@ pub(crate) enum Backup {
     Replicate(replicate::Replicate),
     ReplicationStatus(replication_status::ReplicationStatus),
     Verify(verify::Verify),
+    Pin(pin::Pin),
+    Unpin(unpin::Unpin),
+    Delete(delete::Delete),
 }
 
 /// A retention tier on the command line.

@@ -1,0 +1,68 @@
+//! `azdr backup pin`
+
+use azdr_proto::admin::{PinPointRequest, RecoveryPoint};
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
+
+use crate::error::CliError;
+use crate::json;
+use crate::quantity::minute;
+use crate::session::Session;
+use crate::style::Style;
+use crate::until::Until;
+
+/// Keep a backup, in all regions, whatever the policy says
+///
+/// Each operator has at most one pin per backup: pinning again changes until when and why. The pin is
+/// also shown in Azure, as the tag azdr:pin of the backup's snapshots.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  \
+    azdr backup pin prod-db-vm-backup-daily-20251201-0800 --until 30d --reason \"audit 2025\"\n  \
+    azdr backup pin prod-db-vm-backup-daily-20251201-0800 --until forever --reason evidence")]
+pub(crate) struct Pin {
+    /// Name of the backup
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    point: String,
+    /// Until when: 30d or 12h from now, 2026-12-01, a time in RFC 3339, or forever
+    #[arg(long, value_name = "WHEN")]
+    until: Until,
+    /// Why, for whoever wonders later: up to 200 characters
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
+    reason: String,
+    /// Name of the VM, where the backup's name alone is not unique
+    #[arg(long, value_name = "VM", value_parser = NonEmptyStringValueParser::new())]
+    vm: Option<String>,
+}
+
+impl Pin {
+    pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
+        let until = self.until.unix_ms(s.clock.wall());
+        let request = PinPointRequest {
+            recovery_point: self.point.clone(),
+            // A resource group alone may be enough to tell which.
+            vm: s.vm(self.vm.as_deref().unwrap_or_default()),
+            until_unix_ms: until.unwrap_or_default(),
+            forever: until.is_none(),
+            reason: self.reason,
+        };
+        let point = s.client.pin_point(request).await?.into_inner();
+        s.out.result(json::recovery_point(&point), |style| {
+            let sentence = format!("{} is pinned", point.name);
+            format!("{}\n{}", style.headline(true, &sentence), text(&point, style))
+        });
+        Ok(())
+    }
+}
+
+/// Who holds the point, one line each.
+pub(super) fn text(point: &RecoveryPoint, _style: Style) -> String {
+    let mut text = String::new();
+    for pin in &point.pins {
+        let until = match pin.until_unix_ms {
+            0 => "for ever".to_owned(),
+            ms => format!("until {}", minute(ms)),
+        };
+        text.push_str(&format!("  {} {until}: {}\n", pin.owner, pin.reason));
+    }
+    text
+}

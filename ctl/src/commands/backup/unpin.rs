@@ -1,0 +1,47 @@
+//! `azdr backup unpin`
+
+use azdr_proto::admin::UnpinPointRequest;
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
+
+use super::pin;
+use crate::error::CliError;
+use crate::json;
+use crate::session::Session;
+
+/// Take back your pin of a backup
+///
+/// Other operators' pins go on holding it; removing one of theirs (--owner) needs role admin.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  azdr backup unpin prod-db-vm-backup-daily-20251201-0800")]
+pub(crate) struct Unpin {
+    /// Name of the backup
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    point: String,
+    /// Whose pin; your own if not given
+    #[arg(long, value_name = "OPERATOR", value_parser = NonEmptyStringValueParser::new())]
+    owner: Option<String>,
+    /// Name of the VM, where the backup's name alone is not unique
+    #[arg(long, value_name = "VM", value_parser = NonEmptyStringValueParser::new())]
+    vm: Option<String>,
+}
+
+impl Unpin {
+    pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
+        let request = UnpinPointRequest {
+            recovery_point: self.point.clone(),
+            // A resource group alone may be enough to tell which.
+            vm: s.vm(self.vm.as_deref().unwrap_or_default()),
+            owner: self.owner.unwrap_or_default(),
+        };
+        let point = s.client.unpin_point(request).await?.into_inner();
+        s.out.result(json::recovery_point(&point), |style| {
+            let headline = style.headline(true, &format!("Pin of {} removed", point.name));
+            match point.pins.is_empty() {
+                true => format!("{headline}\n  Nobody holds it now: the policy decides\n"),
+                false => format!("{headline}\n  Still held by:\n{}", pin::text(&point, style)),
+            }
+        });
+        Ok(())
+    }
+}
