@@ -38,8 +38,9 @@ pub struct Reconciler {
 impl Reconciler {
     /// Starts due backups once per `tick`, until `stop`.
     pub async fn keep_schedule(self, tick: Duration, stop: CancellationToken) {
+        let mut looked = schedule::Looked::default();
         loop {
-            if let Err(e) = self.start_due_backups().await {
+            if let Err(e) = self.start_due_backups(&mut looked).await {
                 tracing::error!(error = %e, cause = ?e, "due backups could not be looked up");
             }
             tokio::select! {

@@ -1,38 +1,74 @@
 //! Starts backups that are due.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use azdr_domain::policy::Policy;
 use azdr_domain::schedule::{self, History};
+use azdr_env::WallTime;
 
 use super::Reconciler;
-use crate::store::{Item, PolicyRow, StoreError};
+use crate::store::{Item, ItemId, PolicyRow, RunId, StoreError};
 use crate::workflows::{backup, new_run};
 
 /// Backups of one time are spread over this long, each VM always at its own moment.
 const JITTER: Duration = Duration::from_secs(15 * 60);
 
+/// What was found when each VM was last looked at. Whether a backup is due changes only with the
+/// policy, with a backup, and when the next scheduled time comes; until then nothing is read again.
+/// Forgetting all of it costs time and changes nothing.
+#[derive(Default)]
+pub(super) struct Looked(BTreeMap<ItemId, Found>);
+
+struct Found {
+    policy: Policy,
+    last_backup: Option<RunId>,
+    at: WallTime,
+    good_until: WallTime,
+}
+
+impl Found {
+    fn is_good(&self, policy: &Policy, last_backup: Option<RunId>, now: WallTime) -> bool {
+        // A clock that was set back is no reason to wait for the time that it had.
+        (self.at..self.good_until).contains(&now)
+            && self.last_backup == last_backup
+            && self.policy == *policy
+    }
+}
+
 impl Reconciler {
     /// Starts one backup for every VM that is due and has none in flight.
-    pub(super) async fn start_due_backups(&self) -> Result<(), StoreError> {
+    pub(super) async fn start_due_backups(&self, looked: &mut Looked) -> Result<(), StoreError> {
         for (item, row) in self.store.enabled_policies().await? {
-            self.start_if_due(item, row).await?;
+            self.start_if_due(item, row, looked).await?;
         }
         Ok(())
     }
 
-    async fn start_if_due(&self, item: Item, row: PolicyRow) -> Result<(), StoreError> {
+    async fn start_if_due(
+        &self,
+        item: Item,
+        row: PolicyRow,
+        looked: &mut Looked,
+    ) -> Result<(), StoreError> {
         let now = self.env.clock.wall();
-        let runs = self.store.recent_runs(None, Some(item.id), Some(backup::RUN.0), 50).await?;
-        if runs.iter().any(|r| !r.state.is_terminal()) {
+        let last_backup = match self.store.latest_run(item.id, backup::RUN.0).await? {
+            Some((_, state)) if !state.is_terminal() => return Ok(()),
+            found => found.map(|(id, _)| id),
+        };
+        if looked.0.get(&item.id).is_some_and(|f| f.is_good(&row.policy, last_backup, now)) {
             return Ok(());
         }
+        let runs = self.store.recent_runs(None, Some(item.id), Some(backup::RUN.0), 50).await?;
         // A start after now is of a clock that was ahead: it must not silence the VM.
         let last_run = runs.iter().map(|r| r.created).filter(|at| *at <= now).max();
-        let points = self.store.points(item.id).await?;
-        let successes: Vec<_> = points.iter().map(|p| (p.created, p.tiers)).collect();
+        let successes = self.store.point_tiers(item.id).await?;
         let history = History { enabled_since: row.enabled_since, last_run, successes: &successes };
         let jitter = schedule::jitter(&item.arm_id, JITTER);
         let Some(due) = schedule::due(&row.policy, &history, jitter, now) else {
+            let good_until = schedule::next_due(&row.policy, now.minus(jitter)).plus(jitter);
+            let found = Found { policy: row.policy, last_backup, at: now, good_until };
+            looked.0.insert(item.id, found);
             return Ok(());
         };
         tracing::info!(vm = %item.arm_id, scheduled_for = %due.scheduled_for, late = due.late,

@@ -212,6 +212,29 @@ impl Store {
         .await
     }
 
+    /// When each of a VM's points was taken and which tiers it carries, newest first: all that the
+    /// schedule has to know.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn point_tiers(&self, item: ItemId) -> Result<Vec<(WallTime, TierSet)>, StoreError> {
+        self.read(move |c| {
+            let mut s = c.prepare_cached(
+                "SELECT created_ms, tiers_json FROM point WHERE item_id = ?1
+                 ORDER BY created_ms DESC",
+            )?;
+            let rows = s.query_map([item.0], |r| Ok((r.get(0)?, r.get::<_, String>(1)?)))?;
+            rows.map(|row| {
+                let (created, tiers) = row?;
+                let tiers =
+                    serde_json::from_str(&tiers).map_err(StoreError::corrupt("tier set"))?;
+                Ok((WallTime::from_unix_ms(created), tiers))
+            })
+            .collect()
+        })
+        .await
+    }
+
     /// All recovery points of a name: several VMs may have one of the same.
     ///
     /// # Errors

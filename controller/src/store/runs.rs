@@ -397,6 +397,32 @@ impl Store {
         .await
     }
 
+    /// The newest run of a workflow for an item, and where it stands.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn latest_run(
+        &self,
+        item: ItemId,
+        workflow: &'static str,
+    ) -> Result<Option<(RunId, RunState)>, StoreError> {
+        self.read(move |c| {
+            let mut s = c.prepare_cached(
+                "SELECT id, state FROM run WHERE item_id = ?1 AND workflow = ?2
+                 ORDER BY id DESC LIMIT 1",
+            )?;
+            let row = s
+                .query_row((item.0, workflow), |r| Ok((r.get(0)?, r.get::<_, String>(1)?)))
+                .optional()?;
+            row.map(|(id, state)| match RunState::parse(&state) {
+                Some(state) => Ok((RunId(id), state)),
+                None => Err(StoreError::Refused(format!("unknown run state {state:?}"))),
+            })
+            .transpose()
+        })
+        .await
+    }
+
     /// How many runs are in each state of each workflow.
     ///
     /// # Errors

@@ -17,6 +17,8 @@ use crate::store::{LockNeed, RunId, RunRow, StoreError};
 const PAGE: u32 = 256;
 /// Every so many starts, the run that has waited longest gets the slot.
 const LONGEST_WAITING_EVERY: u32 = 8;
+/// A safety net only: every change of the queue wakes the dispatcher.
+const LOOK_AGAIN: Duration = Duration::from_secs(5 * 60);
 /// How often stuck runs are tried again.
 const STUCK_AGAIN: Duration = Duration::from_secs(10 * 60);
 
@@ -42,10 +44,10 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
                 }
             }
             tokio::select! {
+                biased;
                 () = self.inner.shutdown.cancelled() => return,
                 () = self.inner.wake.notified() => {}
-                // A safety net only: every change of the queue wakes us.
-                () = azdr_env::sleep(Duration::from_secs(5)) => {}
+                () = azdr_env::sleep(LOOK_AGAIN) => {}
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,7 +17,8 @@ use serde_json::Value;
 
 use crate::dice::Dice;
 use crate::event::{Asked, Event};
-use crate::machines::{AsGuests, Machines};
+use crate::life::Reporter;
+use crate::machines::Machines;
 use crate::record::Record;
 
 /// How often requests go wrong: one in so many; 0 is never.
@@ -71,7 +72,7 @@ impl Cloud {
             seed,
             ..Config::fast(&state)
         };
-        let guests = Arc::new(AsGuests(machines.clone()));
+        let guests = Arc::new(machines.guests.clone());
         let simulator = Simulator::open(config, env.clone(), guests)?;
         let cloud = Arc::new(Self {
             simulator,
@@ -147,9 +148,6 @@ impl Cloud {
         let response = self.simulator.handle(inner).await;
         let status = response.status().as_u16();
         if let Some(asked) = asked {
-            if (200..300).contains(&status) {
-                self.follow(&asked);
-            }
             self.tell(&Event::Answered(asked, status, false));
         }
         if response.extensions().get::<Dropped>().is_some() {
@@ -157,20 +155,6 @@ impl Cloud {
         }
         let (parts, body) = response.into_parts();
         Ok(HttpResponse { status: parts.status.as_u16(), headers: parts.headers, body })
-    }
-
-    /// Contents go where Azure copies them.
-    fn follow(&self, asked: &Asked) {
-        for kind in ["microsoft.compute/disks", "microsoft.compute/snapshots"] {
-            if let Some(key) = asked.puts(kind) {
-                let source = &asked.body["properties"]["creationData"]["sourceResourceId"];
-                let source = source.as_str().map(str::to_lowercase);
-                self.machines.written(key, source.as_deref());
-            }
-            if let Some(key) = asked.deletes(kind) {
-                self.machines.deleted(key);
-            }
-        }
     }
 
     async fn send(&self, life: u64, request: HttpRequest) -> Result<HttpResponse, TransportError> {
@@ -218,12 +202,18 @@ pub struct Line {
     cloud: Arc<Cloud>,
     life: u64,
     cut: AtomicBool,
+    reporter: OnceLock<Arc<Reporter>>,
 }
 
 impl Line {
     /// For the life of this number, from 1.
     pub fn new(cloud: Arc<Cloud>, life: u64) -> Arc<Self> {
-        Arc::new(Self { cloud, life, cut: AtomicBool::new(false) })
+        Arc::new(Self { cloud, life, cut: AtomicBool::new(false), reporter: OnceLock::new() })
+    }
+
+    /// Whom to ask for news before something is deleted: what a deletion is judged by.
+    pub fn report_to(&self, reporter: Arc<Reporter>) {
+        let _ = self.reporter.set(reporter);
     }
 
     /// Nothing of this life reaches Azure any more.
@@ -237,6 +227,11 @@ impl HttpTransport for Line {
     async fn send(&self, request: HttpRequest) -> Result<HttpResponse, TransportError> {
         if self.cut.load(Ordering::SeqCst) {
             return std::future::pending().await;
+        }
+        if request.method == Method::DELETE
+            && let Some(reporter) = self.reporter.get()
+        {
+            reporter.report(&self.cloud).await;
         }
         let answer = self.cloud.send(self.life, request).await;
         if self.cut.load(Ordering::SeqCst) {

@@ -4,7 +4,7 @@
 //!
 //! Reading order:
 //! - [`world`]: what outlives a controller: Azure ([`cloud`]), the machines and their agents
-//!   ([`machines`], [`contents`]), the clocks ([`clock`]).
+//!   ([`machines`]), the clocks ([`clock`]).
 //! - [`life`]: one life of the controller, from its start to the moment it is killed.
 //! - [`operators`]: random commands through the admin API.
 //! - [`scenario`]: what happens when; faults, and how it all ends.
@@ -19,7 +19,6 @@
 pub mod checkers;
 pub mod clock;
 pub mod cloud;
-pub mod contents;
 pub mod dice;
 pub mod event;
 pub mod life;

@@ -1,7 +1,7 @@
 //! One life of a controller: all its parts but the sockets, on one thread.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -15,7 +15,7 @@ use azdr_controller::store::{Executor, RunId, RunState, Stamp, Store};
 use azdr_controller::workflow::{Engine, EngineConfig, RetryPolicy};
 use azdr_controller::workflows::{self, Catalogue, DrillAccess, ProbeAddress, Services, Settings};
 use azdr_identity::{Identity, PeerCertificate, PeerInfo};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -84,6 +84,7 @@ impl Life {
             authority: world.authority.clone(),
             presence: Presence { heartbeat: FOR_EVER, silence_limit: FOR_EVER },
         };
+        let pins_changed = Arc::new(Notify::new());
         let admin = Admin {
             store: store.clone(),
             engine: engine.clone(),
@@ -91,6 +92,7 @@ impl Life {
             services: services.clone(),
             env: world.env.clone(),
             authority: world.authority.clone(),
+            pins_changed: pins_changed.clone(),
             inventory: Inventory::default(),
             confirmations: Confirmations::default(),
             stamp,
@@ -108,8 +110,11 @@ impl Life {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(reconciler.clone().keep_tags(stop.clone()));
+        tasks.spawn(reconciler.clone().keep_pins(pins_changed, stop.clone()));
         tasks.spawn(reconciler.keep_schedule(TICK, stop));
-        tasks.spawn(report_runs(world.cloud.clone(), store.clone(), engine.clone()));
+        let reporter = Arc::new(Reporter { store: store.clone(), known: world.known.clone() });
+        line.report_to(reporter.clone());
+        tasks.spawn(reporter.follow(world.cloud.clone(), engine.clone()));
         world.cloud.machines.controller_is(Some(agents));
         Ok(Self { number, store, engine, admin, line, tasks, _lock: lock })
     }
@@ -188,25 +193,39 @@ fn settings() -> Settings {
     }
 }
 
+/// The state in which each run was last seen.
+pub type Known = Arc<Mutex<BTreeMap<RunId, RunState>>>;
+
 /// Tells the checkers of every run that has a new state.
-async fn report_runs(cloud: Arc<Cloud>, store: Store, engine: Engine<Services>) {
-    let mut changes = engine.subscribe();
-    let mut known: BTreeMap<RunId, RunState> = BTreeMap::new();
-    loop {
-        let latest = known.keys().next_back().copied().unwrap_or(RunId(0));
-        let open = known.iter().filter(|(_, state)| !state.is_terminal()).map(|(id, _)| *id);
-        let open: Vec<_> = open.collect();
+pub struct Reporter {
+    store: Store,
+    /// As last told, in this life or an earlier one.
+    known: Known,
+}
+
+impl Reporter {
+    /// Looks at every run that may have changed.
+    pub async fn report(&self, cloud: &Cloud) {
+        let (open, latest) = {
+            let known = self.known.lock().expect("only looked up and put in");
+            let open = known.iter().filter(|(_, state)| !state.is_terminal()).map(|(id, _)| *id);
+            (open.collect::<Vec<_>>(), known.keys().next_back().map_or(0, |id| id.0))
+        };
         let mut rows = Vec::new();
         for id in open {
-            rows.extend(store.run(id).await.ok().flatten());
+            rows.extend(self.store.run(id).await.ok().flatten());
         }
-        let mut id = latest.0 + 1;
-        while let Ok(Some(row)) = store.run(RunId(id)).await {
+        let mut id = latest + 1;
+        while let Ok(Some(row)) = self.store.run(RunId(id)).await {
             rows.push(row);
             id += 1;
         }
         for row in rows {
-            if known.insert(row.id, row.state) != Some(row.state) {
+            let before = {
+                let mut known = self.known.lock().expect("only looked up and put in");
+                known.insert(row.id, row.state)
+            };
+            if before != Some(row.state) {
                 cloud.tell(&Event::Run {
                     id: row.id,
                     workflow: row.workflow,
@@ -217,11 +236,18 @@ async fn report_runs(cloud: Arc<Cloud>, store: Store, engine: Engine<Services>) 
                 });
             }
         }
-        if changes.changed().await.is_err() {
-            return;
+    }
+
+    async fn follow(self: Arc<Self>, cloud: Arc<Cloud>, engine: Engine<Services>) {
+        let mut changes = engine.subscribe();
+        loop {
+            self.report(&cloud).await;
+            if changes.changed().await.is_err() {
+                return;
+            }
+            // Many changes, one look.
+            azdr_env::sleep(Duration::from_secs(1)).await;
+            changes.mark_unchanged();
         }
-        // Many changes, one look.
-        azdr_env::sleep(Duration::from_secs(1)).await;
-        changes.mark_unchanged();
     }
 }

@@ -1,15 +1,14 @@
 //! The machines that run in Azure, their thaw processes, and the agents on them.
 //!
-//! Told by the simulator when a machine starts and stops; an agent is one task per running machine
+//! azure-sim's simulated guests are the machines: their disks hold files and a program that keeps an
+//! order across disks. They say when a machine comes up and goes down; an agent is one task per machine
 //! whose OS disk carries an identity. What an agent says goes in below TLS and HTTP/2, at the
 //! protobuf messages of [`Agents::enter`]. Agents do not send idle heartbeats: presence is an event.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use azdr_controller::api::agent_service::{Agents, Door};
 use azdr_env::{Env, WallTime};
 use azdr_identity::PeerCertificate;
@@ -19,9 +18,8 @@ use azdr_proto::agent::{
     AgentMessage, ControllerMessage, FactState, Freeze, FreezeOutcome, FreezeReply, HealthFact,
     HealthReport, Hello, RenewCertificate, SessionMode, ThawCause, ThawReply, Witness,
 };
-use azure_sim::config::Blocking;
-use azure_sim::guests::none::NoGuests;
-use azure_sim::guests::{GuestSpec, Guests};
+use azure_sim::guests::simulated::{Consistency, PowerEvent, SimulatedGuests};
+use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
@@ -29,7 +27,6 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Code, Status};
 
 use crate::cloud::Cloud;
-use crate::contents::{Contents, Enrolled};
 use crate::dice::Dice;
 use crate::event::Event;
 
@@ -45,9 +42,15 @@ pub enum Planted {
     ThawForgotten,
 }
 
+/// Where an agent keeps the vmId that it was enrolled on, and its certificate.
+const IDENTITY: &str = "/etc/azdr/identity";
+/// The witness, on every disk.
+const WITNESS: &str = ".azdr-witness";
+
 /// All running machines.
 pub struct Machines {
-    none: NoGuests,
+    /// What they really are.
+    pub guests: SimulatedGuests,
     env: Env,
     dice: Dice,
     planted: Planted,
@@ -59,13 +62,15 @@ pub struct Machines {
 #[derive(Default)]
 struct Inner {
     running: BTreeMap<String, Machine>,
-    contents: Contents,
+    /// Captures of machines whose disks did not belong together already: restored from a point that
+    /// never said they do.
+    torn_before: BTreeSet<String>,
 }
 
 /// A running machine.
 struct Machine {
-    /// Its own disks, OS disk first, by key.
-    disks: Vec<String>,
+    /// Where its disks are mounted, the OS disk first.
+    mounts: Vec<String>,
     boot_id: String,
     up_since: WallTime,
     /// Cut off from the controller.
@@ -91,17 +96,29 @@ struct Hold {
 }
 
 impl Machines {
-    /// No machine runs yet.
-    pub fn new(env: Env, seed: u64, planted: Planted) -> Arc<Self> {
-        Arc::new(Self {
-            none: NoGuests::new(Blocking::Inline),
+    /// Follows these guests. Must be called inside a tokio runtime.
+    pub fn new(guests: SimulatedGuests, env: Env, seed: u64, planted: Planted) -> Arc<Self> {
+        let machines = Arc::new(Self {
             dice: Dice::new(seed, "machines"),
             env,
             planted,
             cloud: OnceLock::new(),
             inner: Mutex::default(),
             controller: watch::channel(None).0,
-        })
+            guests,
+        });
+        let mut events = machines.guests.power_events();
+        let follower = Arc::downgrade(&machines);
+        tokio::spawn(async move {
+            while let Some(event) = events.recv().await {
+                let Some(machines) = follower.upgrade() else { return };
+                match event {
+                    PowerEvent::Up(view) => machines.up(&view.vm_id),
+                    PowerEvent::Down { vm_id, .. } => machines.down(&vm_id),
+                }
+            }
+        });
+        machines
     }
 
     /// The cloud that they run in.
@@ -114,31 +131,36 @@ impl Machines {
         self.controller.send_replace(agents);
     }
 
-    /// Installs an agent's identity on an OS disk.
-    pub fn enrol(&self, os_disk: &str, certificate: PeerCertificate, vm_id: String) {
-        let mut inner = self.lock();
-        let content = inner.contents.of(os_disk);
-        content.enrolled = Some(Enrolled { certificate, vm_id });
+    /// Installs an agent's identity on a machine.
+    pub fn enrol(&self, vm_id: &str, certificate_der: &[u8]) {
+        let mut file = format!("{vm_id}\n").into_bytes();
+        file.extend_from_slice(certificate_der);
+        // A machine that is frozen or off keeps what it has.
+        let _ = self.guests.write_file(vm_id, IDENTITY, Bytes::from(file));
     }
 
-    /// Azure has carried out a write: follow where contents go.
-    pub fn written(&self, key: &str, source: Option<&str>) {
-        if let Some(source) = source {
-            self.lock().contents.copy(source, key, self.now());
-        }
-    }
-
-    /// Azure has deleted something.
-    pub fn deleted(&self, key: &str) {
-        self.lock().contents.remove(key);
+    fn identity(&self, vm_id: &str) -> Option<(String, PeerCertificate)> {
+        let file = self.guests.read_file(vm_id, IDENTITY).ok()??;
+        let end = file.iter().position(|b| *b == b'\n')?;
+        let enrolled = String::from_utf8(file.get(..end)?.to_vec()).ok()?;
+        let certificate = PeerCertificate::from_der(file.get(end + 1..)?, self.env.clock.wall());
+        Some((enrolled, certificate.ok()?))
     }
 
     /// Whether these disks or snapshots can be of one instant.
     ///
     /// # Errors
     /// How they are torn.
-    pub fn of_one_instant(&self, keys: &[String]) -> Result<(), String> {
-        self.lock().contents.of_one_instant(keys, self.now())
+    pub fn of_one_instant(&self, unique_ids: &[String]) -> Result<(), String> {
+        match self.guests.check(unique_ids.iter().map(String::as_str)) {
+            Consistency::Torn { why } => Err(why),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the machine's disks did not belong together before this capture.
+    pub fn was_torn_before(&self, operation: &str) -> bool {
+        self.lock().torn_before.contains(operation)
     }
 
     /// vmIds of all running machines.
@@ -188,23 +210,12 @@ impl Machines {
         }
     }
 
-    /// Disks of the VM with this vmId, OS disk first.
-    fn disks_of(&self, vm_id: &str) -> Vec<String> {
-        let Some(cloud) = self.cloud.get().and_then(Weak::upgrade) else { return Vec::new() };
-        cloud.simulator.look(|state, _| {
-            let vm = state.vms.iter().find(|(_, vm)| vm.vm_id == vm_id);
-            vm.map(|(_, vm)| vm.disks.iter().map(|d| d.disk.to_string().to_lowercase()).collect())
-                .unwrap_or_default()
-        })
-    }
-
     fn up(self: &Arc<Self>, vm_id: &str) {
-        let now = self.now();
-        let boot_id = self.env.ids.uuid().to_string();
+        let Some(view) = self.guests.machine(vm_id) else { return };
         let machine = Machine {
-            disks: Vec::new(),
-            boot_id,
-            up_since: now,
+            mounts: view.disks.into_iter().map(|d| d.mount_point).collect(),
+            boot_id: view.boot_id,
+            up_since: self.now(),
             partitioned: watch::channel(false).0,
             hold: None,
             last: None,
@@ -216,14 +227,10 @@ impl Machines {
     }
 
     fn down(&self, vm_id: &str) {
-        let mut inner = self.lock();
-        let now = self.now();
-        let Some(machine) = inner.running.remove(vm_id) else { return };
+        let Some(machine) = self.lock().running.remove(vm_id) else { return };
         if let Some(agent) = machine.agent {
             agent.abort();
         }
-        inner.contents.stop(&machine.disks, now);
-        drop(inner);
         if let Some(hold) = machine.hold.filter(|h| h.frozen_at.is_some()) {
             self.tell(&Event::Thawed { vm_id: vm_id.to_owned(), operation: hold.operation });
         }
@@ -241,33 +248,20 @@ impl Machines {
     /// The machine boots, then its agent runs as long as the machine does.
     async fn boot(self: Arc<Self>, vm_id: String) {
         azdr_env::sleep(self.dice.between(Duration::from_secs(2), Duration::from_secs(20))).await;
-        let disks = self.disks_of(&vm_id);
-        {
-            let now = self.now();
-            let mut inner = self.lock();
-            if let Some(os) = disks.first() {
-                inner.contents.of(os).is_os = true;
-            }
-            inner.contents.begin(&disks, now);
-            let Some(machine) = inner.running.get_mut(&vm_id) else { return };
-            machine.disks = disks.clone();
-        }
         let mut for_this_run: Option<PeerCertificate> = None;
         loop {
-            let enrolled =
-                disks.first().and_then(|os| self.lock().contents.get(os)?.enrolled.clone());
             // No agent was ever installed here.
-            let Some(enrolled) = enrolled else { return };
+            let Some((enrolled_on, certificate)) = self.identity(&vm_id) else { return };
             let mut controller = self.controller.subscribe();
             let Ok(agents) = controller.wait_for(Option::is_some).await.map(|a| (*a).clone())
             else {
                 return;
             };
             let Some(agents) = agents else { continue };
-            let own = enrolled.vm_id == vm_id;
+            let own = enrolled_on == vm_id;
             let door = if own && for_this_run.is_none() { Door::Protected } else { Door::Restored };
-            let certificate = for_this_run.clone().unwrap_or(enrolled.certificate);
-            match self.session(&agents, &vm_id, &disks, own, door, certificate).await {
+            let certificate = for_this_run.clone().unwrap_or(certificate);
+            match self.session(&agents, &vm_id, own, door, certificate).await {
                 End::Run(certificate) => for_this_run = Some(*certificate),
                 End::Own => for_this_run = None,
                 End::Closed => {}
@@ -284,7 +278,6 @@ impl Machines {
         self: &Arc<Self>,
         agents: &Agents,
         vm_id: &str,
-        disks: &[String],
         own: bool,
         door: Door,
         certificate: PeerCertificate,
@@ -294,7 +287,7 @@ impl Machines {
         let certificate = PeerCertificate { expired, ..certificate };
         let enter = |door| {
             let (outlet, inlet) = mpsc::unbounded_channel();
-            let _ = outlet.send(Ok(message(Say::Hello(self.hello(vm_id, disks)))));
+            let _ = outlet.send(Ok(message(Say::Hello(self.hello(vm_id)))));
             (outlet, agents.enter(door, certificate.clone(), UnboundedReceiverStream::new(inlet)))
         };
         let (mut outlet, mut welcome) = {
@@ -328,7 +321,7 @@ impl Machines {
             };
             match next {
                 Some(Some(Ok(ControllerMessage { body: Some(body) }))) => {
-                    if let Some(end) = self.obey(vm_id, disks, own, &mut mode, body, &outlet) {
+                    if let Some(end) = self.obey(vm_id, own, &mut mode, body, &outlet) {
                         return end;
                     }
                 }
@@ -346,24 +339,37 @@ impl Machines {
         }
     }
 
-    fn hello(&self, vm_id: &str, disks: &[String]) -> Hello {
-        let inner = self.lock();
-        let boot = inner.running.get(vm_id).map(|m| (m.boot_id.clone(), m.up_since));
-        let (boot_id, up) = boot.unwrap_or_else(|| (String::new(), self.now()));
+    fn hello(&self, vm_id: &str) -> Hello {
+        let (boot_id, up, mounts) = match self.lock().running.get(vm_id) {
+            Some(m) => (m.boot_id.clone(), m.up_since, m.mounts.clone()),
+            None => (String::new(), self.now(), Vec::new()),
+        };
         Hello {
             vm_id: vm_id.to_owned(),
             boot_id,
             uptime_secs: self.now().since(up).as_secs(),
-            witnesses: witnesses(&inner.contents, disks),
+            witnesses: mounts.iter().filter_map(|mount| self.witness(vm_id, mount)).collect(),
             can_freeze: true,
             ..Hello::default()
         }
     }
 
+    fn witness(&self, vm_id: &str, mount: &str) -> Option<Witness> {
+        let file = self.guests.read_file(vm_id, &witness_path(mount)).ok()??;
+        let text = String::from_utf8_lossy(&file);
+        let mut lines = text.lines().map(str::to_owned);
+        Some(Witness {
+            mount_point: mount.to_owned(),
+            recovery_point: lines.next()?,
+            operation_id: lines.next()?,
+            nonce: lines.next()?,
+            ..Witness::default()
+        })
+    }
+
     fn obey(
         self: &Arc<Self>,
         vm_id: &str,
-        disks: &[String],
         own: bool,
         mode: &mut SessionMode,
         told: Told,
@@ -399,7 +405,7 @@ impl Machines {
                     state: FactState::Pass.into(),
                     detail: String::new(),
                 };
-                let hello = self.hello(vm_id, disks);
+                let hello = self.hello(vm_id);
                 say(
                     outlet,
                     Say::Health(HealthReport {
@@ -417,7 +423,7 @@ impl Machines {
                 if !issued.durable {
                     return Some(End::Run(Box::new(certificate)));
                 }
-                self.enrol(disks.first()?, certificate, vm_id.to_owned());
+                self.enrol(vm_id, der);
                 return Some(End::Own);
             }
         }
@@ -455,23 +461,32 @@ impl Machines {
     async fn hold(self: Arc<Self>, vm_id: String, freeze: Freeze) {
         let most = if self.dice.one_in(100) { 60_000 } else { 400 };
         azdr_env::sleep(Duration::from_millis(5 + self.dice.below(most))).await;
+        let Some(mounts) = self.lock().running.get(&vm_id).map(|m| m.mounts.clone()) else {
+            return;
+        };
+        let Freeze { recovery_point, operation_id, nonce, .. } = &freeze;
+        for mount in mounts {
+            let text = format!("{recovery_point}\n{operation_id}\n{nonce}\n");
+            let _ = self.guests.write_file(&vm_id, &witness_path(&mount), text.into());
+        }
         let changed = {
             let now = self.now();
-            let mut guard = self.lock();
-            let inner = &mut *guard;
+            let mut inner = self.lock();
             let Some(machine) = inner.running.get_mut(&vm_id) else { return };
             let hold = machine.hold.as_mut().filter(|h| h.operation == freeze.operation_id);
             // Thawed before it was frozen.
             let Some(hold) = hold else { return };
+            if self.guests.freeze(&vm_id).is_err() {
+                machine.hold = None;
+                return;
+            }
             hold.frozen_at = Some(now);
             hold.renewed_at = now;
-            for disk in &machine.disks {
-                let point = freeze.recovery_point.clone();
-                let witness = (point, freeze.operation_id.clone(), freeze.nonce.clone());
-                inner.contents.of(disk).witness = Some(witness);
+            let changed = hold.changed.subscribe();
+            if self.guests.machine(&vm_id).is_some_and(|view| view.torn) {
+                inner.torn_before.insert(freeze.operation_id.clone());
             }
-            inner.contents.stop(&machine.disks, now);
-            hold.changed.subscribe()
+            changed
         };
         self.tell(&Event::Frozen { vm_id: vm_id.clone(), operation: freeze.operation_id.clone() });
         let frozen = Say::FreezeReply(FreezeReply {
@@ -546,8 +561,7 @@ impl Machines {
     /// Thaws whatever is held.
     fn thaw(&self, vm_id: &str, cause: ThawCause) {
         let now = self.now();
-        let mut guard = self.lock();
-        let inner = &mut *guard;
+        let mut inner = self.lock();
         let Some(machine) = inner.running.get_mut(vm_id) else { return };
         let Some(hold) = machine.hold.take() else { return };
         let window = hold.frozen_at.map(|at| now.since(at));
@@ -562,9 +576,10 @@ impl Machines {
             window_ms: window.unwrap_or_default().as_millis() as u32,
             ..ThawReply::default()
         });
+        drop(inner);
         if window.is_some() {
-            inner.contents.begin(&machine.disks, now);
-            drop(guard);
+            // An error is a machine that has ended meanwhile.
+            let _ = self.guests.thaw(vm_id);
             let (vm_id, operation) = (vm_id.to_owned(), hold.operation);
             self.tell(&Event::Thawed { vm_id, operation });
         }
@@ -598,59 +613,6 @@ fn refused(operation_id: String, reason: &str) -> Say {
     })
 }
 
-fn witnesses(contents: &Contents, disks: &[String]) -> Vec<Witness> {
-    let witness = |(n, disk): (usize, &String)| {
-        let (point, operation, nonce) = contents.get(disk)?.witness.clone()?;
-        Some(Witness {
-            mount_point: if n == 0 { "/".into() } else { format!("/data{n}") },
-            operation_id: operation,
-            recovery_point: point,
-            nonce,
-            ..Witness::default()
-        })
-    };
-    disks.iter().enumerate().filter_map(witness).collect()
-}
-
-/// The machines as the simulator sees them.
-pub struct AsGuests(pub Arc<Machines>);
-
-#[async_trait]
-impl Guests for AsGuests {
-    async fn start(&self, spec: &GuestSpec) -> anyhow::Result<()> {
-        if !self.0.lock().running.contains_key(&spec.vm_id) {
-            self.0.up(&spec.vm_id);
-        }
-        self.0.none.start(spec).await
-    }
-
-    async fn power_off(&self, vm_id: &str) -> anyhow::Result<()> {
-        self.0.down(vm_id);
-        self.0.none.power_off(vm_id).await
-    }
-
-    async fn restart(&self, vm_id: &str) -> anyhow::Result<()> {
-        self.0.down(vm_id);
-        self.0.up(vm_id);
-        Ok(())
-    }
-
-    async fn is_running(&self, vm_id: &str) -> bool {
-        self.0.lock().running.contains_key(vm_id)
-    }
-
-    async fn snapshot_disk(
-        &self,
-        vm_id: Option<&str>,
-        source: &Path,
-        target: &Path,
-        at_instant: Box<dyn FnOnce() + Send>,
-    ) -> anyhow::Result<()> {
-        self.0.none.snapshot_disk(vm_id, source, target, at_instant).await
-    }
-
-    async fn shut_down(&self) {
-        let running = self.0.running();
-        running.iter().for_each(|vm_id| self.0.down(vm_id));
-    }
+fn witness_path(mount: &str) -> String {
+    format!("{}/{WITNESS}", mount.trim_end_matches('/'))
 }

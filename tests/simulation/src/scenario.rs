@@ -159,22 +159,21 @@ impl Scenario {
             let key = vm_key(&group, &name);
             let look = |azure: &azure_sim::world::State| {
                 let vm = azure.vms.get(&key)?;
-                let os = vm.disks.first()?.disk.to_string().to_lowercase();
-                Some((vm.vm_id.clone(), vm.common.id.to_string(), os))
+                Some((vm.vm_id.clone(), vm.common.id.to_string()))
             };
             let found = self.world.cloud.simulator.look(|azure, _| look(azure));
-            let (vm_id, arm_id, os_disk) = found.with_context(|| format!("no VM {key}"))?;
+            let (vm_id, arm_id) = found.with_context(|| format!("no VM {key}"))?;
             let now = self.world.env.clock.wall();
             let item = life
                 .store
                 .ensure_vm(arm_id.parse()?, HOME.to_owned(), Some(vm_id.clone()), now)
                 .await?;
-            let certificate = self.enrol(&item.arm_id, now)?;
+            let (certificate, der) = self.enrol(&item.arm_id, now)?;
             let (serial, until) = (certificate.serial.clone(), certificate.not_after);
             life.store
                 .add_certificate(serial, item.id, CertificateScope::Vm, until, None, now)
                 .await?;
-            self.world.cloud.machines.enrol(&os_disk, certificate, vm_id.clone());
+            self.world.cloud.machines.enrol(&vm_id, &der);
             self.world.cloud.machines.crash_agent(&vm_id);
         }
         azdr_env::sleep(MINUTE).await;
@@ -186,14 +185,14 @@ impl Scenario {
         &self,
         vm: &azdr_domain::arm_id::ArmId,
         now: WallTime,
-    ) -> anyhow::Result<PeerCertificate> {
+    ) -> anyhow::Result<(PeerCertificate, Vec<u8>)> {
         let (issued, _) = self.world.authority.issue_with_new_key(
             &Identity::agent(&vm.hash_hex())?,
             now.minus(HOUR),
             now.plus(30 * DAY),
             Serial::random(&*self.world.env.ids),
         )?;
-        Ok(PeerCertificate::from_der(&issued.cert_der, now)?)
+        Ok((PeerCertificate::from_der(&issued.cert_der, now)?, issued.cert_der))
     }
 
     fn at(&mut self, after: Duration, turn: Turn) {
@@ -521,17 +520,20 @@ impl Scenario {
 
     /// Points that say to be of one instant must hold what a program wrote up to one instant.
     fn look_at_contents(&self) {
+        let machines = &self.world.cloud.machines;
         type Sets = BTreeMap<(String, String, String), Vec<String>>;
         let sets: Sets = self.world.cloud.simulator.look(|azure, _| {
             let mut sets = Sets::new();
-            for (key, snapshot) in azure.snapshots.iter() {
+            for (_, snapshot) in azure.snapshots.iter() {
                 let tag = |name: &str| snapshot.common.tags.get(name).cloned();
                 let consistency = tag("azdr:consistency").unwrap_or_default();
                 if let (Some(point), Some(vm)) = (tag("azdr:point"), tag("azdr:vm-0"))
                     && consistency == "filesystem"
+                    && !machines.was_torn_before(&tag("azdr:operation").unwrap_or_default())
                 {
                     let place = snapshot.common.location.clone();
-                    sets.entry((vm, point, place)).or_default().push(key.clone());
+                    let id = snapshot.volume.unique_id.clone();
+                    sets.entry((vm, point, place)).or_default().push(id);
                 }
             }
             sets

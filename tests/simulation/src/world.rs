@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use azdr_env::{Env, SeededIds};
 use azdr_identity::CertificateAuthority;
+use azure_sim::guests::simulated::{BOOTABLE, SimulatedGuests};
 use azure_sim::seed::WorldDescription;
 use serde_json::{Value, json};
 
 use crate::clock::WrongClock;
 use crate::cloud::Cloud;
 use crate::dice::Dice;
+use crate::life::Known;
 use crate::machines::{Machines, Planted};
 use crate::record::Record;
 
@@ -39,6 +41,8 @@ pub struct World {
     pub authority: Arc<CertificateAuthority>,
     /// The trace and the checkers.
     pub record: Arc<Record>,
+    /// The state in which each run was last seen.
+    pub known: Known,
     /// The controller's data directory is in here.
     pub dir: tempfile::TempDir,
 }
@@ -65,12 +69,16 @@ fn description(vms: usize) -> WorldDescription {
         let (group, name) = machine(n);
         let disk = |suffix: &str| format!("{name}-{suffix}");
         let data: Vec<Value> = (0..n % 3)
-            .map(|lun| json!({"lun": lun, "name": disk(&format!("data{lun}")), "size_gb": 1}))
+            .map(|lun| {
+                let name = disk(&format!("data{lun}"));
+                json!({"lun": lun, "name": name, "size_gb": 1, "files": {}})
+            })
             .collect();
         json!({
             "name": name, "resource_group": group, "location": HOME,
             "size": "Standard_D2s_v3", "public_ip": false, "running": true,
-            "os_disk": {"name": disk("os"), "size_gb": 1}, "data_disks": data,
+            "os_disk": {"name": disk("os"), "size_gb": 1, "files": {BOOTABLE: "#!"}},
+            "data_disks": data,
         })
     };
     let world = json!({
@@ -109,11 +117,22 @@ impl World {
         let clock = Arc::new(WrongClock::right());
         let env = Env { clock: clock.clone(), ids: Arc::new(SeededIds::new(seed)) };
         let record = Arc::new(Record::new(keep_whole));
-        let machines = Machines::new(truth.clone(), seed, planted);
+        let machines =
+            Machines::new(SimulatedGuests::new(truth.clone()), truth.clone(), seed, planted);
         let cloud =
             Cloud::open(dir.path(), &description(vms), &truth, machines, record.clone(), seed)?;
         let authority = Arc::new(CertificateAuthority::generate(&env)?);
-        let world = Self { seed, truth, env, clock, cloud, authority, record, dir };
+        let world = Self {
+            seed,
+            truth,
+            env,
+            clock,
+            cloud,
+            authority,
+            record,
+            known: Known::default(),
+            dir,
+        };
         world.cloud.simulator.start().await;
         // The machines of the description boot.
         azdr_env::sleep(Duration::from_secs(60)).await;

@@ -61,6 +61,43 @@ pub(super) fn snapshots_of<'a>(
     azure.snapshots.iter().filter(|(_, s)| is_its(s)).collect()
 }
 
+/// When a point was taken, as its name says: `{vm}-backup-{tier}-{yyyymmdd}-{hhmm}`.
+pub(super) fn taken(point: &str) -> Option<WallTime> {
+    let (_, stamp) = point.rsplit_once("-backup-")?;
+    let mut parts = stamp.split('-').skip(1);
+    let (day, time) = (parts.next()?, parts.next()?);
+    let text = format!(
+        "{}-{}-{}T{}:{}:00Z",
+        day.get(0..4)?,
+        day.get(4..6)?,
+        day.get(6..8)?,
+        time.get(0..2)?,
+        time.get(2..4)?
+    );
+    text.parse().ok()
+}
+
+/// Every point of a VM whose snapshots in the region are complete, with its tiers: announced or not.
+pub(super) fn complete_points(
+    azure: &State,
+    now: WallTime,
+    vm: &str,
+    region: &str,
+) -> BTreeMap<String, Vec<String>> {
+    let mut found = BTreeMap::new();
+    for (_, snapshot) in azure.snapshots.iter() {
+        if snapshot.common.location.eq_ignore_ascii_case(region)
+            && snapshot.is_complete(now)
+            && let Some((of, point)) = belongs_to(snapshot)
+            && of == vm
+        {
+            let tiers = tag(snapshot, "azdr:tiers").unwrap_or_default();
+            found.insert(point, tiers.split(',').map(str::to_owned).collect());
+        }
+    }
+    found
+}
+
 impl Points {
     /// Takes in announcements. Answers the point that has just been announced.
     pub(super) fn see(&mut self, event: &Event, azure: &State) -> Option<(String, String)> {

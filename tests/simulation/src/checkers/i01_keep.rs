@@ -11,7 +11,7 @@ use std::time::Duration;
 use azdr_env::WallTime;
 
 use super::Checker;
-use super::announced::{Points, belongs_to};
+use super::announced::{Points, belongs_to, complete_points, taken};
 use crate::event::Event;
 use crate::record::View;
 
@@ -75,9 +75,15 @@ impl Checker for Keep {
         let Some(snapshot) = view.azure.snapshots.get(key) else { return Ok(()) };
         let Some((vm, name)) = belongs_to(snapshot) else { return Ok(()) };
         let region = snapshot.common.location.clone();
-        let in_region = self.points.of(&vm, &region);
-        let Some((_, point)) = in_region.iter().find(|(n, _)| *n == name) else { return Ok(()) };
-        let newer: Vec<_> = in_region.iter().filter(|(_, p)| p.created > point.created).collect();
+        let key = (vm, name);
+        let Some(point) = self.points.all.get(&key) else { return Ok(()) };
+        if !point.regions.contains(&region) {
+            return Ok(());
+        }
+        let (vm, name) = &key;
+        let own = taken(name).unwrap_or(point.created);
+        let mut newer = complete_points(view.azure, view.now, vm, &region);
+        newer.retain(|other, _| other != name && taken(other).is_some_and(|at| at > own));
         if newer.is_empty() {
             return Err(format!("{name} is the newest restorable point of {vm} in {region}"));
         }
@@ -85,14 +91,14 @@ impl Checker for Keep {
             if !point.tiers.iter().any(|t| t == tier) {
                 continue;
             }
-            let own = period(index, point.created);
+            let own = period(index, own);
             let newer: BTreeSet<i64> = newer
                 .iter()
-                .filter(|(_, p)| p.tiers.iter().any(|t| t == tier))
-                .map(|(_, p)| period(index, p.created))
+                .filter(|(_, tiers)| tiers.iter().any(|t| t == tier))
+                .filter_map(|(name, _)| Some(period(index, taken(name)?)))
                 .filter(|p| *p > own)
                 .collect();
-            let wanted = self.wanted(&vm, index, view.now);
+            let wanted = self.wanted(vm, index, view.now);
             if newer.len() < wanted {
                 return Err(format!(
                     "{name} of {vm} in {region}: {wanted} {tier} points are wanted and {} newer \
@@ -101,7 +107,6 @@ impl Checker for Keep {
                 ));
             }
         }
-        let key = (vm, name);
         self.points.gone(&key, &region);
         Ok(())
     }

@@ -33,7 +33,7 @@ impl Checker for NoResidue {
         };
         let left: Vec<String> = view
             .azure
-            .all_common("/")
+            .all_common("/", None)
             .filter(|(_, common)| is_own(&common.tags) && !stays(common.id.kind))
             .map(|(key, common)| format!("{key} ({})", common.provisioning))
             .collect();

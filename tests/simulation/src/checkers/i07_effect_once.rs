@@ -18,7 +18,8 @@ impl Checker for EffectOnce {
         match event {
             Event::Asked(asked) if asked.method == http::Method::DELETE => {
                 // Group deletions and sub-resources are judged by what they hold.
-                let found = view.azure.all_common(&asked.path).find(|(key, _)| **key == asked.path);
+                let found =
+                    view.azure.all_common(&asked.path, None).find(|(key, _)| **key == asked.path);
                 let Some((key, common)) = found else { return Ok(()) };
                 if common.tags.get("azdr:owner").map(String::as_str) != Some("azdr") {
                     return Err(format!("{key} is not azdr's, and its deletion was asked for"));
