@@ -14,6 +14,7 @@
 
 mod access;
 mod arm_id;
+mod behind_the_back;
 mod copies;
 mod disks;
 mod error;
@@ -67,6 +68,8 @@ pub struct Injected {
     pub fail_operation: Option<Failure>,
     /// The copy that the request starts stops at this percentage.
     pub stall_copy_at: Option<f64>,
+    /// The copy that the request starts breaks at this percentage, with this code and these words.
+    pub fail_copy_at: Option<(f64, String, String)>,
     /// Regions without capacity for (further) machines, lower case.
     pub no_capacity_in: Vec<String>,
 }

@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 
+use azdr_env::WallTime;
 use http::Method;
 use serde_json::{Value, json};
 
 use super::request::ArmRequest;
-use crate::faults::{FaultPlan, Verdict};
+use crate::faults::{Asked, FaultPlan, Verdict};
 use crate::world::{ArmId, World};
 
 /// How many of the latest requests are remembered.
@@ -41,14 +42,20 @@ struct Seen {
 
 impl Admission {
     /// Asks the fault plan about a request.
-    pub(crate) fn judge(&self, request: &ArmRequest, world: &Mutex<World>) -> Verdict {
+    pub(crate) fn judge(
+        &self,
+        request: &ArmRequest,
+        world: &Mutex<World>,
+        now: WallTime,
+    ) -> Verdict {
         let region = || region_of(request, &world.lock().expect("a panic ends the process"));
-        self.plan.lock().expect("no code panics while holding this lock").judge(
-            request.method.as_str(),
-            &request.path,
-            request.kind(),
-            region,
-        )
+        let asked = Asked {
+            method: request.method.as_str(),
+            path: &request.path,
+            resource_type: request.kind(),
+            now,
+        };
+        self.plan.lock().expect("no code panics while holding this lock").judge(&asked, region)
     }
 
     /// Counts a request and its answer; `None`: it got none.
@@ -93,11 +100,15 @@ impl Admission {
     }
 }
 
-/// The region that a request is for: of the resource in its path, or of its body.
+/// The region that a request is for: of the resource in its path, of the path, or of its body.
 fn region_of(request: &ArmRequest, world: &World) -> Option<String> {
     let path = request.segments.iter().take(8).cloned().collect::<Vec<_>>().join("/");
     let known = ArmId::parse(&path).and_then(|id| Some(world.state.common(&id)?.location.clone()));
-    known.or_else(|| {
+    let named = || {
+        let at = request.lower.iter().position(|segment| segment == "locations")?;
+        request.lower.get(at + 1).cloned()
+    };
+    known.or_else(named).or_else(|| {
         let body: Value = serde_json::from_slice(&request.body).ok()?;
         Some(body["location"].as_str()?.replace(' ', "").to_lowercase())
     })

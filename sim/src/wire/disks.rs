@@ -173,7 +173,7 @@ impl Scope<'_> {
             if !in_operation {
                 properties["completionPercent"] = json!(percent);
             }
-            if let Some((_, code, message)) = &progress.error {
+            if let Some((code, message)) = progress.failure(self.now) {
                 properties["copyCompletionError"] =
                     json!({"errorCode": code, "errorMessage": message});
             }

@@ -79,8 +79,7 @@ impl World {
         let source = match creation.create_option.to_lowercase().as_str() {
             "copy" => self.copy_source(id, &creation, incremental, &location, now)?,
             "copystart" => {
-                let stall = injected.stall_copy_at;
-                self.copy_start_source(id, &creation, incremental, &location, stall, now)?
+                self.copy_start_source(id, &creation, incremental, &location, injected, now)?
             }
             other => {
                 return Err(ArmError::bad_request(
@@ -162,7 +161,7 @@ impl World {
         if incremental {
             self.check_snapshot_quotas(&disk.volume, now)?;
             if disk.volume.is_background_copied() {
-                progress = Some(self.new_progress(None, now));
+                progress = Some(self.new_progress(&Injected::default(), now));
             }
         }
         Ok(Source {
@@ -178,9 +177,10 @@ impl World {
         })
     }
 
-    pub(super) fn new_progress(&self, stall_at: Option<f64>, now: WallTime) -> Progress {
+    pub(super) fn new_progress(&self, injected: &Injected, now: WallTime) -> Progress {
         let takes_ms = self.takes(Action::Copy).as_millis() as u64;
-        Progress { started: now, takes_ms, stall_at, error: None }
+        let (stall_at, breaks_at) = (injected.stall_copy_at, injected.fail_copy_at.clone());
+        Progress { started: now, takes_ms, stall_at, error: None, breaks_at }
     }
 
     fn check_snapshot_quotas(&self, disk: &Volume, now: WallTime) -> Result<(), ArmError> {

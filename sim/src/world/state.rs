@@ -123,7 +123,12 @@ impl Snapshot {
     /// The content is complete and will stay so.
     pub fn is_complete(&self, now: WallTime) -> bool {
         self.percent(now) >= 100.0
-            && self.progress.as_ref().is_none_or(|progress| progress.error.is_none())
+            && self.progress.as_ref().is_none_or(|progress| progress.failure(now).is_none())
+    }
+
+    /// Its background copy has broken.
+    pub(super) fn has_failed(&self, now: WallTime) -> bool {
+        self.progress.as_ref().is_some_and(|progress| progress.failure(now).is_some())
     }
 }
 
@@ -425,6 +430,12 @@ impl State {
             remove_from(&mut self.copies_of, chain, &created.1);
         }
         self.unindex_copy(key, snapshot.progress.as_ref());
+    }
+
+    pub(super) fn note_grant(&mut self, volume: &Volume, of: &ArmId) {
+        if let Some(grant) = &volume.grant {
+            self.grants.insert(grant.id.clone(), of.clone());
+        }
     }
 
     pub(super) fn forget_grant(&mut self, volume: &Volume) {
