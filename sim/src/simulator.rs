@@ -172,7 +172,7 @@ impl Simulator {
             return self.0.admin(&request).await;
         }
         let now = self.0.now(&self.0.world());
-        let verdict = self.0.admission.judge(&request, &self.0.world, now);
+        let verdict = self.0.admission.judge(&request, &self.0.world, &self.0.signer, now);
         if !verdict.delay.is_zero() {
             azdr_env::sleep(verdict.delay).await;
         }
@@ -185,7 +185,7 @@ impl Simulator {
         if verdict.drop_before {
             return dropped();
         }
-        let reply = match verdict.refusal {
+        let mut reply = match verdict.refusal {
             Some(refusal) => refusal.into(),
             None => {
                 let (injected, first) = (verdict.injected, verdict.behind_the_back);
@@ -195,6 +195,7 @@ impl Simulator {
         if verdict.drop_after {
             return dropped();
         }
+        reply.headers.extend(verdict.headers);
         self.0.admission.count(&request, Some(reply.status));
         self.0.respond(reply, &request).await
     }

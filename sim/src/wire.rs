@@ -8,6 +8,7 @@ pub(crate) mod admin;
 pub(crate) mod admission;
 pub(crate) mod auth;
 mod boot;
+mod buckets;
 mod disks;
 mod errors;
 pub(crate) mod guests;

@@ -69,14 +69,14 @@ impl Scope<'_> {
 
     /// A listing of disks or snapshots.
     pub(super) fn list_disks(&self, kind: Kind, prefix: &str) -> Reply {
-        let size = self.world.limits.page_size;
+        let limits = &self.world.limits;
         let (state, after) = (&self.world.state, after(self.request));
         if kind == Kind::Disk {
             let disks = state.disks.with_prefix_after(prefix, after.as_deref());
-            page(self.request, disks, size, |disk| self.disk(disk))
+            page(self.request, disks, limits, |disk| self.disk(disk))
         } else {
             let snapshots = state.snapshots.with_prefix_after(prefix, after.as_deref());
-            page(self.request, snapshots, size, |snapshot| self.snapshot(snapshot, false))
+            page(self.request, snapshots, limits, |snapshot| self.snapshot(snapshot, false))
         }
     }
 

@@ -15,4 +15,5 @@ mod program;
 mod recordings;
 mod server;
 mod shapes;
+mod throttling;
 mod vms;
