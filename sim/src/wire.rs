@@ -20,6 +20,7 @@ mod operations;
 mod reply;
 mod request;
 mod resources;
+mod rights;
 mod router;
 mod sas;
 mod scopes;

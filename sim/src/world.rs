@@ -19,11 +19,13 @@ mod copies;
 mod disks;
 mod error;
 mod groups;
+mod immutability;
 mod locks;
 mod network;
 mod network_rules;
 mod network_writes;
 mod operations;
+mod rights;
 mod snapshots;
 mod state;
 mod table;
@@ -38,10 +40,12 @@ pub use arm_id::{ArmId, Kind};
 pub use disks::DiskRequest;
 pub use error::ArmError;
 pub use groups::GroupRequest;
+pub use immutability::{Immutability, ImmutabilityRequest};
 pub(crate) use locks::Intent;
 pub use locks::LockRequest;
 pub use network_writes::NetworkRequest;
 pub use operations::{Effect, Failure, Operation, Outcome, Output, Service, Work};
+pub use rights::Assignment;
 pub use snapshots::SnapshotRequest;
 pub use state::{
     Attachment, Common, Disk, Facts, Grant, Group, Lock, NetworkResource, NicAttachment, Power,

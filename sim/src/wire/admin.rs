@@ -8,6 +8,7 @@
 //! | `POST /_sim/clock/advance` `{"ms": 1000}` | lets simulated time jump |
 //! | `POST /_sim/resources/delete` `{"id": …}` | lets a resource vanish, whatever protects it |
 //! | `POST /_sim/resources/rename` `{"id": …, "to": …}` | gives a disk or snapshot another name |
+//! | `PUT`, `DELETE /_sim/assignments/{client}` `[{"scope": …, "actions": […]}]` | gives a principal these rights only, all rights |
 //!
 //! and of simulated machines, which are in `guests.rs`.
 
@@ -20,7 +21,7 @@ use super::admission::Admission;
 use super::reply::Reply;
 use super::request::ArmRequest;
 use crate::faults::{Fault, FaultPlan};
-use crate::world::{ArmError, Kind, World};
+use crate::world::{ArmError, Assignment, Kind, World};
 
 /// The number in [`State::numbers`](crate::world::State) that is added to the clock.
 pub(crate) const CLOCK_OFFSET_MS: &str = "clock_offset_ms";
@@ -89,6 +90,15 @@ fn answer(
         (&Method::POST, ["resources", "rename"]) => {
             let Renamed { id, to } = request.json()?;
             world.rename(&id, &to)?;
+            Ok(Reply::empty(204))
+        }
+        (&Method::PUT, ["assignments", _]) => {
+            let assignments: Vec<Assignment> = request.json()?;
+            world.state.assignments.insert(request.segments[2].clone(), assignments);
+            Ok(Reply::empty(204))
+        }
+        (&Method::DELETE, ["assignments", _]) => {
+            world.state.assignments.remove(&request.segments[2]);
             Ok(Reply::empty(204))
         }
         (&Method::POST, ["clock", "advance"]) => {

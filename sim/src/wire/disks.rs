@@ -10,7 +10,8 @@ use super::router::Scope;
 use super::sas;
 use super::times::azure_time;
 use crate::world::{
-    Accepted, AccessRequest, ArmError, ArmId, Common, Disk, Kind, Power, Snapshot, Volume, gib,
+    Accepted, AccessRequest, ArmError, ArmId, Common, Disk, ImmutabilityRequest, Kind, Power,
+    Snapshot, Volume, gib,
 };
 
 impl Scope<'_> {
@@ -60,6 +61,13 @@ impl Scope<'_> {
                 let sign =
                     |volume: &Volume, grant: &str| sas::path_of_content(signer, volume, grant);
                 self.world.begin_get_access(id, &body, sign, self.injected, self.now)?
+            }
+            "updateimmutabilitypolicy" | "updateimmutabilitypolicylock"
+                if id.kind == Kind::Snapshot && self.api_version.as_str() >= "2026-03-02" =>
+            {
+                let body: ImmutabilityRequest = self.request.json()?;
+                let lock = action.ends_with("lock");
+                self.world.set_immutability(id, &body, lock, self.injected, self.now)?
             }
             "endgetaccess" => self.world.end_get_access(id, self.injected, self.now)?,
             _ => return Err(self.unknown()),
@@ -168,6 +176,15 @@ impl Scope<'_> {
         properties["diskState"] = json!(if active { "ActiveSAS" } else { "Unattached" });
         if let Some(family) = &snapshot.family {
             properties["incrementalSnapshotFamilyId"] = json!(family);
+        }
+        if let Some(policy) = &snapshot.immutability {
+            properties["immutabilityPolicy"] = json!({
+                "immutabilityDurationDays": policy.days,
+                "type": if policy.locked { "Locked" } else { "Unlocked" },
+                "policyStartTime": azure_time(policy.start),
+                "policyExpirationTime": azure_time(policy.expires()),
+                "isPolicyExpired": policy.expires() <= self.now,
+            });
         }
         if let Some(progress) = &snapshot.progress {
             if !in_operation {

@@ -10,6 +10,7 @@ use super::disks::{
     CreationData, active_sas, changed_property, check_changeable, check_name, check_source_ready,
     creation_data, not_found, sku_name,
 };
+use super::immutability::check_deletable;
 use super::operations::{Effect, Output, Work};
 use super::state::{Snapshot, Tags, provisioning};
 use super::tags::checked_tags;
@@ -123,6 +124,7 @@ impl World {
             copied_family: source.copied_family,
             source_created: source.source_created,
             progress: source.progress,
+            immutability: None,
         };
         self.state.index_snapshot(&id.key(), &snapshot);
         if injected.fail_operation.is_some() {
@@ -287,6 +289,7 @@ impl World {
         if snapshot.volume.active_grant(now).is_some() {
             return Err(active_sas(id));
         }
+        check_deletable(snapshot, now)?;
         Ok(Some(self.begin_delete(id, injected, now)))
     }
 

@@ -6,7 +6,9 @@ use azdr_env::WallTime;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::immutability::Immutability;
 use super::operations::Operation;
+use super::rights::Assignment;
 use super::table::{Change, Table};
 use super::volume::{Progress, Volume};
 use super::{ArmError, ArmId, Kind};
@@ -107,6 +109,9 @@ pub struct Snapshot {
     pub source_created: Option<WallTime>,
     /// The background copy; `None` when the snapshot was complete from the first moment.
     pub progress: Option<Progress>,
+    /// Keeps it from being deleted.
+    #[serde(default)]
+    pub immutability: Option<Immutability>,
 }
 
 impl Snapshot {
@@ -264,6 +269,8 @@ pub struct State {
     pub locks: Table<Lock>,
     /// Long-running operations.
     pub operations: Table<Operation>,
+    /// Role assignments by principal.
+    pub assignments: Table<Vec<Assignment>>,
     /// Single numbers: the clock's offset.
     pub numbers: Table<i64>,
     /// Derived: keys of snapshots whose background copy may still run.
@@ -298,6 +305,7 @@ impl State {
             networks: Table::new("networks"),
             locks: Table::new("locks"),
             operations: Table::new("operations"),
+            assignments: Table::new("assignments"),
             numbers: Table::new("numbers"),
             copying: BTreeSet::new(),
             copy_ends: BTreeSet::new(),
@@ -323,6 +331,7 @@ impl State {
             || self.networks.apply(change)?
             || self.locks.apply(change)?
             || self.operations.apply(change)?
+            || self.assignments.apply(change)?
             || self.numbers.apply(change)?;
         if known { Ok(()) } else { Err(serde::de::Error::custom(format!("table {}", change.t))) }
     }
@@ -337,6 +346,7 @@ impl State {
         self.networks.drain(&mut changes);
         self.locks.drain(&mut changes);
         self.operations.drain(&mut changes);
+        self.assignments.drain(&mut changes);
         self.numbers.drain(&mut changes);
         changes
     }
@@ -350,6 +360,7 @@ impl State {
         self.networks.touch_all();
         self.locks.touch_all();
         self.operations.touch_all();
+        self.assignments.touch_all();
         self.numbers.touch_all();
         self.drain_changes()
     }
@@ -363,6 +374,7 @@ impl State {
         self.networks.forget_changes();
         self.locks.forget_changes();
         self.operations.forget_changes();
+        self.assignments.forget_changes();
         self.numbers.forget_changes();
     }
 

@@ -57,7 +57,8 @@ pub(super) const INHERITED: [&str; 7] = [
 ];
 
 /// Properties that only Azure sets: ignored in requests, since clients send back what they read.
-pub(super) const READ_ONLY: [&str; 18] = [
+pub(super) const READ_ONLY: [&str; 19] = [
+    "immutabilityPolicy",
     "provisioningState",
     "timeCreated",
     "uniqueId",

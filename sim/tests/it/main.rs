@@ -12,6 +12,7 @@ mod guests_simulated;
 mod in_process;
 mod persistence;
 mod program;
+mod protection;
 mod recordings;
 mod server;
 mod shapes;
