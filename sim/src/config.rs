@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::latency::Profile;
+use crate::throttling::Throttling;
 
 /// Configuration of a [`Simulator`](crate::Simulator).
 #[derive(Clone, Debug)]
@@ -77,6 +78,14 @@ pub struct Limits {
     pub operation_record_secs: u64,
     /// Length of the opaque certificate that polling URLs carry, as Azure's do.
     pub polling_url_padding: usize,
+    /// Token buckets; `None`: any number of requests is taken.
+    pub throttling: Option<Throttling>,
+    /// Every page of a listing is followed by an empty one.
+    pub empty_pages: bool,
+    /// Listings show ids in a case of their own.
+    pub mixed_case_ids: bool,
+    /// VMs that may be allocated per subscription and region.
+    pub vms_per_region: Option<usize>,
     /// TCP ports of a guest that its public address forwards, if its security groups permit it.
     pub guest_ports: Vec<u16>,
 }
@@ -92,6 +101,10 @@ impl Default for Limits {
             token_secs: 3600,
             operation_record_secs: 24 * 3600,
             polling_url_padding: 0,
+            throttling: None,
+            empty_pages: false,
+            mixed_case_ids: false,
+            vms_per_region: None,
             guest_ports: vec![22],
         }
     }
@@ -103,6 +116,8 @@ impl Limits {
         Self {
             snapshots_per_disk_in_5_minutes: Some(7),
             polling_url_padding: 2048,
+            throttling: Some(Throttling::azure()),
+            mixed_case_ids: true,
             ..Self::default()
         }
     }

@@ -12,7 +12,8 @@
 //!   writes the journal *before* it answers: what was answered survives `kill -9`.
 //! - [`guests`] is what a started machine really is: nothing, a QEMU process, or a simulated machine;
 //!   disks have real [contents](content), in files or in memory.
-//! - [`faults`] makes chosen requests go wrong; [`latency`] says how long things take.
+//! - [`faults`] makes chosen requests go wrong; [`latency`] says how long things take,
+//!   [`throttling`] how many requests are taken.
 //! - [`server`] puts it on sockets with a certificate authority of its own; [`init`] makes a state
 //!   directory from a description ([`seed`]).
 //!
@@ -32,6 +33,7 @@ pub mod seed;
 pub mod server;
 mod signing;
 mod simulator;
+pub mod throttling;
 pub mod wire;
 pub mod world;
 

@@ -34,8 +34,8 @@ use crate::guests::simulated::Tree;
 use crate::latency::{Latency, Profile};
 use crate::persistence::{self, PersistenceError, at};
 use crate::world::{
-    Accepted, ArmError, ArmId, Common, Creation, Disk, Facts, GroupRequest, Injected, Kind,
-    NetworkRequest, PowerAction, State, Tags, Volume, World, provisioning,
+    Accepted, ArmError, ArmId, Assignment, Common, Creation, Disk, Facts, GroupRequest, Injected,
+    Kind, NetworkRequest, PowerAction, State, Tags, Volume, World, provisioning,
 };
 
 /// A world, as people write it.
@@ -53,6 +53,12 @@ pub struct WorldDescription {
     pub client_id: String,
     /// Its secret.
     pub client_secret: String,
+    /// Further applications that may get tokens.
+    #[serde(default)]
+    pub more_clients: Vec<ClientDescription>,
+    /// Role assignments by client id; whoever has none may do everything.
+    #[serde(default)]
+    pub role_assignments: BTreeMap<String, Vec<Assignment>>,
     /// Region names.
     pub regions: Vec<String>,
     /// Resource groups.
@@ -61,6 +67,16 @@ pub struct WorldDescription {
     /// Virtual machines.
     #[serde(default)]
     pub vms: Vec<VmDescription>,
+}
+
+/// An application.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientDescription {
+    /// Its id.
+    pub client_id: String,
+    /// Its secret.
+    pub client_secret: String,
 }
 
 /// A resource group.
@@ -229,6 +245,9 @@ pub(crate) fn state(
     for vm in &description.vms {
         seeder.vm(vm)?;
     }
+    for (client, assignments) in &description.role_assignments {
+        seeder.world.state.assignments.insert(client.clone(), assignments.clone());
+    }
     seeder.pass_time();
     Ok(seeder.world.state)
 }
@@ -240,7 +259,15 @@ fn facts(description: &WorldDescription, env: &Env) -> Facts {
         subscriptions,
         tenant: description.tenant.clone(),
         regions: description.regions.iter().map(|r| r.to_lowercase()).collect(),
-        clients: [(description.client_id.clone(), description.client_secret.clone())].into(),
+        clients: [(description.client_id.clone(), description.client_secret.clone())]
+            .into_iter()
+            .chain(
+                description
+                    .more_clients
+                    .iter()
+                    .map(|c| (c.client_id.clone(), c.client_secret.clone())),
+            )
+            .collect(),
         managed_identity: env.ids.uuid().to_string(),
         identity_header: env.ids.hex(16),
         signing_key: env.ids.hex(32),

@@ -12,7 +12,7 @@ use tokio::sync::{OnceCell, oneshot, watch};
 
 use crate::config::{Blocking, Config, Durability};
 use crate::content::{Contents, Files};
-use crate::faults::{Fault, FaultPlan};
+use crate::faults::{BehindTheBack, Fault, FaultPlan};
 use crate::guests::{Forward, GuestDisk, GuestSpec, Guests};
 use crate::latency::Latency;
 use crate::persistence::{self, Journal, PersistenceError};
@@ -154,8 +154,9 @@ impl Simulator {
 
     /// Replaces the fault plan.
     pub fn set_faults(&self, faults: Vec<Fault>) {
+        let now = self.0.now(&self.0.world());
         *self.0.admission.plan.lock().expect("no code panics while holding this lock") =
-            FaultPlan::new(faults);
+            FaultPlan::starting(faults, now);
     }
 
     /// Starts the machines that run according to the state, and takes interrupted work up again.
@@ -179,7 +180,8 @@ impl Simulator {
         if request.lower.first().is_some_and(|first| first == "_sim") {
             return self.0.admin(&request).await;
         }
-        let verdict = self.0.admission.judge(&request, &self.0.world);
+        let now = self.0.now(&self.0.world());
+        let verdict = self.0.admission.judge(&request, &self.0.world, &self.0.signer, now);
         if !verdict.delay.is_zero() {
             azdr_env::sleep(verdict.delay).await;
         }
@@ -192,13 +194,17 @@ impl Simulator {
         if verdict.drop_before {
             return dropped();
         }
-        let reply = match verdict.refusal {
+        let mut reply = match verdict.refusal {
             Some(refusal) => refusal.into(),
-            None => self.0.clone().answer_whole(request.clone(), verdict.injected).await,
+            None => {
+                let (injected, first) = (verdict.injected, verdict.behind_the_back);
+                self.0.clone().answer_whole(request.clone(), injected, first).await
+            }
         };
         if verdict.drop_after {
             return dropped();
         }
+        reply.headers.extend(verdict.headers);
         self.0.admission.count(&request, Some(reply.status));
         self.0.respond(reply, &request).await
     }
@@ -244,12 +250,17 @@ impl Inner {
     }
 
     /// What was begun is finished even if the caller goes away.
-    async fn answer_whole(self: Arc<Self>, request: Arc<ArmRequest>, injected: Injected) -> Reply {
+    async fn answer_whole(
+        self: Arc<Self>,
+        request: Arc<ArmRequest>,
+        injected: Injected,
+        first: Vec<BehindTheBack>,
+    ) -> Reply {
         if self.is_instant() {
             // It only ever waits for tasks that go on by themselves.
-            return self.answer(request, injected).await;
+            return self.answer(request, injected, first).await;
         }
-        let answer = tokio::spawn(self.answer(request, injected));
+        let answer = tokio::spawn(self.answer(request, injected, first));
         answer.await.expect("a panic while changing the world ends the process")
     }
 
@@ -258,11 +269,25 @@ impl Inner {
         self.contents.is_instant() && self.journal.is_none()
     }
 
-    async fn answer(self: Arc<Self>, request: Arc<ArmRequest>, injected: Injected) -> Reply {
+    async fn answer(
+        self: Arc<Self>,
+        request: Arc<ArmRequest>,
+        injected: Injected,
+        first: Vec<BehindTheBack>,
+    ) -> Reply {
         let (reply, accepted, committed) = {
             let mut world = self.world();
             let now = self.now(&world);
             world.advance(now);
+            for change in first {
+                let done = match &change {
+                    BehindTheBack::Delete(id) => world.vanish(id, now),
+                    BehindTheBack::Rename(id, to) => world.rename(id, to),
+                };
+                if let Err(error) = done {
+                    tracing::warn!(?change, %error, "the fault plan asks for the impossible");
+                }
+            }
             let mut reply = wire::route(Scope {
                 world: &mut world,
                 request: &request,
@@ -540,7 +565,7 @@ impl Inner {
             let mut world = self.world();
             let now = self.now(&world);
             world.advance(now);
-            let reply = wire::admin::handle(&mut world, &self.admission, request);
+            let reply = wire::admin::handle(&mut world, &self.admission, request, now);
             (reply, self.commit(&mut world))
         };
         if let Err(error) = self.settle(committed).await {

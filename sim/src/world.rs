@@ -14,15 +14,18 @@
 
 mod access;
 mod arm_id;
+mod behind_the_back;
 mod copies;
 mod disks;
 mod error;
 mod groups;
+mod immutability;
 mod locks;
 mod network;
 mod network_rules;
 mod network_writes;
 mod operations;
+mod rights;
 mod snapshots;
 mod state;
 mod table;
@@ -37,10 +40,12 @@ pub use arm_id::{ArmId, Kind};
 pub use disks::DiskRequest;
 pub use error::ArmError;
 pub use groups::GroupRequest;
+pub use immutability::{Immutability, ImmutabilityRequest};
 pub(crate) use locks::Intent;
 pub use locks::LockRequest;
 pub use network_writes::NetworkRequest;
 pub use operations::{Effect, Failure, Operation, Outcome, Output, Service, Work};
+pub use rights::Assignment;
 pub use snapshots::SnapshotRequest;
 pub use state::{
     Attachment, Common, Disk, Facts, Grant, Group, Lock, NetworkResource, NicAttachment, Power,
@@ -67,6 +72,8 @@ pub struct Injected {
     pub fail_operation: Option<Failure>,
     /// The copy that the request starts stops at this percentage.
     pub stall_copy_at: Option<f64>,
+    /// The copy that the request starts breaks at this percentage, with this code and these words.
+    pub fail_copy_at: Option<(f64, String, String)>,
     /// Regions without capacity for (further) machines, lower case.
     pub no_capacity_in: Vec<String>,
 }

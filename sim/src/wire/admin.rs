@@ -6,9 +6,13 @@
 //! | `GET`, `DELETE /_sim/requests` | shows, resets the request counters (`?latest=true`: and the latest requests) |
 //! | `GET /_sim/resources` | lists everything that exists |
 //! | `POST /_sim/clock/advance` `{"ms": 1000}` | lets simulated time jump |
+//! | `POST /_sim/resources/delete` `{"id": …}` | lets a resource vanish, whatever protects it |
+//! | `POST /_sim/resources/rename` `{"id": …, "to": …}` | gives a disk or snapshot another name |
+//! | `PUT`, `DELETE /_sim/assignments/{client}` `[{"scope": …, "actions": […]}]` | gives a principal these rights only, all rights |
 //!
 //! and of simulated machines, which are in `guests.rs`.
 
+use azdr_env::WallTime;
 use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -17,7 +21,7 @@ use super::admission::Admission;
 use super::reply::Reply;
 use super::request::ArmRequest;
 use crate::faults::{Fault, FaultPlan};
-use crate::world::{ArmError, Kind, World};
+use crate::world::{ArmError, Assignment, Kind, World};
 
 /// The number in [`State::numbers`](crate::world::State) that is added to the clock.
 pub(crate) const CLOCK_OFFSET_MS: &str = "clock_offset_ms";
@@ -27,15 +31,28 @@ struct Advance {
     ms: i64,
 }
 
+#[derive(Deserialize)]
+struct Renamed {
+    id: String,
+    #[serde(default)]
+    to: String,
+}
+
 /// Answers an admin request.
-pub(crate) fn handle(world: &mut World, admission: &Admission, request: &ArmRequest) -> Reply {
-    answer(world, admission, request).unwrap_or_else(Reply::from)
+pub(crate) fn handle(
+    world: &mut World,
+    admission: &Admission,
+    request: &ArmRequest,
+    now: WallTime,
+) -> Reply {
+    answer(world, admission, request, now).unwrap_or_else(Reply::from)
 }
 
 fn answer(
     world: &mut World,
     admission: &Admission,
     request: &ArmRequest,
+    now: WallTime,
 ) -> Result<Reply, ArmError> {
     let path: Vec<&str> = request.lower.iter().skip(1).map(String::as_str).collect();
     let plan = || admission.plan.lock().expect("no code panics while holding this lock");
@@ -49,7 +66,7 @@ fn answer(
         }
         (&Method::PUT | &Method::POST, ["faults"]) => {
             let faults: Vec<Fault> = request.json()?;
-            *plan() = FaultPlan::new(faults);
+            *plan() = FaultPlan::starting(faults, now);
             Ok(Reply::empty(204))
         }
         (&Method::DELETE, ["faults"]) => {
@@ -65,6 +82,25 @@ fn answer(
             Ok(Reply::empty(204))
         }
         (&Method::GET, ["resources"]) => Ok(Reply::json(200, resources(world))),
+        (&Method::POST, ["resources", "delete"]) => {
+            let Renamed { id, .. } = request.json()?;
+            world.vanish(&id, now)?;
+            Ok(Reply::empty(204))
+        }
+        (&Method::POST, ["resources", "rename"]) => {
+            let Renamed { id, to } = request.json()?;
+            world.rename(&id, &to)?;
+            Ok(Reply::empty(204))
+        }
+        (&Method::PUT, ["assignments", _]) => {
+            let assignments: Vec<Assignment> = request.json()?;
+            world.state.assignments.insert(request.segments[2].clone(), assignments);
+            Ok(Reply::empty(204))
+        }
+        (&Method::DELETE, ["assignments", _]) => {
+            world.state.assignments.remove(&request.segments[2]);
+            Ok(Reply::empty(204))
+        }
         (&Method::POST, ["clock", "advance"]) => {
             let Advance { ms } = request.json()?;
             let offset = world.state.numbers.get(CLOCK_OFFSET_MS).copied().unwrap_or(0) + ms;

@@ -1,14 +1,17 @@
-//! What happens to a request before it reaches the world: it is counted, and the fault plan is
-//! asked. (Token buckets belong here.)
+//! What happens to a request before it reaches the world: it is counted, token buckets and the fault
+//! plan are asked.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 
+use azdr_env::WallTime;
 use http::Method;
 use serde_json::{Value, json};
 
+use super::buckets::{Asker, Buckets};
 use super::request::ArmRequest;
-use crate::faults::{FaultPlan, Verdict};
+use crate::faults::{Asked, FaultPlan, Verdict};
+use crate::signing::Signer;
 use crate::world::{ArmId, World};
 
 /// How many of the latest requests are remembered.
@@ -19,6 +22,7 @@ const REMEMBERED: usize = 1000;
 pub(crate) struct Admission {
     pub(crate) plan: Mutex<FaultPlan>,
     counts: Mutex<Counts>,
+    buckets: Buckets,
 }
 
 #[derive(Debug, Default)]
@@ -40,15 +44,41 @@ struct Seen {
 }
 
 impl Admission {
-    /// Asks the fault plan about a request.
-    pub(crate) fn judge(&self, request: &ArmRequest, world: &Mutex<World>) -> Verdict {
-        let region = || region_of(request, &world.lock().expect("a panic ends the process"));
-        self.plan.lock().expect("no code panics while holding this lock").judge(
-            request.method.as_str(),
-            &request.path,
-            request.kind(),
-            region,
-        )
+    /// Asks the fault plan about a request, and the token buckets if the plan lets it through.
+    pub(crate) fn judge(
+        &self,
+        request: &ArmRequest,
+        world: &Mutex<World>,
+        signer: &Signer,
+        now: WallTime,
+    ) -> Verdict {
+        let locked = || world.lock().expect("a panic ends the process");
+        let region = || region_of(request, &locked());
+        let asked = Asked {
+            method: request.method.as_str(),
+            path: &request.path,
+            resource_type: request.kind(),
+            now,
+        };
+        let plan = || self.plan.lock().expect("no code panics while holding this lock");
+        let mut verdict = plan().judge(&asked, region);
+        if verdict.refusal.is_some() || verdict.drop_before {
+            return verdict;
+        }
+        let world = locked();
+        let Some(sizes) = &world.limits.throttling else { return verdict };
+        let claims = request.bearer().and_then(|token| signer.claims(token));
+        let principal = claims.as_deref().and_then(|claims| claims["appid"].as_str());
+        let asker = Asker {
+            principal: principal.unwrap_or_default(),
+            region: region_of(request, &world).unwrap_or_default(),
+            vm: vm_of(request, &world),
+        };
+        match self.buckets.take(sizes, request, &asker, now) {
+            Ok(headers) => verdict.headers = headers,
+            Err(refusal) => verdict.refusal = Some(refusal),
+        }
+        verdict
     }
 
     /// Counts a request and its answer; `None`: it got none.
@@ -93,14 +123,27 @@ impl Admission {
     }
 }
 
-/// The region that a request is for: of the resource in its path, or of its body.
+/// The region that a request is for: of the resource in its path, of the path, or of its body.
 fn region_of(request: &ArmRequest, world: &World) -> Option<String> {
     let path = request.segments.iter().take(8).cloned().collect::<Vec<_>>().join("/");
     let known = ArmId::parse(&path).and_then(|id| Some(world.state.common(&id)?.location.clone()));
-    known.or_else(|| {
+    let named = || {
+        let at = request.lower.iter().position(|segment| segment == "locations")?;
+        request.lower.get(at + 1).cloned()
+    };
+    known.or_else(named).or_else(|| {
         let body: Value = serde_json::from_slice(&request.body).ok()?;
         Some(body["location"].as_str()?.replace(' ', "").to_lowercase())
     })
+}
+
+/// The VM in a request's path, or the one whose operation is polled.
+fn vm_of(request: &ArmRequest, world: &World) -> String {
+    let polled = request.lower.last().and_then(|id| world.state.operations.get(id)?.vm());
+    match polled {
+        Some(vm) => vm.key(),
+        None => request.lower.iter().take(8).cloned().collect::<Vec<_>>().join("/"),
+    }
 }
 
 /// What kind of thing a path is about: `Microsoft.Compute/virtualMachines/start`,

@@ -53,14 +53,14 @@ impl Scope<'_> {
             gateway: true,
             ..ArmError::new(401, code, message)
         };
-        let Some(header) = self.request.header("authorization") else {
+        if self.request.header("authorization").is_none() {
             return Err(unauthorised(
                 "AuthenticationFailed",
                 "Authentication failed. The 'Authorization' header is missing.",
             ));
-        };
-        let token = header.strip_prefix("Bearer ").or_else(|| header.strip_prefix("bearer "));
-        let Some(claims) = token.and_then(|token| self.signer.claims(token.trim())) else {
+        }
+        let claims = self.request.bearer().and_then(|token| self.signer.claims(token));
+        let Some(claims) = claims else {
             return Err(unauthorised("InvalidAuthenticationToken", "The access token is invalid."));
         };
         if claims["exp"].as_i64().unwrap_or(0) <= self.now.unix_ms() / 1000 {

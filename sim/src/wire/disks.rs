@@ -10,7 +10,8 @@ use super::router::Scope;
 use super::sas;
 use super::times::azure_time;
 use crate::world::{
-    Accepted, AccessRequest, ArmError, ArmId, Common, Disk, Kind, Power, Snapshot, Volume, gib,
+    Accepted, AccessRequest, ArmError, ArmId, Common, Disk, ImmutabilityRequest, Kind, Power,
+    Snapshot, Volume, gib,
 };
 
 impl Scope<'_> {
@@ -61,6 +62,13 @@ impl Scope<'_> {
                     |volume: &Volume, grant: &str| sas::path_of_content(signer, volume, grant);
                 self.world.begin_get_access(id, &body, sign, self.injected, self.now)?
             }
+            "updateimmutabilitypolicy" | "updateimmutabilitypolicylock"
+                if id.kind == Kind::Snapshot && self.api_version.as_str() >= "2026-03-02" =>
+            {
+                let body: ImmutabilityRequest = self.request.json()?;
+                let lock = action.ends_with("lock");
+                self.world.set_immutability(id, &body, lock, self.injected, self.now)?
+            }
             "endgetaccess" => self.world.end_get_access(id, self.injected, self.now)?,
             _ => return Err(self.unknown()),
         };
@@ -69,14 +77,14 @@ impl Scope<'_> {
 
     /// A listing of disks or snapshots.
     pub(super) fn list_disks(&self, kind: Kind, prefix: &str) -> Reply {
-        let size = self.world.limits.page_size;
+        let limits = &self.world.limits;
         let (state, after) = (&self.world.state, after(self.request));
         if kind == Kind::Disk {
             let disks = state.disks.with_prefix_after(prefix, after.as_deref());
-            page(self.request, disks, size, |disk| self.disk(disk))
+            page(self.request, disks, limits, |disk| self.disk(disk))
         } else {
             let snapshots = state.snapshots.with_prefix_after(prefix, after.as_deref());
-            page(self.request, snapshots, size, |snapshot| self.snapshot(snapshot, false))
+            page(self.request, snapshots, limits, |snapshot| self.snapshot(snapshot, false))
         }
     }
 
@@ -169,11 +177,20 @@ impl Scope<'_> {
         if let Some(family) = &snapshot.family {
             properties["incrementalSnapshotFamilyId"] = json!(family);
         }
+        if let Some(policy) = &snapshot.immutability {
+            properties["immutabilityPolicy"] = json!({
+                "immutabilityDurationDays": policy.days,
+                "type": if policy.locked { "Locked" } else { "Unlocked" },
+                "policyStartTime": azure_time(policy.start),
+                "policyExpirationTime": azure_time(policy.expires()),
+                "isPolicyExpired": policy.expires() <= self.now,
+            });
+        }
         if let Some(progress) = &snapshot.progress {
             if !in_operation {
                 properties["completionPercent"] = json!(percent);
             }
-            if let Some((_, code, message)) = &progress.error {
+            if let Some((code, message)) = progress.failure(self.now) {
                 properties["copyCompletionError"] =
                     json!({"errorCode": code, "errorMessage": message});
             }

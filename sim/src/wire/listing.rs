@@ -4,11 +4,19 @@ use serde_json::{Value, json};
 
 use super::reply::Reply;
 use super::request::ArmRequest;
+use crate::config::Limits;
 use crate::signing::{base64url, from_base64url};
+
+/// Marks the token of a page that is to be empty.
+const EMPTY: &str = "empty:";
+
+fn token(request: &ArmRequest) -> Option<String> {
+    String::from_utf8(from_base64url(request.param("$skiptoken")?)?).ok()
+}
 
 /// The key after which the asked-for page begins.
 pub(super) fn after(request: &ArmRequest) -> Option<String> {
-    String::from_utf8(from_base64url(request.param("$skiptoken")?)?).ok()
+    token(request).map(|token| token.trim_start_matches(EMPTY).to_owned())
 }
 
 /// One page of `items` (key and entry, in key order, from [`after`] on). A page that is exactly full
@@ -16,15 +24,23 @@ pub(super) fn after(request: &ArmRequest) -> Option<String> {
 pub(super) fn page<'k, T>(
     request: &ArmRequest,
     items: impl Iterator<Item = (&'k String, T)>,
-    page_size: usize,
+    limits: &Limits,
     render: impl Fn(T) -> Value,
 ) -> Reply {
+    if let Some(token) = token(request).filter(|token| token.starts_with(EMPTY)) {
+        let next = base64url(token.trim_start_matches(EMPTY).as_bytes());
+        return Reply::json(200, json!({"value": [], "nextLink": request.next_link(&next)}));
+    }
     let top = request.param("$top").and_then(|top| top.parse::<usize>().ok());
-    let size = top.map_or(page_size, |top| top.min(page_size)).max(1);
+    let size = top.map_or(limits.page_size, |top| top.min(limits.page_size)).max(1);
     let mut value = Vec::new();
     let mut last = None;
     for (key, item) in items {
-        value.push(render(item));
+        let mut document = render(item);
+        if limits.mixed_case_ids {
+            mix_case(&mut document);
+        }
+        value.push(document);
         if value.len() == size {
             last = Some(key);
             break;
@@ -32,7 +48,20 @@ pub(super) fn page<'k, T>(
     }
     let mut body = json!({"value": value});
     if let Some(last) = last {
-        body["nextLink"] = json!(request.next_link(&base64url(last.as_bytes())));
+        let token = if limits.empty_pages { format!("{EMPTY}{last}") } else { last.clone() };
+        body["nextLink"] = json!(request.next_link(&base64url(token.as_bytes())));
     }
     Reply::json(200, body)
+}
+
+/// Ids as some of Azure's listings have them: the resource group in capitals and its word without.
+fn mix_case(document: &mut Value) {
+    let Some(id) = document["id"].as_str() else { return };
+    let parts: Vec<&str> = id.split('/').collect();
+    if let ["", subscriptions, subscription, _, group, rest @ ..] = &parts[..] {
+        let group = group.to_uppercase();
+        let mut mixed = vec!["", subscriptions, subscription, "resourcegroups", &group];
+        mixed.extend(rest);
+        document["id"] = json!(mixed.join("/"));
+    }
 }

@@ -69,7 +69,7 @@ impl Scope<'_> {
         let resources = networks
             .with_prefix_after(prefix, after.as_deref())
             .filter(|(_, resource)| resource.common.id.kind == kind);
-        page(self.request, resources, self.world.limits.page_size, |r| self.network(r))
+        page(self.request, resources, &self.world.limits, |r| self.network(r))
     }
 
     fn network(&self, resource: &NetworkResource) -> Value {

@@ -72,6 +72,13 @@ impl ArmRequest {
         self.headers.get(name)?.to_str().ok()
     }
 
+    /// The access token.
+    pub(crate) fn bearer(&self) -> Option<&str> {
+        let header = self.header("authorization")?;
+        let token = header.strip_prefix("Bearer ").or_else(|| header.strip_prefix("bearer "));
+        token.map(str::trim)
+    }
+
     /// The body as JSON; an empty one as `{}`.
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, ArmError> {
         let body: Cow<'_, [u8]> =

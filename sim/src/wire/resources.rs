@@ -108,7 +108,7 @@ impl Scope<'_> {
             .groups
             .with_prefix_after(&prefix, after.as_deref())
             .filter(|(_, group)| filter.tags_match(&group.tags));
-        Ok(page(self.request, groups, self.world.limits.page_size, group_document))
+        Ok(page(self.request, groups, &self.world.limits, group_document))
     }
 
     pub(super) fn one_group(&mut self, subscription: &str, name: &str) -> Result<Reply, ArmError> {
@@ -180,7 +180,7 @@ impl Scope<'_> {
             }
             document
         };
-        Ok(page(self.request, all.into_iter(), self.world.limits.page_size, render))
+        Ok(page(self.request, all.into_iter(), &self.world.limits, render))
     }
 }
 

@@ -44,6 +44,7 @@ impl Scope<'_> {
         }
         self.check_token()?;
         self.check_subscription(&lower)?;
+        self.check_rights()?;
         self.check_locked(&lower)?;
         if let Some(reply) = self.scoped(&lower) {
             return reply;

@@ -80,7 +80,7 @@ impl Scope<'_> {
             expand.eq_ignore_ascii_case("instanceView") || status_only.eq_ignore_ascii_case("true");
         let after = after(self.request);
         let vms = self.world.state.vms.with_prefix_after(prefix, after.as_deref());
-        page(self.request, vms, self.world.limits.page_size, |vm| self.vm(vm, view))
+        page(self.request, vms, &self.world.limits, |vm| self.vm(vm, view))
     }
 
     pub(super) fn found_vm(&self, id: &ArmId) -> Result<&Vm, ArmError> {

@@ -17,7 +17,7 @@ use azdr_env::WallTime;
 use super::disks::{CreationData, check_source_ready};
 use super::snapshots::{Source, source_id};
 use super::state::Snapshot;
-use super::{ArmError, ArmId, Kind, World};
+use super::{ArmError, ArmId, Injected, Kind, World};
 
 impl World {
     /// `createOption: Copy` of a snapshot: inside one region only.
@@ -57,7 +57,7 @@ impl World {
         creation: &CreationData,
         incremental: bool,
         location: &str,
-        stall_at: Option<f64>,
+        injected: &Injected,
         now: WallTime,
     ) -> Result<Source, ArmError> {
         let (text, id) = source_id(creation)?;
@@ -90,7 +90,7 @@ impl World {
             family: Some(family.unwrap_or_else(|| self.guid())),
             copied_family: Some(chain),
             source_created: Some(source.common.created),
-            progress: Some(self.new_progress(stall_at, now)),
+            progress: Some(self.new_progress(injected, now)),
             vm_id: None,
             immutable: true,
         })
@@ -107,7 +107,8 @@ impl World {
     ) -> Result<Option<String>, ArmError> {
         let mut in_flight = 0;
         for copy in self.state.copying.iter().filter_map(|key| self.state.snapshots.get(key)) {
-            if copy.copied_family.is_none() || copy.volume.broken || copy.percent(now) >= 100.0 {
+            let over = copy.percent(now) >= 100.0 || copy.has_failed(now) || copy.volume.broken;
+            if copy.copied_family.is_none() || over {
                 continue;
             }
             if copy.copied_family.as_deref() == Some(chain) {
@@ -130,7 +131,7 @@ impl World {
             )));
         }
         let mut family = None;
-        for copy in self.copies_of_chain(chain, location) {
+        for copy in self.copies_of_chain(chain, location, now) {
             if copy.source_created > Some(source.common.created) {
                 return Err(ArmError::not_allowed(format!(
                     "Snapshots of a disk must be copied in the order of their creation: {} is newer \
@@ -148,12 +149,11 @@ impl World {
         &'a self,
         chain: &str,
         location: &'a str,
+        now: WallTime,
     ) -> impl Iterator<Item = &'a Snapshot> {
         let keys = self.state.copies_of.get(chain).into_iter().flatten();
         keys.filter_map(|key| self.state.snapshots.get(key)).filter(move |copy| {
-            copy.common.location == location
-                && !copy.volume.broken
-                && copy.progress.as_ref().is_none_or(|p| p.error.is_none())
+            copy.common.location == location && !copy.volume.broken && !copy.has_failed(now)
         })
     }
 

@@ -3,6 +3,7 @@
 use azdr_env::WallTime;
 use serde::Deserialize;
 
+use super::immutability::check_deletable;
 use super::operations::{Begin, Effect, Output, Service, Work};
 use super::state::{Group, Power, Tags, group_key};
 use super::tags::checked_tags;
@@ -112,6 +113,9 @@ impl World {
         let group = self.state.group(subscription, name)?;
         let location = group.location.clone();
         let prefix = format!("{}/", group_key(subscription, name));
+        for (_, snapshot) in self.state.snapshots.with_prefix(&prefix) {
+            check_deletable(snapshot, now)?;
+        }
         let vms: Vec<ArmId> =
             self.state.vms.with_prefix(&prefix).map(|(_, vm)| vm.common.id.clone()).collect();
         let mut work = Vec::new();

@@ -10,6 +10,7 @@ use super::disks::{
     CreationData, active_sas, changed_property, check_changeable, check_name, check_source_ready,
     creation_data, not_found, sku_name,
 };
+use super::immutability::check_deletable;
 use super::operations::{Effect, Output, Work};
 use super::state::{Snapshot, Tags, provisioning};
 use super::tags::checked_tags;
@@ -79,8 +80,7 @@ impl World {
         let source = match creation.create_option.to_lowercase().as_str() {
             "copy" => self.copy_source(id, &creation, incremental, &location, now)?,
             "copystart" => {
-                let stall = injected.stall_copy_at;
-                self.copy_start_source(id, &creation, incremental, &location, stall, now)?
+                self.copy_start_source(id, &creation, incremental, &location, injected, now)?
             }
             other => {
                 return Err(ArmError::bad_request(
@@ -124,6 +124,7 @@ impl World {
             copied_family: source.copied_family,
             source_created: source.source_created,
             progress: source.progress,
+            immutability: None,
         };
         self.state.index_snapshot(&id.key(), &snapshot);
         if injected.fail_operation.is_some() {
@@ -162,7 +163,7 @@ impl World {
         if incremental {
             self.check_snapshot_quotas(&disk.volume, now)?;
             if disk.volume.is_background_copied() {
-                progress = Some(self.new_progress(None, now));
+                progress = Some(self.new_progress(&Injected::default(), now));
             }
         }
         Ok(Source {
@@ -178,9 +179,10 @@ impl World {
         })
     }
 
-    pub(super) fn new_progress(&self, stall_at: Option<f64>, now: WallTime) -> Progress {
+    pub(super) fn new_progress(&self, injected: &Injected, now: WallTime) -> Progress {
         let takes_ms = self.takes(Action::Copy).as_millis() as u64;
-        Progress { started: now, takes_ms, stall_at, error: None }
+        let (stall_at, breaks_at) = (injected.stall_copy_at, injected.fail_copy_at.clone());
+        Progress { started: now, takes_ms, stall_at, error: None, breaks_at }
     }
 
     fn check_snapshot_quotas(&self, disk: &Volume, now: WallTime) -> Result<(), ArmError> {
@@ -287,6 +289,7 @@ impl World {
         if snapshot.volume.active_grant(now).is_some() {
             return Err(active_sas(id));
         }
+        check_deletable(snapshot, now)?;
         Ok(Some(self.begin_delete(id, injected, now)))
     }
 

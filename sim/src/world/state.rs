@@ -6,7 +6,9 @@ use azdr_env::WallTime;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::immutability::Immutability;
 use super::operations::Operation;
+use super::rights::Assignment;
 use super::table::{Change, Table};
 use super::volume::{Progress, Volume};
 use super::{ArmError, ArmId, Kind};
@@ -107,6 +109,9 @@ pub struct Snapshot {
     pub source_created: Option<WallTime>,
     /// The background copy; `None` when the snapshot was complete from the first moment.
     pub progress: Option<Progress>,
+    /// Keeps it from being deleted.
+    #[serde(default)]
+    pub immutability: Option<Immutability>,
 }
 
 impl Snapshot {
@@ -123,7 +128,12 @@ impl Snapshot {
     /// The content is complete and will stay so.
     pub fn is_complete(&self, now: WallTime) -> bool {
         self.percent(now) >= 100.0
-            && self.progress.as_ref().is_none_or(|progress| progress.error.is_none())
+            && self.progress.as_ref().is_none_or(|progress| progress.failure(now).is_none())
+    }
+
+    /// Its background copy has broken.
+    pub(super) fn has_failed(&self, now: WallTime) -> bool {
+        self.progress.as_ref().is_some_and(|progress| progress.failure(now).is_some())
     }
 }
 
@@ -259,6 +269,8 @@ pub struct State {
     pub locks: Table<Lock>,
     /// Long-running operations.
     pub operations: Table<Operation>,
+    /// Role assignments by principal.
+    pub assignments: Table<Vec<Assignment>>,
     /// Single numbers: the clock's offset.
     pub numbers: Table<i64>,
     /// Derived: keys of snapshots whose background copy may still run.
@@ -293,6 +305,7 @@ impl State {
             networks: Table::new("networks"),
             locks: Table::new("locks"),
             operations: Table::new("operations"),
+            assignments: Table::new("assignments"),
             numbers: Table::new("numbers"),
             copying: BTreeSet::new(),
             copy_ends: BTreeSet::new(),
@@ -318,6 +331,7 @@ impl State {
             || self.networks.apply(change)?
             || self.locks.apply(change)?
             || self.operations.apply(change)?
+            || self.assignments.apply(change)?
             || self.numbers.apply(change)?;
         if known { Ok(()) } else { Err(serde::de::Error::custom(format!("table {}", change.t))) }
     }
@@ -332,6 +346,7 @@ impl State {
         self.networks.drain(&mut changes);
         self.locks.drain(&mut changes);
         self.operations.drain(&mut changes);
+        self.assignments.drain(&mut changes);
         self.numbers.drain(&mut changes);
         changes
     }
@@ -345,6 +360,7 @@ impl State {
         self.networks.touch_all();
         self.locks.touch_all();
         self.operations.touch_all();
+        self.assignments.touch_all();
         self.numbers.touch_all();
         self.drain_changes()
     }
@@ -358,6 +374,7 @@ impl State {
         self.networks.forget_changes();
         self.locks.forget_changes();
         self.operations.forget_changes();
+        self.assignments.forget_changes();
         self.numbers.forget_changes();
     }
 
@@ -425,6 +442,12 @@ impl State {
             remove_from(&mut self.copies_of, chain, &created.1);
         }
         self.unindex_copy(key, snapshot.progress.as_ref());
+    }
+
+    pub(super) fn note_grant(&mut self, volume: &Volume, of: &ArmId) {
+        if let Some(grant) = &volume.grant {
+            self.grants.insert(grant.id.clone(), of.clone());
+        }
     }
 
     pub(super) fn forget_grant(&mut self, volume: &Volume) {

@@ -71,6 +71,11 @@ impl<T: Serialize + DeserializeOwned> Table<T> {
         self.dirty.clear();
     }
 
+    /// Whether there is no record.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
     /// All records.
     pub fn iter(&self) -> impl Iterator<Item = (&String, &T)> {
         self.records.iter()

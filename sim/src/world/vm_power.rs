@@ -49,6 +49,7 @@ impl World {
                     return Err(busy(id));
                 }
                 if settled == Power::Deallocated {
+                    self.check_vm_quota(id, &vm.common.location)?;
                     self.fail_without_capacity(&vm.common.location, &mut injected);
                 }
                 let during =

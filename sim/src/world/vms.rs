@@ -172,9 +172,10 @@ impl World {
         );
         common.zones = wanted.zones.clone().unwrap_or_default();
         let vm = self.new_vm(common, wanted, now)?;
-        self.take_disks_and_nics(None, &vm);
+        self.check_vm_quota(id, &vm.common.location)?;
         let mut injected = injected.clone();
         self.fail_without_capacity(&vm.common.location, &mut injected);
+        self.take_disks_and_nics(None, &vm);
         let effect =
             Effect::Power { vm: id.clone(), to: Power::Running, back_to: Power::Deallocated };
         let work = vec![Work::Start(id.clone())];
@@ -333,6 +334,24 @@ impl World {
                 nic.used_by = Some(id.clone());
             }
         }
+    }
+
+    /// Refuses a VM (more) that would be allocated in the region.
+    pub(super) fn check_vm_quota(&self, id: &ArmId, location: &str) -> Result<(), ArmError> {
+        let Some(limit) = self.limits.vms_per_region else { return Ok(()) };
+        let prefix = format!("/subscriptions/{}/", id.subscription).to_lowercase();
+        let allocated = self.state.vms.with_prefix(&prefix).filter(|(_, vm)| {
+            vm.common.location == location && vm.power != Power::Deallocated && vm.common.id != *id
+        });
+        let allocated = allocated.count();
+        if allocated < limit {
+            return Ok(());
+        }
+        Err(ArmError::not_allowed(format!(
+            "Operation could not be completed as it results in exceeding approved Total Regional Cores \
+             quota. Additional details - Location: {location}, Current Limit: {limit}, Current Usage: \
+             {allocated}, Additional Required: 1."
+        )))
     }
 
     pub(super) fn fail_without_capacity(&self, location: &str, injected: &mut Injected) {

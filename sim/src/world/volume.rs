@@ -57,7 +57,8 @@ pub(super) const INHERITED: [&str; 7] = [
 ];
 
 /// Properties that only Azure sets: ignored in requests, since clients send back what they read.
-pub(super) const READ_ONLY: [&str; 18] = [
+pub(super) const READ_ONLY: [&str; 19] = [
+    "immutabilityPolicy",
     "provisioningState",
     "timeCreated",
     "uniqueId",
@@ -128,13 +129,27 @@ pub struct Progress {
     pub stall_at: Option<f64>,
     /// It broke: percentage reached, code, words.
     pub error: Option<(f64, String, String)>,
+    /// It is going to break: at which percentage, code, words.
+    #[serde(default)]
+    pub breaks_at: Option<(f64, String, String)>,
 }
 
 impl Progress {
     /// When it ends by itself; `None`: never.
     pub(super) fn ends(&self) -> Option<WallTime> {
-        let stalls = self.stall_at.is_some_and(|limit| limit < 100.0);
-        (!stalls).then(|| self.started.plus(Duration::from_millis(self.takes_ms)))
+        let breaks = self.breaks_at.as_ref().map_or(100.0, |(percent, ..)| percent.min(100.0));
+        if self.stall_at.is_some_and(|limit| limit < breaks) {
+            return None;
+        }
+        let takes_ms = (self.takes_ms as f64 * breaks / 100.0).ceil() as u64;
+        Some(self.started.plus(Duration::from_millis(takes_ms)))
+    }
+
+    /// Why it will never be complete, if it has broken: code and words.
+    pub fn failure(&self, now: WallTime) -> Option<(&str, &str)> {
+        let broken = self.breaks_at.as_ref().filter(|(at, ..)| self.percent(now) >= *at);
+        let (_, code, words) = self.error.as_ref().or(broken)?;
+        Some((code, words))
     }
 
     /// Percentage done.
@@ -145,7 +160,8 @@ impl Progress {
         let done = now.since(self.started).as_secs_f64();
         let all = Duration::from_millis(self.takes_ms).as_secs_f64();
         let percent = if done >= all { 100.0 } else { (done / all * 1000.0).floor() / 10.0 };
-        self.stall_at.map_or(percent, |limit| percent.min(limit))
+        let limit = self.stall_at.into_iter().chain(self.breaks_at.as_ref().map(|(at, ..)| *at));
+        limit.fold(percent, f64::min)
     }
 }
 
@@ -161,7 +177,8 @@ mod tests {
     #[test]
     fn a_stalled_copy_stays_below_its_limit_for_ever() {
         let started = WallTime::from_unix_ms(0);
-        let progress = Progress { started, takes_ms: 1000, stall_at: Some(40.0), error: None };
+        let stall_at = Some(40.0);
+        let progress = Progress { started, takes_ms: 1000, stall_at, error: None, breaks_at: None };
         assert_eq!(progress.percent(started), 0.0);
         assert_eq!(progress.percent(started.plus(Duration::from_millis(250))), 25.0);
         assert_eq!(progress.percent(started.plus(Duration::from_secs(3600))), 40.0);

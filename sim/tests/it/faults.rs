@@ -97,3 +97,71 @@ async fn a_caller_that_goes_away_does_not_stop_what_it_began() {
     wait(500).await;
     assert_eq!(cloud.get(&path, DISKS).await["properties"]["provisioningState"], "Succeeded");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_region_is_down_for_a_while_polls_included() {
+    let cloud = Cloud::new().await;
+    let put = cloud.arm("PUT", &snapshot_path("prod", "s"), DISKS, snapshot_body()).await;
+    let poll = put.header("azure-asyncoperation").unwrap_or_default();
+    cloud
+        .faults(json!([{"match": {"from_ms": 60_000, "until_ms": 120_000},
+            "action": {"region_down": {"region": "eastus"}}}]))
+        .await;
+    assert_eq!(cloud.url("GET", poll).await.status, 200);
+    wait(60_000).await;
+    assert_eq!(cloud.url("GET", poll).await.status, 503);
+    assert_eq!(cloud.arm("GET", WEB, VMS, Value::Null).await.status, 503);
+    wait(60_000).await;
+    assert_eq!(cloud.url("GET", poll).await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_can_be_made_to_break() {
+    let cloud = Cloud::new().await;
+    cloud.snapshot("s", "web-os").await;
+    cloud.snapshot("later", "web-os").await;
+    let breaks = json!({"percent": 60.0, "code": "InternalCopyError", "message": "broken"});
+    cloud
+        .faults(json!([{"match": {"path_contains": "/snapshots/c"},
+            "action": {"fail_copy_at_percent": breaks}}]))
+        .await;
+    let started = cloud.start_copy("s", "c").await;
+    assert_eq!(cloud.done(&started).await["status"], "Succeeded");
+    let copy = cloud.get(&snapshot_path("dr", "c"), DISKS).await;
+    assert!(copy["properties"].get("copyCompletionError").is_none());
+    wait(5000).await;
+    let copy = cloud.get(&snapshot_path("dr", "c"), DISKS).await;
+    assert_eq!(copy["properties"]["completionPercent"], 60.0);
+    assert_eq!(copy["properties"]["provisioningState"], "Succeeded");
+    assert_eq!(copy["properties"]["copyCompletionError"]["errorCode"], "InternalCopyError");
+    // A broken copy is in nobody's way.
+    assert_eq!(cloud.start_copy("later", "c2").await.status, 202);
+}
+
+#[tokio::test(start_paused = true)]
+async fn resources_vanish_and_change_their_names_behind_the_back() {
+    let cloud = Cloud::new().await;
+    cloud.snapshot("s", "web-os").await;
+    let id = |name: &str| format!("/subscriptions/{SUBSCRIPTION}{}", snapshot_path("prod", name));
+    let rename = json!({"id": id("s"), "to": "other"});
+    assert_eq!(cloud.admin("POST", "resources/rename", rename).await.status, 204);
+    let gone = cloud.arm("GET", &snapshot_path("prod", "s"), DISKS, Value::Null).await;
+    assert_eq!(gone.status, 404);
+    let other = cloud.get(&snapshot_path("prod", "other"), DISKS).await;
+    assert_eq!(other["name"], "other");
+    cloud.start_copy("other", "c").await;
+    assert_eq!(
+        cloud.admin("POST", "resources/delete", json!({"id": id("other")})).await.status,
+        204
+    );
+    let copy = cloud.get(&snapshot_path("dr", "c"), DISKS).await;
+    assert_eq!(copy["properties"]["copyCompletionError"]["errorCode"], "CopySourceNotFound");
+    // In the plan: an attached disk vanishes just before the VM is asked for.
+    cloud
+        .faults(json!([{"match": {"resource_type": "Microsoft.Compute/virtualMachines"},
+            "action": {"delete": {"id": disk_id("web-data")}}}]))
+        .await;
+    assert_eq!(cloud.arm("GET", &disk_path("web-data"), DISKS, Value::Null).await.status, 200);
+    assert_eq!(cloud.arm("GET", WEB, VMS, Value::Null).await.status, 200);
+    assert_eq!(cloud.arm("GET", &disk_path("web-data"), DISKS, Value::Null).await.status, 404);
+}

@@ -76,3 +76,44 @@ async fn locks_bind_what_is_below_them() {
     assert_eq!(cloud.arm("DELETE", lock, "2016-09-01", Value::Null).await.status, 200);
     cloud.ok("DELETE", &snapshot_path("prod", "s"), DISKS, Value::Null).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_read_only_lock_forbids_actions_too_and_binds_one_resource_alone() {
+    let cloud = Cloud::new().await;
+    cloud.snapshot("s", "web-os").await;
+    cloud.snapshot("other", "web-os").await;
+    let path = snapshot_path("prod", "s");
+    let lock = format!("{path}/providers/Microsoft.Authorization/locks/still");
+    let body = json!({"properties": {"level": "ReadOnly"}});
+    let put = cloud.arm("PUT", &lock, "2016-09-01", body.clone()).await;
+    assert_eq!((put.status, &put.body["properties"]["level"]), (201, &json!("ReadOnly")));
+    assert_eq!(cloud.arm("PUT", &lock, "2016-09-01", body.clone()).await.status, 200);
+    let grant = json!({"access": "Read", "durationInSeconds": 600});
+    for (method, path, body) in [
+        ("POST", format!("{path}/beginGetAccess"), grant.clone()),
+        ("PATCH", path.clone(), json!({"tags": {"a": "b"}})),
+        ("DELETE", path.clone(), Value::Null),
+    ] {
+        let refused = cloud.arm(method, &path, DISKS, body).await;
+        assert_eq!((refused.status, refused.code()), (409, "ScopeLocked"), "{method} {path}");
+    }
+    assert_eq!(cloud.arm("GET", &path, DISKS, Value::Null).await.status, 200);
+    let other = format!("{}/beginGetAccess", snapshot_path("prod", "other"));
+    assert_eq!(cloud.arm("POST", &other, DISKS, grant).await.status, 202);
+    let above = "/resourceGroups/prod/providers/Microsoft.Authorization/locks/all";
+    assert_eq!(cloud.arm("PUT", above, "2016-09-01", body).await.status, 201);
+    let listed = cloud
+        .arm(
+            "GET",
+            "/resourceGroups/prod/providers/Microsoft.Authorization/locks",
+            "2016-09-01",
+            Value::Null,
+        )
+        .await;
+    assert_eq!(listed.body["value"].as_array().map(Vec::len), Some(2));
+    let restart = cloud.arm("POST", &format!("{WEB}/restart"), VMS, Value::Null).await;
+    assert_eq!((restart.status, restart.code()), (409, "ScopeLocked"));
+    let new = json!({"location": "eastus", "properties": {"creationData": {"createOption": "Empty"}, "diskSizeGB": 1}});
+    let created = cloud.arm("PUT", &disk_path("new"), DISKS, new).await;
+    assert_eq!((created.status, created.code()), (409, "ScopeLocked"));
+}

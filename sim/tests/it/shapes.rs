@@ -116,3 +116,29 @@ async fn listings_are_paged_and_a_last_page_may_be_empty() {
     let next = cloud.url("GET", first["nextLink"].as_str().unwrap()).await;
     assert_eq!(next.body, json!({"value": []}));
 }
+
+#[tokio::test(start_paused = true)]
+async fn pages_may_be_empty_in_the_middle_and_ids_in_a_case_of_their_own() {
+    let limits = azure_sim::config::Limits {
+        page_size: 1,
+        empty_pages: true,
+        mixed_case_ids: true,
+        ..Default::default()
+    };
+    let cloud = Cloud::with(limits).await;
+    let path = "/resourceGroups/prod/providers/Microsoft.Compute/disks";
+    let mut page = cloud.get(path, DISKS).await;
+    let (mut ids, mut empty) = (Vec::new(), 0);
+    loop {
+        let value = page["value"].as_array().cloned().unwrap_or_default();
+        empty += usize::from(value.is_empty());
+        ids.extend(value.iter().map(|disk| disk["id"].as_str().unwrap_or_default().to_owned()));
+        let Some(next) = page["nextLink"].as_str() else { break };
+        page = cloud.url("GET", next).await.body;
+    }
+    assert_eq!((ids.len(), empty), (3, 4));
+    assert!(ids[0].contains("/resourcegroups/PROD/"), "{ids:?}");
+    assert!(ids[0].eq_ignore_ascii_case(&disk_id("web-data")));
+    let alone = cloud.get(&disk_path("web-data"), DISKS).await;
+    assert_eq!(alone["id"], disk_id("web-data"));
+}

@@ -210,3 +210,26 @@ async fn a_public_address_is_a_way_in_as_far_as_security_groups_permit() {
         .await;
     assert_eq!(ways().await, json!([]));
 }
+
+#[tokio::test(start_paused = true)]
+async fn more_vms_than_the_quota_are_refused_with_409() {
+    let limits = azure_sim::config::Limits { vms_per_region: Some(1), ..Default::default() };
+    let cloud = Cloud::with(limits).await;
+    cloud.snapshot("s", "web-os").await;
+    cloud.disk_from("new-os", "s").await;
+    let nic = nic(&cloud, "new-nic").await;
+    let body = json!({"location": "eastus", "properties": {
+        "hardwareProfile": {"vmSize": "Standard_D2s_v3"},
+        "storageProfile": {"osDisk": {
+            "createOption": "Attach", "osType": "Linux", "managedDisk": {"id": disk_id("new-os")}}},
+        "networkProfile": {"networkInterfaces": [{"id": nic}]},
+    }});
+    let new = WEB.replace("/web", "/new");
+    let refused = cloud.arm("PUT", &new, VMS, body.clone()).await;
+    assert_eq!((refused.status, refused.code()), (409, "OperationNotAllowed"));
+    assert!(refused.body["error"]["message"].as_str().is_some_and(|m| m.contains("quota")));
+    cloud.ok("POST", &format!("{WEB}/deallocate"), VMS, Value::Null).await;
+    cloud.ok("PUT", &new, VMS, body).await;
+    let start = cloud.arm("POST", &format!("{WEB}/start"), VMS, Value::Null).await;
+    assert_eq!((start.status, start.code()), (409, "OperationNotAllowed"));
+}
