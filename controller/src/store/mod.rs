@@ -204,6 +204,14 @@ impl Store {
     }
 }
 
+#[cfg(test)]
+impl Store {
+    /// Does something to the writing connection itself, outside any transaction.
+    pub(crate) fn with_writer<T>(&self, f: impl FnOnce(&Connection) -> T) -> T {
+        f(&self.inner.writer.lock().unwrap())
+    }
+}
+
 impl Inner {
     fn reader(&self) -> Result<Connection, StoreError> {
         if let Some(c) = self.readers.lock().expect("readers are only pushed and popped").pop() {
