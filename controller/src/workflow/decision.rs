@@ -309,5 +309,5 @@ fn over(row: &RunRow) -> StoreError {
 }
 
 fn not_stuck(id: RunId, state: RunState) -> Effect {
-    Effect::Nothing(format!("job {id} is {} and not stuck; nothing changes", state.as_str()))
+    Effect::Nothing(format!("job {id} is {} and not stuck", state.as_str()))
 }

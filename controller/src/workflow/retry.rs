@@ -113,7 +113,7 @@ impl Series {
 
     /// What to save now, if it is worth a write: every failure is; of mere waiting, what would
     /// otherwise be lost of the time limit.
-    pub(super) fn to_save(
+    pub(super) fn worth_saving(
         &mut self,
         now: Monotonic,
         wall: WallTime,
@@ -176,7 +176,7 @@ mod tests {
         }
         let pause = first.failed(at(MINUTE * 8), None).unwrap();
         assert_eq!(pause, MINUTE);
-        let saved = first.to_save(at(MINUTE * 8), wall(8), pause, MINUTE * 60).unwrap();
+        let saved = first.worth_saving(at(MINUTE * 8), wall(8), pause, MINUTE * 60).unwrap();
         assert_eq!((saved.attempts, saved.failing), (7, MINUTE * 6));
         assert_eq!(saved.spent, MINUTE * 7);
         // Another process; its monotonic clock starts anew.
@@ -214,14 +214,14 @@ mod tests {
         for second in 0..3600 * 24 {
             series.waits();
             let now = at(Duration::from_secs(second));
-            writes += usize::from(series.to_save(now, wall(0), MINUTE, limit).is_some());
+            writes += usize::from(series.worth_saving(now, wall(0), MINUTE, limit).is_some());
         }
         assert_eq!(writes, 6 * 24 - 1);
         let day = MINUTE * 60 * 24;
         series.failed(at(day), None).unwrap();
-        assert!(series.to_save(at(day), wall(0), MINUTE, limit).is_some());
+        assert!(series.worth_saving(at(day), wall(0), MINUTE, limit).is_some());
         series.waits();
-        let forgiven = series.to_save(at(day), wall(0), MINUTE, limit).unwrap();
+        let forgiven = series.worth_saving(at(day), wall(0), MINUTE, limit).unwrap();
         assert_eq!((forgiven.attempts, forgiven.failing), (0, Duration::ZERO));
         assert_eq!(series.failed(at(day + MINUTE), None), Some(Duration::from_secs(1)));
     }

@@ -414,7 +414,7 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
             if !undoing && self.time_left().is_zero() {
                 return Err(self.out_of_time());
             }
-            let save = series.to_save(clock.monotonic(), clock.wall(), pause, node.deadline);
+            let save = series.worth_saving(clock.monotonic(), clock.wall(), pause, node.deadline);
             if let Some(repetition) = save {
                 self.run.save_repetition(node.name, item, repetition).await?;
             }

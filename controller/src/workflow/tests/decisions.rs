@@ -57,7 +57,7 @@ async fn retry_goes_on_backwards_and_repeating_it_changes_nothing() {
     lab.world.set("undo prepare", Mood::Hangs);
     assert_eq!(life.engine.retry(id, "alice").await.unwrap(), Effect::Taken);
     let again = life.engine.retry(id, "alice").await.unwrap();
-    let said = format!("job {id} is undoing and not stuck; nothing changes");
+    let said = format!("job {id} is undoing and not stuck");
     assert_eq!(again, Effect::Nothing(said));
     lab.world.mend();
     let row = life.until(id, RunState::Failed).await;
