@@ -120,6 +120,8 @@ pub async fn run(
     let store = Store::open(&database(&config.data_dir), Executor::BlockingPool)
         .context("cannot open the database")?;
     let stamp = check_stamp(&store, &config, &env).await?;
+    // From here on nobody else's controller writes, whatever became of the lock above.
+    let store = store.take_over().await.context("cannot take over the database")?;
     let azure = arm_client(&config, &env).context("cannot set up the Azure client")?;
     let fleet = Fleet::new(env.clock.clone());
     let advertised_agent = config.advertise.agent.as_ref().map(ToString::to_string);
@@ -240,6 +242,9 @@ pub async fn run(
         () = stop.cancelled() => {}
         ended = servers.join_next() => {
             bail!("a listener ended: {ended:?}");
+        }
+        () = engine.fenced() => {
+            bail!("a newer controller has opened the database; this one has stopped");
         }
     }
     tracing::info!("stopping");

@@ -73,6 +73,11 @@ impl Health {
                 metrics::gauge!("azdr_jobs", "workflow" => workflow, "state" => state)
                     .set(count as f64);
             }
+            metrics::gauge!("azdr_database_writable").set(if self.store.trouble().is_none() {
+                1.0
+            } else {
+                0.0
+            });
             metrics::gauge!("azdr_protected_vms").set(protected.len() as f64);
             let sessions = self.fleet.sessions();
             let live = sessions.iter().filter(|s| s.kind == SessionKind::Protected).count();
@@ -110,13 +115,25 @@ impl Health {
     }
 }
 
-async fn ready(State(health): State<Health>) -> (StatusCode, &'static str) {
-    if !health.ready.load(Ordering::Acquire) || !health.store.is_open() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n");
+/// Longest wait for the database's answer.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
+async fn ready(State(health): State<Health>) -> (StatusCode, String) {
+    match readiness(&health.store, health.ready.load(Ordering::Acquire)).await {
+        Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }
-    match health.store.read_stamp().await {
-        Ok(_) => (StatusCode::OK, "ok\n"),
-        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer\n"),
+}
+
+/// Why the controller is not ready, in words.
+async fn readiness(store: &Store, latched: bool) -> Result<(), String> {
+    if !latched || !store.is_open() {
+        return Err("starting or stopping".to_owned());
+    }
+    // Writing is what fails first, and what everything needs.
+    tokio::select! {
+        written = store.check_writable() => written.map_err(|e| e.to_string()),
+        () = azdr_env::sleep(PATIENCE) => Err("the database does not answer".to_owned()),
     }
 }
 
@@ -133,4 +150,32 @@ async fn metrics(State(health): State<Health>) -> Result<String, StatusCode> {
 /// When the address is taken or not ours.
 pub async fn bind(address: SocketAddr) -> std::io::Result<tokio::net::TcpListener> {
     tokio::net::TcpListener::bind(address).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Executor;
+
+    #[tokio::test]
+    async fn a_full_disk_makes_it_not_ready_in_words_and_only_as_long_as_it_lasts() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("db"), Executor::BlockingPool).unwrap();
+        assert_eq!(readiness(&store, false).await, Err("starting or stopping".to_owned()));
+        assert_eq!(readiness(&store, true).await, Ok(()));
+        let pages = |n: u32| store.with_writer(|c| c.pragma_update(None, "max_page_count", n));
+        pages(1).unwrap();
+        // A few pages are free still.
+        let fill = async |store: &Store| {
+            let big = |c: &rusqlite::Connection| {
+                Ok(c.execute("INSERT INTO write_probe VALUES (zeroblob(1000))", [])?)
+            };
+            while store.write(big).await.is_ok() {}
+        };
+        fill(&store).await;
+        let words = "the database cannot be written: its disk is full (database or disk is full)";
+        assert_eq!(readiness(&store, true).await, Err(words.to_owned()));
+        pages(1_000_000).unwrap();
+        assert_eq!(readiness(&store, true).await, Ok(()));
+    }
 }

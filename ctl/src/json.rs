@@ -213,6 +213,37 @@ pub(crate) fn job(m: &Job) -> Value {
         "result": m.result.as_ref().and_then(|result| result.result.as_ref()).map(job_result),
         "cancel_requested": m.cancel_requested,
         "requested_by": m.requested_by,
+        "waiting_for_job": (m.waiting_for_job != 0).then_some(m.waiting_for_job),
+        "stuck": m.stuck.as_ref().map(job_stuck),
+        "decisions": list(&m.decisions, job_decision),
+        "abandoned": m.abandoned.as_ref().map(job_abandoned),
+        "note": text(&m.note),
+    })
+}
+
+fn job_stuck(m: &JobStuck) -> Value {
+    json!({
+        "going_back": m.going_back,
+        "may_undo": m.may_undo,
+        "resources": m.resources,
+    })
+}
+
+fn job_decision(m: &JobDecision) -> Value {
+    json!({
+        "decided_at": time(m.decided_unix_ms),
+        "decision": m.decision,
+        "by": m.by,
+        "reason": text(&m.reason),
+    })
+}
+
+fn job_abandoned(m: &JobAbandoned) -> Value {
+    json!({
+        "by": m.by,
+        "reason": m.reason,
+        "left": m.left,
+        "listed": m.listed,
     })
 }
 
@@ -384,6 +415,9 @@ mod tests {
             ("DrTestRecord", dr_test_record(&<_>::default())),
             ("ListJobsResponse", jobs(&<_>::default())),
             ("Job", job(&<_>::default())),
+            ("JobStuck", job_stuck(&<_>::default())),
+            ("JobDecision", job_decision(&<_>::default())),
+            ("JobAbandoned", job_abandoned(&<_>::default())),
             ("JobStep", job_step(&<_>::default())),
             ("JobError", job_error(&<_>::default())),
             ("BackupResult", backup_result(&<_>::default())),

@@ -33,6 +33,24 @@ pub(crate) fn of(job: &Job, style: Style) -> String {
     }
 }
 
+/// What an abandoned job has left; empty for any other.
+pub(crate) fn left_behind(job: &Job) -> String {
+    let Some(abandoned) = &job.abandoned else { return String::new() };
+    let mut text = format!("\nAbandoned by {}: {}\n", abandoned.by, abandoned.reason);
+    text.push_str(if abandoned.left.is_empty() {
+        "Nothing is known to be left.\n"
+    } else {
+        "Left:\n"
+    });
+    for resource in &abandoned.left {
+        text.push_str(&format!("  {resource}\n"));
+    }
+    if !abandoned.listed {
+        text.push_str("Azure could not be listed then: there may be more.\n");
+    }
+    text
+}
+
 /// A workflow's name for people.
 pub(crate) fn workflow(name: &str) -> String {
     match name {

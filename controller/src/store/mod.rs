@@ -208,6 +208,14 @@ impl Store {
     }
 }
 
+#[cfg(test)]
+impl Store {
+    /// Does something to the writing connection itself, outside any transaction.
+    pub(crate) fn with_writer<T>(&self, f: impl FnOnce(&Connection) -> T) -> T {
+        f(&self.inner.writer.lock().unwrap())
+    }
+}
+
 impl Inner {
     fn reader(&self) -> Result<Connection, StoreError> {
         if let Some(c) = self.readers.lock().expect("readers are only pushed and popped").pop() {
@@ -366,5 +374,54 @@ mod tests {
             drop(store);
             assert_eq!(count(&open(&dir, Executor::Inline)).await, before + 1);
         }
+    }
+
+    #[tokio::test]
+    async fn a_transaction_that_cannot_begin_is_answered_with_its_error() {
+        let dir = tempfile::tempdir().unwrap();
+        for executor in [Executor::BlockingPool, Executor::Inline] {
+            let store = open(&dir, executor);
+            // Somebody else is writing, for longer than we wait.
+            let other = Connection::open(dir.path().join("azdr.db")).unwrap();
+            other.execute_batch("BEGIN IMMEDIATE").unwrap();
+            store.with_writer(|c| c.busy_timeout(std::time::Duration::ZERO)).unwrap();
+            let writes = (0..3).map(|i| store.write(insert(format!("{executor:?}{i}"))));
+            for answer in futures::future::join_all(writes).await {
+                let e = answer.unwrap_err();
+                assert_eq!(e.to_string(), "the commit failed: database is locked");
+            }
+            other.execute_batch("ROLLBACK").unwrap();
+            store.write(insert(format!("{executor:?}"))).await.unwrap();
+        }
+        assert_eq!(count(&open(&dir, Executor::Inline)).await, 2);
+    }
+
+    #[tokio::test]
+    async fn when_the_disk_is_full_nothing_of_a_batch_is_answered_as_done_and_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir, Executor::BlockingPool);
+        store.with_writer(|c| c.pragma_update(None, "max_page_count", 1)).unwrap();
+        let mut done = 0;
+        for round in 0..40 {
+            let writes = (0..50).map(|i| {
+                store.write(move |c| {
+                    let big = "x".repeat(if i % 7 == 0 { 9000 } else { 20 });
+                    let sql = "INSERT INTO operator VALUES (?1, 'viewer', ?2, 0, NULL)";
+                    c.execute(sql, (format!("{round}-{i}"), big))?;
+                    Ok(())
+                })
+            });
+            for answer in futures::future::join_all(writes).await {
+                match answer {
+                    Ok(()) => done += 1,
+                    Err(e) => assert!(matches!(e, StoreError::Unwritable(_)), "{e:?}"),
+                }
+            }
+        }
+        assert!(store.trouble().is_some());
+        assert_eq!(count(&store).await, done);
+        store.with_writer(|c| c.pragma_update(None, "max_page_count", 1_000_000)).unwrap();
+        store.write(insert("last".into())).await.unwrap();
+        assert_eq!(store.trouble(), None);
     }
 }

@@ -217,7 +217,9 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
         state: RunState,
     ) -> Result<Effect, StoreError> {
         let now = self.inner.env.clock.wall();
-        if let Some(other) = self.store().resume_stuck(id, entries, state, now).await? {
+        let other = self.store().resume_stuck(id, entries, state, now).await?;
+        self.inner.stuck.lock().expect("the map is only edited").remove(&id);
+        if let Some(other) = other {
             return Ok(not_stuck(id, other));
         }
         let row = self.store().run(id).await?;
@@ -307,5 +309,5 @@ fn over(row: &RunRow) -> StoreError {
 }
 
 fn not_stuck(id: RunId, state: RunState) -> Effect {
-    Effect::Nothing(format!("job {id} is {} and not stuck; nothing changes", state.as_str()))
+    Effect::Nothing(format!("job {id} is {} and not stuck", state.as_str()))
 }

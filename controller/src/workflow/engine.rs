@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
-use azdr_env::Env;
+use azdr_env::{Env, Monotonic};
 use futures::future::BoxFuture;
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
@@ -55,6 +55,8 @@ pub(super) struct Inner<S> {
     services: Arc<S>,
     definitions: BTreeMap<(&'static str, u32), Arc<Definition<S>>>,
     active: Mutex<BTreeMap<RunId, Arc<RunShared<S>>>>,
+    /// Stuck runs, and since when in this process.
+    pub(super) stuck: Mutex<BTreeMap<RunId, Monotonic>>,
     changes: watch::Sender<u64>,
     pub(super) wake: Notify,
     pub(super) shutdown: CancellationToken,
@@ -94,7 +96,8 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
                 env,
                 services,
                 definitions,
-                active: Mutex::new(BTreeMap::new()),
+                active: Mutex::default(),
+                stuck: Mutex::default(),
                 changes: watch::channel(0).0,
                 wake: Notify::new(),
                 shutdown: CancellationToken::new(),
@@ -126,27 +129,27 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
         Ok(count)
     }
 
-    /// Takes up every unfinished run that nobody drives: after a start all of them, later those that
-    /// are stuck (what was in the way may be gone).
-    pub(super) async fn take_up_unfinished(&self) -> Result<usize, StoreError> {
+    /// Takes up every unfinished run, the stuck ones too: what was in the way may be gone.
+    async fn take_up_unfinished(&self) -> Result<usize, StoreError> {
         let unfinished = self.store().unfinished_runs().await?;
         let mut count = 0;
         for row in unfinished {
-            if self.active(row.id).is_some() {
-                continue;
-            }
             count += 1;
             tracing::info!(run = %row.id, workflow = row.workflow, state = row.state.as_str(),
                 "taking up an unfinished run");
             if row.state == RunState::Stuck {
-                // What was in the way may be gone.
-                let state = state_of(way(&self.history(row.id).await?));
-                self.resume(row.id, Vec::new(), state).await?;
+                self.try_stuck_again(row.id).await?;
                 continue;
             }
             self.spawn(row).await?;
         }
         Ok(count)
+    }
+
+    /// Tries a stuck run again, in the direction it was going.
+    pub(super) async fn try_stuck_again(&self, id: RunId) -> Result<(), StoreError> {
+        let state = state_of(way(&self.history(id).await?));
+        self.resume(id, Vec::new(), state).await.map(|_| ())
     }
 
     /// The newest version of a workflow.
@@ -441,6 +444,11 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
         loop {
             match runner.drive().await {
                 Ok(state) => {
+                    if state == RunState::Stuck {
+                        let now = self.inner.env.clock.monotonic();
+                        let mut stuck = self.inner.stuck.lock().expect("the map is only edited");
+                        stuck.insert(id, now);
+                    }
                     tracing::info!(run = %id, workflow, state = state.as_str(), "run ended");
                     break;
                 }

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use azdr_env::Monotonic;
+
 use super::definition::RunPriority;
 use super::engine::{Engine, ForRun};
 use super::lock_words;
@@ -17,15 +19,15 @@ use crate::store::{LockNeed, RunId, RunRow, StoreError};
 const PAGE: u32 = 256;
 /// Every so many starts, the run that has waited longest gets the slot.
 const LONGEST_WAITING_EVERY: u32 = 8;
-/// A safety net only: every change of the queue wakes the dispatcher.
-const LOOK_AGAIN: Duration = Duration::from_secs(5 * 60);
-/// How often stuck runs are tried again.
+/// How often to look at the queue and at stuck runs unasked: a safety net for the queue, every change
+/// of which wakes the dispatcher.
+const LOOK_AGAIN: Duration = Duration::from_secs(2 * 60);
+/// How long a stuck run is left alone before it is tried again.
 const STUCK_AGAIN: Duration = Duration::from_secs(10 * 60);
 
 impl<S: ForRun + Send + Sync + 'static> Engine<S> {
     /// Starts queued runs as slots and locks become free, until the engine stops.
     pub(super) async fn dispatch(&self) {
-        let mut looked = self.inner.env.clock.monotonic();
         loop {
             if let Err(e) = self.start_queued().await {
                 tracing::error!(error = %e, "the queue cannot be read");
@@ -33,14 +35,10 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
                     return;
                 }
             }
-            let now = self.inner.env.clock.monotonic();
-            if now.since(looked) >= STUCK_AGAIN {
-                looked = now;
-                if let Err(e) = self.take_up_unfinished().await {
-                    tracing::error!(error = %e, "unfinished runs cannot be read");
-                    if self.stop_if_fenced(&e) {
-                        return;
-                    }
+            if let Err(e) = self.try_stuck_runs_again().await {
+                tracing::error!(error = %e, "stuck runs cannot be tried again");
+                if self.stop_if_fenced(&e) {
+                    return;
                 }
             }
             tokio::select! {
@@ -50,6 +48,19 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
                 () = azdr_env::sleep(LOOK_AGAIN) => {}
             }
         }
+    }
+
+    async fn try_stuck_runs_again(&self) -> Result<(), StoreError> {
+        let now = self.inner.env.clock.monotonic();
+        let due: Vec<RunId> = {
+            let stuck = self.inner.stuck.lock().expect("the map is only edited");
+            let is_due = |since: &Monotonic| now.since(*since) >= STUCK_AGAIN;
+            stuck.iter().filter(|(_, since)| is_due(since)).map(|(id, _)| *id).collect()
+        };
+        for id in due {
+            self.try_stuck_again(id).await?;
+        }
+        Ok(())
     }
 
     async fn start_queued(&self) -> Result<(), StoreError> {

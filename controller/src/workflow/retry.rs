@@ -52,12 +52,26 @@ pub(super) struct Series {
     failing_since: Option<Monotonic>,
     /// How much of `spent` the store knows, and whether it knows of a failure.
     saved: (Duration, bool),
+    rest: Duration,
 }
 
 impl Series {
-    /// Goes on with what was saved, if anything was.
-    pub(super) fn resume(policy: RetryPolicy, saved: Option<Repetition>, now: Monotonic) -> Self {
-        let before = saved.unwrap_or_default();
+    /// Goes on with what was saved, if anything was. The pause that a restart cut short counts as far
+    /// as it is over by the wall clock; a clock that jumps makes its rest shorter, never longer than
+    /// the pause was.
+    pub(super) fn resume(
+        policy: RetryPolicy,
+        saved: Option<Repetition>,
+        now: Monotonic,
+        wall: WallTime,
+    ) -> Self {
+        let mut before = saved.unwrap_or_default();
+        let rest = before.not_before.unwrap_or(wall).since(wall).min(before.pause);
+        let over = before.pause - rest;
+        before.spent += over;
+        if before.attempts > 0 {
+            before.failing += over;
+        }
         Self {
             policy,
             before,
@@ -65,14 +79,13 @@ impl Series {
             attempts: before.attempts,
             failing_since: (before.attempts > 0).then_some(now),
             saved: (before.spent, before.attempts > 0),
+            rest,
         }
     }
 
-    /// What is left of the pause that a restart cut short. A wall clock that jumps makes it shorter,
-    /// never longer than the pause was.
-    pub(super) fn rest_of_pause(&self, wall: WallTime) -> Duration {
-        let not_before = self.before.not_before.unwrap_or(wall);
-        not_before.since(wall).min(self.before.pause)
+    /// What is left of the pause that a restart cut short.
+    pub(super) fn rest_of_pause(&self) -> Duration {
+        self.rest
     }
 
     /// Time since the step began.
@@ -100,7 +113,7 @@ impl Series {
 
     /// What to save now, if it is worth a write: every failure is; of mere waiting, what would
     /// otherwise be lost of the time limit.
-    pub(super) fn to_save(
+    pub(super) fn worth_saving(
         &mut self,
         now: Monotonic,
         wall: WallTime,
@@ -157,18 +170,19 @@ mod tests {
 
     #[test]
     fn a_series_goes_on_after_a_restart_where_it_was() {
-        let mut first = Series::resume(RetryPolicy::AZURE, None, at(MINUTE));
+        let mut first = Series::resume(RetryPolicy::AZURE, None, at(MINUTE), wall(1));
         for n in 0..6 {
             first.failed(at(MINUTE * (2 + n)), None).unwrap();
         }
         let pause = first.failed(at(MINUTE * 8), None).unwrap();
         assert_eq!(pause, MINUTE);
-        let saved = first.to_save(at(MINUTE * 8), wall(8), pause, MINUTE * 60).unwrap();
+        let saved = first.worth_saving(at(MINUTE * 8), wall(8), pause, MINUTE * 60).unwrap();
         assert_eq!((saved.attempts, saved.failing), (7, MINUTE * 6));
         assert_eq!(saved.spent, MINUTE * 7);
         // Another process; its monotonic clock starts anew.
-        let mut second = Series::resume(RetryPolicy::AZURE, Some(saved), at(Duration::ZERO));
-        assert_eq!(second.rest_of_pause(wall(8)), MINUTE);
+        let mut second =
+            Series::resume(RetryPolicy::AZURE, Some(saved), at(Duration::ZERO), wall(8));
+        assert_eq!(second.rest_of_pause(), MINUTE);
         assert_eq!(second.failed(at(MINUTE), None), Some(MINUTE));
         assert_eq!(second.spent(at(MINUTE)), MINUTE * 8);
         // 6 minutes before and 24 after.
@@ -185,28 +199,29 @@ mod tests {
             not_before: Some(wall(101)),
         };
         for (now, rest) in [(100, MINUTE), (40, MINUTE), (160, Duration::ZERO)] {
-            let series = Series::resume(RetryPolicy::AZURE, Some(saved), at(MINUTE));
-            assert_eq!(series.rest_of_pause(wall(now)), rest, "{now}");
-            assert_eq!(series.spent(at(MINUTE)), MINUTE);
+            let series = Series::resume(RetryPolicy::AZURE, Some(saved), at(MINUTE), wall(now));
+            assert_eq!(series.rest_of_pause(), rest, "{now}");
+            // At most the pause itself counts.
+            assert_eq!(series.spent(at(MINUTE)), MINUTE * 2 - rest);
         }
     }
 
     #[test]
     fn waiting_is_written_rarely_and_forgives_earlier_failures() {
-        let mut series = Series::resume(RetryPolicy::AZURE, None, at(Duration::ZERO));
+        let mut series = Series::resume(RetryPolicy::AZURE, None, at(Duration::ZERO), wall(0));
         let limit = MINUTE * 60 * 72;
         let mut writes = 0;
         for second in 0..3600 * 24 {
             series.waits();
             let now = at(Duration::from_secs(second));
-            writes += usize::from(series.to_save(now, wall(0), MINUTE, limit).is_some());
+            writes += usize::from(series.worth_saving(now, wall(0), MINUTE, limit).is_some());
         }
         assert_eq!(writes, 6 * 24 - 1);
         let day = MINUTE * 60 * 24;
         series.failed(at(day), None).unwrap();
-        assert!(series.to_save(at(day), wall(0), MINUTE, limit).is_some());
+        assert!(series.worth_saving(at(day), wall(0), MINUTE, limit).is_some());
         series.waits();
-        let forgiven = series.to_save(at(day), wall(0), MINUTE, limit).unwrap();
+        let forgiven = series.worth_saving(at(day), wall(0), MINUTE, limit).unwrap();
         assert_eq!((forgiven.attempts, forgiven.failing), (0, Duration::ZERO));
         assert_eq!(series.failed(at(day + MINUTE), None), Some(Duration::from_secs(1)));
     }

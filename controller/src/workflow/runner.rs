@@ -378,8 +378,8 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
     ) -> Result<RawDone, StepError> {
         let clock = &self.run.env.clock;
         let saved = self.run.take_repetition(node.name, item);
-        let mut series = Series::resume(self.retry, saved, clock.monotonic());
-        let rest = series.rest_of_pause(clock.wall());
+        let mut series = Series::resume(self.retry, saved, clock.monotonic(), clock.wall());
+        let rest = series.rest_of_pause();
         if !rest.is_zero() {
             self.pause(rest, undoing).await?;
         }
@@ -414,7 +414,7 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
             if !undoing && self.time_left().is_zero() {
                 return Err(self.out_of_time());
             }
-            let save = series.to_save(clock.monotonic(), clock.wall(), pause, node.deadline);
+            let save = series.worth_saving(clock.monotonic(), clock.wall(), pause, node.deadline);
             if let Some(repetition) = save {
                 self.run.save_repetition(node.name, item, repetition).await?;
             }

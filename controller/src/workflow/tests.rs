@@ -1,5 +1,14 @@
 //! The engine on a toy world: numbered marks that steps put down and undos take away.
 
+mod cancelling;
+mod deadlines;
+mod decisions;
+mod disk;
+mod fencing;
+mod queueing;
+mod rough;
+mod versions;
+
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

@@ -33,11 +33,12 @@ enum Story {
     DoesNotPass,
 }
 
-const STORIES: [(&str, i64, Story); 8] = [
+const STORIES: [(&str, i64, Story); 9] = [
     ("prod-db-vm", 12, Story::Succeeds),
     ("fails", 20, Story::Fails),
     ("stuck", 21, Story::Stuck),
     ("cancelled", 22, Story::Cancelled),
+    ("left stuck", 29, Story::Stuck),
     ("breaks-once", 23, Story::BreaksOnce),
     ("breaks-for-good", 24, Story::BreaksForGood),
     ("never-ends", 25, Story::NeverEnds),
@@ -83,6 +84,11 @@ fn ending(id: i64, story: Story) -> Job {
         Story::Stuck => {
             let mut job = values::failed(values::job(id, "backup"), JobState::Stuck);
             job.finished_unix_ms = 0;
+            job.stuck = Some(JobStuck {
+                going_back: id != 29,
+                may_undo: true,
+                resources: vec!["/subscriptions/5b0f/resourceGroups/Production".into()],
+            });
             job
         }
         Story::DoesNotPass => {
@@ -275,7 +281,8 @@ impl AdminService for FakeController {
     async fn list_jobs(&self, r: Request<ListJobsRequest>) -> Answer<ListJobsResponse> {
         check(r.get_ref().vm.as_ref())?;
         let mut waiting = values::begun(values::job(27, "dr_test"));
-        waiting.waiting_for = "job 12 holds vm:prod-db-vm".into();
+        waiting.waiting_for = "job 12 on VM prod-db-vm".into();
+        waiting.waiting_for_job = 12;
         let jobs = vec![waiting, ending(20, Story::Fails), values::job(12, "backup")];
         Ok(Response::new(ListJobsResponse { jobs }))
     }
@@ -285,8 +292,28 @@ impl AdminService for FakeController {
         let story = story(id)?;
         Ok(Response::new(match story {
             Story::Succeeds | Story::Fails => ending(id, story),
+            Story::Stuck if id == 29 => ending(id, story),
             _ => values::begun(values::job(id, "backup")),
         }))
+    }
+
+    async fn retry_job(&self, r: Request<RetryJobRequest>) -> Answer<Job> {
+        story(r.get_ref().id)?;
+        Ok(Response::new(values::begun(values::job(r.get_ref().id, "backup"))))
+    }
+
+    async fn undo_job(&self, r: Request<UndoJobRequest>) -> Answer<Job> {
+        story(r.get_ref().id)?;
+        let mut job = values::begun(values::job(r.get_ref().id, "backup"));
+        job.state = JobState::Undoing as i32;
+        job.note = format!("job {} is undoing and not stuck", job.id);
+        Ok(Response::new(job))
+    }
+
+    async fn abandon_job(&self, r: Request<AbandonJobRequest>) -> Answer<Job> {
+        story(r.get_ref().id)?;
+        let job = values::job(r.get_ref().id, "backup");
+        Ok(Response::new(values::abandoned(job, &r.get_ref().reason)))
     }
 
     async fn cancel_job(&self, r: Request<CancelJobRequest>) -> Answer<Job> {

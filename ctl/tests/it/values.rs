@@ -397,7 +397,29 @@ pub(crate) fn job(id: i64, workflow: &str) -> Job {
         result: Some(JobResult { result: Some(result) }),
         cancel_requested: false,
         requested_by: "alice".into(),
+        ..Job::default()
     }
+}
+
+/// The job, ended by a person as it was.
+pub(crate) fn abandoned(mut job: Job, reason: &str) -> Job {
+    job = failed(job, JobState::Failed);
+    if let Some(error) = &mut job.error {
+        error.kind = "abandoned".into();
+        error.message = format!("alice abandoned it: {reason}");
+        error.hint =
+            "what is left is named in the job's result and is nobody's but yours now".into();
+    }
+    job.abandoned = Some(JobAbandoned {
+        by: "alice".into(),
+        reason: reason.into(),
+        left: vec!["/subscriptions/5b0f/resourceGroups/Production/snapshots/s-1".into()],
+        listed: false,
+    });
+    let decision = "abandon".into();
+    let by = "alice".into();
+    job.decisions.push(JobDecision { decided_unix_ms: NOW, decision, by, reason: reason.into() });
+    job
 }
 
 /// The job before its first step has ended.

@@ -14,7 +14,7 @@ pub(super) enum Role {
     Viewer,
     /// Back up, restore, drill.
     Operator,
-    /// Revoke.
+    /// Revoke, abandon.
     Admin,
 }
 

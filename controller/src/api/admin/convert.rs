@@ -8,7 +8,7 @@ use azdr_proto::admin::{self as api, Job, JobError, JobResult, JobStep, StepStat
 use serde_json::Value;
 
 use crate::store::{Item, PointRow, ReplicaState, RunRow, RunState};
-use crate::workflow::{Definition, History, StepProgress, StepRecord};
+use crate::workflow::{Definition, History, Situation, StepProgress, StepRecord, Way};
 use crate::workflows::Services;
 
 pub(super) fn tier(tier: Tier) -> api::Tier {
@@ -154,7 +154,39 @@ pub(super) fn job(row: &RunRow, item: Option<&Item>) -> Job {
         result: None,
         cancel_requested: row.cancel_requested,
         requested_by: row.requested_by.clone(),
+        waiting_for_job: row.waiting_for_job.map_or(0, |id| id.0),
+        stuck: None,
+        decisions: Vec::new(),
+        abandoned: row.result.as_ref().and_then(abandoned),
+        note: String::new(),
     }
+}
+
+pub(super) fn stuck(situation: Situation) -> api::JobStuck {
+    api::JobStuck {
+        going_back: situation.way == Way::Back,
+        may_undo: situation.may_undo,
+        resources: situation.resources,
+    }
+}
+
+pub(super) fn decision((at, decision): &(WallTime, Value)) -> api::JobDecision {
+    api::JobDecision {
+        decided_unix_ms: at.unix_ms(),
+        decision: text(decision, "decision"),
+        by: text(decision, "by"),
+        reason: text(decision, "reason"),
+    }
+}
+
+fn abandoned(result: &Value) -> Option<api::JobAbandoned> {
+    let abandoned = result.get("abandoned")?;
+    Some(api::JobAbandoned {
+        by: text(abandoned, "by"),
+        reason: text(abandoned, "reason"),
+        left: texts(abandoned, "left"),
+        listed: flag(abandoned, "listed"),
+    })
 }
 
 fn job_error(error: &Value) -> JobError {
@@ -228,7 +260,7 @@ fn step_state(records: &[(&str, &StepRecord)], items: Option<usize>) -> StepStat
 
 /// A run's stored result. A backup's needs its point, which the caller looks up.
 pub(super) fn result(value: &Value, point: Option<api::RecoveryPoint>) -> Option<JobResult> {
-    let (kind, r) = value.as_object()?.iter().next()?;
+    let (kind, r) = value.as_object()?.iter().find(|(kind, _)| *kind != "abandoned")?;
     let result = match kind.as_str() {
         "backup" => api::job_result::Result::Backup(api::BackupResult {
             point,

@@ -1,6 +1,6 @@
 //! Jobs: what runs look like from outside.
 
-use azdr_proto::admin::{Job, ListJobsRequest, ListJobsResponse};
+use azdr_proto::admin::{AbandonJobRequest, Job, ListJobsRequest, ListJobsResponse};
 use futures::Stream;
 use tonic::Status;
 
@@ -8,6 +8,7 @@ use super::Admin;
 use super::convert;
 use super::errors::unavailable;
 use crate::store::{Item, NewRun, RunId, RunRow, RunState};
+use crate::workflow::Effect;
 use crate::workflows::backup;
 
 /// Most jobs that one call lists.
@@ -62,6 +63,8 @@ impl Admin {
         if let Some(definition) = self.engine.definition_of(row) {
             let history = self.engine.history(row.id).await.map_err(unavailable)?;
             job.steps = convert::steps(definition, &history, &self.engine.progress(row.id));
+            job.stuck = self.engine.situation(row, &history).map(convert::stuck);
+            job.decisions = history.decisions().iter().map(convert::decision).collect();
         }
         if let (Some(result), Some(item)) = (&row.result, &item) {
             let point = match row.workflow == backup::RUN.0 && row.state == RunState::Succeeded {
@@ -85,8 +88,40 @@ impl Admin {
     }
 
     pub(super) async fn cancel(&self, id: i64) -> Result<Job, Status> {
-        self.engine.cancel(RunId(id)).await.map_err(unavailable)?;
-        self.job(id).await
+        let effect = self.engine.cancel(RunId(id)).await.map_err(unavailable)?;
+        self.decided(id, effect).await
+    }
+
+    pub(super) async fn retry(&self, by: String, id: i64) -> Result<Job, Status> {
+        let effect = self.engine.retry(RunId(id), &by).await.map_err(unavailable)?;
+        self.decided(id, effect).await
+    }
+
+    pub(super) async fn undo(&self, by: String, id: i64) -> Result<Job, Status> {
+        let effect = self.engine.undo(RunId(id), &by).await.map_err(unavailable)?;
+        self.decided(id, effect).await
+    }
+
+    pub(super) async fn abandon(
+        &self,
+        by: String,
+        request: AbandonJobRequest,
+    ) -> Result<Job, Status> {
+        let reason = request.reason.trim();
+        if reason.is_empty() {
+            return Err(Status::invalid_argument("reason cannot be empty: it is the record"));
+        }
+        let id = RunId(request.id);
+        let effect = self.engine.abandon(id, &by, reason).await.map_err(unavailable)?;
+        self.decided(request.id, effect).await
+    }
+
+    async fn decided(&self, id: i64, effect: Effect) -> Result<Job, Status> {
+        let mut job = self.job(id).await?;
+        if let Effect::Nothing(why) = effect {
+            job.note = why;
+        }
+        Ok(job)
     }
 
     /// The job now and after every change, until it is terminal or stuck.

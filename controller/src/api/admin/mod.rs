@@ -217,6 +217,21 @@ impl AdminService for Admin {
         self.cancel(request.into_inner().id).await.map(Response::new)
     }
 
+    async fn retry_job(&self, request: Request<RetryJobRequest>) -> Answer<Job> {
+        let operator = self.authorise(&request, Role::Operator).await?;
+        self.retry(operator.name, request.into_inner().id).await.map(Response::new)
+    }
+
+    async fn undo_job(&self, request: Request<UndoJobRequest>) -> Answer<Job> {
+        let operator = self.authorise(&request, Role::Operator).await?;
+        self.undo(operator.name, request.into_inner().id).await.map(Response::new)
+    }
+
+    async fn abandon_job(&self, request: Request<AbandonJobRequest>) -> Answer<Job> {
+        let operator = self.authorise(&request, Role::Admin).await?;
+        self.abandon(operator.name, request.into_inner()).await.map(Response::new)
+    }
+
     type WatchJobStream = Pin<Box<dyn Stream<Item = Result<Job, Status>> + Send>>;
 
     async fn watch_job(&self, request: Request<WatchJobRequest>) -> Answer<Self::WatchJobStream> {

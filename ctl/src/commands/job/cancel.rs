@@ -4,13 +4,12 @@ use azdr_proto::admin::CancelJobRequest;
 use clap::Args;
 
 use crate::error::CliError;
-use crate::names::or_dash;
 use crate::session::Session;
-use crate::{json, names};
 
 /// Ask a job to stop and undo itself
 ///
-/// Refused past the job's point of no return. Does not wait: see azdr job watch.
+/// Refused past the job's point of no return. A job that is undoing already is left alone. Does not
+/// wait: see azdr job watch.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr job cancel 1234")]
 pub(crate) struct Cancel {
@@ -21,11 +20,7 @@ pub(crate) struct Cancel {
 impl Cancel {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
         let job = s.client.cancel_job(CancelJobRequest { id: self.id }).await?.into_inner();
-        s.out.result(json::job(&job), |style| {
-            let sentence = format!("Cancellation requested for job {}", job.id);
-            let state = or_dash(names::job_state(job.state));
-            format!("{}\n  State: {state}\n", style.headline(true, &sentence))
-        });
+        super::decided(s, &job, "Cancellation requested");
         Ok(())
     }
 }

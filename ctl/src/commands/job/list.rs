@@ -1,6 +1,6 @@
 //! `azdr job list`
 
-use azdr_proto::admin::{JobState, ListJobsRequest, ListJobsResponse};
+use azdr_proto::admin::{Job, JobState, ListJobsRequest, ListJobsResponse};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
@@ -58,6 +58,14 @@ impl List {
     }
 }
 
+fn waiting(job: &Job) -> String {
+    if job.waiting_for.is_empty() {
+        String::new()
+    } else {
+        format!("waiting for {}", job.waiting_for)
+    }
+}
+
 fn text(answer: &ListJobsResponse) -> String {
     if answer.jobs.is_empty() {
         return "No jobs".to_owned();
@@ -75,7 +83,7 @@ fn text(answer: &ListJobsResponse) -> String {
             minute(job.created_unix_ms),
             or_dash(took),
             job.requested_by.clone(),
-            error.filter(|error| !error.is_empty()).unwrap_or_else(|| job.waiting_for.clone()),
+            error.filter(|error| !error.is_empty()).unwrap_or_else(|| waiting(job)),
         ]);
     }
     table.render("")

@@ -63,10 +63,47 @@ pub(super) fn text(job: &Job, style: Style) -> String {
             }
         }
     }
+    text.push_str(&stuck(job));
+    if !job.decisions.is_empty() {
+        text.push_str("\nDecisions:\n");
+    }
+    for d in &job.decisions {
+        let reason = if d.reason.is_empty() { String::new() } else { format!(": {}", d.reason) };
+        let at = second(d.decided_unix_ms);
+        text.push_str(&format!("  {at}  {} by {}{reason}\n", d.decision, d.by));
+    }
+    text.push_str(&outcome::left_behind(job));
     match outcome::of(job, style) {
         outcome if outcome.is_empty() => text,
         outcome => format!("{text}\n{outcome}"),
     }
+}
+
+/// Which way a stuck job was going, what is in the way, and what can be done.
+fn stuck(job: &Job) -> String {
+    let Some(stuck) = &job.stuck else { return String::new() };
+    let way = if stuck.going_back { "going back (undoing)" } else { "going forward" };
+    let mut text = format!("\nStuck {way}");
+    match stuck.resources.as_slice() {
+        [] => text.push('\n'),
+        [one] => text.push_str(&format!(" at {one}\n")),
+        many => {
+            text.push_str(" at:\n");
+            many.iter().for_each(|r| text.push_str(&format!("  {r}\n")));
+        }
+    }
+    let id = job.id;
+    text.push_str("Next: remove what is in the way, then one of\n");
+    text.push_str(&format!(
+        "  azdr job retry {id}    try again now (it also does so every 10 minutes)\n"
+    ));
+    if stuck.may_undo && !stuck.going_back {
+        text.push_str(&format!("  azdr job undo {id}     give up and undo what it did\n"));
+    }
+    text.push_str(&format!(
+        "  azdr job abandon {id} --reason TEXT    end it; what is left is yours (role admin)\n"
+    ));
+    text
 }
 
 fn steps(job: &Job, style: Style) -> String {

@@ -1,0 +1,51 @@
+//! Two controllers on one database.
+
+use super::rough::{Lab, Mood};
+use crate::store::{RunState, StoreError};
+
+#[tokio::test(start_paused = true)]
+async fn an_older_controller_is_refused_and_stops_everything() {
+    let lab = Lab::new();
+    let old = lab.life().await;
+    lab.world.set("do scratch", Mood::Waits);
+    let id = old.submit("rough", &["vm:1"]).await;
+    old.until(id, RunState::Running).await;
+
+    // The same file, another connection: as another process would.
+    let new = lab.life().await;
+    lab.world.mend();
+    new.until(id, RunState::Succeeded).await;
+    old.engine.fenced().await;
+    let journal = old.store.journal(id).await.unwrap();
+    let done = journal.iter().filter(|e| e.event == crate::store::Event::Done).count();
+    assert_eq!(done, 6, "each step once");
+    assert_eq!(lab.world.calls("do finish"), 1);
+    let later = super::rough::new_run("rough", crate::workflow::RunPriority::Backup, &[]);
+    assert!(old.engine.submit(later.clone()).await.is_err());
+    new.engine.submit(later).await.unwrap();
+}
+
+#[tokio::test]
+async fn writes_of_an_older_epoch_are_refused_with_words_and_change_nothing() {
+    let lab = Lab::new();
+    let path = lab.dir.path().join("db");
+    let open = || crate::store::Store::open(&path, crate::store::Executor::BlockingPool).unwrap();
+    let (first, second) = (open(), open());
+    let old = first.take_over().await.unwrap();
+    let now = azdr_env::WallTime::from_unix_ms(0);
+    let run = super::rough::new_run("rough", crate::workflow::RunPriority::Backup, &[]);
+    let id = old.queue_run(run, 10, now).await.unwrap();
+    let new = second.take_over().await.unwrap();
+    for refused in [
+        old.try_start_run(id, Vec::new(), now).await.map(|_| ()),
+        old.record(id, crate::store::Progress::default(), now).await,
+        old.request_cancel(id, now).await,
+    ] {
+        let refused = refused.unwrap_err();
+        assert!(matches!(refused, StoreError::Fenced { ours: 1, newest: 2 }), "{refused:?}");
+        let words = "a newer controller has opened the database (epoch 2, ours is 1)";
+        assert_eq!(refused.to_string(), words);
+    }
+    assert_eq!(new.run(id).await.unwrap().unwrap().state, RunState::Queued);
+    assert!(new.try_start_run(id, Vec::new(), now).await.unwrap());
+}

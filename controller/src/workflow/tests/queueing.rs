@@ -1,0 +1,129 @@
+//! Who starts first, who starts at all, and how many may wait.
+
+use std::time::Duration;
+
+use super::rough::{Lab, Life, Mood, new_run};
+use crate::store::{RunId, RunState, StoreError};
+use crate::workflow::{RetryPolicy, RunPriority};
+
+/// Order in which these runs got their locks.
+async fn starts(life: &Life, runs: &[RunId]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..runs.len()).collect();
+    let mut started = Vec::new();
+    for id in runs {
+        let row = life.row(*id).await;
+        let entry = life.store.journal(*id).await.unwrap().into_iter().next();
+        started.push((row.started.unwrap(), entry.unwrap().at, row.id));
+    }
+    order.sort_by_key(|i| started[*i].0);
+    order
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restore_behind_a_thousand_copies_starts_first() {
+    let lab = Lab::new();
+    let life = lab.life_with(2, RetryPolicy::AZURE).await;
+    lab.world.set("do copy", Mood::Hangs);
+    for _ in 0..1000 {
+        life.submit("copy", &[]).await;
+    }
+    let restore = life.engine.submit(new_run("brief", RunPriority::Restore, &[])).await.unwrap();
+    life.until(restore, RunState::Succeeded).await;
+    // Two were under way, all others still wait.
+    assert_eq!(life.store.unfinished_runs().await.unwrap().len(), 2);
+    assert_eq!(life.store.queued_runs(2000).await.unwrap().len(), 998);
+}
+
+#[tokio::test(start_paused = true)]
+async fn slots_go_by_priority_and_then_by_age() {
+    let lab = Lab::new();
+    let life = lab.life_with(1, RetryPolicy::AZURE).await;
+    lab.world.set("do copy", Mood::Hangs);
+    let first = life.submit("copy", &[]).await;
+    life.until(first, RunState::Running).await;
+    let mut runs = Vec::new();
+    for priority in [
+        RunPriority::Housekeeping,
+        RunPriority::Verify,
+        RunPriority::Replicate,
+        RunPriority::Backup,
+        RunPriority::Backup,
+    ] {
+        runs.push(life.engine.submit(new_run("brief", priority, &[])).await.unwrap());
+        azdr_env::sleep(Duration::from_millis(10)).await;
+    }
+    lab.world.set("do brief", Mood::Waits);
+    lab.world.mend();
+    for id in &runs {
+        life.until(*id, RunState::Succeeded).await;
+    }
+    let mut order: Vec<_> = Vec::new();
+    for id in &runs {
+        order.push(life.row(*id).await.finished.unwrap());
+    }
+    assert_eq!(starts(&life, &runs).await.len(), 5);
+    let rank = |i: usize| order.iter().filter(|t| **t < order[i]).count();
+    assert!(rank(3) <= rank(2) && rank(2) <= rank(1) && rank(1) <= rank(0), "{order:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_backups_does_not_keep_housekeeping_waiting_for_ever() {
+    let lab = Lab::new();
+    let life = lab.life_with(1, RetryPolicy::AZURE).await;
+    lab.world.set("do copy", Mood::Hangs);
+    let first = life.submit("copy", &[]).await;
+    life.until(first, RunState::Running).await;
+    let humble =
+        life.engine.submit(new_run("brief", RunPriority::Housekeeping, &[])).await.unwrap();
+    lab.world.mend();
+    let mut backups = 0;
+    // For every backup that starts, another two come.
+    while life.row(humble).await.state == RunState::Queued {
+        for _ in 0..2 {
+            life.engine.submit(new_run("brief", RunPriority::Backup, &[])).await.unwrap();
+            backups += 1;
+        }
+        azdr_env::sleep(Duration::from_millis(1)).await;
+        assert!(backups < 100, "it starves");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_runs_behind_one_lock_do_not_hide_a_run_that_could_start() {
+    let lab = Lab::new();
+    let life = lab.life().await;
+    let holder = life.in_the_middle_of(&lab, "do critical").await;
+    let next = life.submit("brief", &["chain:westus2:/subscriptions/1/disks/db-os", "vm:1"]).await;
+    let mut last = next;
+    for _ in 0..999 {
+        last = life.submit("brief", &["vm:1"]).await;
+    }
+    let free = life.engine.submit(new_run("brief", RunPriority::Housekeeping, &[])).await.unwrap();
+    life.until(free, RunState::Succeeded).await;
+    assert_eq!(life.row(last).await.waiting_for, Some(format!("job {holder} on VM 1")));
+    assert_eq!(life.row(last).await.waiting_for_job, Some(holder));
+    lab.world.mend();
+    // One after the other they come through.
+    life.until(next, RunState::Succeeded).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_refuses_with_words_and_takes_runs_again_when_some_have_started() {
+    let lab = Lab::new();
+    let life = lab.life_with(1, RetryPolicy::AZURE).await;
+    life.engine.limit_queue(3);
+    lab.world.set("do copy", Mood::Hangs);
+    let first = life.submit("copy", &[]).await;
+    life.until(first, RunState::Running).await;
+    for _ in 0..3 {
+        life.submit("brief", &[]).await;
+    }
+    let refused = life.engine.submit(new_run("brief", RunPriority::Backup, &[])).await.unwrap_err();
+    assert!(matches!(refused, StoreError::QueueFull { queued: 3 }));
+    let words = "3 jobs are queued already; no more are taken before some have started";
+    assert_eq!(refused.to_string(), words);
+    lab.world.mend();
+    life.until(first, RunState::Succeeded).await;
+    azdr_env::sleep(Duration::from_secs(1)).await;
+    life.submit("brief", &[]).await;
+}

@@ -1,0 +1,26 @@
+//! `azdr job retry`
+
+use azdr_proto::admin::RetryJobRequest;
+use clap::Args;
+
+use crate::error::CliError;
+use crate::session::Session;
+
+/// Try what is in the way of a stuck job again now
+///
+/// In the direction in which the job was going, with its whole time again. A stuck job is also tried
+/// again by itself every 10 minutes. Does not wait: see azdr job watch.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  azdr job retry 1234")]
+pub(crate) struct Retry {
+    /// Number of the job
+    id: i64,
+}
+
+impl Retry {
+    pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
+        let job = s.client.retry_job(RetryJobRequest { id: self.id }).await?.into_inner();
+        super::decided(s, &job, "Trying again");
+        Ok(())
+    }
+}
