@@ -19,6 +19,7 @@ mod journal;
 mod pins;
 mod points;
 mod progress;
+mod residue;
 mod runs;
 mod stamp;
 
@@ -31,6 +32,7 @@ pub use journal::{Event, JournalEntry};
 pub use pins::StalePins;
 pub use points::{DrillRow, PointRow, ProofRow, ReplicaRow, ReplicaState, SnapshotRow};
 pub use progress::Progress;
+pub use residue::{KeptDisk, REBUILD, Rebuilt};
 pub use runs::{NewRun, RunId, RunRow, RunState};
 pub use stamp::Stamp;
 
