@@ -31,6 +31,7 @@ use crate::fleet::Fleet;
 use crate::health::{self, Health};
 use crate::pki::AuthorityFile;
 use crate::reconcile::Reconciler;
+use crate::reconcile::residue::Sweeper;
 use crate::store::{Executor, Stamp, Store};
 use crate::workflow::{Engine, EngineConfig, RetryPolicy};
 use crate::workflows::{self, Catalogue, DrillAccess, ProbeAddress, Services, Settings};
@@ -168,6 +169,14 @@ pub async fn run(
         env.clone(),
     );
     let advertised = config::Advertise::address;
+    let reconciler = Reconciler {
+        store: store.clone(),
+        engine: engine.clone(),
+        services: services.clone(),
+        env: env.clone(),
+    };
+    let sweeper = Sweeper::new(reconciler.clone());
+    let subscriptions = stamp.subscriptions.clone();
     let pins_changed = Arc::new(Notify::new());
     let admin = Admin {
         store: store.clone(),
@@ -179,6 +188,7 @@ pub async fn run(
         inventory: Inventory::default(),
         confirmations: Confirmations::default(),
         pins_changed: pins_changed.clone(),
+        sweeper: sweeper.clone(),
         stamp,
         enroll_address: advertised(&config.advertise.enroll, addresses.enroll),
         agent_address: advertised(&config.advertise.agent, addresses.agent),
@@ -192,7 +202,8 @@ pub async fn run(
     };
     let enrolment =
         Enrolment { store: store.clone(), env: env.clone(), authority: authority.clone(), azure };
-    let health = Health::new(store.clone(), fleet, services.clone(), env.clone());
+    let health = Health::new(store.clone(), fleet, services.clone(), env.clone())
+        .with_residue(sweeper.clone());
 
     let serving = CancellationToken::new();
     let mut servers = tokio::task::JoinSet::new();
@@ -227,9 +238,9 @@ pub async fn run(
     // Unfinished runs first; only then does new work begin.
     let taken_up = engine.start().await.context("cannot take up unfinished runs")?;
     tracing::info!(?addresses, taken_up, "controller is ready");
-    let reconciler = Reconciler { store: store.clone(), engine: engine.clone(), services, env };
     let tags = tokio::spawn(reconciler.clone().keep_tags(stop.clone()));
     let pins = tokio::spawn(reconciler.clone().keep_pins(pins_changed, stop.clone()));
+    let residue = tokio::spawn(sweeper.keep_tidy(subscriptions, stop.clone()));
     let schedule = config
         .scheduler
         .enabled
@@ -252,6 +263,7 @@ pub async fn run(
     // None holds anything that a restart would miss.
     tags.abort();
     pins.abort();
+    residue.abort();
     if let Some(schedule) = schedule {
         schedule.abort();
     }

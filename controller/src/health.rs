@@ -15,6 +15,7 @@ use azdr_env::{Env, WallTime};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 use crate::fleet::{Fleet, SessionKind};
+use crate::reconcile::residue::{Sweep, Sweeper, What};
 use crate::store::{Store, StoreError};
 use crate::workflows::Services;
 
@@ -26,6 +27,7 @@ pub struct Health {
     services: Arc<Services>,
     env: Env,
     ready: Arc<AtomicBool>,
+    residue: Option<Sweeper>,
     recorder: Arc<metrics_exporter_prometheus::PrometheusRecorder>,
     handle: PrometheusHandle,
 }
@@ -36,7 +38,14 @@ impl Health {
         let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
         let ready = Arc::new(AtomicBool::new(false));
-        Self { store, fleet, services, env, ready, recorder: Arc::new(recorder), handle }
+        let recorder = Arc::new(recorder);
+        Self { store, fleet, services, env, ready, residue: None, recorder, handle }
+    }
+
+    /// Also shows what this finds.
+    pub fn with_residue(mut self, sweeper: Sweeper) -> Self {
+        self.residue = Some(sweeper);
+        self
     }
 
     /// From here on the controller takes work. A latch: it stays until the process drains.
@@ -68,6 +77,8 @@ impl Health {
         let points = self.store.point_summary().await?;
         let drills = self.store.drills(None, WallTime::from_unix_ms(0)).await?;
         let now = self.env.clock.wall();
+        let held = self.store.deletion_hold().await?;
+        let sweep = self.residue.as_ref().and_then(Sweeper::last);
         metrics::with_local_recorder(&*self.recorder, || {
             for (workflow, state, count) in runs {
                 metrics::gauge!("azdr_jobs", "workflow" => workflow, "state" => state)
@@ -107,12 +118,30 @@ impl Health {
                         .set(rto as f64 / 1000.0);
                 }
             }
+            metrics::gauge!("azdr_deletions_held").set(f64::from(u8::from(held.is_some())));
+            if let Some(sweep) = &sweep {
+                show_residue(sweep);
+            }
             let counters = self.services.azure.counters();
             metrics::counter!("azdr_azure_requests_total").absolute(counters.requests);
             metrics::counter!("azdr_azure_throttled_total").absolute(counters.throttled);
         });
         Ok(self.handle.render())
     }
+}
+
+/// What the last sweep found: what azdr deletes by itself, and what a person must look at.
+fn show_residue(sweep: &Sweep) {
+    for (fate, left) in [("reaped", false), ("left", true)] {
+        let found: Vec<_> =
+            sweep.found.iter().filter(|f| matches!(f.what, What::Person(_)) == left).collect();
+        let cents: u64 = found.iter().filter_map(|f| f.monthly_cents).sum();
+        metrics::gauge!("azdr_residue_resources", "fate" => fate).set(found.len() as f64);
+        metrics::gauge!("azdr_residue_monthly_cost_dollars", "fate" => fate)
+            .set(cents as f64 / 100.0);
+    }
+    metrics::gauge!("azdr_residue_looked_up_timestamp_seconds")
+        .set(sweep.at.unix_ms() as f64 / 1e3);
 }
 
 /// Longest wait for the database's answer.

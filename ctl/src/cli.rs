@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{agent, backup, dr, job, ssh, vm, whoami};
+use crate::commands::{agent, backup, dr, job, residue, ssh, vm, whoami};
 
 /// Backup and disaster recovery for Azure virtual machines.
 ///
@@ -68,6 +68,9 @@ pub(crate) enum Noun {
     /// Jobs: what the controller does, did, and waits for
     #[command(subcommand)]
     Job(job::Job),
+    /// What is left behind in Azure
+    #[command(subcommand)]
+    Residue(residue::Residue),
     Whoami(whoami::Whoami),
     Ssh(ssh::Ssh),
 }

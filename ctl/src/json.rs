@@ -175,6 +175,41 @@ fn replication_entry(m: &ReplicationEntry) -> Value {
     })
 }
 
+/// Costs are in US cents per month; null where there is no price.
+pub(crate) fn residue(m: &ListResidueResponse) -> Value {
+    json!({
+        "as_of_at": time(m.as_of_unix_ms),
+        "resources": list(&m.resources, residue_resource),
+        "others": list(&m.others, other_installation),
+        "monthly_cost_usd_cents": m.monthly_cost_usd_cents,
+        "prices_as_of": m.prices_as_of,
+        "held": text(&m.held),
+    })
+}
+
+fn residue_resource(m: &ResidueResource) -> Value {
+    json!({
+        "resource_id": m.resource_id,
+        "resource_type": m.resource_type,
+        "created_at": time(m.created_unix_ms),
+        "monthly_cost_usd_cents": m.monthly_cost_usd_cents,
+        "job_id": (m.job_id != 0).then_some(m.job_id),
+        "workflow": text(&m.workflow),
+        "reason": m.reason,
+        "reaped": m.reaped,
+        "reaped_after_at": time(m.reaped_after_unix_ms),
+        "left_because": text(&m.left_because),
+    })
+}
+
+fn other_installation(m: &OtherInstallation) -> Value {
+    json!({
+        "installation": m.installation,
+        "resource_type": m.resource_type,
+        "resources": m.resources,
+    })
+}
+
 pub(crate) fn dr_tests(m: &ListDrTestsResponse) -> Value {
     json!({ "tests": list(&m.tests, dr_test_record) })
 }
@@ -278,6 +313,7 @@ fn job_result(m: &job_result::Result) -> Value {
         job_result::Result::Restore(m) => json!({ "restore": restore_result(m) }),
         job_result::Result::DrTest(m) => json!({ "dr_test": dr_test_result(m) }),
         job_result::Result::Prune(m) => json!({ "prune": prune_result(m) }),
+        job_result::Result::Reap(m) => json!({ "reap": reap_result(m) }),
     }
 }
 
@@ -350,6 +386,10 @@ fn dr_test_result(m: &DrTestResult) -> Value {
 
 fn prune_result(m: &PruneResult) -> Value {
     json!({ "deleted": m.deleted, "kept": m.kept, "held": text(&m.held) })
+}
+
+fn reap_result(m: &ReapResult) -> Value {
+    json!({ "deleted": m.deleted, "left": m.left })
 }
 
 fn list<T>(items: &[T], one: impl Fn(&T) -> Value) -> Value {
@@ -428,6 +468,10 @@ mod tests {
             ("RestoreResult", restore_result(&<_>::default())),
             ("DrTestResult", dr_test_result(&<_>::default())),
             ("PruneResult", prune_result(&<_>::default())),
+            ("ReapResult", reap_result(&<_>::default())),
+            ("ListResidueResponse", residue(&<_>::default())),
+            ("ResidueResource", residue_resource(&<_>::default())),
+            ("OtherInstallation", other_installation(&<_>::default())),
         ];
         for (message, document) in &written {
             let mut fields: Vec<String> =

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use azdr_proto::admin::{
-    BackupResult, DrTestResult, Job, JobState, Phase, PruneResult, ReplicateResult, RestoreResult,
-    Tier, VerifyResult, job_result,
+    BackupResult, DrTestResult, Job, JobState, Phase, PruneResult, ReapResult, ReplicateResult,
+    RestoreResult, Tier, VerifyResult, job_result,
 };
 
 use crate::quantity::{self, count, millis, size};
@@ -25,6 +25,7 @@ pub(crate) fn of(job: &Job, style: Style) -> String {
         Some(job_result::Result::Restore(r)) => restore(job, r, style),
         Some(job_result::Result::DrTest(r)) => dr_test(job, r, style),
         Some(job_result::Result::Prune(r)) => prune(r, style),
+        Some(job_result::Result::Reap(r)) => reap(r, style),
         None if succeeded(job) => {
             let sentence = format!("{} complete (job {})", workflow(&job.workflow), job.id);
             format!("{}\n{}", style.headline(true, &sentence), time_line(job, "Time"))
@@ -214,6 +215,19 @@ fn prune(result: &PruneResult, style: Style) -> String {
     }
     if !result.held.is_empty() {
         text.push_str(&format!("  Held: {}\n", result.held));
+    }
+    text
+}
+
+fn reap(result: &ReapResult, style: Style) -> String {
+    let (deleted, left) = (result.deleted.len() as u32, result.left.len());
+    let sentence = format!("{} deleted, {left} left", count(deleted, "resource"));
+    let mut text = format!("{}\n", style.headline(true, &sentence));
+    for resource in &result.deleted {
+        text.push_str(&format!("  {resource}\n"));
+    }
+    for resource in &result.left {
+        text.push_str(&format!("  Left: {resource}\n"));
     }
     text
 }

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use azdr_controller::store::{Item, NewRun};
+use azdr_controller::store::{Item, NewRun, RunId, RunState};
+use azdr_controller::workflows::azure::Resource;
 use azdr_controller::workflows::{
-    self, backup, dr_test, prune, replicate, restore_in_place, restore_new_vm, verify,
+    self, backup, dr_test, prune, reap, remove_kept_disk, replicate, restore_in_place,
+    restore_new_vm, tags, verify,
 };
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::policy::PolicyChange;
@@ -24,10 +26,12 @@ pub(crate) enum Case {
     DrTest,
     Prune,
     DeletePoint,
+    Reap,
+    RemoveKeptDisk,
 }
 
 impl Case {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Backup,
         Self::Replicate,
         Self::Verify,
@@ -36,6 +40,8 @@ impl Case {
         Self::DrTest,
         Self::Prune,
         Self::DeletePoint,
+        Self::Reap,
+        Self::RemoveKeptDisk,
     ];
 
     pub(crate) fn workflow(self) -> &'static str {
@@ -47,6 +53,8 @@ impl Case {
             Self::RestoreNewVm => restore_new_vm::RUN.0,
             Self::DrTest => dr_test::RUN.0,
             Self::Prune | Self::DeletePoint => prune::RUN.0,
+            Self::Reap => reap::RUN.0,
+            Self::RemoveKeptDisk => remove_kept_disk::RUN.0,
         }
     }
 
@@ -113,8 +121,81 @@ impl Case {
                 let input = prune::Input { item: item.id, vm: db(), chosen };
                 workflows::new_run(prune::RUN, &input, item.id, "test")
             }
+            Self::Reap => {
+                let point = take(life, &item).await;
+                let run = verified(life, &item, point).await;
+                let targets = vec![
+                    late_test_disk(bench, life, run, "os").await,
+                    late_test_disk(bench, life, run, "lun3").await,
+                ];
+                tokio::time::advance(Duration::from_secs(7200)).await;
+                let input = reap::Input { tag: format!("1nstall.{run}"), targets };
+                life.engine.new_run(reap::RUN.0, &input, None, "test")
+            }
+            Self::RemoveKeptDisk => {
+                let point = take(life, &item).await;
+                let disk = restored_in_place(bench, life, &item, point).await.remove(0);
+                tokio::time::advance(Duration::from_secs(8 * 86_400)).await;
+                let input = remove_kept_disk::Input { item: item.id, vm: db(), disk };
+                workflows::new_run(remove_kept_disk::RUN, &input, item.id, "test")
+            }
         }
     }
+}
+
+/// Verifies a point, to have a run that is over.
+pub(crate) async fn verified(life: &Life, item: &Item, point: PointName) -> RunId {
+    let input = verify::Input { item: item.id, vm: db(), point, region: "eastus".into() };
+    let run = workflows::new_run(verify::RUN, &input, item.id, "test");
+    let id = life.engine.submit(run).await.unwrap();
+    let row = life.ended(id).await;
+    assert_eq!(row.state, RunState::Succeeded, "{row:?}");
+    id
+}
+
+/// A test disk of a verification that Azure made when nobody expected it any more.
+pub(crate) async fn late_test_disk(
+    bench: &Bench,
+    life: &Life,
+    run: RunId,
+    suffix: &str,
+) -> reap::Target {
+    let name = format!("azdr-verify-1nstall-{run}-{suffix}");
+    let id = stray_disk(life, &name, &format!("1nstall.{run}")).await;
+    reap::Target { id, kind: Resource::Disk, created: Some(bench.env.clock.wall()) }
+}
+
+/// A disk that carries azdr's tags.
+pub(crate) async fn stray_disk(life: &Life, name: &str, tag: &str) -> ArmId {
+    let azure = &life.services.azure;
+    let snapshots = azure.list_snapshots(SUBSCRIPTION, None).await.unwrap();
+    let source = snapshots.into_iter().find_map(|s| s.id).unwrap();
+    let id = ArmId::disk(SUBSCRIPTION, "azdr-eastus", name).unwrap();
+    let mut spec = azdr_arm::DiskSpec::new("eastus", source);
+    spec.tags = [(tags::RUN, tag), (tags::OWNER, tags::OWNED)]
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .into();
+    azure.begin_create_disk(&id, &spec).await.unwrap();
+    azdr_env::sleep(Duration::from_secs(60)).await;
+    id
+}
+
+/// Restores in place; answers the disks that were replaced and are kept.
+pub(crate) async fn restored_in_place(
+    bench: &Bench,
+    life: &Life,
+    item: &Item,
+    point: PointName,
+) -> Vec<ArmId> {
+    let declared = bench.env.clock.wall();
+    let input = restore_in_place::Input { item: item.id, vm: db(), point, declared };
+    let run = workflows::new_run(restore_in_place::RUN, &input, item.id, "test");
+    let id = life.engine.submit(run).await.unwrap();
+    let row = life.ended(id).await;
+    assert_eq!(row.state, RunState::Succeeded, "{row:?}");
+    let kept = life.store.kept_disks().await.unwrap();
+    assert_eq!(kept.len(), 2);
+    kept.into_iter().map(|k| k.disk).collect()
 }
 
 pub(crate) fn back_up(item: &Item) -> NewRun {

@@ -17,4 +17,5 @@ mod evidence;
 mod keeping;
 mod life;
 mod properties;
+mod residue;
 mod schedule;

@@ -163,6 +163,8 @@ properties! {
     dr_test: Case::DrTest;
     prune: Case::Prune;
     delete_point: Case::DeletePoint;
+    reap: Case::Reap;
+    remove_kept_disk: Case::RemoveKeptDisk;
 }
 
 #[tokio::test(start_paused = true)]

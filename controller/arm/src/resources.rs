@@ -95,6 +95,63 @@ impl ArmClient {
         Ok(items.iter().filter_map(ResourceSummary::from_json).collect())
     }
 
+    /// All resources of a subscription that carry a tag, whatever its value, with their tags (which
+    /// [`ArmClient::list_by_tag`] does not show) and times of creation. A time-out changes nothing.
+    ///
+    /// The listing lags behind changes by up to a minute.
+    ///
+    /// # Errors
+    /// Any; a listing is whole or an error.
+    pub async fn list_with_tag(
+        &self,
+        subscription: &str,
+        name: &str,
+    ) -> Result<Vec<ResourceSummary>, AzureError> {
+        ArmId::resource_group_id(subscription, "g").map_err(invalid_id)?;
+        let filter = format!("tagName eq '{}'", name.replace('\'', "''"));
+        let filter = utf8_percent_encode(&filter, NON_ALPHANUMERIC);
+        let path = format!(
+            "/subscriptions/{subscription}/resources?$filter={filter}&$expand=createdTime\
+             &api-version={RESOURCES_API}"
+        );
+        let items = self.list_json(&path).await?;
+        Ok(items.iter().filter_map(ResourceSummary::from_json).collect())
+    }
+
+    /// All resource groups of a subscription that carry a tag, whatever its value. A time-out changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// Any; a listing is whole or an error.
+    pub async fn list_resource_groups_with_tag(
+        &self,
+        subscription: &str,
+        name: &str,
+    ) -> Result<Vec<ResourceGroup>, AzureError> {
+        ArmId::resource_group_id(subscription, "g").map_err(invalid_id)?;
+        let filter = format!("tagName eq '{}'", name.replace('\'', "''"));
+        let filter = utf8_percent_encode(&filter, NON_ALPHANUMERIC);
+        let path = format!(
+            "/subscriptions/{subscription}/resourcegroups?$filter={filter}\
+             &api-version={RESOURCES_API}"
+        );
+        Ok(self.list_json(&path).await?.iter().map(ResourceGroup::from_json).collect())
+    }
+
+    /// Everything in a resource group; empty for one that does not exist. A time-out changes nothing.
+    ///
+    /// # Errors
+    /// Any; a listing is whole or an error.
+    pub async fn list_in_group(&self, id: &ArmId) -> Result<Vec<ResourceSummary>, AzureError> {
+        expect_group(id)?;
+        let path = format!("{}/resources?api-version={RESOURCES_API}", id.as_str());
+        match self.list_json(&path).await {
+            Ok(items) => Ok(items.iter().filter_map(ResourceSummary::from_json).collect()),
+            Err(error) if error.is_not_found() => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// All resource groups of a subscription that carry a tag with this value (they are not in
     /// [`ArmClient::list_by_tag`]). A time-out changes nothing.
     ///

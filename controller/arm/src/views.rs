@@ -28,6 +28,9 @@ pub struct ResourceSummary {
     pub tags: BTreeMap<String, String>,
     /// Its region.
     pub location: Option<String>,
+    /// When it was made; absent unless the listing asked for it.
+    #[serde(default)]
+    pub created: Option<WallTime>,
 }
 
 impl ResourceSummary {
@@ -38,6 +41,7 @@ impl ResourceSummary {
             resource_type: text(item, "/type").unwrap_or_else(|| id.resource_type().to_owned()),
             tags: tags(item),
             location: text(item, "/location"),
+            created: time(item, "/createdTime"),
             id,
         })
     }

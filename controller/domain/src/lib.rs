@@ -17,11 +17,13 @@
 //!    remember of the VM to rebuild it.
 //! 6. [`retention`]: which points are kept and why, which may go (invariants I1 and I2), and [`pin`]:
 //!    a person's hold.
+//! 7. [`residue`]: what nobody wants any more and azdr may delete (invariant I5), and its [`cost`].
 //!
 //! This crate must not know of Azure's API, of the catalogue or of agents.
 
 pub mod arm_id;
 pub mod consistency;
+pub mod cost;
 pub mod name;
 pub mod period;
 pub mod pin;
@@ -29,6 +31,7 @@ pub mod policy;
 pub mod policy_tag;
 pub mod recovery_point;
 pub mod region;
+pub mod residue;
 pub mod retention;
 pub mod schedule;
 pub mod tier;

@@ -2,6 +2,7 @@
 //! repair nothing themselves, and may be stopped at any line.
 
 mod pins;
+pub mod residue;
 mod schedule;
 mod tags;
 

@@ -22,6 +22,7 @@ mod pins;
 mod points;
 mod progress;
 mod repetition;
+mod residue;
 mod runs;
 mod stamp;
 
@@ -35,6 +36,7 @@ pub use pins::StalePins;
 pub use points::{DrillRow, PointRow, ProofRow, ReplicaRow, ReplicaState, SnapshotRow};
 pub use progress::Progress;
 pub use repetition::Repetition;
+pub use residue::{KeptDisk, REBUILD, Rebuilt};
 pub use runs::{LockNeed, MAX_QUEUED, NewRun, RunId, RunRow, RunState};
 pub use stamp::Stamp;
 

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::future::Future;
 
 use azdr_arm::{AzureError, ErrorClass, Operation, Progress, Started};
-use azdr_domain::arm_id::ArmId;
+use azdr_domain::arm_id::{ArmId, RESOURCE_GROUP_TYPE};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::tags::{self, Tags};
@@ -111,7 +112,8 @@ fn is_passing(e: &AzureError) -> bool {
 }
 
 /// What kind of resource is to be deleted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Resource {
     /// Managed disk.
     Disk,
@@ -131,6 +133,23 @@ pub enum Resource {
     Group,
 }
 
+impl Resource {
+    /// What an id names; `None` for what azdr never makes.
+    pub fn of(id: &ArmId) -> Option<Self> {
+        let types = [
+            ("Microsoft.Compute/disks", Self::Disk),
+            ("Microsoft.Compute/snapshots", Self::Snapshot),
+            ("Microsoft.Compute/virtualMachines", Self::Vm),
+            ("Microsoft.Network/networkInterfaces", Self::Nic),
+            ("Microsoft.Network/virtualNetworks", Self::Vnet),
+            ("Microsoft.Network/networkSecurityGroups", Self::Nsg),
+            ("Microsoft.Network/publicIPAddresses", Self::PublicIp),
+            (RESOURCE_GROUP_TYPE, Self::Group),
+        ];
+        types.into_iter().find(|(name, _)| id.is_type(name)).map(|(_, kind)| kind)
+    }
+}
+
 /// Deletes a resource if it exists and carries this run's tag; anything else is left alone. Done when
 /// Azure says that it is gone.
 ///
@@ -141,16 +160,31 @@ pub async fn delete_if_ours<I>(
     kind: Resource,
     id: &ArmId,
 ) -> Result<(), StepError> {
+    delete_if_tagged(cx, kind, id, &tags::run_tag(cx)).await.map(drop)
+}
+
+/// Deletes a resource if it exists and carries the tag of the run `tag`; anything else is left alone.
+/// Done when Azure says that it is gone. Answers whether it is: one that does not exist is.
+///
+/// # Errors
+/// By class; a resource that cannot be deleted now is tried again by the engine.
+pub async fn delete_if_tagged<I>(
+    cx: &StepCx<I>,
+    kind: Resource,
+    id: &ArmId,
+    tag: &str,
+) -> Result<bool, StepError> {
     if cx.checkpoint::<Operation>()?.is_none() {
         let Some(found) = tags_of(cx.services(), kind, id).await? else {
-            return Ok(());
+            return Ok(true);
         };
-        if !tags::is_of_run(cx, &found) {
-            tracing::warn!(run = %cx.run_id(), %id, "not made by this run: left alone");
-            return Ok(());
+        if tags::value(&found, tags::RUN) != Some(tag) {
+            tracing::warn!(run = %cx.run_id(), %id, tag, "not made by that run: left alone");
+            return Ok(false);
         }
     }
-    delete(cx, kind, id).await
+    delete(cx, kind, id).await?;
+    Ok(true)
 }
 
 /// Deletes a resource. One that does not exist is deleted.

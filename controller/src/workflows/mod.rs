@@ -8,7 +8,9 @@
 //! | [`restore_in_place`] | the VM on copies of its old disks | the VM |
 //! | [`restore_new_vm`] | a new VM from the point | the new VM's name |
 //! | [`dr_test`] | the proof that it boots, and the RTO | nothing (it holds a lease) |
-//! | [`prune`] | room: deletes what the policy no longer wants | the VM's pruning |
+//! | [`prune`] | room: deletes what the policy no longer wants, or one chosen point | the VM's pruning |
+//! | [`reap`] | order: deletes temporaries that a finished run left | that run's residue |
+//! | [`remove_kept_disk`] | room: deletes a disk that a restore replaced | the VM |
 //!
 //! Steps see [`Services`] and nothing more. Shared pieces: [`azure`] (ARM calls as steps),
 //! [`capture`] (the hold), [`evidence`] (proof that a machine is up and is the right one),
@@ -21,6 +23,8 @@ pub mod dr_test;
 pub mod evidence;
 pub mod machine;
 pub mod prune;
+pub mod reap;
+pub mod remove_kept_disk;
 pub mod replicate;
 pub mod restore_in_place;
 pub mod restore_new_vm;
@@ -66,7 +70,32 @@ pub fn all() -> Vec<Definition<Services>> {
         restore_new_vm::workflow(),
         dr_test::workflow(),
         prune::workflow(),
+        reap::workflow(),
+        remove_kept_disk::workflow(),
     ]
+}
+
+/// What a run that is over was meant to leave in Azure (I5).
+pub fn leaves(workflow: &str, state: crate::store::RunState) -> azdr_domain::residue::Leaves {
+    use azdr_domain::residue::Leaves;
+    match workflow {
+        // Whatever became of them, all that they make is temporary.
+        _ if workflow == verify::RUN.0 || workflow == dr_test::RUN.0 => Leaves::Nothing,
+        _ if workflow == backup::RUN.0 || workflow == replicate::RUN.0 => {
+            match state == crate::store::RunState::Succeeded {
+                true => Leaves::Snapshots,
+                false => Leaves::Nothing,
+            }
+        }
+        _ if workflow == restore_in_place::RUN.0 || workflow == restore_new_vm::RUN.0 => {
+            match state == crate::store::RunState::Succeeded {
+                true => Leaves::Machine,
+                false => Leaves::Nothing,
+            }
+        }
+        // One that this table does not know: nobody's to delete.
+        _ => Leaves::Machine,
+    }
 }
 
 /// Describes a run of a workflow, for a step or the scheduler to start.

@@ -1,5 +1,6 @@
 //! What steps may use: Azure, the agents, the catalogue to read, and settings.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,10 +8,13 @@ use azdr_arm::ArmClient;
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::policy::Policy;
 use azdr_domain::recovery_point::PointName;
+use azdr_domain::residue::RunFacts;
+use azdr_env::WallTime;
+use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use crate::fleet::Fleet;
-use crate::store::{DeletionHold, Item, ItemId, PointRow, Store, StoreError};
+use crate::store::{DeletionHold, Item, ItemId, KeptDisk, PointRow, RunId, Store, StoreError};
 use crate::workflow::StepError;
 
 /// The world as steps see it. Cheap to clone.
@@ -138,11 +142,75 @@ impl Catalogue {
         self.store.deletion_hold().await
     }
 
+    /// Whether a recovery point or a kept disk of the catalogue is this resource.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn wants(&self, id: &ArmId) -> Result<bool, StoreError> {
+        Ok(self.store.not_catalogued(vec![id.key().to_owned()]).await?.is_empty())
+    }
+
+    /// A disk that a restore replaced and that is kept.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn kept_disk(&self, disk: &ArmId) -> Result<Option<KeptDisk>, StoreError> {
+        self.store.kept_disk(disk).await
+    }
+
+    /// When a run ended; `None` when it is not over, or not known.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn run_ended(&self, run: RunId) -> Result<Option<WallTime>, StoreError> {
+        Ok(self.store.run(run).await?.and_then(|row| row.finished))
+    }
+
+    /// What is known of a run that a tag names, and the resources that its journal names (canonical
+    /// ids; only for one that is over).
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn run_facts(&self, run: RunId) -> Result<(RunFacts, BTreeSet<String>), StoreError> {
+        let mut named = BTreeSet::new();
+        let rebuilt = self.store.rebuilt().await?;
+        let facts = match (self.store.run(run).await?, rebuilt) {
+            (None, Some(rebuilt)) if run < rebuilt.run => {
+                RunFacts::BeforeRebuild { rebuilt: rebuilt.at }
+            }
+            (None, _) => RunFacts::Unknown,
+            (Some(row), _) => match row.finished.filter(|_| row.state.is_terminal()) {
+                None => RunFacts::Live,
+                Some(at) => {
+                    for entry in self.store.journal(run).await? {
+                        names_in(&entry.payload, &mut named);
+                    }
+                    RunFacts::Ended { at, leaves: super::leaves(&row.workflow, row.state) }
+                }
+            },
+        };
+        Ok((facts, named))
+    }
+
     /// Whether the VM's agent has ever enrolled.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub async fn has_agent(&self, item: ItemId) -> Result<bool, StoreError> {
         Ok(self.store.newest_certificate(item).await?.is_some_and(|c| !c.revoked))
+    }
+}
+
+/// Collects the resource ids that a journal entry names.
+fn names_in(payload: &Value, named: &mut BTreeSet<String>) {
+    match payload {
+        Value::String(text) => {
+            if let Ok(id) = ArmId::parse(text) {
+                named.insert(id.key().to_owned());
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|v| names_in(v, named)),
+        Value::Object(fields) => fields.values().for_each(|v| names_in(v, named)),
+        _ => {}
     }
 }

@@ -4,6 +4,7 @@ pub(crate) mod agent;
 pub(crate) mod backup;
 pub(crate) mod dr;
 pub(crate) mod job;
+pub(crate) mod residue;
 pub(crate) mod ssh;
 pub(crate) mod vm;
 pub(crate) mod whoami;
@@ -55,6 +56,7 @@ pub(crate) async fn run(cli: Cli, out: Output) -> Result<(), CliError> {
             job::Job::Abandon(command) => command.run(s).await,
             job::Job::Watch(command) => command.run(s).await,
         },
+        Noun::Residue(residue::Residue::List(command)) => command.run(s).await,
         Noun::Whoami(command) => command.run(s).await,
         Noun::Ssh(command) => Err(command.refuse()),
     }

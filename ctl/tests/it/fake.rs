@@ -278,6 +278,10 @@ impl AdminService for FakeController {
         Ok(Response::new(values::history()))
     }
 
+    async fn list_residue(&self, _: Request<ListResidueRequest>) -> Answer<ListResidueResponse> {
+        Ok(Response::new(values::residue()))
+    }
+
     async fn list_jobs(&self, r: Request<ListJobsRequest>) -> Answer<ListJobsResponse> {
         check(r.get_ref().vm.as_ref())?;
         let mut waiting = values::begun(values::job(27, "dr_test"));
@@ -289,6 +293,9 @@ impl AdminService for FakeController {
 
     async fn get_job(&self, r: Request<GetJobRequest>) -> Answer<Job> {
         let id = r.get_ref().id;
+        if id == 30 {
+            return Ok(Response::new(values::job(id, "reap")));
+        }
         let story = story(id)?;
         Ok(Response::new(match story {
             Story::Succeeds | Story::Fails => ending(id, story),

@@ -237,6 +237,51 @@ pub(crate) fn replication() -> ReplicationStatus {
     }
 }
 
+pub(crate) fn residue() -> ListResidueResponse {
+    let found = |name: &str, resource_type: &str, cents| ResidueResource {
+        resource_id: format!("/subscriptions/5b0f/…/{name}"),
+        resource_type: resource_type.into(),
+        created_unix_ms: NOW - DAY,
+        monthly_cost_usd_cents: cents,
+        job_id: 7,
+        ..ResidueResource::default()
+    };
+    let disks = "Microsoft.Compute/disks";
+    ListResidueResponse {
+        as_of_unix_ms: NOW,
+        resources: vec![
+            ResidueResource {
+                workflow: "verify".into(),
+                reason: "a temporary of job 7, which is over".into(),
+                reaped: true,
+                ..found("disks/azdr-verify-0a1b2c3d-7-os", disks, Some(1972))
+            },
+            ResidueResource {
+                workflow: "restore_in_place".into(),
+                reason: "replaced by job 7 and kept until 2025-12-08T08:00:00Z".into(),
+                reaped: true,
+                reaped_after_unix_ms: NOW + 7 * DAY,
+                ..found("disks/prod-db-vm-os", disks, Some(1972))
+            },
+            ResidueResource {
+                job_id: 0,
+                created_unix_ms: 0,
+                reason: "it carries azdr's tag and names no job".into(),
+                left_because: "no tag says who made it".into(),
+                ..found("publicIPAddresses/pip", "Microsoft.Network/publicIPAddresses", None)
+            },
+        ],
+        others: vec![OtherInstallation {
+            installation: "ffffffff".into(),
+            resource_type: "Microsoft.Compute/snapshots".into(),
+            resources: 12,
+        }],
+        monthly_cost_usd_cents: 3944,
+        prices_as_of: "2026-11".into(),
+        held: String::new(),
+    }
+}
+
 pub(crate) fn history() -> ListDrTestsResponse {
     let test = |job_id, days: i64, rto_ms| DrTestRecord {
         job_id,
@@ -378,6 +423,14 @@ pub(crate) fn job(id: i64, workflow: &str) -> Job {
                 ],
                 kept: 22,
                 held: String::new(),
+            }),
+        ),
+        "reap" => (
+            vec![step("delete", "Deleting what was left behind", 0, 4)],
+            4,
+            job_result::Result::Reap(ReapResult {
+                deleted: vec!["/subscriptions/5b0f/…/disks/azdr-verify-0a1b2c3d-7-os".into()],
+                left: vec!["/subscriptions/5b0f/…/disks/x: attached to prod-db-vm".into()],
             }),
         ),
         other => unreachable!("the fake knows no workflow {other}"),

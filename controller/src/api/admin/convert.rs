@@ -313,6 +313,10 @@ pub(super) fn result(value: &Value, point: Option<api::RecoveryPoint>) -> Option
             kept: number(r, "kept") as u32,
             held: text(r, "held"),
         }),
+        "reap" => api::job_result::Result::Reap(api::ReapResult {
+            deleted: texts(r, "deleted"),
+            left: texts(r, "left"),
+        }),
         _ => return None,
     };
     Some(JobResult { result: Some(result) })

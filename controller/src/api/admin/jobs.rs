@@ -66,10 +66,11 @@ impl Admin {
             job.stuck = self.engine.situation(row, &history).map(convert::stuck);
             job.decisions = history.decisions().iter().map(convert::decision).collect();
         }
-        if let (Some(result), Some(item)) = (&row.result, &item) {
-            let point = match row.workflow == backup::RUN.0 && row.state == RunState::Succeeded {
-                true => self.point_of(item, &result["backup"]["point"]).await?,
-                false => None,
+        if let Some(result) = &row.result {
+            let backed_up = row.workflow == backup::RUN.0 && row.state == RunState::Succeeded;
+            let point = match &item {
+                Some(item) if backed_up => self.point_of(item, &result["backup"]["point"]).await?,
+                _ => None,
             };
             job.result = convert::result(result, point);
         }

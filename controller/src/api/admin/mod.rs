@@ -15,6 +15,7 @@ mod jobs;
 mod pins;
 mod points;
 mod policies;
+mod residue;
 mod restores;
 
 use std::pin::Pin;
@@ -32,6 +33,7 @@ pub use inventory::Inventory;
 pub(crate) use policies::mirror;
 
 use crate::fleet::Fleet;
+use crate::reconcile::residue::Sweeper;
 use crate::store::{Stamp, Store};
 use crate::workflow::Engine;
 use crate::workflows::Services;
@@ -58,6 +60,8 @@ pub struct Admin {
     pub confirmations: Confirmations,
     /// Woken when a pin has changed, to have the tags in Azure follow.
     pub pins_changed: Arc<tokio::sync::Notify>,
+    /// Looks for what nobody wants any more.
+    pub sweeper: Sweeper,
     /// Which cloud this is.
     pub stamp: Stamp,
     /// host:port that agents are told for enrolment.
@@ -200,6 +204,14 @@ impl AdminService for Admin {
     ) -> Answer<ListDrTestsResponse> {
         self.authorise(&request, Role::Viewer).await?;
         self.dr_tests(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_residue(
+        &self,
+        request: Request<ListResidueRequest>,
+    ) -> Answer<ListResidueResponse> {
+        self.authorise(&request, Role::Viewer).await?;
+        self.residue().await.map(Response::new)
     }
 
     async fn list_jobs(&self, request: Request<ListJobsRequest>) -> Answer<ListJobsResponse> {

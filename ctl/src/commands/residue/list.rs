@@ -1,0 +1,97 @@
+//! `azdr residue list`
+
+use azdr_proto::admin::{ListResidueRequest, ListResidueResponse, ResidueResource};
+use clap::Args;
+
+use crate::error::CliError;
+use crate::quantity::{count, minute};
+use crate::session::Session;
+use crate::style::Style;
+use crate::table::Table;
+use crate::{json, names};
+
+/// List what carries azdr's tag in Azure and nobody wants any more, with what it costs
+///
+/// Also the disks that restores have replaced and that are kept for some days. azdr deletes what is
+/// provably a temporary of a job that is over, and leaves the rest to you, with the reason. Costs are
+/// estimates from list prices. Resources of other azdr installations are counted and never touched.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  azdr residue list")]
+pub(crate) struct List {}
+
+impl List {
+    pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
+        let answer = s.client.list_residue(ListResidueRequest {}).await?.into_inner();
+        s.out.result(json::residue(&answer), |style| text(&answer, style));
+        Ok(())
+    }
+}
+
+fn text(answer: &ListResidueResponse, style: Style) -> String {
+    let mut text = match answer.resources.len() as u32 {
+        0 => format!("{}\n", style.headline(true, "Nothing is left behind")),
+        n => format!(
+            "{}, about ${} per month (estimate, list prices of {})\n\n",
+            count(n, "resource"),
+            dollars(answer.monthly_cost_usd_cents),
+            answer.prices_as_of
+        ),
+    };
+    if !answer.held.is_empty() {
+        text.push_str(&format!("{}: {}\n\n", style.warning(), answer.held));
+    }
+    if !answer.resources.is_empty() {
+        let mut table = Table::new(&["RESOURCE", "TYPE", "CREATED", "PER MONTH", "JOB", "FATE"]);
+        for resource in &answer.resources {
+            table.row([
+                names::last_segment(&resource.resource_id).to_owned(),
+                names::last_segment(&resource.resource_type).to_owned(),
+                at(resource.created_unix_ms),
+                resource
+                    .monthly_cost_usd_cents
+                    .map_or_else(|| "?".to_owned(), |cents| format!("${}", dollars(cents))),
+                job(resource),
+                fate(resource),
+            ]);
+        }
+        text.push_str(&table.render(""));
+        text.push('\n');
+        for resource in &answer.resources {
+            text.push_str(&format!("{}\n  {}\n", resource.resource_id, resource.reason));
+        }
+    }
+    for other in &answer.others {
+        text.push_str(&format!(
+            "\nOf another azdr installation ({}): {} of type {}\n",
+            other.installation,
+            count(other.resources, "resource"),
+            names::last_segment(&other.resource_type)
+        ));
+    }
+    text
+}
+
+fn at(unix_ms: i64) -> String {
+    if unix_ms == 0 { "-".to_owned() } else { minute(unix_ms) }
+}
+
+fn job(resource: &ResidueResource) -> String {
+    match (resource.job_id, resource.workflow.as_str()) {
+        (0, _) => "-".to_owned(),
+        (id, "") => id.to_string(),
+        (id, workflow) => format!("{id} ({workflow})"),
+    }
+}
+
+fn fate(resource: &ResidueResource) -> String {
+    match (resource.reaped, resource.reaped_after_unix_ms) {
+        (true, 0) => "azdr deletes it".to_owned(),
+        (true, then) => format!("azdr deletes it after {}", minute(then)),
+        (false, _) => format!("yours to decide: {}", resource.left_because),
+    }
+}
+
+/// Dollars with cents.
+fn dollars(cents: u64) -> String {
+    format!("{}.{:02}", cents / 100, cents % 100)
+}
