@@ -21,6 +21,7 @@ mod definition;
 mod engine;
 mod failure;
 mod history;
+mod hook;
 mod retry;
 mod runner;
 #[cfg(test)]
@@ -34,4 +35,5 @@ pub use definition::{
 pub use engine::{Engine, EngineConfig, ForRun};
 pub use failure::{Failure, StepError};
 pub use history::{History, StepRecord};
+pub use hook::{StepCall, StepHook, StepOutline};
 pub use retry::{Backoff, RetryPolicy};
