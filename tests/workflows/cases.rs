@@ -1,5 +1,6 @@
 //! One case per workflow: how the world is prepared, and what is run.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use azdr_controller::store::{Item, NewRun};
@@ -11,7 +12,7 @@ use azdr_domain::policy::PolicyChange;
 use azdr_domain::recovery_point::PointName;
 
 use crate::cloud::SUBSCRIPTION;
-use crate::life::{Bench, Life, db};
+use crate::life::{Bench, Life, Prepared, db};
 
 /// A workflow's case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +49,29 @@ impl Case {
         }
     }
 
+    /// The world that the workflow needs, at rest, and the run; made once.
+    pub(crate) fn prepared(self) -> &'static (Prepared, NewRun) {
+        static WORLDS: [OnceLock<(Prepared, NewRun)>; Case::ALL.len()] =
+            [const { OnceLock::new() }; Case::ALL.len()];
+        let place = Self::ALL.iter().position(|c| *c == self).unwrap();
+        WORLDS[place].get_or_init(|| {
+            // On a clock of its own.
+            let make = async move {
+                let bench = Bench::new();
+                let life = bench.life().await;
+                let run = self.prepare(&bench, &life).await;
+                (bench.keep(life).await, run)
+            };
+            let thread = std::thread::spawn(|| {
+                let mut runtime = tokio::runtime::Builder::new_current_thread();
+                runtime.enable_time().start_paused(true).build().unwrap().block_on(make)
+            });
+            thread.join().unwrap()
+        })
+    }
+
     /// Makes the world that the workflow needs, and the run.
-    pub(crate) async fn prepare(self, bench: &Bench, life: &Life) -> NewRun {
+    async fn prepare(self, bench: &Bench, life: &Life) -> NewRun {
         let item = bench.protect(life, PolicyChange::default()).await;
         match self {
             Self::Backup => back_up(&item),
