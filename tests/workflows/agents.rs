@@ -6,24 +6,34 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use azdr_controller::fleet::{Fleet, Session, SessionKind};
-use azdr_controller::store::Store;
+use azdr_controller::store::{Item, ItemId, RunId, Store};
 use azdr_env::{Env, WallTime};
 use azdr_proto::agent::agent_message::Body as FromAgent;
 use azdr_proto::agent::controller_message::Body as ToAgent;
 use azdr_proto::agent::{FreezeOutcome, FreezeReply, Hello, ThawCause, ThawReply, Witness};
-use tokio::sync::mpsc;
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
 
 use crate::cloud::Cloud;
+use crate::meddling::Mortal;
 
-/// What the disks of the world carry: the witness of the last freeze, by disk content file. Snapshots
-/// and copies are followed through the store's points instead: a machine made from a point shows that
-/// point's nonce.
+/// What the disks of the world carry: the witness of the last freeze of each protected machine, which
+/// machines made from its recovery points show.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Disks(BTreeMap<ItemId, (String, String)>);
+
+/// The machines, as far as they are not Azure's.
 #[derive(Default)]
 pub(crate) struct Guests {
-    /// The last freeze of a protected machine: recovery point and nonce.
-    frozen: Mutex<Option<(String, String)>>,
-    pub(crate) behaviour: Mutex<Behaviour>,
+    pub(crate) frozen: Mutex<Disks>,
+    behaviour: Mutex<Behaviour>,
+    changes: watch::Sender<u64>,
+    /// The machines that ran after so many changes of Azure's.
+    running: Mutex<Option<(u64, Arc<Vec<Machine>>)>>,
 }
+
+/// Shorter than anything that a machine does.
+const A_MOMENT: Duration = Duration::from_millis(20);
 
 /// How agents behave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,73 +52,147 @@ pub(crate) enum Behaviour {
     WrongWitness,
 }
 
-/// Runs the agents of one life of the controller.
-pub(crate) async fn run(
-    cloud: Arc<Cloud>,
-    guests: Arc<Guests>,
-    fleet: Fleet,
-    store: Store,
-    env: Env,
-) {
-    let mut up: BTreeMap<String, (Arc<Session>, bool)> = BTreeMap::new();
-    loop {
-        let listing = cloud.listing().await;
-        let machines = listing["resources"].as_array().unwrap().clone();
-        let mut running = BTreeMap::new();
-        for m in machines.iter().filter(|m| m["vm_id"].is_string()) {
-            if m["power"].as_str().is_some_and(|p| p.eq_ignore_ascii_case("running")) {
-                running.insert(m["vm_id"].as_str().unwrap().to_owned(), m.clone());
+/// The agents of one life of the controller.
+pub(crate) struct Agents {
+    pub(crate) cloud: Arc<Cloud>,
+    pub(crate) guests: Arc<Guests>,
+    pub(crate) fleet: Fleet,
+    pub(crate) store: Store,
+    pub(crate) env: Env,
+    pub(crate) mortal: Arc<Mortal>,
+}
+
+/// One that has said hello.
+struct Up {
+    session: Arc<Session>,
+    own: bool,
+}
+
+impl Agents {
+    /// Lets each machine's agent come and go with its machine, for as long as this life lasts.
+    pub(crate) async fn run(self, mut rows: watch::Receiver<u64>) {
+        let mut up = BTreeMap::new();
+        let mut azure = self.cloud.changes.subscribe();
+        let mut sessions = self.fleet.changes();
+        let mut behaviour = self.guests.changes.subscribe();
+        loop {
+            // Many changes in a moment are one.
+            azdr_env::sleep(A_MOMENT).await;
+            let machines = self.machines(&mut azure).await;
+            if self.mortal.is_dead() {
+                return;
+            }
+            self.look(&machines, &mut up).await;
+            tokio::select! {
+                _ = azure.changed() => azure.mark_changed(),
+                _ = rows.changed() => {}
+                _ = sessions.changed() => {}
+                _ = behaviour.changed() => {}
             }
         }
-        let absent = guests.behaves() == Behaviour::Absent;
-        up.retain(|id, (session, _)| {
-            let stays = running.contains_key(id) && !absent && !session.is_over();
+    }
+
+    /// The machines that run; listed anew only when something may have changed.
+    async fn machines(&self, azure: &mut watch::Receiver<u64>) -> Arc<Vec<Machine>> {
+        let changes = *azure.borrow_and_update();
+        let listed = self.guests.running.lock().unwrap().clone();
+        if let Some((at, list)) = listed
+            && at == changes
+        {
+            return list;
+        }
+        let list = Arc::new(running(&self.cloud.listing().await));
+        *self.guests.running.lock().unwrap() = Some((changes, list.clone()));
+        list
+    }
+
+    async fn look(&self, machines: &[Machine], up: &mut BTreeMap<String, Up>) {
+        let absent = self.guests.behaves() == Behaviour::Absent;
+        up.retain(|vm_id, known| {
+            let runs = machines.iter().any(|m| m.vm_id == *vm_id);
+            let stays = runs && !absent && !known.session.is_over();
             if !stays {
-                fleet.leave(session);
+                self.fleet.leave(&known.session);
             }
             stays
         });
-        let items = store.items().await.unwrap();
-        for (vm_id, machine) in running {
-            let id = machine["id"].as_str().unwrap();
+        if absent {
+            return;
+        }
+        let items = self.store.items().await.unwrap();
+        for machine in machines {
             // A machine that has become a VM of its own comes back as that one.
-            let as_own = items.iter().find(|i| id.eq_ignore_ascii_case(i.arm_id.as_str()));
-            let known = up.get(&vm_id).is_some_and(|(_, own)| *own == as_own.is_some());
-            let Some(item) = as_own.or(items.first()).filter(|_| !absent && !known) else {
-                continue;
-            };
-            let own = as_own.is_some();
-            if !own && !id.contains("dr-test") && !id.contains("restored") {
+            let is_it = |i: &&Item| machine.id.eq_ignore_ascii_case(i.arm_id.as_str());
+            let as_own = items.iter().find(is_it).map(|i| i.id);
+            if up.get(&machine.vm_id).is_some_and(|known| known.own == as_own.is_some()) {
                 continue;
             }
-            let witnesses = guests.witnesses();
-            let hello = Hello {
-                vm_id: vm_id.clone(),
-                boot_id: env.ids.uuid().to_string(),
-                witnesses,
-                can_freeze: true,
-                ..Hello::default()
+            let original = match machine.run {
+                Some(run) => self.store.run(run).await.unwrap().and_then(|r| r.item),
+                None => None,
             };
-            let kind =
-                if own { SessionKind::Protected } else { SessionKind::Restored { run: None } };
-            let (outbox, inbox) = mpsc::channel(16);
-            let far = WallTime::from_unix_ms(i64::MAX / 2);
-            let session =
-                fleet.join(|n, now| Session::new(n, item.id, kind, hello, now, far, outbox));
-            tokio::spawn(answer(session.clone(), inbox, guests.clone(), env.clone()));
-            up.insert(vm_id, (session, own));
+            // A restored one has its original's identity until it has its own, and always its disks.
+            let Some(item) = as_own.or(original) else { continue };
+            let session = self.connect(machine, item, as_own.is_some(), original.unwrap_or(item));
+            up.insert(machine.vm_id.clone(), Up { session, own: as_own.is_some() });
         }
-        azdr_env::sleep(Duration::from_millis(100)).await;
+    }
+
+    fn connect(&self, machine: &Machine, item: ItemId, own: bool, disks: ItemId) -> Arc<Session> {
+        let hello = Hello {
+            vm_id: machine.vm_id.clone(),
+            boot_id: self.env.ids.uuid().to_string(),
+            witnesses: self.guests.witnesses(disks),
+            can_freeze: true,
+            ..Hello::default()
+        };
+        let kind = if own { SessionKind::Protected } else { SessionKind::Restored { run: None } };
+        let (outbox, inbox) = mpsc::channel(16);
+        let far = WallTime::from_unix_ms(i64::MAX / 2);
+        let session =
+            self.fleet.join(|n, now| Session::new(n, item, kind, hello, now, far, outbox));
+        let (guests, mortal) = (self.guests.clone(), self.mortal.clone());
+        tokio::spawn(answer(session.clone(), inbox, guests, mortal, self.env.clone()));
+        session
     }
 }
 
+/// A machine that runs.
+struct Machine {
+    id: String,
+    vm_id: String,
+    /// The run that made it.
+    run: Option<RunId>,
+}
+
+fn running(listing: &Value) -> Vec<Machine> {
+    let all = listing["resources"].as_array().unwrap().iter();
+    let runs =
+        |m: &&Value| m["power"].as_str().is_some_and(|power| power.eq_ignore_ascii_case("running"));
+    let machines = all.filter(runs).filter_map(|m| {
+        let run = m["tags"]["azdr:run"].as_str().and_then(|tag| tag.rsplit('.').next());
+        Some(Machine {
+            id: m["id"].as_str()?.to_owned(),
+            vm_id: m["vm_id"].as_str()?.to_owned(),
+            run: run.and_then(|n| n.parse().ok()).map(RunId),
+        })
+    });
+    machines.collect()
+}
+
 impl Guests {
+    /// From now on agents behave like this.
+    pub(crate) fn behave(&self, behaviour: Behaviour) {
+        *self.behaviour.lock().unwrap() = behaviour;
+        self.changes.send_modify(|n| *n += 1);
+    }
+
     fn behaves(&self) -> Behaviour {
         *self.behaviour.lock().unwrap()
     }
 
-    fn witnesses(&self) -> Vec<Witness> {
-        let mut frozen = self.frozen.lock().unwrap().clone();
+    fn witnesses(&self, item: ItemId) -> Vec<Witness> {
+        let mut frozen = self.frozen.lock().unwrap().0.get(&item).cloned();
         if self.behaves() == Behaviour::WrongWitness {
             frozen = Some(("db-backup-daily-20200101-0000".into(), "0".repeat(64)));
         }
@@ -129,9 +213,13 @@ async fn answer(
     session: Arc<Session>,
     mut inbox: mpsc::Receiver<azdr_proto::agent::ControllerMessage>,
     guests: Arc<Guests>,
+    mortal: Arc<Mortal>,
     env: Env,
 ) {
     while let Some(message) = inbox.recv().await {
+        if mortal.is_dead() {
+            return;
+        }
         let reply = match message.body {
             Some(ToAgent::Freeze(f)) if guests.behaves() == Behaviour::RefusesToFreeze => {
                 FromAgent::FreezeReply(FreezeReply {
@@ -142,7 +230,8 @@ async fn answer(
                 })
             }
             Some(ToAgent::Freeze(f)) => {
-                *guests.frozen.lock().unwrap() = Some((f.recovery_point, f.nonce));
+                let witness = (f.recovery_point, f.nonce);
+                guests.frozen.lock().unwrap().0.insert(session.item, witness);
                 FromAgent::FreezeReply(FreezeReply {
                     operation_id: f.operation_id,
                     outcome: FreezeOutcome::Frozen.into(),

@@ -1,5 +1,6 @@
 //! One case per workflow: how the world is prepared, and what is run.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use azdr_controller::store::{Item, NewRun, RunId, RunState};
@@ -13,7 +14,7 @@ use azdr_domain::policy::PolicyChange;
 use azdr_domain::recovery_point::PointName;
 
 use crate::cloud::SUBSCRIPTION;
-use crate::life::{Bench, Life, db};
+use crate::life::{Bench, Life, Prepared, db};
 
 /// A workflow's case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +57,27 @@ impl Case {
             Self::Reap => reap::RUN.0,
             Self::RemoveKeptDisk => remove_kept_disk::RUN.0,
         }
+    }
+
+    /// The world that the workflow needs, at rest, and the run; made once.
+    pub(crate) fn prepared(self) -> &'static (Prepared, NewRun) {
+        static WORLDS: [OnceLock<(Prepared, NewRun)>; Case::ALL.len()] =
+            [const { OnceLock::new() }; Case::ALL.len()];
+        let place = Self::ALL.iter().position(|c| *c == self).unwrap();
+        WORLDS[place].get_or_init(|| {
+            // On a clock of its own.
+            let make = async move {
+                let bench = Bench::new();
+                let life = bench.life().await;
+                let run = self.prepare(&bench, &life).await;
+                (bench.keep(life).await, run)
+            };
+            let thread = std::thread::spawn(|| {
+                let mut runtime = tokio::runtime::Builder::new_current_thread();
+                runtime.enable_time().start_paused(true).build().unwrap().block_on(make)
+            });
+            thread.join().unwrap()
+        })
     }
 
     /// Makes the world that the workflow needs, and the run.

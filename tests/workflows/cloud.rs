@@ -1,12 +1,12 @@
 //! The simulator behind the client's HTTP seam, with every request counted and any one of them
 //! spoilt.
 
-use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use azdr_arm::{HttpRequest, HttpResponse, HttpTransport, TransportError};
+use azdr_controller::store::StoreError;
 use azdr_env::Env;
 use azure_sim::config::{Blocking, Config, Durability};
 use azure_sim::guests::none::NoGuests;
@@ -14,6 +14,10 @@ use azure_sim::seed::WorldDescription;
 use azure_sim::{Dropped, Simulator};
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::folder;
+use crate::meddling::Mortal;
 
 pub(crate) const SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
 pub(crate) const TENANT: &str = "00000000-0000-0000-0000-0000000000aa";
@@ -29,7 +33,7 @@ pub(crate) enum Spoil {
     CrashBefore,
     /// The controller dies when it has been carried out.
     CrashAfter,
-    /// It and every later one of its method is refused for good.
+    /// It is refused.
     Refuse,
 }
 
@@ -40,18 +44,22 @@ pub(crate) struct Cloud {
     spoil: Mutex<Option<(usize, Spoil)>>,
     /// `METHOD path` of every request since the last reset.
     log: Mutex<Vec<String>>,
-    pub(crate) crashed: tokio::sync::Notify,
+    /// Something is under way that a later request may find done.
+    restless: AtomicBool,
+    /// Ticks whenever there may be something new to see.
+    pub(crate) changes: watch::Sender<u64>,
 }
 
-fn world() -> Value {
-    let vm = |name: &str, group: &str, data: bool| {
-        let data = if data {
+/// A world of running machines in `prod`: names, and whether there is a data disk.
+pub(crate) fn world(machines: &[(&str, bool)]) -> Value {
+    let vm = |(name, data): &(&str, bool)| {
+        let data = if *data {
             json!([{"lun": 3, "name": format!("{name}-data"), "size_gb": 1}])
         } else {
             json!([])
         };
         json!({
-            "name": name, "resource_group": group, "location": "eastus",
+            "name": name, "resource_group": "prod", "location": "eastus",
             "size": "Standard_D2s_v3", "public_ip": false, "running": true,
             "os_disk": {"name": format!("{name}-os"), "size_gb": 1}, "data_disks": data,
         })
@@ -60,23 +68,46 @@ fn world() -> Value {
         "subscription": SUBSCRIPTION, "tenant": TENANT,
         "client_id": "client", "client_secret": "secret", "regions": ["eastus", "westus2"],
         "resource_groups": [{"name": "prod", "location": "eastus"}],
-        "vms": [vm("db", "prod", true), vm("other", "prod", false)],
+        "vms": machines.iter().map(vm).collect::<Vec<_>>(),
     })
 }
 
+/// Where the simulator's state is, inside a world's folder.
+const STATE: &str = "state";
+
 impl Cloud {
-    pub(crate) fn new(env: &Env) -> Arc<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let state = dir.path().join("state");
-        let description: WorldDescription = serde_json::from_value(world()).unwrap();
+    /// A new world, which is journalled, so that an image can be made of it.
+    pub(crate) fn create(env: &Env, world: Value) -> Arc<Self> {
+        let dir = folder::new();
+        let state = dir.path().join(STATE);
+        let description: WorldDescription = serde_json::from_value(world).unwrap();
         azure_sim::init(&state, &description, dir.path(), env).unwrap();
+        Self::of(dir, env, Durability::Written)
+    }
+
+    /// The world of an image; it lives as long as this.
+    pub(crate) fn again(env: &Env, image: &folder::Image) -> Arc<Self> {
+        let dir = folder::new();
+        image.restore(dir.path());
+        // The tests crash the controller, never the simulator.
+        Self::of(dir, env, Durability::None)
+    }
+
+    fn of(dir: tempfile::TempDir, env: &Env, durability: Durability) -> Arc<Self> {
+        let config = Config {
+            blocking: Blocking::Inline,
+            durability,
+            ..Config::fast(dir.path().join(STATE))
+        };
+        let guests = Arc::new(NoGuests::new(Blocking::Inline));
         Arc::new(Self {
-            simulator: open(&state, env),
+            simulator: Simulator::open(config, env.clone(), guests).unwrap(),
             dir,
             requests: AtomicUsize::new(0),
             spoil: Mutex::new(None),
             log: Mutex::default(),
-            crashed: tokio::sync::Notify::new(),
+            restless: AtomicBool::new(true),
+            changes: watch::channel(0).0,
         })
     }
 
@@ -100,12 +131,32 @@ impl Cloud {
     /// What exists: told by the simulator, not by azdr.
     pub(crate) async fn listing(&self) -> Value {
         let request = http::Request::get("https://sim/_sim/resources").body(Bytes::new()).unwrap();
-        serde_json::from_slice(self.simulator.handle(request).await.body()).unwrap()
+        let listing: Value =
+            serde_json::from_slice(self.simulator.handle(request).await.body()).unwrap();
+        self.restless.store(listing["unfinished_operations"] != 0, Ordering::SeqCst);
+        listing
     }
 
-    async fn die(&self) -> ! {
-        self.crashed.notify_one();
-        std::future::pending().await
+    /// A machine's whole document, as Azure shows it: etag, tags, disks, power state.
+    pub(crate) async fn machine(&self, name: &str) -> Value {
+        let ask = async |request: http::Request<Bytes>| -> Value {
+            serde_json::from_slice(self.simulator.handle(request).await.body()).unwrap()
+        };
+        let form = "grant_type=client_credentials&client_id=client&client_secret=secret\
+                    &scope=https%3A%2F%2Fmanagement.azure.com%2F.default";
+        let token = http::Request::post(format!("https://sim/{TENANT}/oauth2/v2.0/token"))
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(Bytes::from(form))
+            .unwrap();
+        let token = ask(token).await["access_token"].as_str().unwrap().to_owned();
+        let url = format!(
+            "https://sim/subscriptions/{SUBSCRIPTION}/resourceGroups/prod/providers/\
+             Microsoft.Compute/virtualMachines/{name}?api-version=2024-07-01&$expand=instanceView"
+        );
+        let get = http::Request::get(url).header("authorization", format!("Bearer {token}"));
+        let machine = ask(get.body(Bytes::new()).unwrap()).await;
+        assert!(machine["etag"].is_string() || machine["id"].is_string(), "{machine}");
+        machine
     }
 
     async fn answer(&self, request: HttpRequest) -> Result<HttpResponse, TransportError> {
@@ -124,47 +175,55 @@ impl Cloud {
     }
 }
 
-fn open(state: &Path, env: &Env) -> Simulator {
-    let config = Config {
-        blocking: Blocking::Inline,
-        // The tests crash the controller, never the simulator.
-        durability: Durability::None,
-        ..Config::fast(state)
-    };
-    Simulator::open(config, env.clone(), Arc::new(NoGuests::new(Blocking::Inline))).unwrap()
+/// The way to Azure of one life of a controller.
+pub(crate) struct Line {
+    pub(crate) cloud: Arc<Cloud>,
+    pub(crate) mortal: Arc<Mortal>,
 }
 
 #[async_trait]
-impl HttpTransport for Cloud {
+impl HttpTransport for Line {
     async fn send(&self, request: HttpRequest) -> Result<HttpResponse, TransportError> {
+        let cut = |_| TransportError::maybe_sent("the controller is dead");
+        self.mortal.alive().await.map_err(cut)?;
+        let cloud = &self.cloud;
         if request.url.path().contains("/oauth2/") {
-            return self.answer(request).await;
+            return cloud.answer(request).await;
         }
-        let n = self.requests.fetch_add(1, Ordering::SeqCst) + 1;
+        let reads = request.method == http::Method::GET;
+        let n = cloud.requests.fetch_add(1, Ordering::SeqCst) + 1;
         let words = format!("{} {}", request.method, request.url.path());
-        self.log.lock().unwrap().push(words);
-        let spoil = self.spoil.lock().unwrap().filter(|(at, _)| *at <= n);
-        match spoil {
-            Some((at, Spoil::Before)) if at == n => {
-                Err(TransportError::maybe_sent("spoilt before its effect"))
-            }
-            Some((at, Spoil::After)) if at == n => {
-                self.answer(request).await?;
+        cloud.log.lock().unwrap().push(words);
+        let spoil = cloud.spoil.lock().unwrap().filter(|(at, _)| *at == n).map(|(_, how)| how);
+        let answer = match spoil {
+            Some(Spoil::Before) => Err(TransportError::maybe_sent("spoilt before its effect")),
+            Some(Spoil::After) => {
+                cloud.answer(request).await?;
                 Err(TransportError::maybe_sent("spoilt after its effect"))
             }
-            Some((at, Spoil::CrashBefore)) if at == n => self.die().await,
-            Some((at, Spoil::CrashAfter)) if at == n => {
-                let _ = self.answer(request).await;
-                self.die().await
+            Some(Spoil::CrashBefore) => {
+                self.mortal.die().await;
+                Err(cut(StoreError::Closed))
             }
-            Some((at, Spoil::Refuse)) if at == n => Ok(HttpResponse {
+            Some(Spoil::CrashAfter) => {
+                let _ = cloud.answer(request).await;
+                self.mortal.die().await;
+                Err(cut(StoreError::Closed))
+            }
+            Some(Spoil::Refuse) => Ok(HttpResponse {
                 status: 403,
                 headers: http::HeaderMap::new(),
                 body: Bytes::from_static(
                     br#"{"error":{"code":"AuthorizationFailed","message":"not allowed"}}"#,
                 ),
             }),
-            _ => self.answer(request).await,
+            None => cloud.answer(request).await,
+        };
+        if !reads || cloud.restless.load(Ordering::SeqCst) {
+            cloud.restless.store(true, Ordering::SeqCst);
+            cloud.changes.send_modify(|n| *n += 1);
         }
+        self.mortal.alive().await.map_err(cut)?;
+        answer
     }
 }

@@ -6,22 +6,26 @@ use std::time::Duration;
 use azdr_arm::{ArmClient, ArmConfig, CredentialConfig, PollPace, Secret, Tokens};
 use azdr_controller::fleet::Fleet;
 use azdr_controller::store::{Executor, Item, NewRun, PointRow, RunId, RunRow, RunState, Store};
-use azdr_controller::workflow::{Engine, EngineConfig, RetryPolicy};
+use azdr_controller::workflow::{Engine, EngineConfig, RetryPolicy, StepHook};
 use azdr_controller::workflows::{self, Catalogue, DrillAccess, ProbeAddress, Services, Settings};
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::policy::{Policy, PolicyChange};
 use azdr_domain::region::Region;
-use azdr_env::Env;
+use azdr_env::{Env, SeededIds, TokioClock, WallTime};
+use serde_json::Value;
 use tokio::sync::Semaphore;
 
-use crate::agents::{self, Behaviour, Guests};
-use crate::cloud::{Cloud, SUBSCRIPTION, TENANT};
+use crate::agents::{Agents, Behaviour, Disks, Guests};
+use crate::cloud::{Cloud, Line, SUBSCRIPTION, Spoil, TENANT, world};
+use crate::folder;
+use crate::meddling::{Meddler, Mortal, Plan};
 
 /// The world: what a crash does not touch.
 pub(crate) struct Bench {
     pub(crate) env: Env,
     pub(crate) cloud: Arc<Cloud>,
     pub(crate) guests: Arc<Guests>,
+    pub(crate) meddler: Arc<Meddler>,
 }
 
 /// A controller that lives.
@@ -29,26 +33,76 @@ pub(crate) struct Life {
     pub(crate) store: Store,
     pub(crate) engine: Engine<Services>,
     pub(crate) services: Arc<Services>,
+    pub(crate) mortal: Arc<Mortal>,
     agents: tokio::task::JoinHandle<()>,
 }
 
+/// A world at rest, from which any number of equal ones can be made.
+pub(crate) struct Prepared {
+    image: folder::Image,
+    disks: Disks,
+    now: WallTime,
+}
+
+const DATABASE: &str = "azdr.db";
+
 impl Drop for Bench {
-    /// A life that "crashed" holds on to the cloud for ever, and so to its folder.
+    /// What "crashed" may hold on to the cloud for ever, and so to its folder.
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(self.cloud.dir.path());
     }
 }
 
 impl Bench {
+    /// The world of one protected machine and another.
     pub(crate) fn new() -> Self {
+        Self::with(world(&[("db", true), ("other", false)]))
+    }
+
+    pub(crate) fn with(world: Value) -> Self {
         let env = Env::simulated(42);
-        let cloud = Cloud::new(&env);
-        Self { env, cloud, guests: Arc::default() }
+        let cloud = Cloud::create(&env, world);
+        Self { env, cloud, guests: Arc::default(), meddler: Arc::default() }
+    }
+
+    /// A prepared world once more; random values depend on the seed.
+    pub(crate) fn again(prepared: &Prepared, seed: u64) -> Self {
+        let env = Env {
+            clock: Arc::new(TokioClock::starting_at(prepared.now)),
+            ids: Arc::new(SeededIds::new(seed)),
+        };
+        let cloud = Cloud::again(&env, &prepared.image);
+        let guests = Guests::default();
+        *guests.frozen.lock().unwrap() = prepared.disks.clone();
+        Self { env, cloud, guests: Arc::new(guests), meddler: Arc::default() }
+    }
+
+    /// Ends a life at rest and keeps its world.
+    pub(crate) async fn keep(&self, life: Life) -> Prepared {
+        life.settle().await;
+        while self.cloud.listing().await["unfinished_operations"] != 0 {
+            azdr_env::sleep(Duration::from_secs(1)).await;
+        }
+        life.end().await;
+        // The last connection to be closed empties the write-ahead log.
+        let log = self.cloud.dir.path().join(format!("{DATABASE}-wal"));
+        for _ in 0..100 {
+            if !log.exists() {
+                break;
+            }
+            azdr_env::sleep(Duration::from_secs(1)).await;
+        }
+        Prepared {
+            image: folder::Image::of(self.cloud.dir.path()),
+            disks: self.guests.frozen.lock().unwrap().clone(),
+            now: self.env.clock.wall(),
+        }
     }
 
     pub(crate) async fn life(&self) -> Life {
-        let path = self.cloud.dir.path().join("azdr.db");
-        let store = Store::open(&path, Executor::Inline).unwrap();
+        let path = self.cloud.dir.path().join(DATABASE);
+        let mortal = Mortal::new(self.meddler.clone());
+        let store = Store::open_with(&path, Executor::Inline, mortal.clone()).unwrap();
         let endpoint: url::Url = "https://sim.example/".parse().unwrap();
         let config = ArmConfig {
             authority: Some(endpoint.clone()),
@@ -60,12 +114,9 @@ impl Bench {
                 client_secret: Secret::new("secret"),
             })
         };
-        let azure = ArmClient::with_transport(
-            config,
-            self.env.clone(),
-            self.cloud.clone(),
-            Tokens::Configured,
-        );
+        let line = Line { cloud: self.cloud.clone(), mortal: mortal.clone() };
+        let azure =
+            ArmClient::with_transport(config, self.env.clone(), Arc::new(line), Tokens::Configured);
         let fleet = Fleet::new(self.env.clock.clone());
         let services = Arc::new(Services {
             azure,
@@ -74,31 +125,40 @@ impl Bench {
             settings: Arc::new(settings()),
             holds: Arc::new(Semaphore::new(8)),
         });
+        let hook: Arc<dyn StepHook> = mortal.clone();
         let engine = Engine::new(
             store.clone(),
             self.env.clone(),
             services.clone(),
-            workflows::all(),
+            workflows::all().into_iter().map(|d| d.hooked(&hook)).collect(),
             EngineConfig { max_running: 100, retry: RetryPolicy::QUICK },
         );
-        let agents = tokio::spawn(agents::run(
-            self.cloud.clone(),
-            self.guests.clone(),
+        mortal.steer(engine.clone());
+        let agents = Agents {
+            cloud: self.cloud.clone(),
+            guests: self.guests.clone(),
             fleet,
-            store.clone(),
-            self.env.clone(),
-        ));
+            store: store.clone(),
+            env: self.env.clone(),
+            mortal: mortal.clone(),
+        };
+        let agents = tokio::spawn(agents.run(self.meddler.rows.subscribe()));
         engine.start().await.unwrap();
-        Life { store, engine, services, agents }
+        Life { store, engine, services, mortal, agents }
     }
 
     /// Puts `db` under a policy with an agent, and waits until the agent is there.
     pub(crate) async fn protect(&self, life: &Life, change: PolicyChange) -> Item {
+        self.protect_vm(life, db(), change).await
+    }
+
+    /// The same for any machine.
+    pub(crate) async fn protect_vm(&self, life: &Life, vm: ArmId, change: PolicyChange) -> Item {
         let region = Region::parse("eastus").unwrap();
         let policy = Policy::default().apply(&change, &region).unwrap();
         let now = self.env.clock.wall();
-        let vm_guid = self.vm_guid("virtualMachines/db").await;
-        let item = life.store.ensure_vm(db(), "eastus".into(), Some(vm_guid), now).await.unwrap();
+        let vm_guid = self.vm_guid(&vm).await;
+        let item = life.store.ensure_vm(vm, "eastus".into(), Some(vm_guid), now).await.unwrap();
         life.store.set_policy(item.id, policy, "test".into(), now).await.unwrap();
         let far = now.plus(Duration::from_secs(30 * 86_400));
         let scope = azdr_controller::store::CertificateScope::Vm;
@@ -110,38 +170,58 @@ impl Bench {
 
     /// From now on agents behave like this; waits until they do.
     pub(crate) async fn agents_behave(&self, behaviour: Behaviour) {
-        *self.guests.behaviour.lock().unwrap() = behaviour;
+        self.guests.behave(behaviour);
         azdr_env::sleep(Duration::from_secs(1)).await;
     }
 
-    async fn vm_guid(&self, ends_with: &str) -> String {
+    async fn vm_guid(&self, vm: &ArmId) -> String {
         let listing = self.cloud.listing().await;
         let all = listing["resources"].as_array().unwrap();
-        let vm = all.iter().find(|r| r["id"].as_str().unwrap().ends_with(ends_with)).unwrap();
-        vm["vm_id"].as_str().unwrap().to_owned()
+        let is_it = |r: &&Value| r["id"].as_str().unwrap().eq_ignore_ascii_case(vm.as_str());
+        all.iter().find(is_it).unwrap()["vm_id"].as_str().unwrap().to_owned()
     }
 
-    /// Runs to the end in as many lives as it takes; the last life is handed back.
+    /// Runs to the end, follow-up runs included; nothing is meddled with.
     pub(crate) async fn run(&self, life: Life, run: NewRun) -> (Life, RunRow) {
-        let id = life.engine.submit(run).await.unwrap();
-        let ended = tokio::select! {
-            ended = life.ended(id) => Some(ended),
-            () = self.cloud.crashed.notified() => None,
-        };
-        if let Some(row) = ended {
-            return (life, row);
-        }
-        // Dead: nothing of this life may act any more.
-        life.end().await;
-        self.cloud.count_from_here(None);
-        self.take_up(id).await
+        self.run_meddled(life, run, Plan::default(), None).await
     }
 
-    /// A new life, in which an unfinished run goes on to its end.
-    pub(crate) async fn take_up(&self, id: RunId) -> (Life, RunRow) {
-        let life = self.life().await;
-        let row = life.ended(id).await;
-        (life, row)
+    /// Runs to the end, follow-up runs included, in as many lives as it takes; the last life is handed
+    /// back. From the submission on, the run is meddled with, and so are requests to Azure.
+    pub(crate) async fn run_meddled(
+        &self,
+        mut life: Life,
+        run: NewRun,
+        plan: Plan,
+        spoil: Option<(usize, Spoil)>,
+    ) -> (Life, RunRow) {
+        let id = life.engine.submit(run).await.unwrap();
+        self.meddler.arm(id, plan);
+        self.cloud.count_from_here(spoil);
+        loop {
+            let over = async {
+                let row = life.ended(id).await;
+                if row.state != RunState::Stuck {
+                    life.settle().await;
+                }
+                row
+            };
+            let ended = tokio::select! {
+                biased;
+                () = life.mortal.dead() => None,
+                row = over => Some(row),
+            };
+            match ended {
+                Some(row) => return (life, row),
+                None => life = self.next(life).await,
+            }
+        }
+    }
+
+    /// The life after this one, in which unfinished runs go on.
+    pub(crate) async fn next(&self, life: Life) -> Life {
+        life.end().await;
+        self.life().await
     }
 }
 
@@ -173,9 +253,11 @@ impl Life {
         }
     }
 
+    /// Dead: nothing of this life may act any more.
     pub(crate) async fn end(self) {
         self.agents.abort();
         self.engine.drain(Duration::ZERO).await;
+        self.mortal.bury();
     }
 
     /// From now on nobody connects any more.
@@ -189,19 +271,33 @@ impl Life {
 
     /// Waits until nothing is queued or running: follow-up runs are over.
     pub(crate) async fn settle(&self) {
-        for _ in 0..2_000 {
-            let unfinished = self.store.unfinished_runs().await.unwrap();
-            if unfinished.is_empty() && self.store.queued_runs(10).await.unwrap().is_empty() {
-                return;
+        let mut changes = self.engine.subscribe();
+        let quiet = async {
+            loop {
+                changes.borrow_and_update();
+                let counts = self.store.run_counts().await.unwrap();
+                let over = ["succeeded", "failed", "cancelled"];
+                if counts.iter().all(|(_, state, _)| over.contains(&state.as_str())) {
+                    return;
+                }
+                changes.changed().await.unwrap();
             }
-            azdr_env::sleep(Duration::from_millis(500)).await;
+        };
+        tokio::select! {
+            () = quiet => {}
+            () = azdr_env::sleep(LIMIT) => {
+                panic!("does not settle: {:#?}", self.store.unfinished_runs().await.unwrap());
+            }
         }
-        panic!("does not settle: {:#?}", self.store.unfinished_runs().await.unwrap());
     }
 }
 
 pub(crate) fn db() -> ArmId {
-    ArmId::virtual_machine(SUBSCRIPTION, "prod", "db").unwrap()
+    vm("db")
+}
+
+pub(crate) fn vm(name: &str) -> ArmId {
+    ArmId::virtual_machine(SUBSCRIPTION, "prod", name).unwrap()
 }
 
 fn settings() -> Settings {

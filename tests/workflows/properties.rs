@@ -1,15 +1,21 @@
 //! What must hold for every workflow, whatever is lost and wherever the controller dies.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::time::Duration;
+
 use azdr_controller::store::RunState;
+use azdr_controller::workflow::StepOutline;
 use azdr_controller::workflows;
 use serde_json::Value;
 
 use crate::cases::Case;
 use crate::cloud::Spoil;
 use crate::life::Bench;
+use crate::meddling::{Plan, Seen, Side};
 
 /// How a case ended: the run's state, what exists, and what the catalogue says.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 struct End {
     state: RunState,
     world: Vec<String>,
@@ -39,97 +45,257 @@ fn world(listing: &Value) -> Vec<String> {
     all
 }
 
-async fn run(case: Case, spoil: Option<(usize, Spoil)>) -> (Bench, End, usize) {
-    let bench = Bench::new();
+/// What a case did on its way.
+struct Ran {
+    end: End,
+    /// What the catalogue says of points, whatever became of the run.
+    points: Vec<String>,
+    seen: Seen,
+    /// It got stuck, and went on when the cause was gone.
+    was_stuck: bool,
+    requests: usize,
+    bench: Bench,
+}
+
+async fn run(case: Case, plan: Plan, spoil: Option<(usize, Spoil)>) -> Ran {
+    let (prepared, run) = case.prepared();
+    let bench = Bench::again(prepared, 43);
     let life = bench.life().await;
-    let run = case.prepare(&bench, &life).await;
-    life.settle().await;
-    bench.cloud.count_from_here(spoil);
-    let (mut life, mut row) = bench.run(life, run).await;
-    if row.state == RunState::Stuck {
+    // The agents come.
+    azdr_env::sleep(Duration::from_secs(1)).await;
+    let (mut life, mut row) = bench.run_meddled(life, run.clone(), plan, spoil).await;
+    let was_stuck = row.state == RunState::Stuck;
+    if was_stuck {
         // Somebody mends what was in the way and starts the controller again.
-        life.end().await;
-        (life, row) = bench.take_up(row.id).await;
+        bench.meddler.mend();
+        life = bench.next(life).await;
+        row = life.ended(row.id).await;
+        life.settle().await;
     }
-    life.settle().await;
     let requests = bench.cloud.requests();
     let items = life.store.items().await.unwrap();
-    let mut catalogue = Vec::new();
+    let (mut points, mut catalogue) = (Vec::new(), Vec::new());
     for point in life.points(&items[0]).await {
         let regions: Vec<_> = point.snapshots.iter().map(|s| s.region.clone()).collect();
-        let proof = point.proof().0;
-        catalogue.push(format!("{} {regions:?} {proof} {:?}", point.name, point.leases));
+        let line = format!("{} {regions:?} {:?}", point.name, point.leases);
+        catalogue.push(format!("{line} {}", point.proof().0));
+        points.push(line);
     }
+    catalogue.extend(items.iter().map(|i| i.arm_id.to_string()));
     if row.state != RunState::Succeeded {
         catalogue.push(format!("error {}", row.error.clone().unwrap_or_default()["kind"]));
     }
     let end = End { state: row.state, world: world(&bench.cloud.listing().await), catalogue };
+    let seen = bench.meddler.seen();
     life.end().await;
-    (bench, end, requests)
+    Ran { end, points, seen, was_stuck, requests, bench }
+}
+
+/// The world and the catalogue's points before the run.
+async fn prior(case: Case) -> (Vec<String>, Vec<String>) {
+    // A run that fails before its first step has done nothing.
+    let first = outline(case)[0].name;
+    let plan = Plan { fail: Some((first, Side::Before)), ..Plan::default() };
+    let untouched = world(&Bench::again(&case.prepared().0, 43).cloud.listing().await);
+    let ran = run(case, plan, None).await;
+    assert_eq!(ran.end.world, untouched, "{case:?}");
+    (untouched, ran.points)
+}
+
+/// Groups that are shared are made once and stay.
+fn without_shared(world: &[String]) -> Vec<String> {
+    world.iter().filter(|line| !line.starts_with("group azdr-")).cloned().collect()
+}
+
+fn outline(case: Case) -> Vec<StepOutline> {
+    let run = &case.prepared().1;
+    let all = workflows::all();
+    let same = all.iter().find(|d| d.name == run.workflow && d.version.0 == run.version);
+    same.unwrap().outline()
 }
 
 #[test]
 fn every_workflow_is_in_the_harness() {
     for definition in workflows::all() {
-        let found = Case::ALL.iter().any(|c| c.workflow() == definition.name);
-        assert!(found, "workflow {} has no case", definition.name);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn every_workflow_succeeds() {
-    for case in Case::ALL {
-        let (_, end, requests) = run(case, None).await;
-        assert_eq!(end.state, RunState::Succeeded, "{case:?} {end:#?}");
-        assert!(requests > 0, "{case:?}");
-        let left: Vec<_> =
-            end.world.iter().filter(|l| l.contains("verify") || l.contains("drill")).collect();
-        assert!(left.is_empty(), "{case:?} left {left:?}");
+        let found = COVERED.iter().any(|c| c.workflow() == definition.name);
+        assert!(found, "workflow {} is not among the properties' cases", definition.name);
     }
 }
 
 /// Runs a case once per request with that request spoilt; the end must be the undisturbed one.
 async fn same_end(case: Case, spoil: Spoil) {
-    let (_, expected, requests) = run(case, None).await;
-    for n in 1..=requests {
-        let (bench, end, _) = run(case, Some((n, spoil))).await;
-        assert_eq!(end, expected, "{case:?}: request {n} ({}) {spoil:?}", bench.cloud.request(n));
+    let expected = run(case, Plan::default(), None).await;
+    for n in 1..=expected.requests {
+        let ran = run(case, Plan::default(), Some((n, spoil))).await;
+        let request = ran.bench.cloud.request(n);
+        assert_eq!(ran.end, expected.end, "{case:?}: request {n} ({request}) {spoil:?}");
     }
 }
 
 /// Runs a case once per request with that request refused; the run either succeeds all the same, or
 /// turns back and leaves the world as it was. Where neither can be (cleaning up was refused, or the
 /// point of no return is past) it gets stuck, and goes on once the cause is gone.
-async fn prior_world(case: Case) {
-    let (_, expected, requests) = run(case, None).await;
-    let before = {
-        let bench = Bench::new();
-        let life = bench.life().await;
-        case.prepare(&bench, &life).await;
-        life.settle().await;
-        let listing = bench.cloud.listing().await;
-        life.end().await;
-        world(&listing)
-    };
-    // Shared groups are made once and stay.
-    let shared = |w: &[String]| -> Vec<String> {
-        w.iter().filter(|l| !l.starts_with("group azdr-")).cloned().collect()
-    };
-    for n in 1..=requests {
-        let (bench, end, _) = run(case, Some((n, Spoil::Refuse))).await;
-        let what = format!("{case:?}: request {n} ({}) refused", bench.cloud.request(n));
+async fn refusals(case: Case) {
+    let expected = run(case, Plan::default(), None).await;
+    let (world, _) = prior(case).await;
+    for n in 1..=expected.requests {
+        let ran = run(case, Plan::default(), Some((n, Spoil::Refuse))).await;
+        let end = ran.end;
+        let what = format!("{case:?}: request {n} ({}) refused", ran.bench.cloud.request(n));
         match end.state {
-            RunState::Succeeded => assert_eq!(end.world, expected.world, "{what}"),
-            RunState::Failed => assert_eq!(shared(&end.world), shared(&before), "{what}"),
+            RunState::Succeeded => assert_eq!(end.world, expected.end.world, "{what}"),
+            RunState::Failed => {
+                assert_eq!(without_shared(&end.world), without_shared(&world), "{what}");
+            }
             other => panic!("{what}: ended {other:?}"),
         }
     }
 }
 
+/// Every step is executed, nothing temporary is left, and nothing was stuck.
+async fn succeeds(case: Case) {
+    let ran = run(case, Plan::default(), None).await;
+    assert_eq!(ran.end.state, RunState::Succeeded, "{case:?} {:#?}", ran.end);
+    assert!(!ran.was_stuck && ran.requests > 0, "{case:?}");
+    for step in outline(case) {
+        let executed = ran.seen.executed.keys().any(|(s, _, undo)| *s == step.name && !undo);
+        assert!(executed, "{case:?} never executes {}", step.name);
+    }
+    let temporary = |l: &&String| l.contains("verify") || l.contains("drill");
+    let left: Vec<_> = ran.end.world.iter().filter(temporary).collect();
+    assert!(left.is_empty(), "{case:?} left {left:?}");
+}
+
+/// Each step fails for good, before its effect and after it: the world is the prior one. From the
+/// point of no return on the run gets stuck instead, and succeeds when the cause is gone.
+async fn failures(case: Case) {
+    let expected = run(case, Plan::default(), None).await.end;
+    let (world, points) = prior(case).await;
+    let mut forward_only = false;
+    let mut runs = 0;
+    for step in outline(case) {
+        forward_only |= step.point_of_no_return;
+        for side in [Side::Before, Side::After] {
+            let plan = Plan { fail: Some((step.name, side)), ..Plan::default() };
+            let ran = run(case, plan, None).await;
+            let what = format!("{case:?}: {} fails {side:?} its effect", step.name);
+            if forward_only {
+                assert!(ran.was_stuck, "{what}: was not stuck");
+                assert_eq!(ran.end, expected, "{what}");
+            } else {
+                assert_eq!(ran.end.state, RunState::Failed, "{what}");
+                assert!(!ran.was_stuck, "{what}: got stuck");
+                assert_eq!(without_shared(&ran.end.world), without_shared(&world), "{what}");
+                assert_eq!(ran.points, points, "{what}");
+            }
+            runs += 1;
+        }
+    }
+    println!("{}: {runs} runs with a step that fails", case.workflow());
+}
+
+/// A request to stop comes right after each write, so when each step has just begun and when it has
+/// just ended: the world is the prior one. From the point of no return on the run succeeds.
+async fn requests_to_stop(case: Case) {
+    let expected = run(case, Plan::default(), None).await;
+    let (world, points) = prior(case).await;
+    let (mut cancelled, mut too_late) = (0, 0);
+    for n in 1..=expected.seen.writes {
+        let ran = run(case, Plan { cancel: Some(n), ..Plan::default() }, None).await;
+        let what = format!("{case:?}: asked to stop at write {n}");
+        let accepted = ran.seen.cancel_accepted.unwrap_or_else(|| panic!("{what}: not asked"));
+        if ran.end.state == RunState::Cancelled {
+            assert!(accepted, "{what}: refused, and cancelled all the same");
+            assert_eq!(without_shared(&ran.end.world), without_shared(&world), "{what}");
+            assert_eq!(ran.points, points, "{what}");
+            cancelled += 1;
+        } else {
+            // The last step had begun already, or there was no way back.
+            let steps = expected.seen.executed.keys().filter(|(.., undo)| !undo).count();
+            let done = ran.seen.executed_before_cancel + 1 >= steps;
+            assert!(!accepted || done, "{what}: accepted, and {:?}", ran.end.state);
+            assert_eq!(ran.end, expected.end, "{what}");
+            too_late += 1;
+        }
+    }
+    println!("{}: asked to stop: {cancelled} stopped, {too_late} too late", case.workflow());
+}
+
+/// Crash points of each workflow, for the sum.
+static CRASH_POINTS: Mutex<BTreeMap<&str, usize>> = Mutex::new(BTreeMap::new());
+
+/// The controller dies before and after each write, in runs that succeed, fail early, fail late, and
+/// are asked to stop half-way: the end is that of the run in which it does not. What was not yet
+/// journalled as done is executed once more: every step and every undo, which is checked.
+async fn crashes_at_writes(case: Case) {
+    let outline = outline(case);
+    let writes = run(case, Plan::default(), None).await.seen.writes;
+    let ways_back = outline.iter().take_while(|s| !s.point_of_no_return);
+    let last = ways_back.last().unwrap().name;
+    let fail = |step, side| Plan { fail: Some((step, side)), ..Plan::default() };
+    let mut plans = vec![
+        ("succeeds", Plan::default(), RunState::Succeeded),
+        ("fails early", fail(outline[0].name, Side::Before), RunState::Failed),
+        ("fails late", fail(last, Side::After), RunState::Failed),
+    ];
+    // Half-way, or where it is not too late.
+    for n in (1..=writes / 2).rev() {
+        let plan = Plan { cancel: Some(n), ..Plan::default() };
+        if run(case, plan.clone(), None).await.end.state == RunState::Cancelled {
+            plans.push(("is stopped half-way", plan, RunState::Cancelled));
+            break;
+        }
+    }
+    assert_eq!(plans.len(), 4, "{case:?} cannot be stopped half-way");
+    let (mut points, mut repeated) = (0, BTreeSet::new());
+    for (words, plan, state) in plans {
+        let expected = run(case, plan.clone(), None).await;
+        assert_eq!(expected.end.state, state, "{case:?} {words}");
+        // A request to stop that nobody has made yet would not be made after the crash.
+        let first = plan.cancel.unwrap_or(0) + 1;
+        for n in first..=expected.seen.writes {
+            for side in [Side::Before, Side::After] {
+                let plan = Plan { crash: Some((n, side)), ..plan.clone() };
+                let ran = run(case, plan, None).await;
+                let what = format!("{case:?} {words}: crash {side:?} write {n}");
+                assert_eq!(ran.end, expected.end, "{what}");
+                assert!(!ran.was_stuck, "{what}: got stuck");
+                let twice = ran.seen.executed.into_iter().filter(|(_, times)| *times > 1);
+                repeated.extend(twice.map(|((step, _, undo), _)| (step, undo)));
+                points += 1;
+            }
+        }
+    }
+    for step in &outline {
+        assert!(repeated.contains(&(step.name, false)), "{case:?} never repeats {}", step.name);
+        let undone = !step.has_undo || repeated.contains(&(step.name, true));
+        assert!(undone, "{case:?} never repeats the undo of {}", step.name);
+    }
+    let undos = outline.iter().filter(|s| s.has_undo).count();
+    let mut all = CRASH_POINTS.lock().unwrap();
+    all.insert(case.workflow(), points);
+    println!(
+        "{}: {points} crash points in 4 runs; {} steps and {undos} undos were repeated; \
+         in sum {} workflows, {} crash points",
+        case.workflow(),
+        outline.len(),
+        all.len(),
+        all.values().sum::<usize>()
+    );
+}
+
 macro_rules! properties {
-    ($($module:ident: $case:expr;)*) => {$(
+    ($($module:ident: $case:expr;)*) => {
+        /// The cases that go through all properties.
+        const COVERED: &[Case] = &[$($case),*];
+        $(
         mod $module {
             use super::*;
+
+            #[tokio::test(start_paused = true)]
+            async fn it_succeeds() {
+                succeeds($case).await;
+            }
 
             #[tokio::test(start_paused = true)]
             async fn a_request_that_never_arrives_changes_nothing() {
@@ -150,6 +316,26 @@ macro_rules! properties {
             async fn a_crash_after_any_request_reaches_the_same_end() {
                 same_end($case, Spoil::CrashAfter).await;
             }
+
+            #[tokio::test(start_paused = true)]
+            async fn a_crash_at_any_write_reaches_the_same_end_and_repeats_every_step_and_undo() {
+                crashes_at_writes($case).await;
+            }
+
+            #[tokio::test(start_paused = true)]
+            async fn a_failure_of_any_step_restores_the_prior_world() {
+                failures($case).await;
+            }
+
+            #[tokio::test(start_paused = true)]
+            async fn a_request_to_stop_at_any_write_restores_the_prior_world() {
+                requests_to_stop($case).await;
+            }
+
+            #[tokio::test(start_paused = true)]
+            async fn a_refusal_at_any_request_restores_the_prior_world() {
+                refusals($case).await;
+            }
         }
     )*};
 }
@@ -165,11 +351,4 @@ properties! {
     delete_point: Case::DeletePoint;
     reap: Case::Reap;
     remove_kept_disk: Case::RemoveKeptDisk;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_refusal_at_any_request_restores_the_prior_world() {
-    for case in Case::ALL {
-        prior_world(case).await;
-    }
 }

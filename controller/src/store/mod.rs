@@ -44,6 +44,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use disk::Trouble;
+use futures::future::BoxFuture;
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
@@ -79,6 +80,15 @@ struct Written {
 /// Sends the caller its answer; the argument is the commit's failure, if any.
 type Answer = Box<dyn FnOnce(Option<&StoreError>) + Send>;
 
+/// The tests' seam around every write: a crash just before one, and one between the commit and its
+/// answer, are a gate that does not let it pass (any more). In production there is none.
+pub trait WriteGate: Send + Sync {
+    /// Before a write; with an error it does not happen.
+    fn before(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// After its commit, before its caller learns of it; with an error the caller never does.
+    fn after(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+}
+
 /// A handle on the store; cheap to clone.
 #[derive(Clone)]
 pub struct Store {
@@ -89,6 +99,7 @@ pub struct Store {
 
 struct Inner {
     executor: Executor,
+    gate: Option<Arc<dyn WriteGate>>,
     queue: mpsc::Sender<Write>,
     /// The writing connection, used directly when inline.
     writer: Arc<Mutex<Connection>>,
@@ -106,6 +117,26 @@ impl Store {
     /// When the file cannot be opened, another process has it (a second controller), or a migration
     /// fails; the database is then as it was.
     pub fn open(path: &Path, executor: Executor) -> Result<Self, StoreError> {
+        Self::open_gated(path, executor, None)
+    }
+
+    /// The same with a gate around every write, for tests.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(
+        path: &Path,
+        executor: Executor,
+        gate: Arc<dyn WriteGate>,
+    ) -> Result<Self, StoreError> {
+        Self::open_gated(path, executor, Some(gate))
+    }
+
+    fn open_gated(
+        path: &Path,
+        executor: Executor,
+        gate: Option<Arc<dyn WriteGate>>,
+    ) -> Result<Self, StoreError> {
         let mut connection = Connection::open(path)?;
         configure(&connection)?;
         // Held for the life of the process: two controllers on one database would both recover the
@@ -123,6 +154,7 @@ impl Store {
         Ok(Self {
             inner: Arc::new(Inner {
                 executor,
+                gate,
                 queue,
                 writer,
                 readers: Mutex::new(Vec::new()),
@@ -147,6 +179,9 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     {
+        if let Some(gate) = &self.inner.gate {
+            gate.before().await?;
+        }
         let (send, receive) = oneshot::channel();
         let epoch = self.epoch;
         let write: Write = Box::new(move |transaction| {
@@ -179,7 +214,11 @@ impl Store {
                 self.inner.queue.send(write).await.map_err(|_| StoreError::Closed)?;
             }
         }
-        receive.await.map_err(|_| StoreError::Closed)?
+        let answer = receive.await.map_err(|_| StoreError::Closed)?;
+        if let (Some(gate), Ok(_)) = (&self.inner.gate, &answer) {
+            gate.after().await?;
+        }
+        answer
     }
 
     /// Runs `f` on a connection of its own, which sees everything committed so far.
@@ -364,6 +403,35 @@ mod tests {
         }
         assert_eq!(refused, 20);
         assert_eq!(count(&store).await, 80);
+    }
+
+    /// Lets nothing pass on one side of a write.
+    struct Closed {
+        before: bool,
+    }
+
+    impl WriteGate for Closed {
+        fn before(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+            Box::pin(async { if self.before { Err(StoreError::Closed) } else { Ok(()) } })
+        }
+
+        fn after(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+            Box::pin(async { Err(StoreError::Closed) })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_gate_stands_before_a_write_and_between_its_commit_and_its_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        for executor in [Executor::BlockingPool, Executor::Inline] {
+            let path = dir.path().join(format!("{executor:?}.db"));
+            for (before, count_after) in [(true, 0), (false, 1)] {
+                let gate = Arc::new(Closed { before });
+                let store = Store::open_with(&path, executor, gate).unwrap();
+                assert!(store.write(insert("one".into())).await.is_err());
+                assert_eq!(count(&store).await, count_after);
+            }
+        }
     }
 
     #[tokio::test]

@@ -56,6 +56,11 @@ impl Store {
             for change in &progress.changes {
                 change::apply(c, id, change, now)?;
             }
+            if progress.state == Some(RunState::Succeeded) {
+                // What it was stuck on, or repeated for, has been overcome.
+                c.prepare_cached("UPDATE run SET error_json = NULL WHERE id = ?1")?
+                    .execute([id.0])?;
+            }
             if let Some(error) = &progress.error {
                 c.prepare_cached("UPDATE run SET error_json = ?2 WHERE id = ?1")?
                     .execute((id.0, to_json(error)))?;

@@ -22,6 +22,7 @@ mod definition;
 mod engine;
 mod failure;
 mod history;
+mod hook;
 mod lock_words;
 mod queue;
 mod retry;
@@ -38,4 +39,5 @@ pub use definition::{
 pub use engine::{Engine, EngineConfig, ForRun};
 pub use failure::{Failure, StepError};
 pub use history::{History, StepRecord};
+pub use hook::{StepCall, StepHook, StepOutline};
 pub use retry::RetryPolicy;

@@ -11,6 +11,7 @@ use azdr_controller::api::agent_service::{Agents, Presence};
 use azdr_controller::app::{DataDirLock, database};
 use azdr_controller::fleet::Fleet;
 use azdr_controller::reconcile::Reconciler;
+use azdr_controller::reconcile::residue::Sweeper;
 use azdr_controller::store::{Executor, RunId, RunState, Stamp, Store};
 use azdr_controller::workflow::{Engine, EngineConfig, RetryPolicy};
 use azdr_controller::workflows::{self, Catalogue, DrillAccess, ProbeAddress, Services, Settings};
@@ -85,6 +86,13 @@ impl Life {
             presence: Presence { heartbeat: FOR_EVER, silence_limit: FOR_EVER },
         };
         let pins_changed = Arc::new(Notify::new());
+        let reconciler = Reconciler {
+            store: store.clone(),
+            engine: engine.clone(),
+            services: services.clone(),
+            env: world.env.clone(),
+        };
+        let sweeper = Sweeper::new(reconciler.clone());
         let admin = Admin {
             store: store.clone(),
             engine: engine.clone(),
@@ -93,6 +101,7 @@ impl Life {
             env: world.env.clone(),
             authority: world.authority.clone(),
             pins_changed: pins_changed.clone(),
+            sweeper: sweeper.clone(),
             inventory: Inventory::default(),
             confirmations: Confirmations::default(),
             stamp,
@@ -101,16 +110,11 @@ impl Life {
         };
         world.cloud.tell(&Event::LifeBegins(number));
         engine.start().await.context("cannot take up unfinished runs")?;
-        let reconciler = Reconciler {
-            store: store.clone(),
-            engine: engine.clone(),
-            services,
-            env: world.env.clone(),
-        };
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(reconciler.clone().keep_tags(stop.clone()));
         tasks.spawn(reconciler.clone().keep_pins(pins_changed, stop.clone()));
+        tasks.spawn(sweeper.keep_tidy(vec![SUBSCRIPTION.to_owned()], stop.clone()));
         tasks.spawn(reconciler.keep_schedule(TICK, stop));
         let reporter = Arc::new(Reporter { store: store.clone(), known: world.known.clone() });
         line.report_to(reporter.clone());
