@@ -23,6 +23,7 @@ pub mod config;
 pub mod fleet;
 pub mod health;
 pub mod init;
+pub mod mutation;
 pub mod pki;
 pub mod reconcile;
 pub mod store;

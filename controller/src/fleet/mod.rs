@@ -24,6 +24,7 @@ use azdr_proto::agent::{
 use thiserror::Error;
 use tokio::sync::watch;
 
+use crate::mutation::{Mutation, planted};
 use crate::store::ItemId;
 
 /// Why an agent gave no answer.
@@ -124,7 +125,13 @@ impl Fleet {
 
     /// The session of a protected VM's own agent.
     pub fn protected(&self, item: ItemId) -> Option<Arc<Session>> {
-        self.lock().protected.get(&item).cloned()
+        let sessions = self.lock();
+        if planted(Mutation::CloneIsAsked)
+            && let Some((_, clone)) = sessions.restored.iter().find(|((of, _), _)| *of == item)
+        {
+            return Some(clone.clone());
+        }
+        sessions.protected.get(&item).cloned()
     }
 
     /// The session of a restored instance of an item, by Azure's vmId (lower case).

@@ -18,6 +18,7 @@ use super::definition::{Act, Concluded, Definition, Kind, Node, Outcome, RawDone
 use super::engine::{Engine, ForRun};
 use super::failure::{Failure, StepError};
 use super::retry::{RetryPolicy, Series};
+use crate::mutation::{Mutation, planted};
 use crate::store::{Event, Progress, RunId, RunState};
 
 pub(super) struct Runner<S> {
@@ -226,6 +227,7 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
         for (step, item) in self.run.with_history(super::history::History::to_undo) {
             let node = self.definition.node(&step).expect("journalled by this step list");
             if node.temporary
+                && !planted(Mutation::CleanUpForgotten)
                 && let Err(e) = self.undo_one(node, &item).await
             {
                 return self.stuck_or_pause(e).await;
@@ -297,6 +299,12 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
             Outcome::Failed(f) => (RunState::Failed, Some(super::context::to_document(&f))),
             Outcome::Cancelled => (RunState::Cancelled, None),
         };
+        if planted(Mutation::TwoTruths) && state == RunState::Succeeded {
+            let state = Some(RunState::Failed);
+            let error = Some(Value::from("a mistake on purpose"));
+            self.run.record(Progress { state, error, ..Progress::default() }).await?;
+            self.interruptible(Duration::from_secs(5)).await?;
+        }
         self.run
             .record(Progress {
                 changes: concluded.changes,
@@ -337,6 +345,9 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
         &self,
         residue: &super::definition::Residue<S>,
     ) -> Result<(), StepError> {
+        if planted(Mutation::CleanUpForgotten) {
+            return Ok(());
+        }
         let begun = self.run.env.clock.monotonic();
         let mut pause = self.retry.first;
         loop {

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::tags::{self, Tags};
 use super::{Services, StepCx};
+use crate::mutation::{Mutation, planted};
 use crate::store::ItemId;
 use crate::workflow::{Failure, StepError};
 
@@ -104,6 +105,13 @@ pub async fn capture<I>(cx: &StepCx<I>, plan: CapturePlan<'_>) -> Result<Capture
     }
     let _slot = services.holds.acquire().await.expect("the semaphore is never closed");
     let room = services.azure.reserve_snapshot_writes(plan.snapshots.len() as u32).await;
+    let varied: Vec<PlannedSnapshot>;
+    let plan = if planted(Mutation::NamesVary) {
+        varied = plan.snapshots.iter().map(|s| vary(cx, s)).collect();
+        CapturePlan { snapshots: &varied, ..plan }
+    } else {
+        plan
+    };
     let specs: Vec<_> = plan.snapshots.iter().map(|s| (s, spec(&plan, s, &operation_id))).collect();
 
     let frozen = match plan.unfrozen {
@@ -132,7 +140,10 @@ pub async fn capture<I>(cx: &StepCx<I>, plan: CapturePlan<'_>) -> Result<Capture
         }
     };
     let evidence = CaptureEvidence { disks: plan.snapshots.len(), freeze };
-    let (consistency, mut reason) = achieved(&evidence);
+    let (mut consistency, mut reason) = achieved(&evidence);
+    if planted(Mutation::ConsistencyClaimed) {
+        consistency = Consistency::Filesystem;
+    }
     if let Some(why) = outcome.reason {
         reason = why;
     }
@@ -344,6 +355,12 @@ fn spec(plan: &CapturePlan<'_>, snapshot: &PlannedSnapshot, operation_id: &str) 
     spec.tags = snapshot.tags.clone();
     spec.tags.insert(tags::OPERATION.to_owned(), operation_id.to_owned());
     spec
+}
+
+/// A mistake on purpose: a name that a repetition does not find again.
+fn vary<I>(cx: &StepCx<I>, snapshot: &PlannedSnapshot) -> PlannedSnapshot {
+    let name = format!("{}{}", snapshot.id.as_str(), cx.env().ids.hex(1));
+    PlannedSnapshot { id: name.parse().unwrap_or(snapshot.id.clone()), ..snapshot.clone() }
 }
 
 /// A PUT on an existing name would succeed with the old content (DESIGN §5 rule 4).

@@ -15,6 +15,7 @@
 //! rebuilt) nothing is deleted either way.
 
 use azdr_domain::arm_id::ArmId;
+use azdr_domain::policy::{Policy, Retention};
 use azdr_domain::recovery_point::{PointName, ProofLevel};
 use azdr_domain::region::Region;
 use azdr_domain::retention::{
@@ -26,6 +27,7 @@ use serde_json::json;
 
 use super::azure::{Resource, delete as delete_resource};
 use super::{StepCx, Workflow};
+use crate::mutation::{Mutation, planted};
 use crate::store::{CatalogueChange, ItemId, PointRow, ReplicaState};
 use crate::workflow::{
     Concluded, Definition, Done, Failure, LockKey, Outcome, RunPriority, StepError, StepKey,
@@ -106,11 +108,21 @@ pub fn workflow() -> Definition<super::Services> {
 
 /// What the rules say of a VM's points now.
 pub fn retention_plan(
-    policy: Option<&azdr_domain::policy::Policy>,
+    policy: Option<&Policy>,
     points: &[PointRow],
     now: WallTime,
 ) -> RetentionPlan {
-    let (facts, holds, lineage) = facts(points);
+    let (facts, holds, mut lineage) = facts(points);
+    if planted(Mutation::PruneForgetsLineage) {
+        lineage.clear();
+    }
+    if planted(Mutation::PruneIgnoresPolicy)
+        && let Some(policy) = policy
+    {
+        let retention = Retention { daily: 1, weekly: 0, monthly: 0, yearly: 0 };
+        let policy = Policy { retention, ..policy.clone() };
+        return retention::plan(Some(&policy), &facts, &holds, &lineage, now);
+    }
     retention::plan(policy, &facts, &holds, &lineage, now)
 }
 
@@ -134,7 +146,7 @@ fn facts(points: &[PointRow]) -> (Vec<PointFacts>, Vec<Hold>, Vec<LineageFact>) 
     let mut holds = Vec::new();
     let mut lineage = Vec::new();
     for point in points {
-        for run in &point.leases {
+        for run in point.leases.iter().filter(|_| !planted(Mutation::PruneIgnoresLeases)) {
             holds.push(Hold {
                 point: point.name.clone(),
                 owner: format!("job {run}"),

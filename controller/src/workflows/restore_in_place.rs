@@ -35,6 +35,7 @@ use super::evidence::{
 };
 use super::machine::disk_like;
 use super::{StepCx, Workflow, evidence, tags};
+use crate::mutation::{Mutation, planted};
 use crate::store::{CatalogueChange, ItemId};
 use crate::workflow::{
     Concluded, Definition, Done, Failure, LockKey, Outcome, RunPriority, StepError, StepKey,
@@ -457,6 +458,9 @@ async fn record(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
     let mut done = Done::new(());
     for swap in std::iter::once(plan.os).chain(plan.data) {
         if let Some(disk) = swap.current {
+            if planted(Mutation::RestoreDeletesDisks) {
+                let _ = cx.services().azure.begin_delete_disk(&disk).await;
+            }
             done = done.change(CatalogueChange::KeepDisk { disk, item: cx.input.item, until });
         }
         // A disk that an earlier restore replaced may be the one in use again.

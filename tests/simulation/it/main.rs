@@ -1,1 +1,88 @@
-//! placeholder
+//! Short simulations, each in a process of its own. The long ones: `cargo xtask simulate`.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
+use std::process::{Command, Output};
+
+fn simulate(arguments: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_azdr-simulate")).args(arguments.split(' ')).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    let (out, err) = (&output.stdout, &output.stderr);
+    format!("{}{}", String::from_utf8_lossy(out), String::from_utf8_lossy(err))
+}
+
+#[test]
+fn fleets_keep_every_invariant_under_faults() {
+    let output = simulate("--seeds 0..6 --days 6 --vms 5 --parallel 2");
+    println!("{}", text(&output));
+    assert!(output.status.success());
+}
+
+#[test]
+fn a_quiet_fleet_keeps_every_invariant() {
+    let output = simulate("--seeds 0..1 --days 10 --vms 5 --calm");
+    println!("{}", text(&output));
+    assert!(output.status.success());
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    let trace = || {
+        let output = simulate("--seeds 3..4 --days 5 --vms 4");
+        let text = text(&output);
+        let (_, rest) = text.split_once("trace ").unwrap();
+        rest.split(' ').next().unwrap().to_owned()
+    };
+    let first = trace();
+    assert_eq!(trace(), first);
+    assert_eq!(trace(), first);
+}
+
+/// A mistake made on purpose must be noticed by the checker of the invariant that it breaks.
+fn noticed(mistake: &str, invariant: &str, arguments: &str) {
+    let output = simulate(&format!("{arguments} --parallel 2 --plant {mistake}"));
+    let text = text(&output);
+    println!("{text}");
+    assert!(!output.status.success(), "{mistake} went unnoticed");
+    assert!(text.contains(&format!("\n  {invariant} at ")), "not by {invariant}");
+}
+
+macro_rules! mistakes {
+    ($($name:ident: $mistake:literal, $invariant:literal, $arguments:literal;)*) => {$(
+        #[test]
+        fn $name() {
+            noticed($mistake, $invariant, $arguments);
+        }
+    )*};
+}
+
+mistakes! {
+    pruning_against_the_policy_is_noticed:
+        "prune-ignores-policy", "I1", "--seeds 0..1 --days 5 --vms 3 --calm";
+    pruning_what_runs_hold_is_noticed:
+        "prune-ignores-leases", "I1", "--seeds 0..2 --days 8 --vms 3 --busy";
+    pruning_what_copies_need_is_noticed:
+        "prune-forgets-lineage", "I2", "--seeds 0..2 --days 8 --vms 3 --busy";
+    a_forgotten_thaw_is_noticed:
+        "thaw-forgotten", "I3", "--seeds 0..2 --days 6 --vms 3";
+    a_claimed_consistency_is_noticed:
+        "consistency-claimed", "I4", "--seeds 0..2 --days 5 --vms 3";
+    a_forgotten_clean_up_is_noticed:
+        "clean-up-forgotten", "I5", "--seeds 0..2 --days 5 --vms 3";
+    a_restore_that_deletes_disks_is_noticed:
+        "restore-deletes-disks", "I6", "--seeds 0..2 --days 6 --vms 3";
+    names_that_vary_are_noticed:
+        "names-vary", "I7", "--seeds 0..2 --days 6 --vms 3";
+    a_clone_that_is_asked_is_noticed:
+        "clone-is-asked", "I8", "--seeds 0..2 --days 8 --vms 3 --busy";
+    an_answer_before_its_commit_is_noticed:
+        "answer-before-commit", "I9", "--seeds 0..2 --days 6 --vms 3";
+    two_truths_are_noticed:
+        "two-truths", "I10", "--seeds 0..1 --days 3 --vms 3";
+    a_second_controller_is_noticed:
+        "second-controller", "I11", "--seeds 0..1 --days 16 --vms 1";
+    a_chatty_controller_is_noticed:
+        "chatty", "I12", "--seeds 0..1 --days 3 --vms 5";
+}

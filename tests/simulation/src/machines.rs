@@ -6,10 +6,12 @@
 //! protobuf messages of [`Agents::enter`]. Agents do not send idle heartbeats: presence is an event.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
 use azdr_controller::api::agent_service::{Agents, Door};
+use azdr_controller::mutation::Mutation;
 use azdr_env::{Env, WallTime};
 use azdr_identity::PeerCertificate;
 use azdr_proto::agent::agent_message::Body as Say;
@@ -32,14 +34,49 @@ use crate::event::Event;
 
 type Outlet = mpsc::UnboundedSender<Result<AgentMessage, Status>>;
 
-/// What can be wrong with the machines, on purpose: to see that it is noticed.
+/// What is wrong on purpose, to see that it is noticed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Planted {
     /// Nothing.
     #[default]
     Nothing,
-    /// The thaw process has no limits of its own.
+    /// I3: the thaw process has no limits of its own.
     ThawForgotten,
+    /// I12: every request is repeated many times.
+    Chatty,
+    /// A mistake of the controller.
+    Controller(Mutation),
+}
+
+impl Planted {
+    /// Every mistake that there is, by name.
+    pub const ALL: [(&'static str, Self); 13] = [
+        ("prune-ignores-policy", Self::Controller(Mutation::PruneIgnoresPolicy)),
+        ("prune-ignores-leases", Self::Controller(Mutation::PruneIgnoresLeases)),
+        ("prune-forgets-lineage", Self::Controller(Mutation::PruneForgetsLineage)),
+        ("thaw-forgotten", Self::ThawForgotten),
+        ("consistency-claimed", Self::Controller(Mutation::ConsistencyClaimed)),
+        ("clean-up-forgotten", Self::Controller(Mutation::CleanUpForgotten)),
+        ("restore-deletes-disks", Self::Controller(Mutation::RestoreDeletesDisks)),
+        ("names-vary", Self::Controller(Mutation::NamesVary)),
+        ("clone-is-asked", Self::Controller(Mutation::CloneIsAsked)),
+        ("answer-before-commit", Self::Controller(Mutation::AnswerBeforeCommit)),
+        ("two-truths", Self::Controller(Mutation::TwoTruths)),
+        ("second-controller", Self::Controller(Mutation::SecondControllerAllowed)),
+        ("chatty", Self::Chatty),
+    ];
+}
+
+impl FromStr for Planted {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.iter().find(|(name, _)| *name == text);
+        found.map(|(_, planted)| *planted).ok_or_else(|| {
+            let names: Vec<_> = Self::ALL.iter().map(|(name, _)| *name).collect();
+            format!("no such mistake; there are: {}", names.join(", "))
+        })
+    }
 }
 
 /// Where an agent keeps the vmId that it was enrolled on, and its certificate.
@@ -119,6 +156,11 @@ impl Machines {
             }
         });
         machines
+    }
+
+    /// The mistake that is made on purpose.
+    pub fn planted(&self) -> Planted {
+        self.planted
     }
 
     /// The cloud that they run in.

@@ -40,7 +40,9 @@ pub struct Plan {
     pub faults: bool,
     /// Whether operators issue random commands.
     pub operators: bool,
-    /// A mistake in the machines, to be noticed.
+    /// Many more commands than usual.
+    pub busy: bool,
+    /// A mistake, to be noticed.
     pub planted: Planted,
     /// Keep every line of the trace.
     pub keep_whole: bool,
@@ -50,7 +52,16 @@ impl Plan {
     /// Everything goes wrong that can.
     pub fn new(seed: u64, days: u32, vms: usize) -> Self {
         let planted = Planted::Nothing;
-        Self { seed, days, vms, faults: true, operators: true, planted, keep_whole: false }
+        Self {
+            seed,
+            days,
+            vms,
+            faults: true,
+            operators: true,
+            busy: false,
+            planted,
+            keep_whole: false,
+        }
     }
 }
 
@@ -117,6 +128,9 @@ struct Scenario {
 /// # Errors
 /// The simulation itself could not be set up or could not go on.
 pub async fn run(plan: Plan) -> anyhow::Result<Report> {
+    if let Planted::Controller(mutation) = plan.planted {
+        azdr_controller::mutation::plant(mutation);
+    }
     let world = World::new(plan.seed, plan.vms, plan.planted, plan.keep_whole).await?;
     let life = Life::begin(&world, 1).await?;
     let dice = world.dice("scenario");
@@ -207,7 +221,7 @@ impl Scenario {
 
     async fn play(&mut self) -> anyhow::Result<()> {
         if self.plan.operators {
-            self.again(3 * HOUR, Turn::Command);
+            self.again(self.commands_every(), Turn::Command);
         }
         self.again(DAY, Turn::Proofs);
         if self.plan.faults {
@@ -227,6 +241,10 @@ impl Scenario {
         }
         azdr_env::sleep(end.saturating_sub(self.now())).await;
         Ok(())
+    }
+
+    fn commands_every(&self) -> Duration {
+        if self.plan.busy { 10 * MINUTE } else { 3 * HOUR }
     }
 
     fn usual_weather(&self) -> Weather {
@@ -250,7 +268,7 @@ impl Scenario {
         }
         match turn {
             Turn::Command => {
-                self.again(3 * HOUR, Turn::Command);
+                self.again(self.commands_every(), Turn::Command);
                 self.command().await;
             }
             Turn::Proofs => {

@@ -5,6 +5,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use azdr_simulation::machines::Planted;
 use azdr_simulation::scenario::{self, Plan};
 use clap::Parser;
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,12 @@ struct Arguments {
     /// Without faults and random commands: for measuring.
     #[arg(long)]
     calm: bool,
+    /// Many more commands than operators give.
+    #[arg(long)]
+    busy: bool,
+    /// Make a mistake on purpose, which must be noticed: see --plant help.
+    #[arg(long)]
+    plant: Option<Planted>,
     /// Simulations at once.
     #[arg(long, default_value_t = 1)]
     parallel: usize,
@@ -78,7 +85,9 @@ fn one(arguments: &Arguments) -> anyhow::Result<()> {
     let plan = Plan {
         faults: !arguments.calm,
         operators: !arguments.calm,
+        busy: arguments.busy,
         keep_whole: arguments.whole.is_some(),
+        planted: arguments.plant.unwrap_or_default(),
         ..Plan::new(seed, arguments.days, arguments.vms)
     };
     let runtime =
@@ -162,8 +171,14 @@ fn child(arguments: &Arguments, seed: u64) -> anyhow::Result<Line> {
     if arguments.calm {
         command.arg("--calm");
     }
+    if arguments.busy {
+        command.arg("--busy");
+    }
     if let Some(folder) = &arguments.whole {
         command.arg("--whole").arg(folder);
+    }
+    if let Some((name, _)) = Planted::ALL.iter().find(|(_, p)| Some(*p) == arguments.plant) {
+        command.args(["--plant", name]);
     }
     let output = command.output().context("cannot start the simulation's process")?;
     if !output.status.success() {

@@ -8,7 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use azdr_controller::store::RunId;
 use azdr_env::WallTime;
+use azure_sim::world::State;
 
 use super::Checker;
 use super::announced::{Points, belongs_to, complete_points, taken};
@@ -22,11 +24,23 @@ const PLANS_LIVE: Duration = Duration::from_secs(2 * 86_400);
 #[derive(Default)]
 pub(super) struct Keep {
     points: Points,
+    /// Runs that are not over.
+    open: BTreeSet<RunId>,
     /// By VM: counts, and when they were promised.
     policies: BTreeMap<String, Vec<(WallTime, [u32; 4])>>,
 }
 
 impl Keep {
+    /// A disk made from this snapshot by a run that is not over, which therefore holds the point.
+    fn in_use(&self, azure: &State, snapshot: &str) -> Option<(String, RunId)> {
+        azure.disks.iter().find_map(|(key, disk)| {
+            let source = disk.volume.creation.source.as_ref()?;
+            let run = disk.common.tags.get("azdr:run")?.rsplit('.').next()?.parse().ok()?;
+            let holds = source.to_string().eq_ignore_ascii_case(snapshot);
+            (holds && self.open.contains(&RunId(run))).then(|| (key.clone(), RunId(run)))
+        })
+    }
+
     /// The least that any policy in force lately asked for.
     fn wanted(&self, vm: &str, tier: usize, now: WallTime) -> usize {
         let Some(all) = self.policies.get(vm) else { return usize::MAX };
@@ -66,6 +80,13 @@ impl Checker for Keep {
 
     fn see(&mut self, event: &Event, view: &View<'_>) -> Result<(), String> {
         self.points.see(event, view.azure);
+        if let Event::Run { id, state, .. } = event {
+            if state.is_terminal() {
+                self.open.remove(id);
+            } else {
+                self.open.insert(*id);
+            }
+        }
         if let Event::PolicyPromised(policy) = event {
             let known = self.policies.entry(policy.vm.clone()).or_default();
             known.push((view.now, policy.counts));
@@ -75,6 +96,9 @@ impl Checker for Keep {
         let Some(snapshot) = view.azure.snapshots.get(key) else { return Ok(()) };
         let Some((vm, name)) = belongs_to(snapshot) else { return Ok(()) };
         let region = snapshot.common.location.clone();
+        if let Some((disk, run)) = self.in_use(view.azure, key) {
+            return Err(format!("{key} goes while job {run} holds it for {disk}"));
+        }
         let key = (vm, name);
         let Some(point) = self.points.all.get(&key) else { return Ok(()) };
         if !point.regions.contains(&region) {

@@ -1,0 +1,59 @@
+//! Mistakes made on purpose, so that tests can show that they are noticed.
+//!
+//! Compiled only with the feature `mutations`, which the simulation asks for and no binary that is
+//! built by itself has. Without it [`planted`] is the constant `false`.
+
+/// A mistake; each breaks one invariant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Mutation {
+    /// I1: pruning keeps one daily point, whatever the policy says.
+    PruneIgnoresPolicy = 1,
+    /// I1: pruning takes points that runs hold.
+    PruneIgnoresLeases,
+    /// I2: pruning forgets what copies need.
+    PruneForgetsLineage,
+    /// I4: every point is recorded as `filesystem`.
+    ConsistencyClaimed,
+    /// I5: temporaries stay, and nobody looks.
+    CleanUpForgotten,
+    /// I6: a restore deletes the disks that it has replaced.
+    RestoreDeletesDisks,
+    /// I7: each attempt to take a snapshot uses another name.
+    NamesVary,
+    /// I8: a restored instance is asked in its original's stead.
+    CloneIsAsked,
+    /// I9: a job is acknowledged and never written.
+    AnswerBeforeCommit,
+    /// I10: a run that succeeds is first recorded as failed.
+    TwoTruths,
+    /// I11: the data directory is not locked.
+    SecondControllerAllowed,
+}
+
+#[cfg(feature = "mutations")]
+mod switch {
+    use std::sync::atomic::{AtomicU8, Ordering};
+
+    static PLANTED: AtomicU8 = AtomicU8::new(0);
+
+    /// Makes this mistake from now on, in the whole process.
+    pub fn plant(mutation: super::Mutation) {
+        PLANTED.store(mutation as u8, Ordering::SeqCst);
+    }
+
+    pub(crate) fn planted(mutation: super::Mutation) -> bool {
+        PLANTED.load(Ordering::Relaxed) == mutation as u8
+    }
+}
+
+#[cfg(feature = "mutations")]
+pub use switch::plant;
+#[cfg(feature = "mutations")]
+pub(crate) use switch::planted;
+
+/// Whether to make this mistake: never, in this build.
+#[cfg(not(feature = "mutations"))]
+pub(crate) const fn planted(_mutation: Mutation) -> bool {
+    false
+}
