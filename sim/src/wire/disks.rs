@@ -98,31 +98,32 @@ impl Scope<'_> {
 
     /// 202 with a stub: no id, no sizes.
     fn accepted_disk(&self, id: &ArmId, accepted: &Accepted) -> Reply {
-        let full = self.disk_or_snapshot(id, true).unwrap_or_default();
-        let mut stub = json!({
-            "location": full["location"],
-            "properties": {
-                "creationData": full["properties"]["creationData"],
-                "provisioningState": "Updating",
-                "isArmResource": true,
-            },
-        });
-        let copied: &[&str] = match (id.kind, accepted.created) {
-            (Kind::Disk, true) => &["name", "tags"],
-            (_, true) => &["tags"],
-            (_, false) => &["sku", "tags"],
+        let state = &self.world.state;
+        let (Some(common), Some(volume)) = (state.common(id), self.world.volume(id)) else {
+            return self.announce(Reply::empty(202), Announce::Both, accepted);
         };
-        for name in copied {
-            if !full[*name].is_null() {
-                stub[*name] = full[*name].clone();
-            }
-        }
+        let mut properties = Map::new();
+        properties.insert("creationData".into(), creation_document(volume));
+        properties.insert("provisioningState".into(), json!("Updating"));
+        properties.insert("isArmResource".into(), json!(true));
         if id.kind == Kind::Disk || !accepted.created {
-            stub["properties"]["diskSizeGB"] = full["properties"]["diskSizeGB"].clone();
+            properties.insert("diskSizeGB".into(), json!(gib(volume.size_bytes)));
         }
-        if !accepted.created {
-            stub["properties"]["faultDomain"] = json!(0);
+        let mut stub = Map::new();
+        stub.insert("location".into(), json!(common.location));
+        if !common.tags.is_empty() {
+            stub.insert("tags".into(), json!(common.tags));
         }
+        if accepted.created {
+            if id.kind == Kind::Disk {
+                stub.insert("name".into(), json!(common.id.name));
+            }
+        } else {
+            stub.insert("sku".into(), sku_document(&volume.sku));
+            properties.insert("faultDomain".into(), json!(0));
+        }
+        stub.insert("properties".into(), Value::Object(properties));
+        let stub = Value::Object(stub);
         self.announce(Reply::json(202, stub), Announce::Both, accepted)
     }
 
@@ -203,29 +204,37 @@ impl Scope<'_> {
     }
 
     fn volume_document(&self, common: &Common, volume: &Volume) -> Value {
-        let mut creation: Map<String, Value> = volume.creation.extra.clone();
-        creation.insert("createOption".into(), json!(volume.creation.option));
-        if let Some(source) = &volume.creation.source {
-            creation.insert("sourceResourceId".into(), json!(source.to_string()));
-        }
-        if let Some(unique_id) = &volume.creation.source_unique_id {
-            creation.insert("sourceUniqueId".into(), json!(unique_id));
-        }
         let mut properties = volume.inherited.clone();
         properties.extend(volume.extra.clone());
         properties.entry("networkAccessPolicy").or_insert(json!("AllowAll"));
         properties.entry("publicNetworkAccess").or_insert(json!("Enabled"));
-        properties.insert("creationData".into(), Value::Object(creation));
+        properties.insert("creationData".into(), creation_document(volume));
         properties.insert("diskSizeGB".into(), json!(gib(volume.size_bytes)));
         properties.insert("diskSizeBytes".into(), json!(volume.size_bytes));
         properties.insert("uniqueId".into(), json!(volume.unique_id));
         properties.insert("timeCreated".into(), json!(azure_time(common.created)));
         properties.insert("provisioningState".into(), json!(common.provisioning));
         let mut document = self.envelope(common);
-        document["sku"] = json!({"name": volume.sku, "tier": sku_tier(&volume.sku)});
+        document["sku"] = sku_document(&volume.sku);
         document["properties"] = Value::Object(properties);
         document
     }
+}
+
+fn creation_document(volume: &Volume) -> Value {
+    let mut creation: Map<String, Value> = volume.creation.extra.clone();
+    creation.insert("createOption".into(), json!(volume.creation.option));
+    if let Some(source) = &volume.creation.source {
+        creation.insert("sourceResourceId".into(), json!(source.to_string()));
+    }
+    if let Some(unique_id) = &volume.creation.source_unique_id {
+        creation.insert("sourceUniqueId".into(), json!(unique_id));
+    }
+    Value::Object(creation)
+}
+
+fn sku_document(sku: &str) -> Value {
+    json!({"name": sku, "tier": sku_tier(sku)})
 }
 
 fn sku_tier(sku: &str) -> &str {

@@ -24,11 +24,13 @@ impl Scope<'_> {
         else {
             return reply;
         };
+        let signature = self.polling_signature(operation);
         if how != Announce::LocationOnly {
-            reply = reply.header("azure-asyncoperation", self.polling_url(operation, false));
+            let url = self.signed_polling_url(operation, false, &signature);
+            reply = reply.header("azure-asyncoperation", url);
         }
         if how != Announce::AsyncOnly {
-            reply = reply.header("location", self.polling_url(operation, true));
+            reply = reply.header("location", self.signed_polling_url(operation, true, &signature));
         }
         if matches!(operation.service, Service::Compute | Service::Network) {
             reply = reply.header("azure-asyncnotification", "Enabled");
@@ -42,6 +44,14 @@ impl Scope<'_> {
 
     /// Where to poll. The URL is signed and is to be used as it is.
     pub(super) fn polling_url(&self, operation: &Operation, monitor: bool) -> String {
+        self.signed_polling_url(operation, monitor, &self.polling_signature(operation))
+    }
+
+    fn polling_signature(&self, operation: &Operation) -> String {
+        self.signer.sign(&format!("operation {}", operation.id))
+    }
+
+    fn signed_polling_url(&self, operation: &Operation, monitor: bool, signature: &str) -> String {
         let Operation { id, subscription, location, service, .. } = operation;
         let base = &self.request.base;
         let prefix = format!("{base}/subscriptions/{subscription}");
@@ -69,7 +79,8 @@ impl Scope<'_> {
                 "MIIHpTCCBo2gAwIBAgI".repeat(padding / 19 + 1)
             ));
         }
-        url.push_str(&format!("&s={}", self.signer.sign(&format!("operation {id}"))));
+        url.push_str("&s=");
+        url.push_str(signature);
         url
     }
 }

@@ -253,18 +253,25 @@ impl Filter {
     }
 
     fn tags_match(&self, tags: &crate::world::Tags) -> bool {
-        let Some(name) = self.value("tagname") else { return true };
-        tags.iter().any(|(tag, value)| {
-            tag.eq_ignore_ascii_case(name) && self.value("tagvalue").is_none_or(|v| v == value)
-        })
+        let Some(name) = self.value("tagname").filter(|_| !tags.is_empty()) else {
+            return self.value("tagname").is_none();
+        };
+        let wanted = self.value("tagvalue");
+        let is = |(tag, value): (&String, &String)| {
+            tag.eq_ignore_ascii_case(name) && wanted.is_none_or(|wanted| wanted == value)
+        };
+        tags.iter().any(is)
     }
 
     fn matches(&self, common: &Common) -> bool {
         let is = |name: &str, actual: &str| {
             self.value(name).is_none_or(|wanted| wanted.eq_ignore_ascii_case(actual))
         };
-        self.tags_match(&common.tags)
-            && is("resourcetype", common.id.kind.type_name())
+        if self.value("tagname").is_some() {
+            // Tags are not combined with anything else.
+            return self.tags_match(&common.tags);
+        }
+        is("resourcetype", common.id.kind.type_name())
             && is("resourcegroup", &common.id.group)
             && is("name", &common.id.name)
             && is("location", &common.location)

@@ -7,8 +7,7 @@ pub(crate) fn azure_time(time: WallTime) -> String {
     let text = time.to_string();
     let text = text.trim_end_matches('Z');
     let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let fraction: String = fraction.chars().chain(std::iter::repeat('0')).take(7).collect();
-    format!("{seconds}.{fraction}+00:00")
+    format!("{seconds}.{fraction:0<7.7}+00:00")
 }
 
 #[cfg(test)]
