@@ -14,6 +14,7 @@ mod agents;
 mod cases;
 mod cloud;
 mod evidence;
+mod golden;
 mod life;
 mod properties;
 mod schedule;
