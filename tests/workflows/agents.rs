@@ -2,6 +2,7 @@
 //! freezes and thaws when told, and shows the witness of the last freeze that its disks have seen.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ pub(crate) struct Guests {
     /// The last freeze of a protected machine: recovery point and nonce.
     frozen: Mutex<Option<(String, String)>>,
     pub(crate) behaviour: Mutex<Behaviour>,
+    thaws: AtomicUsize,
 }
 
 /// How agents behave.
@@ -103,6 +105,11 @@ pub(crate) async fn run(
 }
 
 impl Guests {
+    /// How often a machine was told to thaw.
+    pub(crate) fn thaws(&self) -> usize {
+        self.thaws.load(Ordering::SeqCst)
+    }
+
     fn behaves(&self) -> Behaviour {
         *self.behaviour.lock().unwrap()
     }
@@ -132,6 +139,9 @@ async fn answer(
     env: Env,
 ) {
     while let Some(message) = inbox.recv().await {
+        if matches!(message.body, Some(ToAgent::Thaw(_))) {
+            guests.thaws.fetch_add(1, Ordering::SeqCst);
+        }
         let reply = match message.body {
             Some(ToAgent::Freeze(f)) if guests.behaves() == Behaviour::RefusesToFreeze => {
                 FromAgent::FreezeReply(FreezeReply {

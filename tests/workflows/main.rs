@@ -14,6 +14,7 @@ mod agents;
 mod cases;
 mod cloud;
 mod evidence;
+mod full_disk;
 mod golden;
 mod life;
 mod properties;
