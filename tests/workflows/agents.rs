@@ -2,6 +2,7 @@
 //! freezes and thaws when told, and shows the witness of the last freeze that its disks have seen.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ pub(crate) struct Guests {
     changes: watch::Sender<u64>,
     /// The machines that ran after so many changes of Azure's.
     running: Mutex<Option<(u64, Arc<Vec<Machine>>)>>,
+    thaws: AtomicUsize,
 }
 
 /// Shorter than anything that a machine does.
@@ -187,6 +189,11 @@ impl Guests {
         self.changes.send_modify(|n| *n += 1);
     }
 
+    /// How often a machine was told to thaw.
+    pub(crate) fn thaws(&self) -> usize {
+        self.thaws.load(Ordering::SeqCst)
+    }
+
     fn behaves(&self) -> Behaviour {
         *self.behaviour.lock().unwrap()
     }
@@ -219,6 +226,9 @@ async fn answer(
     while let Some(message) = inbox.recv().await {
         if mortal.is_dead() {
             return;
+        }
+        if matches!(message.body, Some(ToAgent::Thaw(_))) {
+            guests.thaws.fetch_add(1, Ordering::SeqCst);
         }
         let reply = match message.body {
             Some(ToAgent::Freeze(f)) if guests.behaves() == Behaviour::RefusesToFreeze => {

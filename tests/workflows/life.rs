@@ -99,6 +99,11 @@ impl Bench {
         }
     }
 
+    /// A connection of its own, that no crash takes away.
+    pub(crate) fn store(&self) -> Store {
+        Store::open(&self.cloud.dir.path().join(DATABASE), Executor::Inline).unwrap()
+    }
+
     pub(crate) async fn life(&self) -> Life {
         let path = self.cloud.dir.path().join(DATABASE);
         let mortal = Mortal::new(self.meddler.clone());

@@ -21,6 +21,8 @@ mod cases;
 mod cloud;
 mod evidence;
 mod folder;
+mod full_disk;
+mod golden;
 mod keeping;
 mod life;
 mod many_drills;

@@ -24,7 +24,7 @@ struct End {
 
 /// Resources by type and role; names that hold a run's number or a random part are generalised, so
 /// that what must be equal is.
-fn world(listing: &Value) -> Vec<String> {
+pub(crate) fn world(listing: &Value) -> Vec<String> {
     let mut all: Vec<String> = Vec::new();
     for group in listing["groups"].as_array().unwrap() {
         all.push(format!("group {}", group["name"].as_str().unwrap()));

@@ -1,5 +1,6 @@
-//! Development tasks: `cargo xtask demo`, `cargo xtask test`, `cargo xtask guest-image`.
+//! Development tasks: `cargo xtask demo`, `cargo xtask bench`, `cargo xtask test`, `cargo xtask guest-image`.
 
+mod bench;
 mod debian_packages;
 mod demo;
 mod guest_image;
@@ -18,6 +19,9 @@ use clap::Parser;
 enum Task {
     /// Shows azdr at work: two virtual machines in a simulated Azure, from policy to DR test
     Demo(demo::Demo),
+    /// Measures: one run on this machine, as it is
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Formatting, lints, documentation and every test: what CI runs
     Test(test::Test),
     /// Builds the Linux that the lab's virtual machines run
@@ -44,6 +48,7 @@ fn main() -> ExitCode {
 fn run(task: Task) -> anyhow::Result<ExitCode> {
     match task {
         Task::Demo(demo) => demo.run(),
+        Task::Bench(bench) => bench.run(),
         Task::Test(test) => test.run(),
         Task::GuestImage { out_dir, agent_dir } => {
             debian_packages::ensure_host_packages(&out_dir.join("apt"))?;

@@ -12,7 +12,7 @@ use crate::guest_image::ensure_guest_image;
 #[derive(Clone, Debug)]
 pub(crate) struct Workspace {
     root: PathBuf,
-    target: PathBuf,
+    pub(crate) target: PathBuf,
 }
 
 impl Workspace {

@@ -32,7 +32,8 @@ pub enum Event {
 }
 
 impl Event {
-    fn as_str(self) -> &'static str {
+    /// As written to the database.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Items => "items",
             Self::Started => "started",
