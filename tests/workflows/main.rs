@@ -17,5 +17,6 @@ mod evidence;
 mod keeping;
 mod life;
 mod properties;
+mod rebuild;
 mod residue;
 mod schedule;
