@@ -285,7 +285,10 @@ fn bind(field: &str, address: SocketAddr) -> anyhow::Result<tokio::net::TcpListe
 async fn check_stamp(store: &Store, config: &Config, env: &Env) -> anyhow::Result<Stamp> {
     let wanted = stamp_of(config, env);
     let Some(stamp) = store.read_stamp().await.context("cannot read the database")? else {
-        bail!("the database is not initialised; run azdr-controller init");
+        bail!(
+            "the database is not initialised; run azdr-controller init (or rebuild, if a database \
+             was lost or its rebuilding was interrupted)"
+        );
     };
     if stamp.cloud != wanted.cloud || stamp.tenant_id != wanted.tenant_id {
         bail!(
@@ -307,7 +310,11 @@ async fn check_stamp(store: &Store, config: &Config, env: &Env) -> anyhow::Resul
     Ok(stamp)
 }
 
-fn arm_client(config: &Config, env: &Env) -> anyhow::Result<ArmClient> {
+/// The client that a configuration asks for.
+///
+/// # Errors
+/// When the credential or the CA certificate cannot be used.
+pub fn arm_client(config: &Config, env: &Env) -> anyhow::Result<ArmClient> {
     let credential = match &config.credential {
         Credential::ManagedIdentity { client_id } => {
             CredentialConfig::ManagedIdentity { client_id: client_id.clone() }

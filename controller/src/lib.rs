@@ -4,9 +4,9 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`config`], [`init`], [`app`] | configuration, a new installation, wiring |
+//! | [`config`], [`init`], [`rebuild`], [`app`] | configuration, a new installation, a lost one, wiring |
 //! | [`api`] | gRPC: operators ([`api::admin`]), agents ([`api::agent_service`]), enrolment |
-//! | [`reconcile`] | loops that start runs: due backups, tags |
+//! | [`reconcile`] | loops that start runs or write tags: due backups, residue, policies, pins |
 //! | [`workflows`] | what azdr does to Azure, one file per workflow |
 //! | [`workflow`] | the engine: journal, undo, locks, recovery |
 //! | [`fleet`] | who is connected, and what they are asked |
@@ -25,6 +25,7 @@ pub mod health;
 pub mod init;
 pub mod mutation;
 pub mod pki;
+pub mod rebuild;
 pub mod reconcile;
 pub mod store;
 pub mod workflow;

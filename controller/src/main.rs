@@ -1,4 +1,4 @@
-//! `azdr-controller`: initialises an installation, and runs it.
+//! `azdr-controller`: initialises an installation, rebuilds a lost one, and runs it.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -9,6 +9,7 @@ use azdr_controller::app::{self, Addresses, DataDirLock};
 use azdr_controller::config::{Config, ConfigArgs};
 use azdr_controller::init::{self, InitArgs};
 use azdr_controller::pki::WorkFactor;
+use azdr_controller::rebuild::{self, RebuildArgs};
 use azdr_controller::store::{Executor, Store};
 use azdr_env::Env;
 use clap::{Parser, Subcommand};
@@ -32,6 +33,16 @@ enum Command {
     ///   --bundle ./alice --export ./azdr-ca.age --passphrase-file ./passphrase
     #[command(verbatim_doc_comment)]
     Init(InitArgs),
+    /// Rebuilds a lost database from the tags in Azure, into an empty data directory.
+    ///
+    /// Reads everything first and records it last, whole or not at all. Says what could not be
+    /// recovered. Afterwards nothing is deleted until `azdr retention release`. Make sure that no
+    /// controller runs on the old database any more.
+    ///
+    /// Example: azdr-controller rebuild --config /etc/azdr/controller.toml --from-azure
+    ///   --ca-export ./azdr-ca.age --passphrase-file ./passphrase --admin alice --bundle ./alice
+    #[command(verbatim_doc_comment)]
+    Rebuild(RebuildArgs),
     /// Runs the controller until SIGTERM or SIGINT.
     ///
     /// Example: azdr-controller run --config /etc/azdr/controller.toml
@@ -57,6 +68,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let result = match args.command {
         Command::Init(args) => init(&args),
+        Command::Rebuild(args) => rebuild_from_azure(&args),
         Command::Run(args) => run(&args),
     };
     match result {
@@ -95,6 +107,42 @@ fn init(args: &InitArgs) -> anyhow::Result<()> {
         writeln!(out, "Next: azdr-controller run --config {}", args.config.config.display())?;
         Ok(())
     })
+}
+
+fn rebuild_from_azure(args: &RebuildArgs) -> anyhow::Result<()> {
+    let config = Config::load(&args.config, |name| std::env::var(name).ok())?;
+    let env = Env::system();
+    start_logging(false);
+    rebuild::expect_empty(&config.data_dir)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let report = runtime.block_on(async {
+        init::create_data_dir(&config)?;
+        let _lock = DataDirLock::take(&config.data_dir)?;
+        let store = Store::open(&app::database(&config.data_dir), Executor::BlockingPool)?;
+        let azure = app::arm_client(&config, &env)?;
+        anyhow::Ok(rebuild::rebuild(args, &config, &env, &azure, &store).await?)
+    })?;
+    let mut out = std::io::stdout().lock();
+    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    writeln!(out, "azdr is rebuilt (installation {}).", report.installation)?;
+    writeln!(
+        out,
+        "  Recovered: {} ({} with a policy), {}, {} in other regions, {}",
+        count(report.vms, "VM"),
+        report.policies,
+        count(report.points, "recovery point"),
+        count(report.replicas, "replica"),
+        count(report.pins, "pin"),
+    )?;
+    writeln!(out, "  Admin bundle: {} (context.toml for --context-file)", args.bundle.display())?;
+    writeln!(out, "Not recovered:")?;
+    for lost in &report.lost {
+        writeln!(out, "  - {lost}")?;
+    }
+    writeln!(out, "Agents go on with the certificates that they have.")?;
+    writeln!(out, "Nothing is deleted until an admin runs: azdr retention release")?;
+    writeln!(out, "Next: azdr-controller run --config {}", args.config.config.display())?;
+    Ok(())
 }
 
 fn run(args: &RunArgs) -> anyhow::Result<()> {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{agent, backup, dr, job, residue, ssh, vm, whoami};
+use crate::commands::{agent, backup, dr, job, residue, retention, ssh, vm, whoami};
 
 /// Backup and disaster recovery for Azure virtual machines.
 ///
@@ -71,6 +71,9 @@ pub(crate) enum Noun {
     /// What is left behind in Azure
     #[command(subcommand)]
     Residue(residue::Residue),
+    /// Whether backups may be deleted
+    #[command(subcommand)]
+    Retention(retention::Retention),
     Whoami(whoami::Whoami),
     Ssh(ssh::Ssh),
 }

@@ -17,6 +17,7 @@ pub(crate) fn whoami(m: &WhoamiResponse) -> Value {
         "controller_version": m.controller_version,
         "cloud": m.cloud,
         "subscriptions": m.subscriptions,
+        "deletions_held": text(&m.deletions_held),
     })
 }
 
@@ -172,6 +173,14 @@ fn replication_entry(m: &ReplicationEntry) -> Value {
         "eta_secs": (m.eta_secs != 0).then_some(m.eta_secs),
         "elapsed_secs": m.elapsed_secs,
         "error": text(&m.error),
+    })
+}
+
+pub(crate) fn released(m: &ReleaseRetentionResponse) -> Value {
+    json!({
+        "was_held": m.was_held,
+        "held_since_at": time(m.held_since_unix_ms),
+        "reason": text(&m.reason),
     })
 }
 
@@ -468,6 +477,7 @@ mod tests {
             ("RestoreResult", restore_result(&<_>::default())),
             ("DrTestResult", dr_test_result(&<_>::default())),
             ("PruneResult", prune_result(&<_>::default())),
+            ("ReleaseRetentionResponse", released(&<_>::default())),
             ("ReapResult", reap_result(&<_>::default())),
             ("ListResidueResponse", residue(&<_>::default())),
             ("ResidueResource", residue_resource(&<_>::default())),

@@ -28,5 +28,6 @@ mod life;
 mod many_drills;
 mod meddling;
 mod properties;
+mod rebuild;
 mod residue;
 mod schedule;

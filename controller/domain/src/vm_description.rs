@@ -34,6 +34,9 @@ pub struct VmDescription {
     /// `networkProfile.networkInterfaces`, as Azure wrote each.
     #[serde(default)]
     pub network_interfaces: Vec<Value>,
+    /// The subnet of its first network interface, where that could be read.
+    #[serde(default)]
+    pub subnet: Option<ArmId>,
     /// `securityProfile`: trusted launch, confidential VM, encryption at host.
     #[serde(default)]
     pub security_profile: Value,

@@ -192,7 +192,10 @@ impl Agents {
                 certificate.identity
             )));
         };
-        let issued = self.store.certificate(&certificate.serial).await.map_err(unavailable)?;
+        let issued = match self.store.certificate(&certificate.serial).await.map_err(unavailable)? {
+            Some(issued) => Some(issued),
+            None => self.take_in(&certificate, vm_hash).await?,
+        };
         let issued = issued.ok_or_else(|| {
             Status::permission_denied(format!(
                 "certificate {} is not known here",
@@ -207,6 +210,33 @@ impl Agents {
             return Err(Status::permission_denied("the certificate names another VM"));
         }
         Ok(Peer { item, certificate, issued })
+    }
+
+    /// A certificate of ours that nobody recorded: taken in when the catalogue was rebuilt since.
+    async fn take_in(
+        &self,
+        certificate: &PeerCertificate,
+        vm_hash: &str,
+    ) -> Result<Option<AgentCertificate>, Status> {
+        let Some(item) = self.store.item_by_hash(vm_hash).await.map_err(unavailable)? else {
+            return Ok(None);
+        };
+        let taken_in = self
+            .store
+            .take_in_certificate(
+                item.id,
+                certificate.serial.clone(),
+                certificate.not_before.plus(BACKDATE),
+                certificate.not_after,
+                self.env.clock.wall(),
+            )
+            .await
+            .map_err(unavailable)?;
+        if taken_in.is_some() {
+            tracing::info!(vm = %item.arm_id, serial = certificate.serial,
+                "a certificate from before the catalogue was rebuilt is known again");
+        }
+        Ok(taken_in)
     }
 
     async fn open<M>(&self, peer: Peer, hello: Hello, incoming: M, kind: SessionKind) -> Outgoing

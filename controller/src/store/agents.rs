@@ -198,6 +198,63 @@ impl Store {
         .await
     }
 
+    /// Takes in a certificate that was issued before the catalogue was rebuilt, when it is first shown;
+    /// `None` when there is no reason to believe that. It is superseded at once when a newer one of
+    /// the VM is known.
+    ///
+    /// # Errors
+    /// When the database cannot be read or written.
+    pub async fn take_in_certificate(
+        &self,
+        item: ItemId,
+        serial: String,
+        issued: WallTime,
+        not_after: WallTime,
+        now: WallTime,
+    ) -> Result<Option<AgentCertificate>, StoreError> {
+        let taken = serial.clone();
+        self.write(move |c| {
+            let before: Option<i64> = c
+                .query_row(
+                    "SELECT before_ms FROM unrecorded_certificates WHERE item_id = ?1",
+                    [item.0],
+                    |r| r.get(0),
+                )
+                .optional()?;
+            if before.is_none_or(|before| issued.unix_ms() > before) {
+                return Ok(());
+            }
+            c.execute(
+                "INSERT INTO agent_certificate
+                 SELECT ?1, ?2, 'vm', NULL, ?3, ?4, CASE WHEN EXISTS (
+                   SELECT 1 FROM agent_certificate
+                   WHERE item_id = ?2 AND scope = 'vm' AND issued_ms > ?3) THEN ?5 END, NULL
+                 ON CONFLICT (serial) DO NOTHING",
+                (taken, item.0, issued.unix_ms(), not_after.unix_ms(), now.unix_ms()),
+            )?;
+            Ok(())
+        })
+        .await?;
+        self.certificate(&serial).await
+    }
+
+    /// Whether the VM's agent may come back with a certificate from before the rebuild, and a recovery
+    /// point shows that it had one.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn may_have_agent(&self, item: ItemId) -> Result<bool, StoreError> {
+        self.read(move |c| {
+            Ok(c.query_row(
+                "SELECT EXISTS (SELECT 1 FROM unrecorded_certificates WHERE item_id = ?1)
+                   AND EXISTS (SELECT 1 FROM point WHERE item_id = ?1 AND nonce <> '')",
+                [item.0],
+                |r| r.get(0),
+            )?)
+        })
+        .await
+    }
+
     /// The end of validity of a VM's newest own certificate.
     ///
     /// # Errors
@@ -239,6 +296,8 @@ impl Store {
                    AND used_ms IS NULL AND expires_ms > ?2",
                 (item.0, now.unix_ms()),
             )?;
+            // Nor one from before a rebuild, which nobody has recorded.
+            c.execute("DELETE FROM unrecorded_certificates WHERE item_id = ?1", [item.0])?;
             Ok(c.execute(
                 "UPDATE agent_certificate SET revoked_ms = ?2
                  WHERE item_id = ?1 AND revoked_ms IS NULL",

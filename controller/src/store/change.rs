@@ -318,7 +318,7 @@ pub(super) fn apply(
     }
 }
 
-fn add_point(c: &Connection, run: RunId, point: &NewPoint) -> Result<(), StoreError> {
+pub(super) fn add_point(c: &Connection, run: RunId, point: &NewPoint) -> Result<(), StoreError> {
     let size: u64 = point.snapshots.iter().map(|s| s.size_bytes).sum();
     c.execute(
         "INSERT INTO point (item_id, name, region, created_ms, tiers_json, consistency,
@@ -345,7 +345,7 @@ fn add_point(c: &Connection, run: RunId, point: &NewPoint) -> Result<(), StoreEr
     point.snapshots.iter().try_for_each(|s| add_snapshot(c, id, &point.region, s))
 }
 
-fn add_snapshot(
+pub(super) fn add_snapshot(
     c: &Connection,
     point: i64,
     region: &str,

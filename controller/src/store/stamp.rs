@@ -33,30 +33,7 @@ impl Store {
         certificate_serial: String,
         now: WallTime,
     ) -> Result<(), StoreError> {
-        self.write(move |c| {
-            if let Some(existing) = read(c)? {
-                return Err(StoreError::Refused(format!(
-                    "the database is stamped already: cloud {}, tenant {}",
-                    existing.cloud, existing.tenant_id
-                )));
-            }
-            c.execute(
-                "INSERT INTO stamp VALUES (1, ?1, ?2, ?3, ?4, ?5)",
-                (
-                    stamp.cloud,
-                    stamp.tenant_id,
-                    to_json(&stamp.subscriptions),
-                    stamp.installation,
-                    now.unix_ms(),
-                ),
-            )?;
-            c.execute(
-                "INSERT INTO operator VALUES (?1, 'admin', ?2, ?3, NULL)",
-                (admin, certificate_serial, now.unix_ms()),
-            )?;
-            Ok(())
-        })
-        .await
+        self.write(move |c| self::stamp(c, &stamp, &admin, &certificate_serial, now)).await
     }
 
     /// The database's stamp; `None` before `init`.
@@ -66,6 +43,36 @@ impl Store {
     pub async fn read_stamp(&self) -> Result<Option<Stamp>, StoreError> {
         self.read(read).await
     }
+}
+
+pub(super) fn stamp(
+    c: &Connection,
+    stamp: &Stamp,
+    admin: &str,
+    certificate_serial: &str,
+    now: WallTime,
+) -> Result<(), StoreError> {
+    if let Some(existing) = read(c)? {
+        return Err(StoreError::Refused(format!(
+            "the database is stamped already: cloud {}, tenant {}",
+            existing.cloud, existing.tenant_id
+        )));
+    }
+    c.execute(
+        "INSERT INTO stamp VALUES (1, ?1, ?2, ?3, ?4, ?5)",
+        (
+            &stamp.cloud,
+            &stamp.tenant_id,
+            to_json(&stamp.subscriptions),
+            &stamp.installation,
+            now.unix_ms(),
+        ),
+    )?;
+    c.execute(
+        "INSERT INTO operator VALUES (?1, 'admin', ?2, ?3, NULL)",
+        (admin, certificate_serial, now.unix_ms()),
+    )?;
+    Ok(())
 }
 
 fn read(c: &Connection) -> Result<Option<Stamp>, StoreError> {

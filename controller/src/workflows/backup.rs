@@ -244,9 +244,15 @@ fn snapshots_to_tag(cx: &StepCx<Input>) -> Result<Vec<(String, ArmId)>, StepErro
 
 /// Tags one snapshot with what was achieved; absent means `crash` or `uncoordinated`.
 async fn tag_consistency(cx: &StepCx<Input>, snapshot: &ArmId) -> Result<Done<()>, StepError> {
-    let consistency = cx.output(CAPTURE)?.consistency.to_string();
-    let tag = [(tags::CONSISTENCY.to_owned(), consistency)].into();
-    cx.services().azure.merge_tags(snapshot, tag).await?;
+    let captured = cx.output(CAPTURE)?;
+    let facts = tags::CaptureFacts {
+        at_ms: captured.at.unix_ms(),
+        frozen_ms: captured.frozen_ms,
+        witness: if captured.witnessed { cx.output(NAMES)?.nonce } else { String::new() },
+        operation: captured.operation_id,
+    };
+    let tags = tags::of_capture(captured.consistency.as_str(), &captured.reason, &facts);
+    cx.services().azure.merge_tags(snapshot, tags).await?;
     Ok(Done::new(()))
 }
 

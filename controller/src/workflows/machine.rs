@@ -53,6 +53,17 @@ pub async fn describe(azure: &ArmClient, vm: &Vm) -> Result<VmDescription, StepE
             id,
         });
     }
+    let interfaces = part(&vm.raw, "/properties/networkProfile/networkInterfaces");
+    let first = interfaces.pointer("/0/id").and_then(Value::as_str);
+    let subnet = match first.and_then(|id| ArmId::parse(id).ok()) {
+        Some(nic) => match azure.get_network_interface(&nic).await {
+            Ok(nic) => nic.subnet,
+            Err(e) if e.is_retryable() => return Err(e.into()),
+            // A backup does not fail for it: it only helps where everything else is gone.
+            Err(_) => None,
+        },
+        None => None,
+    };
     Ok(VmDescription {
         version: VmDescription::VERSION,
         id,
@@ -62,10 +73,8 @@ pub async fn describe(azure: &ArmClient, vm: &Vm) -> Result<VmDescription, StepE
         zones: vm.zones.clone(),
         os_type: os.os_type.clone().unwrap_or_else(|| "Linux".to_owned()),
         disks,
-        network_interfaces: part(&vm.raw, "/properties/networkProfile/networkInterfaces")
-            .as_array()
-            .cloned()
-            .unwrap_or_default(),
+        network_interfaces: interfaces.as_array().cloned().unwrap_or_default(),
+        subnet,
         security_profile: vm.security_profile.clone().unwrap_or_default(),
         plan: vm.plan.clone().unwrap_or_default(),
         identity: vm.identity.clone().unwrap_or_default(),

@@ -139,8 +139,14 @@ async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
             let name = input.point.as_str();
             let disk = &s.source_disk;
             tags.extend(tags::of_snapshot(name, &tiers, s.lun, &input.vm, disk, &description));
-            let consistency = point.consistency.to_string();
-            tags.insert(tags::CONSISTENCY.to_owned(), consistency);
+            let facts = tags::CaptureFacts {
+                at_ms: point.created.unix_ms(),
+                frozen_ms: point.frozen_ms,
+                operation: point.operation_id.clone(),
+                witness: point.nonce.clone(),
+            };
+            let reason = &point.consistency_reason;
+            tags.extend(tags::of_capture(point.consistency.as_str(), reason, &facts));
             Ok(Copy {
                 source: s.id.clone(),
                 target: NewSnapshot {

@@ -2,12 +2,17 @@
 //!
 //! | step | effect | undo |
 //! |---|---|---|
-//! | `plan` | lease on the point; names; the original's subnet | – |
+//! | `plan` | lease on the point; names; the original's subnet, if it is still there | – |
+//! | `group` | the resource group, where it is gone with the original | deletes its own |
+//! | `network` | a network, where the original's is gone | deletes it |
 //! | `create_disks` (each) | disks from the point's snapshots | deletes them |
 //! | `network_interface` | a NIC in the original's subnet | deletes it |
 //! | `machine` | the VM | deletes it |
 //! | `expect` | the run owns the instance's vmId; its agent becomes the new VM's own | – |
 //! | `await_agent`, `probe_address`, `await_ssh` | evidence, as for a restore in place | – |
+//!
+//! Version 2 has `group` and `network`: with the VM, its group and its network gone, the point alone is
+//! enough. Version 1 had neither.
 //!
 //! The machine carries the original's agent identity until its agent has been given one of its own
 //! through the restored door (DESIGN §7): nothing meant for the original reaches it (I8).
@@ -19,7 +24,7 @@ use azdr_domain::arm_id::ArmId;
 use azdr_domain::recovery_point::PointName;
 use azdr_env::WallTime;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::azure::{Resource, delete_if_ours, existing, finish, left_of_run, named};
 use super::evidence::{Expected, Reported, is_overdue, look_for_ssh, phases, ssh_address};
@@ -47,11 +52,15 @@ pub struct Input {
 }
 
 /// Name, version, priority.
-pub const RUN: (&str, u32, RunPriority) = ("restore_new_vm", 1, RunPriority::Restore);
+pub const RUN: (&str, u32, RunPriority) = ("restore_new_vm", 2, RunPriority::Restore);
+/// The first version, which is still finished.
+pub const FIRST: u32 = 1;
 
 const BOOT: Duration = Duration::from_secs(30 * 60);
 
 const PLAN: StepKey<Plan> = StepKey::new("plan");
+const GROUP: StepKey<()> = StepKey::new("group");
+const NETWORK: StepKey<()> = StepKey::new("network");
 const DISKS: StepKey<()> = StepKey::new("create_disks");
 const NIC: StepKey<()> = StepKey::new("network_interface");
 const MACHINE: StepKey<()> = StepKey::new("machine");
@@ -67,14 +76,28 @@ struct Plan {
     nic: ArmId,
     disks: Vec<DiskCopy>,
     has_agent: bool,
+    /// The resource group is to be made.
+    #[serde(default)]
+    group: Option<ArmId>,
+    /// A network is to be made, and its subnet used.
+    #[serde(default)]
+    vnet: Option<ArmId>,
 }
 
-/// The step list.
-pub fn workflow() -> Definition<super::Services> {
-    Workflow::new(RUN.0, Version(RUN.1), RUN.2)
+/// The step list of a version.
+pub fn workflow(version: u32) -> Definition<super::Services> {
+    let mut steps = Workflow::new(RUN.0, Version(version), RUN.2)
         .lock_keys(|i: &Input| vec![LockKey(format!("vm:{}", i.new_vm.key()))])
         .step(PLAN, "Planning the new VM", plan)
-        .no_undo("a lease ends with its run")
+        .no_undo("a lease ends with its run");
+    if version > FIRST {
+        steps = steps
+            .step(GROUP, "Preparing the resource group", create_group)
+            .undo(delete_group)
+            .step(NETWORK, "Preparing the network", create_network)
+            .undo(delete_network);
+    }
+    steps
         .each(DISKS, "Restoring disks", 8, disks, create_disk)
         .undo_each(delete_disk)
         .step(NIC, "Creating the network interface", create_nic)
@@ -113,16 +136,23 @@ async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
         Some(id) => existing(services.azure.get_network_interface(id).await)?,
         None => None,
     };
-    let subnet = nic.and_then(|n| n.subnet).ok_or_else(|| {
-        let message = "the original's network interface is gone, so its subnet is not known";
-        StepError::Fail(
-            Failure::new("no_subnet", message)
-                .hint("restore in place, or create a network interface under the original's name"),
-        )
-    })?;
+    let subnet = match nic.and_then(|n| n.subnet) {
+        Some(subnet) => Some(subnet),
+        None => surviving(services, point.description.subnet.as_ref()).await?,
+    };
     let (subscription, group) = (input.new_vm.subscription(), input.new_vm.resource_group());
+    let whole_group = input.new_vm.group();
+    let has_group = existing(services.azure.get_resource_group(&whole_group).await)?.is_some();
     // The run's number keeps names apart even when the VM's is long.
     let unique = tags::run_tag(cx).replace('.', "-");
+    let (subnet, vnet) = match subnet {
+        Some(subnet) => (subnet, None),
+        None => {
+            let name = format!("azdr-restore-{unique}-vnet");
+            let vnet = named(ArmId::virtual_network(subscription, group, &name))?;
+            (named(vnet.subnet("default"))?, Some(vnet))
+        }
+    };
     let prefix = format!("azdr-restore-{unique}");
     let disks = disk_copies(&point, &location, (subscription, group), &prefix)?;
     let plan = Plan {
@@ -135,9 +165,64 @@ async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
         ))?,
         disks,
         has_agent: services.catalogue.has_agent(input.item).await?,
+        group: (!has_group).then_some(whole_group),
+        vnet,
     };
     let lease = CatalogueChange::TakeLease { item: input.item, name: input.point.clone() };
     Ok(Done::new(plan).change(lease))
+}
+
+/// The subnet that the original was in, if its network is still there.
+async fn surviving(
+    services: &super::Services,
+    subnet: Option<&ArmId>,
+) -> Result<Option<ArmId>, StepError> {
+    let Some(subnet) = subnet else { return Ok(None) };
+    let vnet = subnet.as_str().rsplitn(3, '/').nth(2).and_then(|id| ArmId::parse(id).ok());
+    let Some(vnet) = vnet else { return Ok(None) };
+    let found = existing(services.azure.get_virtual_network(&vnet).await)?;
+    let has =
+        |v: &Value| v["id"].as_str().is_some_and(|id| ArmId::parse(id).as_ref() == Ok(subnet));
+    let subnets = found.as_ref().and_then(|v| v.pointer("/properties/subnets")?.as_array());
+    Ok(subnets.is_some_and(|all| all.iter().any(has)).then(|| subnet.clone()))
+}
+
+async fn create_group(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    let plan = cx.output(PLAN)?;
+    if let Some(group) = &plan.group {
+        let azure = &cx.services().azure;
+        azure.ensure_resource_group(group, &plan.location, &tags::of_run(cx)).await?;
+    }
+    Ok(Done::new(()))
+}
+
+async fn delete_group(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    if let Some(group) = cx.output(PLAN)?.group {
+        delete_if_ours(cx, Resource::Group, &group).await?;
+    }
+    Ok(Done::new(()))
+}
+
+async fn create_network(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    let plan = cx.output(PLAN)?;
+    if let Some(vnet) = &plan.vnet {
+        let body = json!({
+            "location": plan.location, "tags": tags::of_run(cx),
+            "properties": {
+                "addressSpace": {"addressPrefixes": ["10.0.0.0/24"]},
+                "subnets": [{"name": "default", "properties": {"addressPrefix": "10.0.0.0/24"}}],
+            },
+        });
+        finish(cx, cx.services().azure.begin_create_virtual_network(vnet, body)).await?;
+    }
+    Ok(Done::new(()))
+}
+
+async fn delete_network(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    if let Some(vnet) = cx.output(PLAN)?.vnet {
+        delete_if_ours(cx, Resource::Vnet, &vnet).await?;
+    }
+    Ok(Done::new(()))
 }
 
 fn disks(cx: &StepCx<Input>) -> Result<Vec<(String, DiskCopy)>, StepError> {
@@ -244,6 +329,7 @@ async fn left_over(cx: &StepCx<Input>) -> Result<Vec<String>, StepError> {
         (Some(_), Some(plan)) => {
             let mut kept: Vec<_> = plan.disks.into_iter().map(|d| d.id).collect();
             kept.extend([plan.nic, cx.input.new_vm.clone()]);
+            kept.extend(plan.group.into_iter().chain(plan.vnet));
             kept
         }
         (None, Some(_)) => Vec::new(),

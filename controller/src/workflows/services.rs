@@ -197,7 +197,10 @@ impl Catalogue {
     /// # Errors
     /// When the store cannot be read.
     pub async fn has_agent(&self, item: ItemId) -> Result<bool, StoreError> {
-        Ok(self.store.newest_certificate(item).await?.is_some_and(|c| !c.revoked))
+        match self.store.newest_certificate(item).await? {
+            Some(newest) => Ok(!newest.revoked),
+            None => self.store.may_have_agent(item).await,
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use azdr_domain::arm_id::ArmId;
+use serde::{Deserialize, Serialize};
 
 use super::{Services, StepCx};
 
@@ -26,6 +27,10 @@ pub const LUN: &str = "azdr:lun";
 pub const TIERS: &str = "azdr:tiers";
 /// Achieved consistency. Absent means `crash` or `uncoordinated`.
 pub const CONSISTENCY: &str = "azdr:consistency";
+/// Why the consistency is not more, as far as it fits.
+pub const REASON: &str = "azdr:consistency-reason";
+/// [`CaptureFacts`], as JSON.
+pub const CAPTURE: &str = "azdr:capture";
 /// Resource ID of the VM, in parts `azdr:vm-0`, `azdr:vm-1`, …
 const VM: &str = "azdr:vm";
 /// Resource ID of the disk, in parts.
@@ -71,6 +76,64 @@ pub fn of_snapshot(
     // Every snapshot carries it: the OS disk's may be the one that is lost.
     put_parts(&mut tags, DESCRIPTION, description_json);
     tags
+}
+
+/// What a capture was, for [`CAPTURE`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CaptureFacts {
+    /// The instant that the point shows, milliseconds since 1970.
+    pub at_ms: i64,
+    /// How long file systems were frozen.
+    pub frozen_ms: u64,
+    /// The attempt that made it.
+    pub operation: String,
+    /// What its witnesses carry; empty without any.
+    pub witness: String,
+}
+
+/// What a snapshot carries when it is known what was achieved.
+pub fn of_capture(consistency: &str, reason: &str, facts: &CaptureFacts) -> Tags {
+    let mut tags = BTreeMap::from([(CONSISTENCY.to_owned(), consistency.to_owned())]);
+    if !reason.is_empty() {
+        tags.insert(REASON.to_owned(), reason.chars().take(MAX_VALUE).collect());
+    }
+    let facts = serde_json::to_string(facts).expect("has string keys");
+    if facts.len() <= MAX_VALUE {
+        tags.insert(CAPTURE.to_owned(), facts);
+    }
+    tags
+}
+
+/// What the tags of a snapshot say.
+#[derive(Clone, Debug, Default)]
+pub struct SnapshotTags {
+    /// Name of the recovery point.
+    pub point: String,
+    /// Resource ID of the VM.
+    pub vm: String,
+    /// The disk's LUN, or `os`.
+    pub lun: String,
+    /// Comma-separated.
+    pub tiers: String,
+    /// The VM's description (JSON); not readable when a part is missing.
+    pub description: String,
+}
+
+/// Reads the tags that [`of_snapshot`] wrote; what is missing is empty.
+pub fn read_snapshot(tags: &Tags) -> SnapshotTags {
+    let text = |name| value(tags, name).unwrap_or_default().to_owned();
+    SnapshotTags {
+        point: text(POINT),
+        lun: text(LUN),
+        tiers: text(TIERS),
+        vm: joined(tags, VM),
+        description: joined(tags, DESCRIPTION),
+    }
+}
+
+/// Puts the parts of a long text together again, as far as they are there.
+fn joined(tags: &Tags, name: &str) -> String {
+    (0..MAX_PARTS).map_while(|i| value(tags, &format!("{name}-{i}"))).collect()
 }
 
 /// Whether a resource was made by this run.

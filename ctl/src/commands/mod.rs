@@ -5,6 +5,7 @@ pub(crate) mod backup;
 pub(crate) mod dr;
 pub(crate) mod job;
 pub(crate) mod residue;
+pub(crate) mod retention;
 pub(crate) mod ssh;
 pub(crate) mod vm;
 pub(crate) mod whoami;
@@ -57,6 +58,7 @@ pub(crate) async fn run(cli: Cli, out: Output) -> Result<(), CliError> {
             job::Job::Watch(command) => command.run(s).await,
         },
         Noun::Residue(residue::Residue::List(command)) => command.run(s).await,
+        Noun::Retention(retention::Retention::Release(command)) => command.run(s).await,
         Noun::Whoami(command) => command.run(s).await,
         Noun::Ssh(command) => Err(command.refuse()),
     }

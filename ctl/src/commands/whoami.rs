@@ -19,9 +19,13 @@ impl Whoami {
         let answer = s.client.whoami(WhoamiRequest {}).await?.into_inner();
         let controller = &s.controller;
         s.out.result(json::whoami(&answer), |_| {
+            let held = match answer.deletions_held.as_str() {
+                "" => String::new(),
+                why => format!("Deletions: {why}\n"),
+            };
             format!(
                 "Operator: {}\nRole: {}\nController: {controller} (azdr {})\nCloud: {}\n\
-                 Subscriptions: {}\n",
+                 Subscriptions: {}\n{held}",
                 answer.operator,
                 answer.role,
                 answer.controller_version,

@@ -73,6 +73,7 @@ const CASES: &[(&str, &str)] = &[
     ("job_watch_stuck", "job watch 21"),
     ("job_watch_cancelled", "job watch 22"),
     ("residue_list", "residue list"),
+    ("retention_release", "retention release"),
     ("job_show_reap", "job show 30"),
     ("ssh", "ssh prod-db-vm ls -la"),
 ];

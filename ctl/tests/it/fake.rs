@@ -278,6 +278,17 @@ impl AdminService for FakeController {
         Ok(Response::new(values::history()))
     }
 
+    async fn release_retention(
+        &self,
+        _: Request<ReleaseRetentionRequest>,
+    ) -> Answer<ReleaseRetentionResponse> {
+        Ok(Response::new(ReleaseRetentionResponse {
+            was_held: true,
+            held_since_unix_ms: values::NOW,
+            reason: "the catalogue was rebuilt from Azure".into(),
+        }))
+    }
+
     async fn list_residue(&self, _: Request<ListResidueRequest>) -> Answer<ListResidueResponse> {
         Ok(Response::new(values::residue()))
     }

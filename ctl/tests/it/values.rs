@@ -17,6 +17,7 @@ pub(crate) fn whoami() -> WhoamiResponse {
         controller_version: "0.1.0".into(),
         cloud: "simulated".into(),
         subscriptions: vec!["5b0f".into(), "77aa".into()],
+        deletions_held: String::new(),
     }
 }
 

@@ -17,6 +17,7 @@ mod points;
 mod policies;
 mod residue;
 mod restores;
+mod retention;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -82,6 +83,7 @@ impl AdminService for Admin {
             controller_version: env!("CARGO_PKG_VERSION").to_owned(),
             cloud: self.stamp.cloud.clone(),
             subscriptions: self.stamp.subscriptions.clone(),
+            deletions_held: self.why_held().await?,
         }))
     }
 
@@ -204,6 +206,14 @@ impl AdminService for Admin {
     ) -> Answer<ListDrTestsResponse> {
         self.authorise(&request, Role::Viewer).await?;
         self.dr_tests(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn release_retention(
+        &self,
+        request: Request<ReleaseRetentionRequest>,
+    ) -> Answer<ReleaseRetentionResponse> {
+        let operator = self.authorise(&request, Role::Admin).await?;
+        self.release(&operator.name).await.map(Response::new)
     }
 
     async fn list_residue(

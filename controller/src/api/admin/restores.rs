@@ -249,6 +249,7 @@ fn to_new_vm(new_vm: &ArmId, point: &PointRow) -> (Vec<String>, Vec<String>) {
             n => format!("create {n} disks from this backup"),
         },
         format!("create VM {} of size {}", new_vm.name(), point.description.size),
+        "use the original's subnet and resource group, or new ones where those are gone".to_owned(),
         "start it and give its agent an identity of its own".to_owned(),
     ];
     let warning = "The new VM runs with the original's host name and data".to_owned();

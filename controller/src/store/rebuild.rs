@@ -1,0 +1,142 @@
+//! Writes a rebuilt catalogue, whole or not at all.
+
+use azdr_domain::arm_id::ArmId;
+use azdr_domain::pin::Pin;
+use azdr_domain::policy::Policy;
+use azdr_env::WallTime;
+use serde_json::json;
+
+use super::change::{NewPoint, NewSnapshot, add_point, add_snapshot, point_id};
+use super::error::to_json;
+use super::items::ensure_vm;
+use super::{DeletionHold, REBUILD, RunId, Stamp, Store, StoreError, deletion_hold, pins, stamp};
+
+/// Everything that a rebuilt database begins with.
+#[derive(Clone, Debug)]
+pub struct Rebuild {
+    /// With the old installation.
+    pub stamp: Stamp,
+    /// Name and certificate serial of the first admin.
+    pub admin: (String, String),
+    /// VMs with what is known of them.
+    pub items: Vec<RebuiltItem>,
+    /// Number of the run that stands for the rebuild; later ones count from here.
+    pub run: i64,
+    /// Nothing is deleted until it is released.
+    pub hold: DeletionHold,
+}
+
+/// A VM.
+#[derive(Clone, Debug)]
+pub struct RebuiltItem {
+    /// Its ARM resource ID.
+    pub id: ArmId,
+    /// Azure region.
+    pub location: String,
+    /// Azure's vmId, as read from Azure.
+    pub vm_guid: Option<String>,
+    /// From its tag.
+    pub policy: Option<Policy>,
+    /// Oldest first.
+    pub points: Vec<RebuiltPoint>,
+}
+
+/// A recovery point.
+#[derive(Clone, Debug)]
+pub struct RebuiltPoint {
+    /// With an item that is not known yet.
+    pub point: NewPoint,
+    /// The run that made it.
+    pub run: i64,
+    /// Its whole copies.
+    pub replicas: Vec<RebuiltReplica>,
+    /// People's holds.
+    pub pins: Vec<Pin>,
+}
+
+/// A whole copy in another region.
+#[derive(Clone, Debug)]
+pub struct RebuiltReplica {
+    /// Azure region.
+    pub region: String,
+    /// The run that made it.
+    pub run: i64,
+    /// When it was begun.
+    pub started: WallTime,
+    /// Its snapshots.
+    pub snapshots: Vec<NewSnapshot>,
+}
+
+impl Store {
+    /// Writes a rebuilt catalogue into a new database, in one transaction.
+    ///
+    /// # Errors
+    /// `Refused` when the database has a stamp; nothing is written then.
+    pub async fn rebuild(&self, rebuild: Rebuild, now: WallTime) -> Result<(), StoreError> {
+        self.write(move |c| {
+            let (admin, serial) = &rebuild.admin;
+            stamp::stamp(c, &rebuild.stamp, admin, serial, now)?;
+            deletion_hold::hold(c, &rebuild.hold)?;
+            let (vms, points) =
+                (rebuild.items.len(), rebuild.items.iter().map(|i| i.points.len()).sum::<usize>());
+            for item in rebuild.items {
+                write_item(c, item, now)?;
+            }
+            // Those before it are nobody's any more, and their numbers are not given again.
+            c.execute(
+                "INSERT INTO run (id, workflow, version, input_json, state, priority, requested_by,
+                   created_ms, started_ms, finished_ms, result_json)
+                 VALUES (?1, ?2, 1, '{}', 'succeeded', 0, ?3, ?4, ?4, ?4, ?5)",
+                (
+                    rebuild.run,
+                    REBUILD,
+                    admin,
+                    now.unix_ms(),
+                    to_json(&json!({"rebuild": {"vms": vms, "points": points}})),
+                ),
+            )?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn write_item(
+    c: &rusqlite::Connection,
+    item: RebuiltItem,
+    now: WallTime,
+) -> Result<(), StoreError> {
+    let row = ensure_vm(c, &item.id, &item.location, item.vm_guid.as_ref(), now)?;
+    c.execute("INSERT INTO unrecorded_certificates VALUES (?1, ?2)", (row.id.0, now.unix_ms()))?;
+    if let Some(policy) = &item.policy {
+        c.execute(
+            "INSERT INTO policy (item_id, policy_json, enabled, enabled_since_ms, updated_ms,
+               updated_by) VALUES (?1, ?2, ?3, ?4, ?4, ?5)",
+            (row.id.0, to_json(policy), policy.enabled, now.unix_ms(), REBUILD),
+        )?;
+    }
+    for rebuilt in item.points {
+        let point = NewPoint { item: row.id, ..rebuilt.point };
+        add_point(c, RunId(rebuilt.run), &point)?;
+        let id = point_id(c, row.id, &point.name)?;
+        // A point whose originals are gone still has the size of its disks.
+        c.execute(
+            "UPDATE point SET size_bytes = ?2 WHERE id = ?1",
+            (id, point.description.size_bytes() as i64),
+        )?;
+        for replica in rebuilt.replicas {
+            c.execute(
+                "INSERT INTO replica VALUES (?1, ?2, 'complete', ?3, ?4, ?5, NULL)",
+                (id, &replica.region, replica.run, replica.started.unix_ms(), now.unix_ms()),
+            )?;
+            for snapshot in &replica.snapshots {
+                add_snapshot(c, id, &replica.region, snapshot)?;
+            }
+        }
+        for pin in &rebuilt.pins {
+            pins::insert(c, id, pin)?;
+        }
+        pins::changed_if_any(c, id)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,300 @@
+//! A used world, its database lost: the catalogue is rebuilt from Azure, and compared with what it was.
+
+use std::time::Duration;
+
+use azdr_controller::rebuild::{self, Report, listing};
+use azdr_controller::reconcile::Reconciler;
+use azdr_controller::store::{Executor, Item, PointRow, RunState, Stamp, Store};
+use azdr_controller::workflows::{self, prune, replicate, restore_new_vm, tags};
+use azdr_domain::arm_id::ArmId;
+use azdr_domain::pin::Pin;
+use azdr_domain::policy::{Policy, PolicyChange};
+use azdr_domain::recovery_point::PointName;
+
+use crate::cases::{take, verified};
+use crate::cloud::SUBSCRIPTION;
+use crate::life::{Bench, Life, db};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn other() -> ArmId {
+    ArmId::virtual_machine(SUBSCRIPTION, "prod", "other").unwrap()
+}
+
+/// What is compared: every field of a point but those that no tag carries.
+fn fields(points: &[PointRow]) -> Vec<Vec<(&'static str, String)>> {
+    let one = |p: &PointRow| {
+        vec![
+            ("name", p.name.to_string()),
+            ("region", p.region.clone()),
+            ("created", p.created.unix_ms().to_string()),
+            ("tiers", p.tiers.to_string()),
+            ("consistency", p.consistency.to_string()),
+            ("consistency_reason", p.consistency_reason.clone()),
+            ("frozen_ms", p.frozen_ms.to_string()),
+            ("size_bytes", p.size_bytes.to_string()),
+            ("operation_id", p.operation_id.clone()),
+            ("nonce", p.nonce.clone()),
+            ("description", serde_json::to_string(&p.description).unwrap()),
+            ("snapshots", format!("{:?}", p.snapshots)),
+            (
+                "replicas",
+                p.replicas
+                    .iter()
+                    .map(|r| format!("{} {:?} {}", r.region, r.state, r.run))
+                    .collect(),
+            ),
+            ("pins", format!("{:?}", p.pins)),
+            ("proofs", p.proofs.len().to_string()),
+            ("leases", format!("{:?}", p.leases)),
+        ]
+    };
+    points.iter().map(one).collect()
+}
+
+/// `point.field: before -> after` of everything that differs.
+fn differences(before: &[PointRow], after: &[PointRow]) -> Vec<String> {
+    let (was, is) = (fields(before), fields(after));
+    let name = |p: &[(&str, String)]| p[0].1.clone();
+    let mut found = Vec::new();
+    for old in &was {
+        match is.iter().find(|new| name(new) == name(old)) {
+            None => found.push(format!("{}: gone", name(old))),
+            Some(new) => {
+                for ((field, a), (_, b)) in old.iter().zip(new) {
+                    if a != b {
+                        found.push(format!("{}.{field}: {a} -> {b}", name(old)));
+                    }
+                }
+            }
+        }
+    }
+    found.extend(
+        is.iter()
+            .filter(|new| was.iter().all(|old| name(old) != name(new)))
+            .map(|new| format!("{}: new", name(new))),
+    );
+    found
+}
+
+/// Loses the database and rebuilds it.
+async fn lose_and_rebuild(bench: &Bench, life: Life) -> (Life, Report) {
+    let azure = life.services.azure.clone();
+    life.end().await;
+    for file in ["azdr.db", "azdr.db-wal", "azdr.db-shm"] {
+        let _ = std::fs::remove_file(bench.cloud.dir.path().join(file));
+    }
+    let listing = listing::read(&azure, &[SUBSCRIPTION.to_owned()]).await.unwrap();
+    let now = bench.env.clock.wall();
+    let (mut rebuilt, report) = rebuild::plan(&listing, "1nstall", now);
+    rebuilt.stamp = Stamp {
+        cloud: "simulated".into(),
+        tenant_id: "t".into(),
+        subscriptions: vec![SUBSCRIPTION.into()],
+        installation: report.installation.clone(),
+    };
+    rebuilt.admin = ("alice".into(), "serial".into());
+    let store = Store::open(&bench.cloud.dir.path().join("azdr.db"), Executor::Inline).unwrap();
+    store.rebuild(rebuilt.clone(), now).await.unwrap();
+    // A second time it is refused: nothing is rebuilt over a catalogue.
+    assert!(store.rebuild(rebuilt, now).await.is_err());
+    drop(store);
+    (bench.life().await, report)
+}
+
+/// Sets a VM's policy in the store and in its tag, as the API does.
+async fn set_policy(bench: &Bench, life: &Life, vm: &ArmId, change: PolicyChange) -> Item {
+    let now = bench.env.clock.wall();
+    let region = azdr_domain::region::Region::parse("eastus").unwrap();
+    let policy = Policy::default().apply(&change, &region).unwrap();
+    let item = life.store.ensure_vm(vm.clone(), "eastus".into(), None, now).await.unwrap();
+    life.store.set_policy(item.id, policy.clone(), "test".into(), now).await.unwrap();
+    let tag = (azdr_domain::policy_tag::POLICY_TAG.to_owned(), policy.tag_value());
+    life.services.azure.merge_tags(vm, [tag].into()).await.unwrap();
+    item
+}
+
+async fn copy(life: &Life, item: &Item, point: &PointName) {
+    let input = replicate::Input {
+        item: item.id,
+        vm: item.arm_id.clone(),
+        point: point.clone(),
+        region: "westus2".into(),
+    };
+    let run = workflows::new_run(replicate::RUN, &input, item.id, "test");
+    let run = life.engine.submit(run).await.unwrap();
+    assert_eq!(life.ended(run).await.state, RunState::Succeeded);
+}
+
+async fn retag(life: &Life, point: &PointRow, disk: usize, name: &str, value: &str) {
+    let id = &point.snapshots_in(&point.region)[disk].id;
+    let tag = [(name.to_owned(), value.to_owned())].into();
+    life.services.azure.merge_tags(id, tag).await.unwrap();
+}
+
+async fn point(life: &Life, item: &Item, name: &PointName) -> PointRow {
+    life.points(item).await.into_iter().find(|p| p.name == *name).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_catalogue_is_rebuilt_and_a_machine_that_is_gone_comes_back_from_its_point_alone() {
+    let bench = Bench::new();
+    let life = bench.life().await;
+    // db has an agent, four points, a copy and a pin; other has no agent and one point.
+    let item = bench.protect(&life, PolicyChange::default()).await;
+    let weekly = PolicyChange { weekly: Some(4), ..PolicyChange::default() };
+    set_policy(&bench, &life, &db(), weekly.clone()).await;
+    let mut names = Vec::new();
+    for _ in 0..4 {
+        names.push(take(&life, &item).await);
+        tokio::time::advance(DAY).await;
+    }
+    verified(&life, &item, names[2].clone()).await;
+    copy(&life, &item, &names[1]).await;
+    let now = bench.env.clock.wall();
+    let pin = Pin {
+        owner: "alice".into(),
+        since: azdr_env::WallTime::from_unix_ms(now.unix_ms() / 1000 * 1000),
+        until: None,
+        reason: "evidence".into(),
+    };
+    life.store.pin(item.id, names[1].clone(), pin).await.unwrap();
+    let reconciler = Reconciler {
+        store: life.store.clone(),
+        engine: life.engine.clone(),
+        services: life.services.clone(),
+        env: bench.env.clone(),
+    };
+    reconciler.mirror_pins().await.unwrap();
+    let second = set_policy(&bench, &life, &other(), PolicyChange::default()).await;
+    let input = workflows::backup::Input { item: second.id, vm: other(), tier: None };
+    let run = workflows::new_run(workflows::backup::RUN, &input, second.id, "test");
+    let run = life.engine.submit(run).await.unwrap();
+    assert_eq!(life.ended(run).await.state, RunState::Succeeded);
+    life.settle().await;
+    let before = (life.points(&item).await, life.points(&second).await);
+    // Somebody edits tags: tiers of the third point, a part of a description, a name.
+    let third = point(&life, &item, &names[2]).await;
+    retag(&life, &third, 0, tags::TIERS, "hourly").await;
+    retag(&life, &third, 1, "azdr:description-0", "{\"cut").await;
+    let fourth = point(&life, &item, &names[3]).await;
+    retag(&life, &fourth, 1, tags::POINT, "db-backup-yearly-20200101-0000").await;
+
+    let (life, report) = lose_and_rebuild(&bench, life).await;
+    assert_eq!(report.installation, "1nstall");
+    assert_eq!((report.vms, report.policies, report.points), (2, 2, 4));
+    assert_eq!((report.replicas, report.pins), (1, 1));
+    let items = life.store.items().await.unwrap();
+    let find = |vm: ArmId| items.iter().find(|i| i.arm_id == vm).cloned().unwrap();
+    let (item, second) = (find(db()), find(other()));
+    assert!(item.vm_guid.is_some());
+    let policy = life.store.policy(item.id).await.unwrap().unwrap().policy;
+    assert_eq!(policy.retention.weekly, 4);
+    // Exactly this differs.
+    let mut expected = vec![
+        format!("{}: gone", names[3]),
+        // The edited snapshot claims nothing; the other one's word counts.
+        format!("{}.proofs: 1 -> 0", names[2]),
+    ];
+    let mut differs = differences(&before.0, &life.points(&item).await);
+    expected.sort();
+    differs.sort();
+    assert_eq!(differs, expected);
+    assert_eq!(differences(&before.1, &life.points(&second).await), [""; 0]);
+    let said = |words: &str| report.lost.iter().any(|l| l.contains(words));
+    for words in [
+        "they do not lead to its name",
+        "the disk at LUN 3 is missing in eastus",
+        "do not agree on its tiers",
+        "is cut short or damaged",
+        "proofs",
+    ] {
+        assert!(said(words), "{words}: {:#?}", report.lost);
+    }
+
+    // Later jobs do not take the numbers of earlier ones.
+    let rebuilt = life.store.rebuilt().await.unwrap().unwrap();
+    assert!(rebuilt.run.0 > 1000);
+    // Backups go on; nothing is deleted until it is released.
+    set_policy(&bench, &life, &db(), PolicyChange { daily: Some(1), ..PolicyChange::default() })
+        .await;
+    tokio::time::advance(DAY).await;
+    take(&life, &item).await;
+    assert_eq!(life.points(&item).await.len(), 4);
+    let by_policy = prune::Input::by_policy(item.id, db());
+    let by_policy = workflows::new_run(prune::RUN, &by_policy, item.id, "test");
+    let (life, row) = bench.run(life, by_policy.clone()).await;
+    let held = row.result.unwrap()["prune"]["held"].as_str().unwrap().to_owned();
+    assert!(held.contains("held since"), "{held}");
+    assert_eq!(life.points(&item).await.len(), 4);
+    assert!(life.store.release_deletions().await.unwrap().is_some());
+    let (life, row) = bench.run(life, by_policy).await;
+    assert_eq!(row.state, RunState::Succeeded, "{row:?}");
+    let left: Vec<_> = life.points(&item).await.into_iter().map(|p| p.name).collect();
+    assert_eq!(left.len(), 2, "the newest and the pinned one: {left:?}");
+    assert!(left.contains(&names[1]));
+
+    // The group of both machines, with their network, is gone; and so is the database, once more.
+    let group = ArmId::resource_group_id(SUBSCRIPTION, "prod").unwrap();
+    life.services.azure.begin_delete_resource_group(&group).await.unwrap();
+    azdr_env::sleep(Duration::from_secs(30)).await;
+    assert!(life.services.azure.get_vm(&db()).await.unwrap_err().is_not_found());
+    let (life, report) = lose_and_rebuild(&bench, life).await;
+    assert!(report.lost.iter().any(|l| l.starts_with("db is not in Azure any more")));
+    let item = life.store.item(&db()).await.unwrap().unwrap();
+    let newest = life.points(&item).await.remove(0);
+    let new_vm = ArmId::virtual_machine(SUBSCRIPTION, "prod", "db-restored").unwrap();
+    let input = restore_new_vm::Input {
+        item: item.id,
+        vm: db(),
+        point: newest.name.clone(),
+        new_vm: new_vm.clone(),
+        declared: bench.env.clock.wall(),
+    };
+    let run = workflows::new_run(restore_new_vm::RUN, &input, item.id, "test");
+    let (life, row) = bench.run(life, run).await;
+    assert_eq!(row.state, RunState::Succeeded, "{row:?}");
+    let result = &row.result.unwrap()["restore"];
+    assert_eq!(result["witness_verified"], true, "{result}");
+    let vm = life.services.azure.get_vm(&new_vm).await.unwrap();
+    assert_eq!(vm.data_disks.len(), 1);
+    life.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restore_whose_group_and_network_are_gone_and_that_fails_leaves_neither() {
+    let bench = Bench::new();
+    let life = bench.life().await;
+    let item = bench.protect(&life, PolicyChange::default()).await;
+    let point = take(&life, &item).await;
+    let group = ArmId::resource_group_id(SUBSCRIPTION, "prod").unwrap();
+    life.services.azure.begin_delete_resource_group(&group).await.unwrap();
+    azdr_env::sleep(Duration::from_secs(30)).await;
+    bench.agents_behave(crate::agents::Behaviour::WrongWitness).await;
+    let new_vm = ArmId::virtual_machine(SUBSCRIPTION, "prod", "db-restored").unwrap();
+    let declared = bench.env.clock.wall();
+    let input = restore_new_vm::Input { item: item.id, vm: db(), point, new_vm, declared };
+    let run = workflows::new_run(restore_new_vm::RUN, &input, item.id, "test");
+    let (life, row) = bench.run(life, run).await;
+    assert_eq!(row.state, RunState::Failed, "{row:?}");
+    let left = life.services.azure.get_resource_group(&group).await;
+    assert!(left.unwrap_err().is_not_found());
+    life.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restore_of_the_first_version_is_still_finished() {
+    let bench = Bench::new();
+    let life = bench.life().await;
+    let mut run = crate::cases::Case::RestoreNewVm.prepare(&bench, &life).await;
+    run.version = restore_new_vm::FIRST;
+    life.settle().await;
+    let crash = Some((12, crate::cloud::Spoil::CrashAfter));
+    bench.cloud.count_from_here(crash);
+    let (life, row) = bench.run(life, run).await;
+    assert_eq!(row.state, RunState::Succeeded, "{row:?}");
+    assert_eq!(row.version, restore_new_vm::FIRST);
+    let steps = life.engine.history(row.id).await.unwrap();
+    assert_eq!(steps.records_of("group").count(), 0);
+    life.end().await;
+}
