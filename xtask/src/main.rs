@@ -1,8 +1,10 @@
-//! Development tasks: `cargo xtask demo`, `cargo xtask test`, `cargo xtask guest-image`.
+//! Development tasks: `cargo xtask demo`, `cargo xtask test`, `cargo xtask soak`,
+//! `cargo xtask guest-image`.
 
 mod debian_packages;
 mod demo;
 mod guest_image;
+mod soak;
 mod tally;
 mod test;
 mod workspace;
@@ -20,6 +22,8 @@ enum Task {
     Demo(demo::Demo),
     /// Formatting, lints, documentation and every test: what CI runs
     Test(test::Test),
+    /// A mixed load on a controller that is killed at random instants, and what must hold then
+    Soak(soak::Soak),
     /// Builds the Linux that the lab's virtual machines run
     GuestImage {
         /// Where it goes, and where downloads are kept
@@ -45,6 +49,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
     match task {
         Task::Demo(demo) => demo.run(),
         Task::Test(test) => test.run(),
+        Task::Soak(soak) => soak.run(),
         Task::GuestImage { out_dir, agent_dir } => {
             debian_packages::ensure_host_packages(&out_dir.join("apt"))?;
             let image = guest_image::ensure_guest_image(&out_dir, &agent_dir)?;
