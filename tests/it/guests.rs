@@ -9,9 +9,9 @@ use azdr_tests::process::run;
 use azdr_tests::{Guest, Lab, Stopwatch, Vm, World};
 use serde_json::{Value, json};
 
-use crate::judge;
 use crate::setup::{Needs, PATIENCE, Stage, Test};
 use crate::whole_flow::{protect, protect_and_keep_all};
+use azdr_tests::judge;
 
 pub(crate) const TESTS: &[Test] = &[
     Test {

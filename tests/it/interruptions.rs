@@ -13,9 +13,9 @@ use azdr_tests::poll::{Look, until};
 use azdr_tests::{Lab, Vm, World};
 use serde_json::{Value, json};
 
-use crate::judge;
 use crate::setup::{Needs, Stage, Test};
 use crate::whole_flow::protect_and_keep_all;
+use azdr_tests::judge;
 
 pub(crate) const TESTS: &[Test] = &[
     Test {

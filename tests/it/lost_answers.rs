@@ -4,9 +4,9 @@ use anyhow::{Context, Result, ensure};
 use azdr_tests::{Lab, Vm, World};
 use serde_json::{Value, json};
 
-use crate::judge;
 use crate::setup::{Needs, Stage, Test};
 use crate::whole_flow::protect_and_keep_all;
+use azdr_tests::judge;
 
 pub(crate) const TESTS: &[Test] = &[Test {
     name: "a_lost_answer_to_any_put_makes_one_resource",

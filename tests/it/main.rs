@@ -8,12 +8,12 @@
 mod guests;
 mod host_agent;
 mod interruptions;
-mod judge;
 mod lock_file;
 mod lost_answers;
 mod names;
 mod secrets;
 mod setup;
+mod soak;
 mod whole_flow;
 mod wrong_input;
 
@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         wrong_input::TESTS,
         interruptions::TESTS,
         secrets::TESTS,
+        soak::TESTS,
         guests::TESTS,
     ];
     let setup = Setup::find();

@@ -3,9 +3,9 @@
 use anyhow::{Result, ensure};
 use azdr_tests::{Vm, World};
 
-use crate::judge;
 use crate::setup::{Needs, Stage, Test};
 use crate::whole_flow::protect;
+use azdr_tests::judge;
 
 pub(crate) const TESTS: &[Test] = &[
     Test {

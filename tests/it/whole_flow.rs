@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use azdr_tests::{Lab, Vm, World};
 use serde_json::Value;
 
-use crate::judge;
 use crate::setup::{Needs, Stage, Test};
+use azdr_tests::judge;
 
 pub(crate) const TESTS: &[Test] = &[
     Test {

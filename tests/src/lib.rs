@@ -7,8 +7,9 @@
 //!   again. [`Guest`] is a machine in the simulated Azure, seen from outside, over SSH.
 //! - [`Listing`] is what exists in the simulated Azure, told by the simulator and not by azdr: the
 //!   judge of what is left over.
+//! - [`judge`] says what must be true of any world at rest.
 //! - [`process`] keeps the promise that nothing outlives whoever started it.
-//! - [`demo`] is the story that `cargo xtask demo` tells.
+//! - [`demo`] is the story that `cargo xtask demo` tells; [`soak`] is `cargo xtask soak`.
 //!
 //! Nothing here links azdr's own crates but the clock: what is measured and checked is what the
 //! processes do.
@@ -18,6 +19,7 @@ pub mod controller;
 pub mod demo;
 pub mod guest;
 pub mod http;
+pub mod judge;
 pub mod lab;
 pub mod lab_lock;
 pub mod listing;
@@ -27,6 +29,7 @@ pub mod process;
 pub mod programs;
 pub mod shifted_clock;
 pub mod simulator;
+pub mod soak;
 pub mod world;
 
 pub use cli::{Answer, Cli};

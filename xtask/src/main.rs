@@ -1,9 +1,11 @@
-//! Development tasks: `cargo xtask demo`, `cargo xtask bench`, `cargo xtask test`, `cargo xtask guest-image`.
+//! Development tasks: `cargo xtask demo`, `test`, `bench`, `soak`, `simulate`, `guest-image`.
 
 mod bench;
 mod debian_packages;
 mod demo;
 mod guest_image;
+mod simulate;
+mod soak;
 mod tally;
 mod test;
 mod workspace;
@@ -24,6 +26,10 @@ enum Task {
     Bench(bench::Bench),
     /// Formatting, lints, documentation and every test: what CI runs
     Test(test::Test),
+    /// A mixed load on a controller that is killed at random instants, and what must hold then
+    Soak(soak::Soak),
+    /// Whole fleets on one thread, with everything that goes wrong, checked against I1 to I12
+    Simulate(simulate::Simulate),
     /// Builds the Linux that the lab's virtual machines run
     GuestImage {
         /// Where it goes, and where downloads are kept
@@ -50,6 +56,8 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Demo(demo) => demo.run(),
         Task::Bench(bench) => bench.run(),
         Task::Test(test) => test.run(),
+        Task::Soak(soak) => soak.run(),
+        Task::Simulate(simulate) => simulate.run(),
         Task::GuestImage { out_dir, agent_dir } => {
             debian_packages::ensure_host_packages(&out_dir.join("apt"))?;
             let image = guest_image::ensure_guest_image(&out_dir, &agent_dir)?;

@@ -21,7 +21,8 @@ const END_LIMIT: Duration = Duration::from_secs(5);
 
 const SIGNALS: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 
-pub(super) fn remember_folder(folder: &Path) {
+/// Notes the folder that goes when a signal ends everything.
+pub fn remember_folder(folder: &Path) {
     if let Ok(mut remembered) = FOLDER.lock() {
         *remembered = Some(folder.to_owned());
     }

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-pub use leaving::leave_on_signals;
+pub use leaving::{leave_on_signals, remember_folder};
 
 use crate::programs::{GuestImage, Programs};
 use screen::Screen;
@@ -51,7 +51,7 @@ pub fn run(options: &Options) -> Result<bool> {
         .prefix("azdr-demo-")
         .tempdir()
         .context("cannot make a folder for the demo")?;
-    leaving::remember_folder(folder.path());
+    remember_folder(folder.path());
     let mut screen = Screen::start();
     let mut summary = Summary::new(options.image.is_some());
     let (lab, told) = story::tell(options, folder.path(), &mut screen, &mut summary);

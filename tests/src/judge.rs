@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use azdr_tests::Lab;
+
+use crate::Lab;
 
 /// Restarted runs back off for seconds.
 const SETTLE: Duration = Duration::from_secs(120);
@@ -15,7 +16,10 @@ const SETTLE: Duration = Duration::from_secs(120);
 /// - nothing temporary is left;
 /// - the snapshots that exist are those of the catalogue, no more and no less;
 /// - each VM runs on a complete set of disks: all its own ones, or all of one restore.
-pub(crate) fn at_rest(lab: &Lab, vms: &[&str]) -> Result<()> {
+///
+/// # Errors
+/// When one of these is not so, with what there is instead.
+pub fn at_rest(lab: &Lab, vms: &[&str]) -> Result<()> {
     lab.settle(SETTLE)?;
     for job in lab.azdr.jobs()? {
         ensure!(job["state"] != "stuck", "a job is stuck: {job:#}");
