@@ -12,6 +12,7 @@ mod judge;
 mod lock_file;
 mod lost_answers;
 mod names;
+mod rebuild;
 mod secrets;
 mod setup;
 mod whole_flow;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         wrong_input::TESTS,
         interruptions::TESTS,
         secrets::TESTS,
+        rebuild::TESTS,
         guests::TESTS,
     ];
     let setup = Setup::find();
