@@ -11,6 +11,7 @@ mod interruptions;
 mod lock_file;
 mod lost_answers;
 mod names;
+mod rebuild;
 mod secrets;
 mod setup;
 mod soak;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         interruptions::TESTS,
         secrets::TESTS,
         soak::TESTS,
+        rebuild::TESTS,
         guests::TESTS,
     ];
     let setup = Setup::find();

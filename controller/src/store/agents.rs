@@ -3,6 +3,7 @@
 use azdr_env::WallTime;
 use rusqlite::{Connection, OptionalExtension};
 
+use super::cached::Cached;
 use super::{ItemId, RunId, Store, StoreError};
 
 /// What a certificate is good for.
@@ -71,7 +72,7 @@ impl Store {
         expires: WallTime,
     ) -> Result<(), StoreError> {
         self.write(move |c| {
-            c.execute(
+            c.execute_cached(
                 "INSERT INTO enrolment_token VALUES (?1, ?2, ?3, ?4, ?5, NULL)",
                 (hash, item.0, by, now.unix_ms(), expires.unix_ms()),
             )?;
@@ -92,7 +93,7 @@ impl Store {
         let hash = hash.to_owned();
         self.read(move |c| {
             let row = c
-                .query_row(
+                .query_row_cached(
                     "SELECT item_id, expires_ms, used_ms FROM enrolment_token WHERE hash = ?1",
                     [hash],
                     |r| Ok((r.get(0)?, r.get::<_, i64>(1)?, r.get::<_, Option<i64>>(2)?)),
@@ -122,7 +123,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.write(move |c| {
             let item = c
-                .query_row(
+                .query_row_cached(
                     "UPDATE enrolment_token SET used_ms = ?2
                      WHERE hash = ?1 AND used_ms IS NULL AND expires_ms > ?2 RETURNING item_id",
                     (hash, now.unix_ms()),
@@ -130,7 +131,7 @@ impl Store {
                 )
                 .optional()?
                 .ok_or_else(|| StoreError::Refused("the token is used or expired".into()))?;
-            c.execute("UPDATE item SET vm_guid = ?2 WHERE id = ?1", (item.0, vm_guid))?;
+            c.execute_cached("UPDATE item SET vm_guid = ?2 WHERE id = ?1", (item.0, vm_guid))?;
             insert_certificate(c, &serial, item, CertificateScope::Vm, not_after, now)
         })
         .await
@@ -152,7 +153,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.write(move |c| {
             if let Some(shown) = shown {
-                let good = c.query_row(
+                let good = c.query_row_cached(
                     "SELECT count(*) FROM agent_certificate
                      WHERE serial = ?1 AND revoked_ms IS NULL",
                     [shown],
@@ -175,7 +176,7 @@ impl Store {
         let serial = serial.to_owned();
         self.read(move |c| {
             let row = c
-                .query_row(
+                .query_row_cached(
                     "SELECT item_id, scope, run_id, not_after_ms, superseded_ms IS NOT NULL,
                        revoked_ms IS NOT NULL FROM agent_certificate WHERE serial = ?1",
                     [&serial],
@@ -215,7 +216,7 @@ impl Store {
         let taken = serial.clone();
         self.write(move |c| {
             let before: Option<i64> = c
-                .query_row(
+                .query_row_cached(
                     "SELECT before_ms FROM unrecorded_certificates WHERE item_id = ?1",
                     [item.0],
                     |r| r.get(0),
@@ -224,7 +225,7 @@ impl Store {
             if before.is_none_or(|before| issued.unix_ms() > before) {
                 return Ok(());
             }
-            c.execute(
+            c.execute_cached(
                 "INSERT INTO agent_certificate
                  SELECT ?1, ?2, 'vm', NULL, ?3, ?4, CASE WHEN EXISTS (
                    SELECT 1 FROM agent_certificate
@@ -245,7 +246,7 @@ impl Store {
     /// When the database cannot be read.
     pub async fn may_have_agent(&self, item: ItemId) -> Result<bool, StoreError> {
         self.read(move |c| {
-            Ok(c.query_row(
+            Ok(c.query_row_cached(
                 "SELECT EXISTS (SELECT 1 FROM unrecorded_certificates WHERE item_id = ?1)
                    AND EXISTS (SELECT 1 FROM point WHERE item_id = ?1 AND nonce <> '')",
                 [item.0],
@@ -265,7 +266,7 @@ impl Store {
     ) -> Result<Option<AgentCertificate>, StoreError> {
         let serial = self
             .read(move |c| {
-                Ok(c.query_row(
+                Ok(c.query_row_cached(
                     "SELECT serial FROM agent_certificate WHERE item_id = ?1 AND scope = 'vm'
                      ORDER BY issued_ms DESC, rowid DESC LIMIT 1",
                     [item.0],
@@ -291,14 +292,14 @@ impl Store {
     ) -> Result<u32, StoreError> {
         self.write(move |c| {
             // A token that was minted before must not let the revoked one back in.
-            c.execute(
+            c.execute_cached(
                 "UPDATE enrolment_token SET expires_ms = ?2 WHERE item_id = ?1
                    AND used_ms IS NULL AND expires_ms > ?2",
                 (item.0, now.unix_ms()),
             )?;
             // Nor one from before a rebuild, which nobody has recorded.
-            c.execute("DELETE FROM unrecorded_certificates WHERE item_id = ?1", [item.0])?;
-            Ok(c.execute(
+            c.execute_cached("DELETE FROM unrecorded_certificates WHERE item_id = ?1", [item.0])?;
+            Ok(c.execute_cached(
                 "UPDATE agent_certificate SET revoked_ms = ?2
                  WHERE item_id = ?1 AND revoked_ms IS NULL",
                 (item.0, now.unix_ms()),
@@ -321,13 +322,13 @@ impl Store {
         now: WallTime,
     ) -> Result<(), StoreError> {
         self.write(move |c| {
-            c.execute(
+            c.execute_cached(
                 "UPDATE agent_certificate SET superseded_ms = ?3
                  WHERE item_id = ?1 AND scope = 'vm' AND superseded_ms IS NULL AND serial <> ?2
                    AND rowid < (SELECT rowid FROM agent_certificate WHERE serial = ?2)",
                 (item.0, serial, now.unix_ms()),
             )?;
-            c.execute(
+            c.execute_cached(
                 "INSERT OR REPLACE INTO agent VALUES (?1, ?2, ?3, ?4)",
                 (item.0, version, boot_id, now.unix_ms()),
             )?;
@@ -362,7 +363,7 @@ impl Store {
     ) -> Result<Option<ExpectedInstance>, StoreError> {
         let vm_guid = vm_guid.to_owned();
         self.read(move |c| {
-            Ok(c.query_row(
+            Ok(c.query_row_cached(
                 "SELECT item_id, run_id, durable, own_item_id FROM expected_instance
                  WHERE vm_guid = ?1",
                 [vm_guid],
@@ -387,7 +388,7 @@ impl Store {
     pub async fn operator(&self, name: &str) -> Result<Option<OperatorRow>, StoreError> {
         let name = name.to_owned();
         self.read(move |c| {
-            Ok(c.query_row(
+            Ok(c.query_row_cached(
                 "SELECT name, role, certificate_serial, revoked_ms IS NOT NULL FROM operator
                  WHERE name = ?1",
                 [name],
@@ -418,7 +419,7 @@ fn insert_certificate(
         CertificateScope::Vm => ("vm", None),
         CertificateScope::Run(run) => ("run", Some(run.0)),
     };
-    c.execute(
+    c.execute_cached(
         "INSERT INTO agent_certificate VALUES (?1, ?2, ?3, ?4, ?5, ?6, NULL, NULL)",
         (serial, item.0, scope, run, now.unix_ms(), not_after.unix_ms()),
     )?;

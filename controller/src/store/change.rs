@@ -12,6 +12,7 @@ use azdr_env::WallTime;
 use rusqlite::{Connection, OptionalExtension};
 use serde::{Deserialize, Serialize};
 
+use super::cached::Cached;
 use super::error::to_json;
 use super::items::ensure_vm;
 use super::points::ReplicaState;
@@ -207,7 +208,7 @@ pub(super) fn apply(
         Change::RemovePoint { item, name } => remove_point(c, *item, name, now),
         Change::SetReplica { item, name, region, state, snapshots, error } => {
             let point = point_id(c, *item, name)?;
-            c.execute(
+            c.execute_cached(
                 "INSERT INTO replica VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
                  ON CONFLICT (point_id, region) DO UPDATE SET state = excluded.state,
                    started_ms = CASE WHEN run_id = excluded.run_id THEN started_ms
@@ -231,20 +232,20 @@ pub(super) fn apply(
         Change::RemoveReplica { item, name, region } => {
             let point = point_id(c, *item, name)?;
             let key = (point, region);
-            c.execute("DELETE FROM snapshot WHERE point_id = ?1 AND region = ?2", key)?;
-            c.execute("DELETE FROM replica WHERE point_id = ?1 AND region = ?2", key)?;
+            c.execute_cached("DELETE FROM snapshot WHERE point_id = ?1 AND region = ?2", key)?;
+            c.execute_cached("DELETE FROM replica WHERE point_id = ?1 AND region = ?2", key)?;
             Ok(())
         }
         Change::AddProof { item, name, region, level, passed, detail } => {
             let point = point_id(c, *item, name)?;
-            c.execute(
+            c.execute_cached(
                 "INSERT OR REPLACE INTO proof VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
                 (run.0, point, region, level, passed, now.unix_ms(), detail),
             )?;
             Ok(())
         }
         Change::AddDrill { item, name, region, started, passed, rto_ms, error } => {
-            c.execute(
+            c.execute_cached(
                 "INSERT OR REPLACE INTO drill VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
                 (
                     run.0,
@@ -263,12 +264,14 @@ pub(super) fn apply(
         Change::TakeLease { item, name } => {
             let point = point_id(c, *item, name)?;
             let claimed: Option<i64> =
-                c.query_row("SELECT pruned_by FROM point WHERE id = ?1", [point], |r| r.get(0))?;
+                c.query_row_cached("SELECT pruned_by FROM point WHERE id = ?1", [point], |r| {
+                    r.get(0)
+                })?;
             if let Some(run) = claimed {
                 let message = format!("{name} is being deleted by job {run}");
                 return Err(StoreError::Refused(message));
             }
-            c.execute(
+            c.execute_cached(
                 "INSERT OR IGNORE INTO lease VALUES (?1, ?2, ?3)",
                 (point, run.0, now.unix_ms()),
             )?;
@@ -278,11 +281,11 @@ pub(super) fn apply(
             refuse_if_leased(c, *item, name)?;
             super::pins::refuse_if_pinned(c, *item, name, now)?;
             let point = point_id(c, *item, name)?;
-            c.execute("UPDATE point SET pruned_by = ?2 WHERE id = ?1", (point, run.0))?;
+            c.execute_cached("UPDATE point SET pruned_by = ?2 WHERE id = ?1", (point, run.0))?;
             Ok(())
         }
         Change::Unclaim { item, name } => {
-            c.execute(
+            c.execute_cached(
                 "UPDATE point SET pruned_by = NULL WHERE item_id = ?1 AND name = ?2",
                 (item.0, name.as_str()),
             )?;
@@ -293,26 +296,29 @@ pub(super) fn apply(
                 Some((vm, location)) => Some(ensure_vm(c, vm, location, Some(vm_guid), now)?.id.0),
                 None => None,
             };
-            c.execute(
+            c.execute_cached(
                 "INSERT OR REPLACE INTO expected_instance VALUES (?1, ?2, ?3, ?4, ?5)",
                 (vm_guid, item.0, run.0, durable, own),
             )?;
             Ok(())
         }
         Change::KeepDisk { disk, item, until } => {
-            c.execute(
+            c.execute_cached(
                 "INSERT OR REPLACE INTO kept_disk VALUES (?1, ?2, ?3, ?4, ?5)",
                 (disk.key(), disk.as_str(), item.0, run.0, until.unix_ms()),
             )?;
             Ok(())
         }
         Change::UnkeepDisk { disk } => {
-            c.execute("DELETE FROM kept_disk WHERE arm_key = ?1", [disk.key()])?;
+            c.execute_cached("DELETE FROM kept_disk WHERE arm_key = ?1", [disk.key()])?;
             Ok(())
         }
         Change::StartRun(new) => insert_run(c, new, now).map(|_| ()),
         Change::SetTagProblem { item, problem } => {
-            c.execute("UPDATE policy SET tag_problem = ?2 WHERE item_id = ?1", (item.0, problem))?;
+            c.execute_cached(
+                "UPDATE policy SET tag_problem = ?2 WHERE item_id = ?1",
+                (item.0, problem),
+            )?;
             Ok(())
         }
     }
@@ -320,7 +326,7 @@ pub(super) fn apply(
 
 pub(super) fn add_point(c: &Connection, run: RunId, point: &NewPoint) -> Result<(), StoreError> {
     let size: u64 = point.snapshots.iter().map(|s| s.size_bytes).sum();
-    c.execute(
+    c.execute_cached(
         "INSERT INTO point (item_id, name, region, created_ms, tiers_json, consistency,
            consistency_reason, frozen_ms, size_bytes, operation_id, nonce, description_json, run_id)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
@@ -351,7 +357,7 @@ pub(super) fn add_snapshot(
     region: &str,
     snapshot: &NewSnapshot,
 ) -> Result<(), StoreError> {
-    c.execute(
+    c.execute_cached(
         "INSERT INTO snapshot (point_id, region, lun, arm_key, arm_id, source_disk_id,
            source_disk_unique_id, size_bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
          ON CONFLICT (point_id, region, lun) DO UPDATE SET arm_key = excluded.arm_key,
@@ -379,7 +385,10 @@ fn remove_point(
     refuse_if_leased(c, item, name)?;
     super::pins::refuse_if_pinned(c, item, name, now)?;
     super::pins::remove_lapsed(c, item, name)?;
-    c.execute("DELETE FROM point WHERE item_id = ?1 AND name = ?2", (item.0, name.as_str()))?;
+    c.execute_cached(
+        "DELETE FROM point WHERE item_id = ?1 AND name = ?2",
+        (item.0, name.as_str()),
+    )?;
     Ok(())
 }
 
@@ -389,7 +398,7 @@ fn refuse_if_leased(c: &Connection, item: ItemId, name: &PointName) -> Result<()
         return Ok(());
     }
     let lease = c
-        .query_row(
+        .query_row_cached(
             "SELECT l.run_id FROM lease l JOIN point p ON p.id = l.point_id
              WHERE p.item_id = ?1 AND p.name = ?2",
             (item.0, name.as_str()),
@@ -403,7 +412,7 @@ fn refuse_if_leased(c: &Connection, item: ItemId, name: &PointName) -> Result<()
 }
 
 pub(super) fn point_id(c: &Connection, item: ItemId, name: &PointName) -> Result<i64, StoreError> {
-    c.query_row(
+    c.query_row_cached(
         "SELECT id FROM point WHERE item_id = ?1 AND name = ?2",
         (item.0, name.as_str()),
         |r| r.get(0),

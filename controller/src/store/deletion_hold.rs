@@ -3,6 +3,7 @@
 use azdr_env::WallTime;
 use rusqlite::{Connection, OptionalExtension};
 
+use super::cached::Cached;
 use super::{Store, StoreError};
 
 /// Nothing is deleted until an admin releases it.
@@ -27,7 +28,7 @@ impl Store {
     /// When the database cannot be read.
     pub async fn deletion_hold(&self) -> Result<Option<DeletionHold>, StoreError> {
         self.read(|c| {
-            let row = c.query_row("SELECT since_ms, reason FROM deletion_hold", [], |r| {
+            let row = c.query_row_cached("SELECT since_ms, reason FROM deletion_hold", [], |r| {
                 Ok(DeletionHold { since: WallTime::from_unix_ms(r.get(0)?), reason: r.get(1)? })
             });
             Ok(row.optional()?)
@@ -50,7 +51,7 @@ impl Store {
     pub async fn release_deletions(&self) -> Result<Option<DeletionHold>, StoreError> {
         let held = self.deletion_hold().await?;
         self.write(|c| {
-            c.execute("DELETE FROM deletion_hold", [])?;
+            c.execute_cached("DELETE FROM deletion_hold", [])?;
             Ok(())
         })
         .await?;
@@ -59,7 +60,7 @@ impl Store {
 }
 
 pub(super) fn hold(c: &Connection, hold: &DeletionHold) -> Result<(), StoreError> {
-    c.execute(
+    c.execute_cached(
         "INSERT OR REPLACE INTO deletion_hold VALUES (1, ?1, ?2)",
         (hold.since.unix_ms(), &hold.reason),
     )?;

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 
 use rusqlite::ErrorCode;
 
+use super::cached::Cached;
 use super::{Store, StoreError};
 
 /// What is in the way of writing, in words.
@@ -37,8 +38,8 @@ impl Store {
     /// `Unwritable` in words.
     pub async fn check_writable(&self) -> Result<(), StoreError> {
         self.write(|c| {
-            c.execute("INSERT INTO write_probe VALUES (zeroblob(32768))", [])?;
-            c.execute("DELETE FROM write_probe", [])?;
+            c.execute_cached("INSERT INTO write_probe VALUES (zeroblob(32768))", [])?;
+            c.execute_cached("DELETE FROM write_probe", [])?;
             Ok(())
         })
         .await

@@ -5,6 +5,7 @@
 
 use rusqlite::Connection;
 
+use super::cached::Cached;
 use super::{Store, StoreError};
 
 impl Store {
@@ -19,7 +20,7 @@ impl Store {
         let epoch = plain
             .write(|c| {
                 let sql = "UPDATE controller_epoch SET epoch = epoch + 1 RETURNING epoch";
-                Ok(c.query_row(sql, [], |r| r.get::<_, i64>(0))?)
+                Ok(c.query_row_cached(sql, [], |r| r.get::<_, i64>(0))?)
             })
             .await?;
         Ok(Self { epoch: Some(epoch), ..plain })

@@ -6,6 +6,7 @@ use azdr_env::WallTime;
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
 
+use super::cached::Cached;
 use super::error::to_json;
 use super::{Store, StoreError};
 
@@ -91,7 +92,7 @@ impl Store {
     /// `Missing` when there is none.
     pub async fn item_by_id(&self, id: ItemId) -> Result<Item, StoreError> {
         self.read(move |c| {
-            c.query_row(&format!("{SELECT} WHERE id = ?1"), [id.0], item)
+            c.query_row_cached(&format!("{SELECT} WHERE id = ?1"), [id.0], item)
                 .optional()?
                 .ok_or_else(|| StoreError::Missing(format!("item {}", id.0)))
         })
@@ -118,7 +119,7 @@ impl Store {
         now: WallTime,
     ) -> Result<(), StoreError> {
         self.write(move |c| {
-            c.execute(
+            c.execute_cached(
                 "INSERT INTO policy (item_id, policy_json, enabled, enabled_since_ms, updated_ms,
                    updated_by) VALUES (?1, ?2, ?3, ?4, ?4, ?5)
                  ON CONFLICT (item_id) DO UPDATE SET policy_json = excluded.policy_json,
@@ -143,7 +144,10 @@ impl Store {
         problem: Option<String>,
     ) -> Result<(), StoreError> {
         self.write(move |c| {
-            c.execute("UPDATE policy SET tag_problem = ?2 WHERE item_id = ?1", (id.0, problem))?;
+            c.execute_cached(
+                "UPDATE policy SET tag_problem = ?2 WHERE item_id = ?1",
+                (id.0, problem),
+            )?;
             Ok(())
         })
         .await
@@ -188,7 +192,7 @@ pub(super) fn ensure_vm(
     now: WallTime,
 ) -> Result<Item, StoreError> {
     let vm_guid = vm_guid.as_ref().map(AsRef::as_ref);
-    c.execute(
+    c.execute_cached(
         "INSERT INTO item (kind, arm_key, arm_id, location, vm_guid, created_ms)
          VALUES ('vm', ?1, ?2, ?3, ?4, ?5)
          ON CONFLICT (arm_key) DO UPDATE SET arm_id = excluded.arm_id,
@@ -218,12 +222,12 @@ pub(super) fn parse_arm_id(text: &str, column: usize) -> rusqlite::Result<ArmId>
 }
 
 fn item_by_key(c: &Connection, key: &str) -> Result<Option<Item>, StoreError> {
-    Ok(c.query_row(&format!("{SELECT} WHERE arm_key = ?1"), [key], item).optional()?)
+    Ok(c.query_row_cached(&format!("{SELECT} WHERE arm_key = ?1"), [key], item).optional()?)
 }
 
 pub(super) fn read_policy(c: &Connection, id: ItemId) -> Result<Option<PolicyRow>, StoreError> {
     let row = c
-        .query_row(
+        .query_row_cached(
             "SELECT policy_json, enabled_since_ms, tag_problem FROM policy WHERE item_id = ?1",
             [id.0],
             |r| Ok((r.get::<_, String>(0)?, r.get(1)?, r.get(2)?)),

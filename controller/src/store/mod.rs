@@ -11,6 +11,7 @@
 //! Nothing here knows Azure or the workflows: rows in, rows out.
 
 mod agents;
+mod cached;
 pub mod change;
 mod deletion_hold;
 mod disk;

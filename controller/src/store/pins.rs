@@ -5,6 +5,7 @@ use azdr_domain::recovery_point::PointName;
 use azdr_env::WallTime;
 use rusqlite::{Connection, OptionalExtension};
 
+use super::cached::Cached;
 use super::change::point_id;
 use super::points::{PointRow, read_points};
 use super::{ItemId, Store, StoreError};
@@ -27,7 +28,9 @@ impl Store {
         self.write(move |c| {
             let point = point_id(c, item, &name)?;
             let claimed: Option<i64> =
-                c.query_row("SELECT pruned_by FROM point WHERE id = ?1", [point], |r| r.get(0))?;
+                c.query_row_cached("SELECT pruned_by FROM point WHERE id = ?1", [point], |r| {
+                    r.get(0)
+                })?;
             if let Some(run) = claimed {
                 return Err(StoreError::Refused(format!("{name} is being deleted by job {run}")));
             }
@@ -50,7 +53,8 @@ impl Store {
         self.write(move |c| {
             let point = point_id(c, item, &name)?;
             let key = (point, owner);
-            let removed = c.execute("DELETE FROM pin WHERE point_id = ?1 AND owner = ?2", key)?;
+            let removed =
+                c.execute_cached("DELETE FROM pin WHERE point_id = ?1 AND owner = ?2", key)?;
             if removed > 0 {
                 changed(c, point)?;
             }
@@ -88,7 +92,7 @@ impl Store {
     pub async fn pins_are_mirrored(&self, stale: &StalePins) -> Result<(), StoreError> {
         let (item, name, version) = (stale.point.item, stale.point.name.clone(), stale.version);
         self.write(move |c| {
-            c.execute(
+            c.execute_cached(
                 "UPDATE point SET pins_mirrored = ?3 WHERE item_id = ?1 AND name = ?2",
                 (item.0, name.as_str(), version),
             )?;
@@ -99,7 +103,7 @@ impl Store {
 }
 
 pub(super) fn insert(c: &Connection, point: i64, pin: &Pin) -> Result<(), StoreError> {
-    c.execute(
+    c.execute_cached(
         "INSERT OR REPLACE INTO pin VALUES (?1, ?2, ?3, ?4, ?5)",
         (point, &pin.owner, &pin.reason, pin.since.unix_ms(), pin.until.map(WallTime::unix_ms)),
     )?;
@@ -123,7 +127,7 @@ pub(super) fn of_point(c: &Connection, point: i64) -> Result<Vec<Pin>, StoreErro
 }
 
 fn changed(c: &Connection, point: i64) -> Result<(), StoreError> {
-    c.execute("UPDATE point SET pins_version = pins_version + 1 WHERE id = ?1", [point])?;
+    c.execute_cached("UPDATE point SET pins_version = pins_version + 1 WHERE id = ?1", [point])?;
     Ok(())
 }
 
@@ -143,7 +147,7 @@ pub(super) fn refuse_if_pinned(
     now: WallTime,
 ) -> Result<(), StoreError> {
     let owner = c
-        .query_row(
+        .query_row_cached(
             "SELECT n.owner FROM pin n JOIN point p ON p.id = n.point_id
              WHERE p.item_id = ?1 AND p.name = ?2 AND (n.until_ms IS NULL OR n.until_ms > ?3)",
             (item.0, name.as_str(), now.unix_ms()),
@@ -162,7 +166,7 @@ pub(super) fn remove_lapsed(
     item: ItemId,
     name: &PointName,
 ) -> Result<(), StoreError> {
-    c.execute(
+    c.execute_cached(
         "DELETE FROM pin WHERE point_id IN
            (SELECT id FROM point WHERE item_id = ?1 AND name = ?2)",
         (item.0, name.as_str()),

@@ -4,6 +4,7 @@ use azdr_domain::arm_id::ArmId;
 use azdr_env::WallTime;
 use rusqlite::{OptionalExtension, Row};
 
+use super::cached::Cached;
 use super::items::parse_arm_id;
 use super::{ItemId, RunId, Store, StoreError};
 
@@ -78,7 +79,7 @@ impl Store {
     pub async fn kept_disk(&self, disk: &ArmId) -> Result<Option<KeptDisk>, StoreError> {
         let key = disk.key().to_owned();
         self.read(move |c| {
-            let row = c.query_row(
+            let row = c.query_row_cached(
                 "SELECT arm_id, item_id, run_id, kept_until_ms FROM kept_disk WHERE arm_key = ?1",
                 [key],
                 kept_disk,
@@ -94,7 +95,7 @@ impl Store {
     /// When the database cannot be read.
     pub async fn rebuilt(&self) -> Result<Option<Rebuilt>, StoreError> {
         self.read(|c| {
-            let row = c.query_row(
+            let row = c.query_row_cached(
                 "SELECT id, created_ms FROM run WHERE workflow = ?1 ORDER BY id DESC LIMIT 1",
                 [REBUILD],
                 |r| Ok(Rebuilt { run: RunId(r.get(0)?), at: WallTime::from_unix_ms(r.get(1)?) }),

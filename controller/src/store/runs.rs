@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::cached::Cached;
 use super::error::to_json;
 use super::journal::{self, Event};
 use super::{ItemId, Store, StoreError, repetition};
@@ -217,14 +218,14 @@ impl Store {
                     return Ok(false);
                 }
             }
-            c.execute("UPDATE lock_epoch SET epoch = epoch + 1", [])?;
+            c.execute_cached("UPDATE lock_epoch SET epoch = epoch + 1", [])?;
             for need in &needs {
-                c.execute(
+                c.execute_cached(
                     "INSERT OR IGNORE INTO lock SELECT ?1, ?2, epoch, ?3 FROM lock_epoch",
                     (&need.key, id.0, now.unix_ms()),
                 )?;
             }
-            let changed = c.execute(
+            let changed = c.execute_cached(
                 "UPDATE run SET state = 'running', started_ms = ?2, waiting_for = NULL,
                    waiting_for_job = NULL
                  WHERE id = ?1 AND state = 'queued'",
@@ -313,7 +314,7 @@ impl Store {
                     run.state.as_str()
                 )));
             }
-            c.execute("UPDATE run SET cancel_requested = 1 WHERE id = ?1", [id.0])?;
+            c.execute_cached("UPDATE run SET cancel_requested = 1 WHERE id = ?1", [id.0])?;
             if run.state == RunState::Queued {
                 set_state(c, id, RunState::Cancelled, now)?;
             }
@@ -507,9 +508,9 @@ pub(super) fn set_state(
         // Those behind its locks are looked at again.
         c.prepare_cached("UPDATE run SET waiting_for_job = NULL WHERE waiting_for_job = ?1")?
             .execute([id.0])?;
-        c.execute("DELETE FROM lock WHERE run_id = ?1", [id.0])?;
-        c.execute("DELETE FROM lease WHERE run_id = ?1", [id.0])?;
-        c.execute("DELETE FROM expected_instance WHERE run_id = ?1", [id.0])?;
+        c.execute_cached("DELETE FROM lock WHERE run_id = ?1", [id.0])?;
+        c.execute_cached("DELETE FROM lease WHERE run_id = ?1", [id.0])?;
+        c.execute_cached("DELETE FROM expected_instance WHERE run_id = ?1", [id.0])?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use azdr_env::WallTime;
 use rusqlite::{Connection, OptionalExtension};
 use serde::{Deserialize, Serialize};
 
+use super::cached::Cached;
 use super::error::to_json;
 use super::{Store, StoreError};
 
@@ -58,7 +59,7 @@ pub(super) fn stamp(
             existing.cloud, existing.tenant_id
         )));
     }
-    c.execute(
+    c.execute_cached(
         "INSERT INTO stamp VALUES (1, ?1, ?2, ?3, ?4, ?5)",
         (
             &stamp.cloud,
@@ -68,7 +69,7 @@ pub(super) fn stamp(
             now.unix_ms(),
         ),
     )?;
-    c.execute(
+    c.execute_cached(
         "INSERT INTO operator VALUES (?1, 'admin', ?2, ?3, NULL)",
         (admin, certificate_serial, now.unix_ms()),
     )?;
@@ -77,7 +78,7 @@ pub(super) fn stamp(
 
 fn read(c: &Connection) -> Result<Option<Stamp>, StoreError> {
     let row = c
-        .query_row(
+        .query_row_cached(
             "SELECT cloud, tenant_id, subscriptions_json, installation FROM stamp",
             [],
             |r| Ok((r.get(0)?, r.get(1)?, r.get::<_, String>(2)?, r.get(3)?)),
