@@ -110,6 +110,18 @@ pub enum Action {
         /// The new name.
         to: String,
     },
+    /// Just before it is handled, a management lock named `fault-plan` appears.
+    Lock {
+        /// The id of what it locks: a subscription, resource group or resource.
+        scope: String,
+        /// `CanNotDelete` or `ReadOnly`.
+        level: String,
+    },
+    /// Just before it is handled, that lock goes.
+    Unlock {
+        /// As of `lock`.
+        scope: String,
+    },
     /// Requests for resources in this region are refused (503).
     RegionDown {
         /// Region name.
@@ -159,6 +171,10 @@ pub(crate) enum BehindTheBack {
     Delete(String),
     /// It gets another name.
     Rename(String, String),
+    /// A lock of this level appears on it.
+    Lock(String, String),
+    /// The lock goes.
+    Unlock(String),
 }
 
 /// A request, as the plan sees it.
@@ -277,6 +293,12 @@ impl Action {
             Self::Rename { id, to } => {
                 verdict.behind_the_back.push(BehindTheBack::Rename(id.clone(), to.clone()));
             }
+            Self::Lock { scope, level } => {
+                verdict.behind_the_back.push(BehindTheBack::Lock(scope.clone(), level.clone()));
+            }
+            Self::Unlock { scope } => {
+                verdict.behind_the_back.push(BehindTheBack::Unlock(scope.clone()));
+            }
             Self::CapacityGone { region } => {
                 verdict.injected.no_capacity_in.push(region.to_lowercase());
             }
@@ -352,6 +374,8 @@ mod tests {
         let text = r#"[{"match": {"nth": 3}, "action": {"fail_copy_at_percent":
             {"percent": 40.0, "code": "CopySourceNotFound", "message": "gone"}}},
             {"action": {"delete": {"id": "/subscriptions/s"}}},
+            {"action": {"lock": {"scope": "/subscriptions/s", "level": "ReadOnly"}}},
+            {"action": {"unlock": {"scope": "/subscriptions/s"}}},
             {"action": {"rename": {"id": "/subscriptions/s", "to": "other"}}}]"#;
         let plan: Vec<Fault> = serde_json::from_str(text).unwrap();
         let again = serde_json::to_string(&plan).unwrap();

@@ -280,11 +280,7 @@ impl Inner {
             let now = self.now(&world);
             world.advance(now);
             for change in first {
-                let done = match &change {
-                    BehindTheBack::Delete(id) => world.vanish(id, now),
-                    BehindTheBack::Rename(id, to) => world.rename(id, to),
-                };
-                if let Err(error) = done {
+                if let Err(error) = world.suffer(&change, now) {
                     tracing::warn!(?change, %error, "the fault plan asks for the impossible");
                 }
             }

@@ -2,7 +2,7 @@
 //!
 //! A machine comes up at once when it is started, if its OS disk is [bootable](BOOTABLE); if not, it
 //! runs, as Azure sees it, and nothing ever comes of it. From then on its built-in writer writes (see
-//! [`ledger`]) until the machine ends; it is never woken for that: what it has written is worked out
+//! [`check`]) until the machine ends; it is never woken for that: what it has written is worked out
 //! when somebody looks. While the machine is frozen nothing is written, by anybody.
 //!
 //! Whoever plays the agent calls [`SimulatedGuests::freeze`], [`thaw`](SimulatedGuests::thaw) and

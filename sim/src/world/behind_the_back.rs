@@ -3,7 +3,12 @@
 
 use azdr_env::WallTime;
 
+use super::locks::{LockProperties, LockRequest};
 use super::{ArmError, ArmId, Kind, World};
+use crate::faults::BehindTheBack;
+
+/// The name of the fault plan's locks.
+const LOCK: &str = "fault-plan";
 
 impl World {
     /// A resource vanishes; its machine keeps running, its users keep referring to it.
@@ -51,6 +56,22 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// What the fault plan wants.
+    pub(crate) fn suffer(&mut self, change: &BehindTheBack, now: WallTime) -> Result<(), ArmError> {
+        match change {
+            BehindTheBack::Delete(id) => self.vanish(id, now),
+            BehindTheBack::Rename(id, to) => self.rename(id, to),
+            BehindTheBack::Lock(scope, level) => {
+                let properties = LockProperties { level: level.clone(), notes: None };
+                self.put_lock(scope, LOCK, LockRequest { properties }).map(|_| ())
+            }
+            BehindTheBack::Unlock(scope) => {
+                self.delete_lock(scope, LOCK);
+                Ok(())
+            }
+        }
     }
 
     fn existing(&self, id: &str) -> Result<ArmId, ArmError> {

@@ -165,3 +165,19 @@ async fn resources_vanish_and_change_their_names_behind_the_back() {
     assert_eq!(cloud.arm("GET", WEB, VMS, Value::Null).await.status, 200);
     assert_eq!(cloud.arm("GET", &disk_path("web-data"), DISKS, Value::Null).await.status, 404);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_comes_and_goes_with_the_plan() {
+    let cloud = Cloud::new().await;
+    cloud.snapshot("s", "web-os").await;
+    let scope = format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/prod");
+    cloud
+        .faults(json!([
+            {"match": {"method": "DELETE", "nth": 1}, "action": {"lock": {"scope": scope, "level": "CanNotDelete"}}},
+            {"match": {"method": "DELETE", "nth": 2}, "action": {"unlock": {"scope": scope}}},
+        ]))
+        .await;
+    let path = snapshot_path("prod", "s");
+    assert_eq!(cloud.arm("DELETE", &path, DISKS, Value::Null).await.code(), "ScopeLocked");
+    cloud.ok("DELETE", &path, DISKS, Value::Null).await;
+}

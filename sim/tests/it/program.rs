@@ -7,6 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use azdr_env::sleep;
+use azure_sim::guests::simulated::BOOTABLE;
+use bytes::Bytes;
 use reqwest::{Certificate, Client, Method};
 use serde_json::{Value, json};
 
@@ -28,10 +30,15 @@ fn azure_sim() -> Command {
 }
 
 async fn run(dir: &Path) -> (Program, Value) {
+    run_with(dir, &[]).await
+}
+
+async fn run_with(dir: &Path, more: &[&str]) -> (Program, Value) {
     let ready = dir.join("ready.json");
     let _ = std::fs::remove_file(&ready);
     let child = azure_sim()
         .args(["run", "--state", "state", "--ready-file", "ready.json"])
+        .args(more)
         .current_dir(dir)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -74,6 +81,52 @@ impl Caller {
         let status = response.status().as_u16();
         (status, serde_json::from_slice(&response.bytes().await.unwrap()).unwrap_or_default())
     }
+
+    async fn admin(&self, method: Method, path: &str, body: &'static str) -> (u16, Bytes) {
+        let url = format!("{}/_sim/{path}", self.base);
+        let response = self.client.request(method, url).body(body).send().await.unwrap();
+        (response.status().as_u16(), response.bytes().await.unwrap())
+    }
+
+    /// The one simulated machine.
+    async fn machine(&self) -> Value {
+        let (status, listed) = self.admin(Method::GET, "guests", "").await;
+        assert_eq!(status, 200);
+        serde_json::from_slice::<Value>(&listed).unwrap()[0].clone()
+    }
+}
+
+#[tokio::test]
+async fn simulated_machines_keep_their_disks_over_kill_9() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = world();
+    let files = json!({BOOTABLE: "elf"});
+    world["vms"][0]["os_disk"] = json!({"name": "web-os", "size_bytes": 8 << 20, "files": files});
+    std::fs::write(dir.path().join("world.json"), world.to_string()).unwrap();
+    let init = azure_sim()
+        .args(["init", "--state", "state", "--world", "world.json"])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    assert!(init.status.success(), "{init:?}");
+    let simulated = ["--guests", "simulated"];
+    let (mut program, ready) = run_with(dir.path(), &simulated).await;
+    let caller = Caller::new(&ready).await;
+    let before = caller.machine().await;
+    let at = |what: &str| format!("guests/{}/{what}", before["vm_id"].as_str().unwrap());
+    let file = at("file?path=/mnt/lun0/witness");
+    assert_eq!(caller.admin(Method::PUT, &file, "nonce").await.0, 204);
+    assert_eq!(caller.admin(Method::POST, &at("freeze"), "").await.0, 204);
+    program.0.kill().unwrap();
+    program.0.wait().unwrap();
+
+    let (_program, ready) = run_with(dir.path(), &simulated).await;
+    let caller = Caller::new(&ready).await;
+    assert_eq!(caller.admin(Method::GET, &file, "").await, (200, Bytes::from("nonce")));
+    let after = caller.machine().await;
+    assert_ne!(after["boot_id"], before["boot_id"]);
+    assert_eq!((&after["torn"], &after["frozen_ms"]), (&json!(false), &Value::Null));
+    assert_eq!(after["disks"], before["disks"]);
 }
 
 #[tokio::test]
