@@ -47,7 +47,7 @@ fn default_metadata_url() -> String {
 }
 
 fn default_thawd_socket() -> PathBuf {
-    azdr_thawd::DEFAULT_SOCKET.into()
+    azdr_thawd_client::DEFAULT_SOCKET.into()
 }
 
 /// A configuration that cannot be used.
@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(config.controller, "azdr.example:7443");
         assert_eq!(config.state_dir, Path::new("/var/lib/a \"b\""));
         assert_eq!(config.instance_metadata_url, DEFAULT_METADATA_URL);
-        assert_eq!(config.thawd_socket, Path::new(azdr_thawd::DEFAULT_SOCKET));
+        assert_eq!(config.thawd_socket, Path::new(azdr_thawd_client::DEFAULT_SOCKET));
         assert_eq!(config.file_systems, None);
         let url = "http://127.0.0.1:4000";
         let text = Config::text_for("azdr.example:7443", Path::new("/x"), Some(url));

@@ -7,9 +7,12 @@ use azdr_env::WallTime;
 use azdr_proto::agent::{
     FileSystemReport, FileSystemState, FileSystemWindow, ThawCause, ThawReply,
 };
-use azdr_thawd::protocol::{Cause, Entry, Outcome, Report};
+use azdr_thawd_client::{Cause, Entry, Outcome, Report};
 
 use crate::survey::{Covered, Survey};
+
+const THAW_PROCESS_DIED: &str =
+    "azdr-thawd's process for this operation died; its other one thawed";
 
 /// One line per covered file system.
 pub(crate) fn file_system_reports(report: &Report, survey: &Survey) -> Vec<FileSystemReport> {
@@ -24,7 +27,7 @@ pub(crate) fn file_system_reports(report: &Report, survey: &Survey) -> Vec<FileS
 
 fn outcome_in_words(entry: &Entry) -> String {
     match entry.outcome {
-        Outcome::Untouched => "not reached".to_owned(),
+        Outcome::Waiting | Outcome::Untouched => "not reached".to_owned(),
         Outcome::Frozen => "frozen".to_owned(),
         Outcome::NotFrozen if entry.freeze_errno == libc::EBUSY => {
             "somebody else has frozen it".to_owned()
@@ -42,6 +45,7 @@ pub(crate) fn why_not_frozen(report: &Report) -> String {
         Cause::Command => "a thaw was asked for".to_owned(),
         Cause::AgentDied => "azdr-thawd lost this agent".to_owned(),
         Cause::Shutdown => "azdr-thawd was told to end".to_owned(),
+        Cause::ThawProcessDied => THAW_PROCESS_DIED.to_owned(),
         _ => {
             let mut refused = report.entries().iter().filter(|e| e.outcome == Outcome::NotFrozen);
             match refused.next() {
@@ -54,7 +58,7 @@ pub(crate) fn why_not_frozen(report: &Report) -> String {
 
 /// The facts of a thaw; `wall` is the date now.
 pub(crate) fn thaw_reply(report: &Report, survey: &Survey, wall: WallTime) -> ThawReply {
-    let monotonic_now = azdr_thawd::monotonic_ns();
+    let monotonic_now = azdr_thawd_client::monotonic_ns();
     let unix_ms = |ns: u64| {
         let ago_ms = monotonic_now.saturating_sub(ns) / 1_000_000;
         wall.unix_ms().saturating_sub_unsigned(ago_ms)
@@ -85,7 +89,7 @@ fn cause(cause: Cause) -> ThawCause {
         Cause::LeaseExpired => ThawCause::LeaseExpired,
         Cause::HoldLimit => ThawCause::HoldLimit,
         Cause::AgentDied => ThawCause::AgentDied,
-        Cause::Shutdown => ThawCause::Shutdown,
+        Cause::Shutdown | Cause::ThawProcessDied => ThawCause::Shutdown,
         Cause::FreezeFailed => ThawCause::FreezeFailed,
         Cause::NotFrozen => ThawCause::NotFrozen,
     }
@@ -112,6 +116,7 @@ fn why_broken(report: &Report, survey: &Survey) -> String {
         Cause::HoldLimit => Some(format!("the hold limit of {limit} ms passed")),
         Cause::AgentDied => Some("azdr-thawd lost this agent".to_owned()),
         Cause::Shutdown => Some("azdr-thawd was told to end".to_owned()),
+        Cause::ThawProcessDied => Some(THAW_PROCESS_DIED.to_owned()),
         Cause::FreezeFailed => Some("the freeze did not complete".to_owned()),
         Cause::NotFrozen => Some("nothing was frozen".to_owned()),
     });

@@ -2,11 +2,13 @@
 //!
 //! Everything that may block on a disk (survey, sync, witness) comes before the thaw process is
 //! armed. From then on this process writes nothing: log lines are held back, heartbeats and replies
-//! come from memory (N8). Should the thaw process die in the window, this one thaws through the
-//! descriptors that both hold.
+//! come from memory (N8). The thaw process survives the death of either of its two halves; should
+//! both die in the window, which is the end of the connection, this one thaws through the
+//! descriptors that all hold.
 
 use std::collections::BTreeSet;
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -16,10 +18,9 @@ use azdr_proto::agent::agent_message::Body;
 use azdr_proto::agent::{
     FileSystemReport, FileSystemState, Freeze, FreezeOutcome, FreezeReply, QuiesceState, Witness,
 };
-use azdr_thawd::client::Client;
-use azdr_thawd::protocol::{
-    HOLD_LIMIT_RANGE_MS, LEASE_RANGE_MS, MAX_FILE_SYSTEMS, OperationId, Prepare, Reply, Report,
-    Request, State,
+use azdr_thawd_client::{
+    Client, HOLD_LIMIT_RANGE_MS, LEASE_RANGE_MS, MAX_FILE_SYSTEMS, OperationId, Prepare, Reply,
+    Report, Request, State,
 };
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -101,10 +102,10 @@ fn check(freeze: &Freeze) -> Result<(OperationId, u32, u32), String> {
     if freeze.nonce.len() != NONCE_LEN || !hexadecimal {
         return Err("nonce must be 64 hexadecimal digits".to_owned());
     }
-    let within = |name, value, default, (low, high)| match value {
+    let within = |name, value, default, range: RangeInclusive<u32>| match value {
         0 => Ok(default),
-        ms if (low..=high).contains(&ms) => Ok(ms),
-        ms => Err(format!("{name} is {ms}, allowed are {low} to {high}")),
+        ms if range.contains(&ms) => Ok(ms),
+        ms => Err(format!("{name} is {ms}, allowed are {} to {}", range.start(), range.end())),
     };
     let lease = within("lease_ms", freeze.lease_ms, DEFAULT_LEASE_MS, LEASE_RANGE_MS)?;
     let limit = freeze.hold_limit_ms;
@@ -166,7 +167,7 @@ async fn next_reply(thawd: &AsyncFd<Client>) -> io::Result<Reply> {
 /// How the window ended.
 enum End {
     Thawed(Box<Report>),
-    /// The thaw process died; this one thawed. What each FITHAW said.
+    /// Both halves of the thaw process died; this one thawed. What each FITHAW said.
     ThawdDied(Vec<io::Result<()>>),
 }
 
@@ -276,7 +277,7 @@ impl Hold<'_> {
             threads.spawn_blocking(move || {
                 let start = env.clock.monotonic();
                 loop {
-                    match azdr_thawd::thaw_file_system(root.as_fd()) {
+                    match azdr_thawd_client::thaw_file_system(root.as_fd()) {
                         Err(error) if error.kind() != io::ErrorKind::InvalidInput => {}
                         result if env.clock.monotonic().since(start) >= late_freeze => {
                             return (index, result);
@@ -327,14 +328,23 @@ impl Hold<'_> {
             self.view.say(Body::FreezeReply(reply.clone()));
             reply
         });
+        let refused_calls = match end {
+            End::Thawed(report) => report.refused_calls,
+            End::ThawdDied(_) => 0,
+        };
         tracing::info!(
             operation = self.id(),
             window_ms = thaw.window_ms,
             unbroken = thaw.unbroken,
             cause = thaw.cause().as_str_name(),
             reason = thaw.reason,
+            refused_calls,
             "thawed"
         );
+        if refused_calls > 0 {
+            // It thawed all the same: what it could not do was not needed for that (N8).
+            tracing::warn!(refused_calls, "azdr-thawd's filter refused calls of its own");
+        }
         for id in &self.asked {
             let mut reply = thaw.clone();
             if id != self.id() {

@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use azdr_thawd::client::Client;
+use azdr_thawd_client::Client;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 

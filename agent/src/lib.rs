@@ -12,7 +12,7 @@
 //! - [`quiesce`]: the actor behind Freeze and Thaw, independent of sessions. `hold` is one operation;
 //!   `facts` puts its result into the interface's words. Before the window: [`mounts`] (what there
 //!   is), [`levels`] (in which order), [`survey`] (both, with roots open), [`presync`], [`witness`].
-//!   In the window the thaw process (crate `azdr_thawd`) owns every limit.
+//!   In the window the thaw process (crates `azdr_thawd` and `azdr_thawd_client`) owns every limit.
 //! - [`health`]: facts. [`ring_log`]: log lines, never while frozen. [`blocking`]: calls that may
 //!   never come back. [`atomic_file`]: old or new, never half.
 //!

@@ -11,7 +11,7 @@ use azdr_proto::agent::{
     AgentMessage, CertificateIssued, ControllerMessage, Hello, RenewCertificate, SessionMode,
     Welcome,
 };
-use azdr_thawd::client::Client;
+use azdr_thawd_client::Client;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 use tokio::time::timeout;

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use azdr_thawd::client::Client;
+use azdr_thawd_client::Client;
 
 use crate::Agent;
 use crate::identity_store;

@@ -20,7 +20,9 @@ crate::tests! {
     a_lease_that_is_not_renewed_is_told_when_asked: ["mkfs.ext4"],
     a_session_lost_while_frozen_ends_with_the_lease_and_the_result_is_kept: ["mkfs.ext4"],
     repetitions_and_strangers_are_told_apart: ["mkfs.ext4"],
-    the_agent_thaws_when_the_thaw_process_is_killed: ["mkfs.ext4"],
+    the_agent_thaws_when_all_of_the_thaw_process_is_killed: ["mkfs.ext4"],
+    the_thaw_process_thaws_when_its_operation_is_killed: ["mkfs.ext4"],
+    a_hold_outlives_the_thaw_processs_supervisor: ["mkfs.ext4"],
     a_killed_agent_leaves_nothing_frozen: ["mkfs.ext4"],
     an_agent_told_to_end_thaws_first: ["mkfs.ext4"],
     a_stacked_file_system_is_frozen_in_order: ["mkfs.ext4"],
@@ -201,12 +203,49 @@ async fn repetitions_and_strangers_are_told_apart() {
     assert!(thaw_reply(&mut scene.session).await.unbroken);
 }
 
-async fn the_agent_thaws_when_the_thaw_process_is_killed() {
+async fn the_thaw_process_thaws_when_its_operation_is_killed() {
     let mut scene = scene(2).await;
     let writer = Writer::start(scene.mounts[1].path());
     scene.frozen("op-1", 10_000, 25_000).await;
     writer.assert_blocked();
+    scene.thawd.child().signal("KILL");
+    writer.assert_goes_on(Duration::from_secs(3));
+    scene.mounts.iter().for_each(LoopMount::assert_writable);
+    scene.session.tell(thaw("op-1")).await;
+    let reply = thaw_reply(&mut scene.session).await;
+    assert!(!reply.unbroken && reply.reason.contains("its other one thawed"), "{reply:?}");
+    assert!(reply.windows.len() == 2 && reply.windows.iter().all(|w| w.first_thaw_succeeded));
+    scene.frozen("op-2", 3_000, 10_000).await;
+}
+
+async fn a_hold_outlives_the_thaw_processs_supervisor() {
+    let mut scene = scene(2).await;
+    let writer = Writer::start(scene.mounts[1].path());
+    scene.frozen("op-1", 10_000, 25_000).await;
     scene.thawd.signal("KILL");
+    assert!(!scene.thawd.ended());
+    writer.assert_blocked();
+    let renew = RenewLease { operation_id: "op-1".to_owned() };
+    scene.session.tell(Tell::RenewLease(renew)).await;
+    beat_in(&mut scene.session, QuiesceState::Frozen).await;
+    scene.session.tell(thaw("op-1")).await;
+    let reply = thaw_reply(&mut scene.session).await;
+    assert!(reply.unbroken && reply.cause() == ThawCause::Command, "{reply:?}");
+    writer.assert_goes_on(Duration::from_secs(3));
+    scene.thawd = scene.machine.start_thawd();
+    scene.frozen("op-2", 3_000, 10_000).await;
+}
+
+async fn the_agent_thaws_when_all_of_the_thaw_process_is_killed() {
+    let mut scene = scene(2).await;
+    let writer = Writer::start(scene.mounts[1].path());
+    scene.frozen("op-1", 10_000, 25_000).await;
+    writer.assert_blocked();
+    // The supervisor first: otherwise it thaws.
+    let operation = scene.thawd.child();
+    scene.thawd.signal("KILL");
+    assert!(!scene.thawd.ended());
+    operation.signal("KILL");
     writer.assert_goes_on(Duration::from_secs(3));
     scene.mounts.iter().for_each(LoopMount::assert_writable);
     scene.session.tell(thaw("op-1")).await;

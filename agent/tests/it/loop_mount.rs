@@ -94,7 +94,7 @@ impl LoopMount {
 
     /// Thaws it, as another program would; true when it was frozen.
     pub(crate) fn thaw(&self) -> bool {
-        azdr_thawd::thaw_file_system(self.root().as_fd()).is_ok()
+        azdr_thawd_client::thaw_file_system(self.root().as_fd()).is_ok()
     }
 
     /// Freezes it, as another program would.
@@ -123,7 +123,7 @@ impl Drop for LoopMount {
             parent.map(|p| p.dev()) != fs::metadata(path).ok().map(|m| m.dev())
         };
         if let Some(root) = self.root.take() {
-            let _ = azdr_thawd::thaw_file_system(root.as_fd());
+            let _ = azdr_thawd_client::thaw_file_system(root.as_fd());
         }
         let path = self.path.to_str().unwrap_or_default();
         // Writers that were blocked end now.

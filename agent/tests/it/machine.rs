@@ -5,7 +5,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use azdr_thawd::client::Client;
+use azdr_thawd_client::Client;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -20,10 +20,26 @@ pub(crate) const VM_ID: &str = "da560509-fad4-4f76-a9f1-63614eda019a";
 /// A process of this test's own; dropping it ends it.
 pub(crate) struct Process(Child);
 
+/// A process that one of them started.
+pub(crate) struct ChildProcess(u32);
+
+impl ChildProcess {
+    pub(crate) fn signal(&self, signal: &str) {
+        let pid = self.0.to_string();
+        assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+    }
+}
+
 impl Process {
     pub(crate) fn signal(&self, signal: &str) {
-        let pid = self.0.id().to_string();
-        assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+        ChildProcess(self.0.id()).signal(signal);
+    }
+
+    /// Its only child, which is no child of this test's.
+    pub(crate) fn child(&self) -> ChildProcess {
+        let pid = self.0.id();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        ChildProcess(children.trim().parse().unwrap())
     }
 
     /// Waits for its end; true when it ended well.

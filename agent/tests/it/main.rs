@@ -40,7 +40,7 @@ fn main() {
     if let [_, role, socket] = std::env::args().collect::<Vec<_>>().as_slice()
         && role == machine::THAWD_ROLE
     {
-        azdr_thawd::run(&azdr_thawd::Setup { socket: socket.clone() }).unwrap();
+        azdr_thawd::run(std::path::Path::new(socket)).unwrap();
         return;
     }
     let mut trials = Vec::new();

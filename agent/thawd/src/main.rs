@@ -1,8 +1,9 @@
 //! The thaw process's executable: arguments only, see the library.
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use azdr_thawd::{DEFAULT_SOCKET, Setup, run};
+use azdr_thawd::{DEFAULT_SOCKET, run};
 
 const USAGE: &str = "\
 Freezes file systems for azdr-agent and thaws them whatever happens. Needs root.
@@ -14,26 +15,22 @@ Usage: azdr-thawd [--socket PATH]
 ";
 
 fn main() -> ExitCode {
-    let mut args = std::env::args().skip(1);
-    let mut setup = Setup { socket: DEFAULT_SOCKET.to_owned() };
-    while let Some(arg) = args.next() {
-        match (arg.as_str(), args.next()) {
-            ("--socket", Some(path)) => setup.socket = path,
-            ("--help" | "-h", _) => {
-                print!("{USAGE}");
-                return ExitCode::SUCCESS;
-            }
-            _ => {
-                eprint!("azdr-thawd: unknown or incomplete argument `{arg}`\n\n{USAGE}");
-                return ExitCode::from(2);
-            }
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let socket = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => DEFAULT_SOCKET,
+        ["--socket", path] => path,
+        ["--help" | "-h", ..] => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
         }
-    }
-    match run(&setup) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("azdr-thawd: cannot serve at {}: {error}", setup.socket);
-            ExitCode::FAILURE
+        _ => {
+            eprint!("azdr-thawd: unknown or incomplete arguments: {}\n\n{USAGE}", args.join(" "));
+            return ExitCode::from(2);
         }
+    };
+    if let Err(error) = run(Path::new(socket)) {
+        eprintln!("azdr-thawd: cannot serve at {socket}: {error}");
+        return ExitCode::FAILURE;
     }
+    ExitCode::SUCCESS
 }

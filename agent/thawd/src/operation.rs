@@ -1,209 +1,191 @@
-//! One operation: its descriptors, freezer, thaw threads, phase and limits.
+//! The process of one operation: its freezer, thaw threads, state and limits.
 //!
-//! Limits are on CLOCK_MONOTONIC and owned here alone (I3, R17). The operation decides *when*
-//! something must end and why; `server` carries it out.
+//! Limits are on CLOCK_MONOTONIC and owned here alone (I3, R17).
+//!
+//! ```text
+//! Armed ─Freeze─▶ Freezing ─all frozen─▶ Frozen ─┐ Thaw, lease, hold limit, agent gone, SIGTERM
+//!   │                 └─ refused, limit, died ───┤
+//!   └──────────────────────────────── Thawing ◀──┘ ─▶ all confirmed: THAWED, the process ends
+//!                                         └─ not confirmed within 1 s ─▶ Poisoned (keeps trying)
+//! ```
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering::SeqCst;
-use std::thread::JoinHandle;
 
-use crate::freezer::Freezer;
-use crate::protocol::{Cause, FREEZE_LIMIT_MS, OperationId, Prepare, Report, State};
-use crate::slots::{GO_FREEZE, Slots};
-use crate::{sys, thaw};
+use crate::connection::Connection;
+use crate::protocol::{
+    Answer, Ask, Cause, FREEZE_LIMIT_MS, Outcome, Refusal, Reply, Request, State,
+};
+use crate::slots::Slots;
+use crate::{filter, freezer, sys, thaw};
 
-const MS: u64 = 1_000_000;
 /// An agent that armed and then does not freeze is given up.
-const ARMED_LIMIT_MS: u64 = 10_000;
+const ARMED_LIMIT_MS: u32 = 10_000;
 /// A thaw that takes longer cannot be confirmed for now.
-const POISONED_AFTER_MS: u64 = 1_000;
+pub(crate) const POISONED_AFTER_MS: u32 = 1_000;
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Phase {
-    Armed,
-    Freezing,
-    Frozen,
-    Thawing,
-    Poisoned,
-}
-
-pub(crate) struct Operation {
-    pub(crate) prepare: Prepare,
-    pub(crate) phase: Phase,
+struct Operation<'a> {
+    prepare: Request,
     slots: &'static Slots,
-    freezer: Freezer,
-    freezer_reaped: bool,
-    threads: Vec<JoinHandle<()>>,
-    cause: Cause,
-    /// The agent that is connected now did not ask for this operation, and is not told of it.
-    pub(crate) orphan: bool,
-    /// When this phase began.
-    since_ns: u64,
-    /// When the freezer was let go.
-    window_from_ns: u64,
-    lease_until_ns: u64,
-    /// Held until the end: nobody can unmount these file systems meanwhile (R3).
-    _roots: Vec<OwnedFd>,
+    connection: &'a mut Connection,
+    signals: &'a OwnedFd,
+    /// The freezer's pidfd.
+    freezer: OwnedFd,
+    phase: State,
+    /// When this phase is over its limit.
+    deadline_ns: u64,
+    /// The absolute limit, while something is frozen.
+    hold_end_ns: u64,
 }
 
-impl Operation {
-    /// Makes everything ready: locked memory, the freezer, the thaw threads. The caller is the
-    /// process's only thread. `private` are descriptors that the freezer must not keep.
-    pub(crate) fn arm(
-        slots: &'static Slots,
-        prepare: Prepare,
-        roots: Vec<OwnedFd>,
-        private: &[RawFd],
-        done: RawFd,
-    ) -> io::Result<Self> {
-        slots.reset(roots.iter().map(AsRawFd::as_raw_fd).zip(prepare.levels));
-        let freezer = Freezer::fork(slots, private)?;
-        let mut threads = Vec::with_capacity(roots.len());
-        // The fork made our pages copy-on-write again.
-        let ready = sys::lock_memory().and_then(|()| thaw::start(slots, done, &mut threads));
-        sys::fault_in_stack();
-        if let Err(error) = ready {
-            freezer.discard();
-            slots.begin_thaw();
-            join(threads);
-            return Err(error);
+/// Runs an operation to its end, with the descriptors of its file systems in `slots`. To be called in
+/// a forked child, as its only thread.
+pub(crate) fn run(
+    slots: &'static Slots,
+    prepare: Request,
+    connection: &mut Connection,
+    signals: &OwnedFd,
+) -> ! {
+    let freezer = arm(slots, connection).unwrap_or_else(|error| {
+        sys::say(format_args!("not ready to freeze: {error}"));
+        sys::exit_now(1)
+    });
+    let mut operation = Operation {
+        prepare,
+        slots,
+        connection,
+        signals,
+        freezer,
+        phase: State::Armed,
+        deadline_ns: 0,
+        hold_end_ns: u64::MAX,
+    };
+    operation.enter(State::Armed, ARMED_LIMIT_MS);
+    slots.armed.store(1, SeqCst);
+    operation.connection.reply(&Reply::new(Answer::Armed, prepare.operation, 0));
+    while !slots.all_over() {
+        operation.turn();
+    }
+    operation.tell(Answer::Thawed);
+    slots.finished.store(1, SeqCst);
+    sys::exit_now(0)
+}
+
+/// Makes everything ready: the freezer, locked memory, the thaw threads, the filter.
+fn arm(slots: &'static Slots, connection: &mut Connection) -> io::Result<OwnedFd> {
+    let freezer = freezer::fork(slots, connection)?;
+    // The fork made our pages copy-on-write again.
+    sys::lock_memory()?;
+    thaw::start(slots, &slots.thaw)?;
+    // The supervisor's as well.
+    slots.thawers_ready.reach(2 * slots.count.get())?;
+    filter::install(filter::OPERATION, sys::FITHAW, &slots.refused_calls)?;
+    Ok(freezer)
+}
+
+impl Operation<'_> {
+    /// Waits for one event and handles it.
+    fn turn(&mut self) {
+        let slots = self.slots;
+        let left_ns = self.deadline_ns.saturating_sub(sys::monotonic_ns());
+        // The thaw threads do not tell when they are through.
+        let (signals, wait_ms) = match slots.is_ending() {
+            true => (-1, thaw::RETRY_MS),
+            false => (self.signals.as_raw_fd(), left_ns.div_ceil(1_000_000) as u32),
+        };
+        let freezer = if slots.freezer_gone.get() == 1 { -1 } else { self.freezer.as_raw_fd() };
+        let [ended, message, caller] = self.connection.descriptors();
+        let [told, freezer_ended, heard @ ..] =
+            sys::poll([signals, freezer, ended, message, caller], wait_ms);
+        if told {
+            self.thaw(Cause::Shutdown);
         }
-        Ok(Self {
-            prepare,
-            phase: Phase::Armed,
-            slots,
-            freezer,
-            freezer_reaped: false,
-            threads,
-            cause: Cause::None,
-            orphan: false,
-            since_ns: sys::monotonic_ns(),
-            window_from_ns: 0,
-            lease_until_ns: 0,
-            _roots: roots,
-        })
+        if freezer_ended {
+            self.freezer_ended();
+        }
+        match self.connection.hear(heard) {
+            Ok(Some((ask, request))) => self.answer(ask, &request),
+            Ok(None) => {}
+            Err(_) => self.thaw(Cause::AgentDied),
+        }
+        self.check_limits();
     }
 
-    pub(crate) fn id(&self) -> OperationId {
-        self.prepare.operation
-    }
-
-    /// Where the freezer's end can be seen; -1 once it has been reaped.
-    pub(crate) fn freezer_pidfd(&self) -> RawFd {
-        if self.freezer_reaped { -1 } else { self.freezer.pidfd.as_raw_fd() }
-    }
-
-    pub(crate) fn state(&self) -> State {
-        match self.phase {
-            Phase::Armed => State::Armed,
-            Phase::Freezing => State::Freezing,
-            Phase::Frozen => State::Frozen,
-            Phase::Thawing => State::Thawing,
-            Phase::Poisoned => State::Poisoned,
+    fn answer(&mut self, ask: Ask, request: &Request) {
+        let id = request.operation;
+        let known = id == self.prepare.operation;
+        match ask {
+            Ask::Prepare => self.connection.refuse(id, Refusal::Busy),
+            Ask::Freeze if known && self.phase == State::Armed => self.freeze(),
+            Ask::Renew if known && self.phase == State::Frozen => {
+                self.enter(State::Frozen, self.prepare.lease_ms);
+            }
+            // Too late: THAWED is on its way.
+            Ask::Renew if known => {}
+            // An unknown id still thaws what is held (R7); THAWED follows when it is confirmed.
+            Ask::Thaw => self.thaw(Cause::Command),
+            Ask::Status => self.connection.tell_state(self.prepare.operation, self.phase),
+            _ => self.connection.refuse(id, Refusal::UnknownOperation),
         }
     }
 
-    fn enter(&mut self, phase: Phase) {
+    fn tell(&self, answer: Answer) {
+        self.connection.reply(&self.slots.report(answer, &self.prepare));
+    }
+
+    fn enter(&mut self, phase: State, limit_ms: u32) {
         self.phase = phase;
-        self.since_ns = sys::monotonic_ns();
+        self.deadline_ns = sys::in_ms(limit_ms).min(self.hold_end_ns);
+        self.slots.due_ns.store(self.deadline_ns, SeqCst);
     }
 
     /// Lets the freezer go.
-    pub(crate) fn freeze(&mut self) {
-        self.enter(Phase::Freezing);
-        self.window_from_ns = self.since_ns;
-        self.slots.go.store(GO_FREEZE, SeqCst);
-        sys::futex_wake_all(&self.slots.go);
-    }
-
-    /// Extends the lease; it begins when everything is frozen.
-    pub(crate) fn renew(&mut self) {
-        self.lease_until_ns = sys::monotonic_ns() + u64::from(self.prepare.lease_ms) * MS;
+    fn freeze(&mut self) {
+        self.hold_end_ns = sys::in_ms(self.prepare.hold_limit_ms);
+        self.enter(State::Freezing, FREEZE_LIMIT_MS);
+        self.slots.open_levels.set(1);
     }
 
     /// Starts to thaw. The first cause counts.
-    pub(crate) fn thaw(&mut self, cause: Cause) {
-        if self.cause != Cause::None {
+    fn thaw(&mut self, cause: Cause) {
+        if !self.slots.is_ending() {
+            let armed = self.phase == State::Armed;
+            self.slots.begin_thaw(if armed { Cause::NotFrozen } else { cause });
+            self.hold_end_ns = u64::MAX;
+            self.enter(State::Thawing, POISONED_AFTER_MS);
+        }
+    }
+
+    fn freezer_ended(&mut self) {
+        if !sys::childless() {
             return;
         }
-        self.cause = if self.phase == Phase::Armed { Cause::NotFrozen } else { cause };
-        self.enter(Phase::Thawing);
-        self.slots.begin_thaw();
-    }
-
-    /// Reaps the freezer if it has ended. Returns true when that made everything frozen.
-    pub(crate) fn freezer_ended(&mut self) -> bool {
-        if self.freezer_reaped || !self.freezer.reap() {
-            return false;
-        }
-        self.freezer_reaped = true;
-        self.slots.set_freezer_gone();
-        if self.phase == Phase::Freezing && self.slots.all_frozen() {
-            self.enter(Phase::Frozen);
-            self.renew();
-            return true;
-        }
-        if self.phase != Phase::Frozen {
+        self.slots.freezer_gone.set(1);
+        let all_frozen = self.slots.iter().all(|slot| slot.state() == Outcome::Frozen);
+        if self.phase == State::Freezing && all_frozen {
+            self.enter(State::Frozen, self.prepare.lease_ms);
+            self.tell(Answer::Frozen);
+        } else {
             self.thaw(Cause::FreezeFailed);
         }
-        false
     }
 
-    /// The next time at which [`Operation::overdue`] has something to say.
-    pub(crate) fn deadline(&self) -> Option<u64> {
-        let hold_end = self.window_from_ns + u64::from(self.prepare.hold_limit_ms) * MS;
-        match self.phase {
-            Phase::Armed => Some(self.since_ns + ARMED_LIMIT_MS * MS),
-            Phase::Freezing => Some(hold_end.min(self.since_ns + u64::from(FREEZE_LIMIT_MS) * MS)),
-            Phase::Frozen => Some(hold_end.min(self.lease_until_ns)),
-            Phase::Thawing => Some(self.since_ns + POISONED_AFTER_MS * MS),
-            Phase::Poisoned => None,
-        }
-    }
-
-    /// Ends what is over its limit. Returns true when the operation has become poisoned.
-    pub(crate) fn overdue(&mut self) -> bool {
+    /// Ends what is over its limit.
+    fn check_limits(&mut self) {
         let now = sys::monotonic_ns();
-        if self.deadline().is_none_or(|deadline| now < deadline) {
-            return false;
+        if now < self.deadline_ns {
+            return;
         }
         match self.phase {
-            Phase::Armed => self.thaw(Cause::NotFrozen),
-            Phase::Freezing => self.thaw(Cause::FreezeFailed),
-            Phase::Frozen if now < self.lease_until_ns => self.thaw(Cause::HoldLimit),
-            Phase::Frozen => self.thaw(Cause::LeaseExpired),
-            Phase::Thawing => {
-                self.enter(Phase::Poisoned);
-                return true;
+            State::Armed => self.thaw(Cause::NotFrozen),
+            State::Freezing => self.thaw(Cause::FreezeFailed),
+            State::Frozen if now >= self.hold_end_ns => self.thaw(Cause::HoldLimit),
+            State::Frozen => self.thaw(Cause::LeaseExpired),
+            _ => {
+                self.enter(State::Poisoned, u32::MAX);
+                self.connection.tell_state(self.prepare.operation, self.phase);
             }
-            Phase::Poisoned => {}
         }
-        false
-    }
-
-    /// The facts so far.
-    pub(crate) fn report(&self) -> Report {
-        let Prepare { operation, hold_limit_ms, .. } = self.prepare;
-        Report::new(operation, self.cause, hold_limit_ms, self.slots.entries())
-    }
-
-    /// True when every thaw is confirmed and no FIFREEZE can come any more.
-    pub(crate) fn is_over(&self) -> bool {
-        self.freezer_reaped && self.cause != Cause::None && self.slots.all_over()
-    }
-
-    /// Joins the threads, which have nothing left to do, and returns the facts.
-    pub(crate) fn finish(self) -> Report {
-        let report = self.report();
-        join(self.threads);
-        report
-    }
-}
-
-fn join(threads: Vec<JoinHandle<()>>) {
-    for thread in threads {
-        // A thaw thread that panicked has ended the process in the panic hook.
-        let _ = thread.join();
     }
 }

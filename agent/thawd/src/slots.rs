@@ -1,35 +1,83 @@
-//! The table of file systems in memory shared by the main thread, the thaw threads and the freezer
-//! child.
+//! The table of file systems in memory shared by the supervisor, the operation's process and the
+//! freezer.
 //!
-//! Shared memory, because it still tells how far each FIFREEZE had come when the freezer is killed.
+//! Shared memory, because it still tells how far each call had come when its process is killed.
 //! A slot's state moves only along the arrows below; who may move it is settled by compare-and-swap,
 //! so that a late freeze and an early thaw cannot both win:
 //!
 //! ```text
-//! WAITING ─freezer─▶ FREEZING ─freezer─▶ FROZEN ─thaw thread─▶ THAWED | THAWED_BY_OTHER
-//!    └─main─▶ CANCELLED     └─freezer─▶ REFUSED
+//! Waiting ─freezer─▶ InFlight ─freezer─▶ Frozen ─thaw thread─▶ Thawed | ThawedByOther
+//!    └─begin_thaw─▶ Untouched   └─freezer─▶ NotFrozen
 //! ```
 
 use std::io;
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::SeqCst};
 
-use crate::protocol::{Entry, MAX_FILE_SYSTEMS, Outcome};
+use crate::protocol::{Answer, Cause, Entry, MAX_FILE_SYSTEMS, Outcome, Reply, Request};
 use crate::sys;
 
-pub(crate) const WAITING: u32 = 0;
-pub(crate) const FREEZING: u32 = 1;
-pub(crate) const FROZEN: u32 = 2;
-pub(crate) const REFUSED: u32 = 3;
-pub(crate) const CANCELLED: u32 = 4;
-pub(crate) const THAWED: u32 = 5;
-pub(crate) const THAWED_BY_OTHER: u32 = 6;
+/// What waiting threads are told.
+pub(crate) const GO: u32 = 1;
+pub(crate) const END: u32 = 2;
+
+/// Waits are re-checked at least this often, should a wake-up ever be lost.
+pub(crate) const RECHECK_MS: u32 = 1_000;
+/// How long others have to get ready: each wake-up may use up one step.
+const READY_STEPS: u32 = 300;
+const READY_STEP_MS: u32 = 10;
+/// How long the operation's process has to get ready, twice the above and more.
+const ARM_LIMIT_MS: u32 = 10_000;
+
+/// A number that processes wait for; a futex word.
+pub(crate) struct Word(AtomicU32);
+
+impl Word {
+    pub(crate) fn get(&self) -> u32 {
+        self.0.load(SeqCst)
+    }
+
+    /// Sets it and wakes everybody.
+    pub(crate) fn set(&self, value: u32) {
+        self.0.store(value, SeqCst);
+        sys::futex_wake_all(&self.0);
+    }
+
+    /// Adds 1 and wakes everybody.
+    pub(crate) fn count_up(&self) {
+        self.0.fetch_add(1, SeqCst);
+        sys::futex_wake_all(&self.0);
+    }
+
+    /// Waits until `done` says so of it, which is asked again whenever somebody wakes.
+    pub(crate) fn wait_until(&self, done: impl Fn(u32) -> bool) {
+        loop {
+            let value = self.get();
+            if done(value) {
+                return;
+            }
+            sys::futex_wait(&self.0, value, RECHECK_MS);
+        }
+    }
+
+    /// Waits until it has been counted up to `value`.
+    pub(crate) fn reach(&self, value: u32) -> io::Result<()> {
+        for _ in 0..READY_STEPS {
+            match self.get() {
+                count if count == value => return Ok(()),
+                count => sys::futex_wait(&self.0, count, READY_STEP_MS),
+            }
+        }
+        Err(io::ErrorKind::TimedOut.into())
+    }
+}
 
 /// One file system.
-#[derive(Default)]
 pub(crate) struct Slot {
     pub(crate) fd: AtomicI32,
     pub(crate) level: AtomicU32,
-    pub(crate) state: AtomicU32,
+    /// An [`Outcome`].
+    state: AtomicU32,
     pub(crate) freeze_errno: AtomicI32,
     pub(crate) first_thaw_errno: AtomicI32,
     pub(crate) from_ns: AtomicU64,
@@ -38,136 +86,108 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// Moves the state on; false when somebody else was faster.
-    pub(crate) fn advance(&self, from: u32, to: u32) -> bool {
-        self.state.compare_exchange(from, to, SeqCst, SeqCst).is_ok()
+    pub(crate) fn state(&self) -> Outcome {
+        Outcome::from_number(self.state.load(SeqCst)).unwrap_or(Outcome::InFlight)
+    }
+
+    /// Moves the state on, unless somebody else was faster.
+    pub(crate) fn advance(&self, from: Outcome, to: Outcome) -> bool {
+        self.state.compare_exchange(from as u32, to as u32, SeqCst, SeqCst).is_ok()
     }
 
     /// True when nothing more will be done here.
     pub(crate) fn is_over(&self) -> bool {
-        matches!(self.state.load(SeqCst), REFUSED | CANCELLED | THAWED | THAWED_BY_OTHER)
-    }
-
-    fn entry(&self) -> Entry {
-        Entry {
-            outcome: match self.state.load(SeqCst) {
-                WAITING | CANCELLED => Outcome::Untouched,
-                FROZEN => Outcome::Frozen,
-                REFUSED => Outcome::NotFrozen,
-                THAWED => Outcome::Thawed,
-                THAWED_BY_OTHER => Outcome::ThawedByOther,
-                _ => Outcome::InFlight,
-            },
-            freeze_errno: self.freeze_errno.load(SeqCst),
-            first_thaw_errno: self.first_thaw_errno.load(SeqCst),
-            from_ns: self.from_ns.load(SeqCst),
-            frozen_ns: self.frozen_ns.load(SeqCst),
-            to_ns: self.to_ns.load(SeqCst),
-        }
+        !matches!(self.state(), Outcome::Waiting | Outcome::InFlight | Outcome::Frozen)
     }
 }
 
-/// The table. Its `AtomicU32`s that are waited for are futex words.
+/// The table: atomics of integers only, for which zeroed memory is a value.
 pub(crate) struct Slots {
-    count: AtomicU32,
-    /// Threads of the freezer and thaw threads that are ready.
-    pub(crate) freezers_ready: AtomicU32,
-    pub(crate) thawers_ready: AtomicU32,
-    /// 1: freeze. 2: end without freezing.
-    pub(crate) go: AtomicU32,
-    /// Slots of levels below this number may be frozen.
-    pub(crate) open_levels: AtomicU32,
+    /// How many file systems.
+    pub(crate) count: Word,
+    /// The freezer's threads that are ready, and the freezer itself.
+    pub(crate) freezers_ready: Word,
+    /// Thaw threads that are ready: the operation's and the supervisor's.
+    pub(crate) thawers_ready: Word,
+    /// Slots of levels below this number may be frozen; set to 1 for the freezer to begin.
+    pub(crate) open_levels: Word,
     /// Counts slots that the freezer is through with.
-    pub(crate) freeze_progress: AtomicU32,
-    /// 1: start no further FIFREEZE, and thaw.
-    pub(crate) thaw: AtomicU32,
-    /// 1: the freezer child has been reaped, so no FIFREEZE is in flight.
-    pub(crate) freezer_gone: AtomicU32,
+    pub(crate) freeze_progress: Word,
+    /// [`GO`]: start no further FIFREEZE, and thaw.
+    pub(crate) thaw: Word,
+    /// [`GO`]: the supervisor's threads thaw. [`END`]: they end.
+    pub(crate) rescue: Word,
+    /// 1: the freezer has been reaped, so no FIFREEZE is in flight.
+    pub(crate) freezer_gone: Word,
+    /// 1: the agent has been told ARMED.
+    pub(crate) armed: AtomicU32,
+    /// 1: the operation is over and the agent has been told.
+    pub(crate) finished: AtomicU32,
+    /// Calls that were answered with EPERM between ARMED and the end.
+    pub(crate) refused_calls: AtomicU32,
+    /// A [`Cause`].
+    cause: AtomicU32,
+    /// By when the operation's process will do something by itself.
+    pub(crate) due_ns: AtomicU64,
     slots: [Slot; MAX_FILE_SYSTEMS],
 }
 
-pub(crate) const GO_FREEZE: u32 = 1;
-pub(crate) const GO_END: u32 = 2;
-
 impl Slots {
-    /// A table in fresh shared memory that lives as long as the process.
-    pub(crate) fn map() -> io::Result<&'static Self> {
-        // All fields are atomics of integers, for which zeroed memory is a valid value.
-        sys::map_shared_zeroed()
-    }
-
-    /// Empties the table for an operation on `fds`. No freezer and no thaw thread may exist.
-    pub(crate) fn reset(&self, fds: impl Iterator<Item = (i32, u8)>) {
-        let words = [
-            &self.freezers_ready,
-            &self.thawers_ready,
-            &self.go,
-            &self.open_levels,
-            &self.freeze_progress,
-            &self.thaw,
-            &self.freezer_gone,
-        ];
-        words.into_iter().for_each(|word| word.store(0, SeqCst));
-        let mut count = 0;
-        for (slot, (fd, level)) in self.slots.iter().zip(fds) {
+    /// Empties the table for an operation. No other process or thread may use it.
+    pub(crate) fn reset(&'static self, roots: impl Iterator<Item = (RawFd, u8)>) {
+        sys::zero(self);
+        self.due_ns.store(sys::in_ms(ARM_LIMIT_MS), SeqCst);
+        for (slot, (fd, level)) in self.slots.iter().zip(roots) {
             slot.fd.store(fd, SeqCst);
-            slot.level.store(u32::from(level), SeqCst);
-            slot.state.store(WAITING, SeqCst);
-            slot.freeze_errno.store(0, SeqCst);
-            slot.first_thaw_errno.store(0, SeqCst);
-            slot.from_ns.store(0, SeqCst);
-            slot.frozen_ns.store(0, SeqCst);
-            slot.to_ns.store(0, SeqCst);
-            count += 1;
+            slot.level.store(level.into(), SeqCst);
+            self.count.count_up();
         }
-        self.count.store(count, SeqCst);
     }
 
     /// The operation's file systems.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Slot> {
-        self.slots.iter().take(self.count.load(SeqCst) as usize)
-    }
-
-    /// How many file systems.
-    pub(crate) fn count(&self) -> u32 {
-        self.count.load(SeqCst)
-    }
-
-    /// One past the highest level.
-    pub(crate) fn level_count(&self) -> u32 {
-        self.iter().map(|slot| slot.level.load(SeqCst) + 1).max().unwrap_or(0)
+        self.slots.iter().take(self.count.get() as usize)
     }
 
     /// Lets no further FIFREEZE start and sets the thaw threads off. Harmless when repeated.
-    pub(crate) fn begin_thaw(&self) {
+    pub(crate) fn begin_thaw(&self, cause: Cause) {
+        self.cause.store(cause as u32, SeqCst);
         for slot in self.iter() {
-            slot.advance(WAITING, CANCELLED);
+            slot.advance(Outcome::Waiting, Outcome::Untouched);
         }
-        self.thaw.store(1, SeqCst);
-        sys::futex_wake_all(&self.thaw);
-        let _ = self.go.compare_exchange(0, GO_END, SeqCst, SeqCst);
-        sys::futex_wake_all(&self.go);
-        sys::futex_wake_all(&self.freeze_progress);
+        self.thaw.set(GO);
+        // The freezer finds nothing waiting any more, and ends.
+        self.open_levels.set(1);
+        self.freeze_progress.count_up();
     }
 
-    /// Records that the freezer child has been reaped.
-    pub(crate) fn set_freezer_gone(&self) {
-        self.freezer_gone.store(1, SeqCst);
-        sys::futex_wake_all(&self.freezer_gone);
+    /// True when a thaw has begun.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.cause.load(SeqCst) != Cause::None as u32
     }
 
-    /// True when every slot is frozen.
-    pub(crate) fn all_frozen(&self) -> bool {
-        self.iter().all(|slot| slot.state.load(SeqCst) == FROZEN)
-    }
-
-    /// True when nothing is frozen or in flight any more.
+    /// True when nothing is frozen or in flight any more, nor can be.
     pub(crate) fn all_over(&self) -> bool {
-        self.iter().all(Slot::is_over)
+        self.freezer_gone.get() == 1 && self.iter().all(Slot::is_over)
     }
 
-    /// The facts, in order.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = Entry> {
-        self.iter().map(Slot::entry)
+    /// The facts, in the order of the request.
+    pub(crate) fn report(&self, answer: Answer, prepare: &Request) -> Reply {
+        let mut reply = Reply::new(answer, prepare.operation, self.cause.load(SeqCst));
+        reply.hold_limit_ms = prepare.hold_limit_ms;
+        reply.refused_calls = self.refused_calls.load(SeqCst);
+        reply.count = self.count.get();
+        for (entry, slot) in reply.entries.iter_mut().zip(self.iter()) {
+            *entry = Entry {
+                outcome: slot.state.load(SeqCst),
+                level: slot.level.load(SeqCst),
+                freeze_errno: slot.freeze_errno.load(SeqCst),
+                first_thaw_errno: slot.first_thaw_errno.load(SeqCst),
+                from_ns: slot.from_ns.load(SeqCst),
+                frozen_ns: slot.frozen_ns.load(SeqCst),
+                to_ns: slot.to_ns.load(SeqCst),
+            };
+        }
+        reply
     }
 }

@@ -1,82 +1,83 @@
-//! libc, wrapped: every `unsafe` of this crate, and nothing that decides anything.
+//! libc, wrapped: every `unsafe` of this crate but that of the messages, and nothing that decides
+//! anything.
 
-use std::ffi::{c_int, c_uint, c_void};
-use std::io;
+use std::ffi::c_int;
+use std::fmt;
+use std::io::{self, Write};
 use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
-use std::sync::atomic::AtomicU32;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
-use crate::protocol::MAX_FILE_SYSTEMS;
+use crate::protocol::{MAX_FILE_SYSTEMS, Reply, Request};
 
 /// `_IOWR('X', 119, int)` and `_IOWR('X', 120, int)` of linux/fs.h.
-const FIFREEZE: libc::Ioctl = 0xC004_5877u32 as libc::Ioctl;
-const FITHAW: libc::Ioctl = 0xC004_5878u32 as libc::Ioctl;
-/// Since Linux 6.5; not in every libc release.
-const SO_PEERPIDFD: c_int = 77;
+pub(crate) const FIFREEZE: u32 = 0xC004_5877;
+pub(crate) const FITHAW: u32 = 0xC004_5878;
 
-fn check(result: c_int) -> io::Result<c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+static REFUSED: OnceLock<&'static AtomicU32> = OnceLock::new();
+
+/// From now on counts this process's calls that are answered with EPERM.
+pub(crate) fn count_refusals(counter: &'static AtomicU32) {
+    let _ = REFUSED.set(counter);
 }
 
-fn own(result: c_int) -> io::Result<OwnedFd> {
+/// Every call's result comes through here.
+fn check(result: impl Into<i64>) -> io::Result<c_int> {
+    let result = result.into();
+    if result >= 0 {
+        return Ok(result as c_int);
+    }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() == Some(libc::EPERM) {
+        REFUSED.get().inspect(|counter| _ = counter.fetch_add(1, SeqCst));
+    }
+    Err(error)
+}
+
+fn own(result: impl Into<i64>) -> io::Result<OwnedFd> {
     let fd = check(result)?;
     // SAFETY: the call that returned this descriptor has just created it for us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// The errno of the last call, without allocating.
-fn errno() -> i32 {
-    io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
-}
-
-/// Freezes the file system of `fd`; 0 or an errno.
-pub(crate) fn freeze(fd: RawFd) -> i32 {
-    // SAFETY: FIFREEZE ignores its argument; a bad descriptor is answered with EBADF.
-    if unsafe { libc::ioctl(fd, FIFREEZE, 0) } < 0 { errno() } else { 0 }
-}
-
-/// Thaws the file system of `fd`; 0 or an errno. EINVAL: it is not frozen.
-pub(crate) fn thaw_raw(fd: RawFd) -> i32 {
-    // SAFETY: FITHAW ignores its argument; a bad descriptor is answered with EBADF.
-    if unsafe { libc::ioctl(fd, FITHAW, 0) } < 0 { errno() } else { 0 }
-}
-
-/// Thaws the file system of `fd`, for an agent whose thaw process died.
-///
-/// # Errors
-/// EINVAL: it is not frozen.
-pub fn thaw(fd: BorrowedFd<'_>) -> io::Result<()> {
-    match thaw_raw(fd.as_raw_fd()) {
-        0 => Ok(()),
-        code => Err(io::Error::from_raw_os_error(code)),
-    }
+/// Freezes or thaws the file system of `fd`; 0 or an errno. EINVAL: there is nothing to thaw.
+pub(crate) fn ioctl(fd: RawFd, request: u32) -> i32 {
+    // SAFETY: both requests ignore their argument; a bad descriptor is answered with EBADF.
+    let result = check(unsafe { libc::ioctl(fd, request as libc::Ioctl, 0) });
+    result.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |_| 0)
 }
 
 /// CLOCK_MONOTONIC in nanoseconds: the clock of every time in a report.
 pub fn monotonic_ns() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is a valid timespec; this clock always exists.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    let _ = check(unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) });
     (now.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(now.tv_nsec as u64)
+}
+
+/// The time in `ms` from now.
+pub(crate) fn in_ms(ms: u32) -> u64 {
+    monotonic_ns() + u64::from(ms) * 1_000_000
+}
+
+fn timespec(ms: u32) -> libc::timespec {
+    libc::timespec { tv_sec: (ms / 1000).into(), tv_nsec: (ms % 1000 * 1_000_000).into() }
 }
 
 /// Waits until `word` is no longer `expected`, is woken, or `limit_ms` passed. May return early.
 pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, limit_ms: u32) {
-    let limit = libc::timespec {
-        tv_sec: libc::time_t::from(limit_ms / 1000),
-        tv_nsec: libc::c_long::from(limit_ms % 1000) * 1_000_000,
-    };
+    let (word, wait, limit) = (word.as_ptr(), libc::FUTEX_WAIT, timespec(limit_ms));
     // SAFETY: the word outlives the call, and the kernel only reads it and the time.
-    unsafe {
-        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, expected, &limit, 0, 0)
-    };
+    let _ = check(unsafe { libc::syscall(libc::SYS_futex, word, wait, expected, &limit, 0, 0) });
 }
 
-/// Wakes all waiters, in this process and in the freezer.
+/// Wakes all waiters, in all processes.
 pub(crate) fn futex_wake_all(word: &AtomicU32) {
+    let (word, wake) = (word.as_ptr(), libc::FUTEX_WAKE);
     // SAFETY: the word outlives the call, and the kernel does not write to it.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, c_int::MAX, 0, 0, 0) };
+    let _ = check(unsafe { libc::syscall(libc::SYS_futex, word, wake, c_int::MAX, 0, 0, 0) });
 }
 
 /// Waits without an event.
@@ -88,150 +89,95 @@ pub(crate) fn pause(ms: u32) {
 ///
 /// `T` must be made of integers and atomics of integers only, for which all zeros is a value.
 pub(crate) fn map_shared_zeroed<T: Sync>() -> io::Result<&'static T> {
+    let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANON);
     // SAFETY: a new anonymous mapping, which nobody else knows of.
-    let memory = unsafe {
-        libc::mmap(
-            ptr::null_mut(),
-            size_of::<T>(),
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_SHARED | libc::MAP_ANONYMOUS,
-            -1,
-            0,
-        )
-    };
-    if memory == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
+    let memory = unsafe { libc::mmap(ptr::null_mut(), size_of::<T>(), access, kind, -1, 0) };
+    // A failure is -1, as a pointer.
+    check(memory as i64)?;
     // SAFETY: page-aligned, zeroed, large enough, never unmapped; zeros are a `T` by the contract.
     Ok(unsafe { &*memory.cast::<T>() })
 }
 
-/// Locks all present and future memory and faults it in, breaking copy-on-write after a fork.
+/// Fills what [`map_shared_zeroed`] returned with zeros again; `T` is made of atomics only.
+pub(crate) fn zero<T: Sync>(shared: &'static T) {
+    // SAFETY: atomics may be written through a shared reference, and zeros are a `T`.
+    unsafe { ptr::write_bytes(ptr::from_ref(shared).cast_mut(), 0, 1) }
+}
+
+/// Locks all present and future memory and faults it in, breaking copy-on-write after a fork. That
+/// includes the stacks: the first thread's as far as exec made it (128 KiB), others' as a whole.
 pub(crate) fn lock_memory() -> io::Result<()> {
     // SAFETY: no memory is passed.
     check(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) }).map(drop)
 }
 
-/// Touches the stack that later calls will need.
-#[inline(never)]
-pub(crate) fn fault_in_stack() {
-    let mut page = [0u8; 32 * 1024];
-    for byte in page.iter_mut().step_by(1024) {
-        // SAFETY: a reference is valid for a write; volatile, so that it is not optimised away.
-        unsafe { ptr::write_volatile(byte, 1) };
-    }
-}
-
-/// One malloc arena: threads would otherwise reserve, and lock, one each.
-pub(crate) fn use_one_malloc_arena() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: sets an integer option of the allocator.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1)
-    };
-}
-
-/// No core file, which would be written to a frozen file system; files of ours are private.
-pub(crate) fn limit_process() -> io::Result<()> {
+/// No core file, which would be written to a frozen file system; files of ours are private; children
+/// of a child that died become ours.
+pub(crate) fn protect_process() -> io::Result<()> {
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `none` is valid for the call; umask cannot fail.
     unsafe {
+        // One malloc arena: threads would otherwise reserve, and lock, one each.
+        #[cfg(target_env = "gnu")]
+        libc::mallopt(libc::M_ARENA_MAX, 1);
         libc::umask(0o077);
-        check(libc::setrlimit(libc::RLIMIT_CORE, &none)).map(drop)
+        check(libc::setrlimit(libc::RLIMIT_CORE, &none))?;
+        check(libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1)).map(drop)
     }
 }
 
-/// Blocks every signal in this thread and all it starts, and returns where they can be read.
+/// Blocks every signal in this thread and all it starts. The result is readable once SIGTERM or
+/// SIGINT has come to the process that polls it; it is never read, so that it stays so.
 pub(crate) fn signals() -> io::Result<OwnedFd> {
-    // SAFETY: the set is initialised by sigfillset before it is read.
+    // SAFETY: both sets are initialised before they are read.
     unsafe {
-        let mut all = mem::zeroed();
+        let (mut all, mut end) = (mem::zeroed(), mem::zeroed());
         libc::sigfillset(&mut all);
         check(libc::pthread_sigmask(libc::SIG_SETMASK, &all, ptr::null_mut()))?;
-        own(libc::signalfd(-1, &all, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))
+        libc::sigemptyset(&mut end);
+        libc::sigaddset(&mut end, libc::SIGTERM);
+        libc::sigaddset(&mut end, libc::SIGINT);
+        own(libc::signalfd(-1, &end, libc::SFD_CLOEXEC))
     }
 }
 
-/// The next signal's number.
-pub(crate) fn next_signal(fd: &OwnedFd) -> Option<i32> {
-    // SAFETY: the buffer is as large as the length that is passed, and is plain data.
-    unsafe {
-        let mut info: libc::signalfd_siginfo = mem::zeroed();
-        let size = size_of_val(&info);
-        let read = libc::read(fd.as_raw_fd(), (&raw mut info).cast(), size);
-        (read == size as isize).then_some(info.ssi_signo as i32)
-    }
-}
-
-/// A timer on CLOCK_MONOTONIC.
-pub(crate) fn timer() -> io::Result<OwnedFd> {
-    // SAFETY: no memory is passed.
-    own(unsafe {
-        libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK)
-    })
-}
-
-/// Sets the timer off at `at_ns`; `None` stops it.
-pub(crate) fn set_timer(timer: &OwnedFd, at_ns: Option<u64>) {
-    // Zero would disarm it, so a deadline is at least 1.
-    let at = at_ns.map_or(0, |ns| ns.max(1));
-    // SAFETY: an itimerspec is plain data and valid for the call.
-    unsafe {
-        let mut spec: libc::itimerspec = mem::zeroed();
-        spec.it_value.tv_sec = (at / 1_000_000_000) as libc::time_t;
-        spec.it_value.tv_nsec = (at % 1_000_000_000) as libc::c_long;
-        let timer = timer.as_raw_fd();
-        libc::timerfd_settime(timer, libc::TFD_TIMER_ABSTIME, &spec, ptr::null_mut());
-    }
-}
-
-/// A counter that threads add to and the poll loop waits for.
-pub(crate) fn event() -> io::Result<OwnedFd> {
-    // SAFETY: no memory is passed.
-    own(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })
-}
-
-/// Sets an event.
-pub(crate) fn raise(event: RawFd) {
-    let one = 1u64.to_ne_bytes();
-    // SAFETY: the buffer is as long as said.
-    unsafe { libc::write(event, one.as_ptr().cast(), one.len()) };
-}
-
-/// Empties a timer or an event.
-pub(crate) fn drain(fd: &OwnedFd) {
-    let mut count = [0u8; 8];
-    // SAFETY: the buffer is as long as said.
-    unsafe { libc::read(fd.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
-}
-
-/// Waits until one of the descriptors is readable (or hung up); negative ones are left out.
-pub(crate) fn poll<const N: usize>(fds: [RawFd; N]) -> [bool; N] {
+/// Waits until one of the descriptors is readable (or hung up) or `limit_ms` passed; negative ones
+/// are left out.
+pub(crate) fn poll<const N: usize>(fds: [RawFd; N], limit_ms: u32) -> [bool; N] {
     let mut polled = fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
-    // SAFETY: the array is as long as said.
-    let ready = unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, -1) };
-    if ready <= 0 { [false; N] } else { polled.map(|p| p.revents != 0) }
+    let (first, count, limit) = (polled.as_mut_ptr(), N as libc::nfds_t, timespec(limit_ms));
+    // SAFETY: the array is as long as said, and the time is valid.
+    let ready = check(unsafe { libc::ppoll(first, count, &limit, ptr::null()) });
+    if matches!(ready, Ok(1..)) { polled.map(|p| p.revents != 0) } else { [false; N] }
 }
 
-/// What `fork` returned.
-pub(crate) enum Forked {
-    Parent(libc::pid_t),
-    Child,
-}
-
-/// Forks. The caller must be the process's only thread, so that the child may allocate.
-pub(crate) fn fork() -> io::Result<Forked> {
+/// Forks. `None` in the child, and in its parent a pidfd, which becomes readable when the child and all
+/// its threads have ended. The caller must be the process's only thread, so that the child may
+/// allocate.
+pub(crate) fn fork() -> io::Result<Option<OwnedFd>> {
     // SAFETY: with one thread there are no locks that another thread could hold for ever.
     match check(unsafe { libc::fork() })? {
-        0 => Ok(Forked::Child),
-        pid => Ok(Forked::Parent(pid)),
+        0 => Ok(None),
+        // SAFETY: no memory is passed. Nobody could watch a child without it.
+        pid => pidfd(pid).map(Some).inspect_err(|_| _ = unsafe { libc::kill(pid, libc::SIGKILL) }),
     }
 }
 
-/// Ends this process when the one that forked it ends; false when that has happened already.
-pub(crate) fn die_with_parent(parent: libc::pid_t) -> bool {
+/// Ends this process when the thread that forked it ends.
+///
+/// # Errors
+/// That has happened already.
+pub(crate) fn die_with_parent(parent: u32) -> io::Result<()> {
     // SAFETY: no memory is passed.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0 && libc::getppid() == parent }
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
+    let alive = std::os::unix::process::parent_id() == parent;
+    if alive { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+}
+
+/// Says something on standard error, if it can be said.
+pub(crate) fn say(words: fmt::Arguments<'_>) {
+    // As a whole: other processes write there, too.
+    let _ = io::stderr().write_all(format!("azdr-thawd: {words}\n").as_bytes());
 }
 
 /// Ends the process without running anything.
@@ -240,198 +186,91 @@ pub(crate) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// This process's id.
-pub(crate) fn own_pid() -> libc::pid_t {
+fn pidfd(pid: libc::pid_t) -> io::Result<OwnedFd> {
     // SAFETY: no memory is passed.
-    unsafe { libc::getpid() }
+    own(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
 }
 
-/// Closes a descriptor that a forked child inherited and must not keep.
-pub(crate) fn close_inherited(fd: RawFd) {
-    // SAFETY: only called in the freezer, which never uses or drops the owner of this descriptor.
-    unsafe { libc::close(fd) };
-}
-
-/// A descriptor that becomes readable when the process ends.
-pub(crate) fn pidfd(pid: libc::pid_t) -> io::Result<OwnedFd> {
+/// Sends a signal to a process.
+pub(crate) fn signal(process: &OwnedFd, signal: c_int) {
+    let (call, fd) = (libc::SYS_pidfd_send_signal, process.as_raw_fd());
     // SAFETY: no memory is passed.
-    own(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as c_int)
+    let _ = check(unsafe { libc::syscall(call, fd, signal, 0, 0) });
 }
 
-/// Reaps a child (-1: any) if it has ended; true also when there is none.
-pub(crate) fn reap(pid: libc::pid_t) -> bool {
-    // SAFETY: no status is asked for.
-    let reaped = unsafe { libc::waitpid(pid, ptr::null_mut(), libc::WNOHANG) };
-    reaped > 0 || (reaped < 0 && errno() == libc::ECHILD)
-}
-
-/// Kills a child and waits for its end.
-pub(crate) fn kill_and_reap(pid: libc::pid_t) {
-    // SAFETY: the child has not been reaped yet, so the id is still its own; no status is asked for.
-    unsafe {
-        libc::kill(pid, libc::SIGKILL);
-        libc::waitpid(pid, ptr::null_mut(), 0);
-    }
-}
-
-/// The user id of the process that connected, and a pidfd of it.
-pub(crate) fn peer(socket: &OwnedFd) -> io::Result<(libc::uid_t, OwnedFd)> {
-    // SAFETY: each buffer is as long as the length that is passed with it.
-    unsafe {
-        let mut credentials: libc::ucred = mem::zeroed();
-        let mut len = size_of_val(&credentials) as libc::socklen_t;
-        let fd = socket.as_raw_fd();
-        let to = (&raw mut credentials).cast();
-        check(libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, to, &mut len))?;
-        let mut pidfd_of_peer: c_int = -1;
-        let mut len = size_of_val(&pidfd_of_peer) as libc::socklen_t;
-        let to = (&raw mut pidfd_of_peer).cast();
-        let pidfd = match libc::getsockopt(fd, libc::SOL_SOCKET, SO_PEERPIDFD, to, &mut len) {
-            0 => own(pidfd_of_peer)?,
-            // Before Linux 6.5. Should the id have been reused meanwhile, the connection's end
-            // still tells.
-            _ => pidfd(credentials.pid)?,
-        };
-        Ok((credentials.uid, pidfd))
-    }
-}
-
-fn unix_address(path: &str) -> io::Result<(libc::sockaddr_un, libc::socklen_t)> {
-    // SAFETY: a sockaddr_un is plain data.
-    let mut address: libc::sockaddr_un = unsafe { mem::zeroed() };
-    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
-    if path.is_empty() || path.len() >= address.sun_path.len() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "socket path is empty or too long",
-        ));
-    }
-    for (to, from) in address.sun_path.iter_mut().zip(path.bytes()) {
-        *to = from as libc::c_char;
-    }
-    Ok((address, size_of::<libc::sockaddr_un>() as libc::socklen_t))
-}
-
-fn seqpacket() -> io::Result<OwnedFd> {
-    // SAFETY: no memory is passed.
-    own(unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0) })
-}
-
-/// Listens at `path`.
-pub(crate) fn listen(path: &str) -> io::Result<OwnedFd> {
-    let socket = seqpacket()?;
-    let (address, len) = unix_address(path)?;
-    // SAFETY: the address is valid for its length.
-    unsafe {
-        check(libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len))?;
-        check(libc::listen(socket.as_raw_fd(), 8))?;
-    }
-    Ok(socket)
-}
-
-/// The next connection, whose sends never block.
-pub(crate) fn accept(listener: &OwnedFd) -> io::Result<OwnedFd> {
-    let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // SAFETY: no address is asked for.
-    own(unsafe { libc::accept4(listener.as_raw_fd(), ptr::null_mut(), ptr::null_mut(), flags) })
-}
-
-/// Connects to `path`; every blocking call on the result ends after `limit_ms`.
-pub(crate) fn connect(path: &str, limit_ms: u32) -> io::Result<OwnedFd> {
-    let socket = seqpacket()?;
-    set_limit(&socket, limit_ms)?;
-    let (address, len) = unix_address(path)?;
-    // SAFETY: the address is valid for its length.
-    check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), len) })?;
-    Ok(socket)
-}
-
-/// Lets every blocking call on `socket` end after `limit_ms`.
-pub(crate) fn set_limit(socket: &OwnedFd, limit_ms: u32) -> io::Result<()> {
-    let limit = libc::timeval {
-        tv_sec: libc::time_t::from(limit_ms / 1000),
-        tv_usec: libc::suseconds_t::from(limit_ms % 1000) * 1000,
-    };
-    for option in [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO] {
-        // SAFETY: the value is as long as said.
-        check(unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                option,
-                (&raw const limit).cast(),
-                size_of_val(&limit) as libc::socklen_t,
-            )
-        })?;
-    }
-    Ok(())
-}
-
-const CONTROL_LEN: usize = 512;
-
-/// Control data, aligned as a `cmsghdr` must be.
-#[repr(C, align(8))]
-struct Control([u8; CONTROL_LEN]);
-
-/// Sends one packet with descriptors (at most 64).
-pub(crate) fn send(socket: &OwnedFd, bytes: &[u8], fds: &[RawFd]) -> io::Result<()> {
-    let mut control = Control([0; CONTROL_LEN]);
-    let mut part = libc::iovec { iov_base: bytes.as_ptr() as *mut c_void, iov_len: bytes.len() };
-    let size = size_of_val(fds);
-    assert!(fds.len() <= MAX_FILE_SYSTEMS, "the control buffer holds 64 descriptors");
-    // SAFETY: all pointers are to live buffers of the lengths given; CMSG_SPACE(64 ints) is 272.
-    let sent = unsafe {
-        let mut message: libc::msghdr = mem::zeroed();
-        message.msg_iov = &raw mut part;
-        message.msg_iovlen = 1;
-        if !fds.is_empty() {
-            message.msg_control = control.0.as_mut_ptr().cast();
-            message.msg_controllen = libc::CMSG_SPACE(size as c_uint) as _;
-            let header = libc::CMSG_FIRSTHDR(&message);
-            (*header).cmsg_level = libc::SOL_SOCKET;
-            (*header).cmsg_type = libc::SCM_RIGHTS;
-            (*header).cmsg_len = libc::CMSG_LEN(size as c_uint) as _;
-            ptr::copy_nonoverlapping(fds.as_ptr().cast(), libc::CMSG_DATA(header), size);
+/// Reaps the children that have ended; true when there are none left.
+pub(crate) fn childless() -> bool {
+    loop {
+        // SAFETY: no status is asked for.
+        match check(unsafe { libc::waitpid(-1, ptr::null_mut(), libc::WNOHANG) }) {
+            Ok(0) => return false,
+            Ok(_) => {}
+            Err(error) => return error.raw_os_error() == Some(libc::ECHILD),
         }
-        libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_NOSIGNAL)
-    };
-    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
 }
 
-/// Receives one packet and hands each descriptor that came with it to `take`. 0 bytes: the other
-/// side is gone. Without `wait`, `WouldBlock` when there is none.
-pub(crate) fn receive(
-    socket: &OwnedFd,
-    bytes: &mut [u8],
-    wait: bool,
-    mut take: impl FnMut(OwnedFd),
-) -> io::Result<usize> {
-    let mut control = Control([0; CONTROL_LEN]);
-    let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-    // SAFETY: all pointers are to live buffers of the lengths given; the kernel fills in whole
-    // control messages, and each descriptor in them is new and ours.
+/// Installs a seccomp filter in all threads of this process.
+pub(crate) fn install_filter(program: &mut [libc::sock_filter]) -> io::Result<()> {
+    let (len, filter) = (program.len() as u16, program.as_mut_ptr());
+    let program = libc::sock_fprog { len, filter };
+    let (mode, flags) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_TSYNC);
+    // SAFETY: the program is as long as said and valid for the calls.
     unsafe {
-        let mut message: libc::msghdr = mem::zeroed();
-        message.msg_iov = &raw mut part;
-        message.msg_iovlen = 1;
-        message.msg_control = control.0.as_mut_ptr().cast();
-        message.msg_controllen = CONTROL_LEN as _;
-        let flags = libc::MSG_CMSG_CLOEXEC | if wait { 0 } else { libc::MSG_DONTWAIT };
-        let len = libc::recvmsg(socket.as_raw_fd(), &mut message, flags);
-        if len < 0 {
-            return Err(io::Error::last_os_error());
+        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+        // Otherwise the id of a thread that has a filter of its own.
+        let thread = check(libc::syscall(libc::SYS_seccomp, mode, flags, &program))?;
+        if thread == 0 { Ok(()) } else { Err(io::ErrorKind::ResourceBusy.into()) }
+    }
+}
+
+/// The user id of the process that connected, and a pidfd of it. Should its id have been reused
+/// meanwhile, the connection's end still tells.
+pub(crate) fn peer(socket: &impl AsRawFd) -> io::Result<(libc::uid_t, OwnedFd)> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut len = size_of_val(&peer) as libc::socklen_t;
+    let (fd, to) = (socket.as_raw_fd(), (&raw mut peer).cast());
+    // SAFETY: the buffer is as long as the length that is passed with it.
+    check(unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, to, &mut len) })?;
+    Ok((peer.uid, pidfd(peer.pid)?))
+}
+
+/// Sends without waiting.
+pub(crate) fn send(socket: &impl AsRawFd, reply: &Reply) -> io::Result<()> {
+    let (from, flags) = (ptr::from_ref(reply).cast(), libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT);
+    // SAFETY: the message is as long as said, and has no padding.
+    let sent = unsafe { libc::send(socket.as_raw_fd(), from, size_of::<Reply>(), flags) };
+    check(sent as i64).map(drop)
+}
+
+/// Receives without waiting, and appends the descriptors that came along to `fds`; those over the
+/// limit are closed by the kernel.
+///
+/// # Errors
+/// The other side is gone, or sent something of another length.
+pub(crate) fn receive(socket: &impl AsRawFd, fds: &mut Vec<OwnedFd>) -> io::Result<Request> {
+    // SAFETY: only arithmetic.
+    const CONTROL: usize = unsafe { libc::CMSG_SPACE(4 * MAX_FILE_SYSTEMS as u32) } as usize;
+    // Words, for a `cmsghdr` must be aligned.
+    let mut control = [0u64; CONTROL / 8];
+    // SAFETY: all pointers are to live buffers of the lengths given, and any bytes make a request;
+    // the kernel fills in whole control messages, and each descriptor in them is new and ours.
+    unsafe {
+        let (mut request, mut header): (Request, libc::msghdr) = (mem::zeroed(), mem::zeroed());
+        let (iov_base, iov_len) = ((&raw mut request).cast(), size_of_val(&request));
+        let mut part = libc::iovec { iov_base, iov_len };
+        (header.msg_iov, header.msg_iovlen) = (&raw mut part, 1);
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = CONTROL as _;
+        let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+        let len = check(libc::recvmsg(socket.as_raw_fd(), &mut header, flags) as i64)?;
+        let control = libc::CMSG_FIRSTHDR(&header);
+        if !control.is_null() && (*control).cmsg_type == libc::SCM_RIGHTS {
+            let size = (*control).cmsg_len as usize - libc::CMSG_LEN(0) as usize;
+            let data = libc::CMSG_DATA(control).cast::<RawFd>();
+            let fd = |index| OwnedFd::from_raw_fd(ptr::read_unaligned(data.add(index)));
+            fds.extend((0..size / size_of::<RawFd>()).map(fd));
         }
-        let header = libc::CMSG_FIRSTHDR(&message);
-        if !header.is_null()
-            && (*header).cmsg_level == libc::SOL_SOCKET
-            && (*header).cmsg_type == libc::SCM_RIGHTS
-        {
-            let size = (*header).cmsg_len as usize - libc::CMSG_LEN(0) as usize;
-            let data = libc::CMSG_DATA(header).cast::<RawFd>();
-            for index in 0..size / size_of::<RawFd>() {
-                take(OwnedFd::from_raw_fd(ptr::read_unaligned(data.add(index))));
-            }
-        }
-        Ok(len as usize)
+        if len as usize == iov_len { Ok(request) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 }

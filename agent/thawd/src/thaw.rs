@@ -1,4 +1,5 @@
-//! The thaw threads: one per file system, made before anything is frozen.
+//! The thaw threads: one per file system, made before anything is frozen, in the operation's process
+//! and again in the supervisor, whose threads act only when that process is gone.
 //!
 //! Each waits for the signal, then for the levels above its own (briefly: the kernel orders nested
 //! file systems by itself, and one blocked thaw must not hold up the others), then acts on what the
@@ -9,81 +10,70 @@
 //!   freeze;
 //! - frozen, or the freezer was reaped with the outcome unknown: FITHAW. Success ends it: a second
 //!   call could thaw somebody else's new freeze. EINVAL ends it too, because no FIFREEZE of ours is
-//!   outstanding: somebody else thawed. Any other error is retried for ever.
+//!   outstanding: somebody else thawed, or a thread that was killed before it could say so. Any other
+//!   error is retried for ever.
 
 use std::io;
-use std::os::fd::RawFd;
 use std::sync::atomic::Ordering::SeqCst;
-use std::thread::JoinHandle;
+use std::thread::{Builder, JoinHandle};
 
-use crate::freezer::{RECHECK_MS, STACK};
-use crate::slots::{FREEZING, FROZEN, Slot, Slots, THAWED, THAWED_BY_OTHER};
+use crate::freezer::STACK;
+use crate::protocol::Outcome::{self, Frozen, InFlight, Thawed, ThawedByOther};
+use crate::slots::{END, Slot, Slots, Word};
 use crate::sys;
 
-const RETRY_MS: u32 = 2;
+pub(crate) const RETRY_MS: u32 = 2;
 /// How long a level waits for those above it, in steps of a millisecond.
 const LEVEL_WAIT_STEPS: u32 = 20;
 
-/// Starts the thaw threads and waits until each is ready. Each raises `done` when its slot is over.
+/// Starts the thaw threads, which act when `signal` is set and end when it says END.
 pub(crate) fn start(
     slots: &'static Slots,
-    done: RawFd,
-    threads: &mut Vec<JoinHandle<()>>,
-) -> io::Result<()> {
-    for slot in slots.iter() {
-        let thread = std::thread::Builder::new().stack_size(STACK);
-        threads.push(thread.spawn(move || thaw_one(slots, slot, done))?);
-    }
-    loop {
-        let ready = slots.thawers_ready.load(SeqCst);
-        if ready == slots.count() {
-            return Ok(());
-        }
-        sys::futex_wait(&slots.thawers_ready, ready, 100);
-    }
+    signal: &'static Word,
+) -> io::Result<Vec<JoinHandle<()>>> {
+    let thread = || Builder::new().stack_size(STACK);
+    slots.iter().map(|slot| thread().spawn(move || thaw_one(slots, slot, signal))).collect()
 }
 
-fn thaw_one(slots: &Slots, slot: &Slot, done: RawFd) {
-    sys::fault_in_stack();
-    slots.thawers_ready.fetch_add(1, SeqCst);
-    sys::futex_wake_all(&slots.thawers_ready);
-    while slots.thaw.load(SeqCst) == 0 {
-        sys::futex_wait(&slots.thaw, 0, RECHECK_MS);
-    }
-    wait_for_higher_levels(slots, slot);
-    while !slot.is_over() {
-        // Read before the state: a reaped freezer does not change the state any more.
-        let freezer_gone = slots.freezer_gone.load(SeqCst) == 1;
-        match slot.state.load(SeqCst) {
-            FROZEN => thaw(slot, FROZEN),
-            FREEZING if freezer_gone => thaw(slot, FREEZING),
-            _ => sys::futex_wait(&slots.freezer_gone, 0, RETRY_MS),
+fn thaw_one(slots: &Slots, slot: &Slot, signal: &Word) {
+    slots.thawers_ready.count_up();
+    signal.wait_until(|signal| signal != 0);
+    if signal.get() != END {
+        wait_for_higher_levels(slots, slot);
+        while !slot.is_over() {
+            // Read before the state: a reaped freezer does not change the state any more.
+            let freezer_gone = slots.freezer_gone.get() == 1;
+            match slot.state() {
+                Frozen => thaw(slot, Frozen),
+                InFlight if freezer_gone => thaw(slot, InFlight),
+                _ => sys::pause(RETRY_MS),
+            }
         }
     }
-    sys::raise(done);
+    // The operation's process never says END: the end of a thread would need more calls than its
+    // filter allows.
+    signal.wait_until(|signal| signal == END);
 }
 
-fn thaw(slot: &Slot, state: u32) {
-    let code = sys::thaw_raw(slot.fd.load(SeqCst));
+fn thaw(slot: &Slot, state: Outcome) {
+    let code = sys::ioctl(slot.fd.load(SeqCst), sys::FITHAW);
     let now = sys::monotonic_ns();
     if slot.to_ns.swap(now, SeqCst) == 0 {
         slot.first_thaw_errno.store(code, SeqCst);
     }
     match code {
-        0 => _ = slot.advance(state, THAWED),
-        libc::EINVAL => _ = slot.advance(state, THAWED_BY_OTHER),
+        0 => _ = slot.advance(state, Thawed),
+        libc::EINVAL => _ = slot.advance(state, ThawedByOther),
         _ => sys::pause(RETRY_MS),
     }
 }
 
 fn wait_for_higher_levels(slots: &Slots, slot: &Slot) {
     let level = slot.level.load(SeqCst);
-    let higher_over =
-        || slots.iter().all(|other| other.level.load(SeqCst) <= level || other.is_over());
+    let not_awaited = |other: &Slot| other.level.load(SeqCst) <= level || other.is_over();
     for _ in 0..LEVEL_WAIT_STEPS {
-        if higher_over() {
-            return;
+        if !slots.iter().all(not_awaited) {
+            sys::pause(1);
         }
-        sys::pause(1);
     }
 }

@@ -3,25 +3,14 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use azdr_thawd::client::Client;
-use azdr_thawd::monotonic_ns;
-use azdr_thawd::protocol::{Cause, Outcome, Refusal, Reply, Request, State};
+use azdr_thawd_client::{Cause, Outcome, Refusal, Reply, Request, State, monotonic_ns};
 
 use crate::loop_mount::{LoopMount, Writer, wait_for};
 use crate::thawd_process::{
     Thawd, agent_process, freeze, frozen, hold, id, last_result, send_signal, thawed,
 };
 
-type Test = (&'static str, &'static [&'static str], fn());
-
-macro_rules! tests {
-    ($($name:ident: $needs:expr),* $(,)?) => {
-        /// Every test here, with the tools that it needs.
-        pub(crate) const TESTS: &[Test] = &[$((stringify!($name), &$needs, $name)),*];
-    };
-}
-
-tests! {
+crate::tests! {
     two_file_systems_are_held_and_their_writers_go_on_afterwards: ["mkfs.ext4"],
     xfs_is_held_too: ["mkfs.xfs"],
     the_agents_death_thaws: ["mkfs.ext4"],
@@ -40,30 +29,28 @@ tests! {
     the_freezers_death_leaves_nothing_frozen: ["mkfs.ext4"],
     requests_out_of_order_are_refused: ["mkfs.ext4"],
     sixty_four_descriptors_fit: ["mkfs.ext4"],
-    nothing_is_opened_forked_or_logged_between_armed_and_thawed: ["mkfs.ext4", "strace"],
-    a_thaw_process_killed_while_it_holds_leaves_the_descriptors_to_the_agent: ["mkfs.ext4"],
 }
 
 /// In the order of dropping: the thaw process lets go of the file systems first.
-struct Scene {
-    thawd: Thawd,
-    mounts: Vec<LoopMount>,
-    folder: tempfile::TempDir,
+pub(crate) struct Scene {
+    pub(crate) thawd: Thawd,
+    pub(crate) mounts: Vec<LoopMount>,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 /// A thaw process and `count` ext4 file systems.
-fn scene(count: usize) -> Scene {
+pub(crate) fn scene(count: usize) -> Scene {
     let folder = tempfile::tempdir().unwrap();
     let thawd = Thawd::start(folder.path());
     let mounts = (0..count).map(|n| LoopMount::ext4(folder.path(), &format!("disk{n}"))).collect();
     Scene { thawd, mounts, folder }
 }
 
-fn roots(mounts: &[LoopMount]) -> Vec<BorrowedFd<'_>> {
+pub(crate) fn roots(mounts: &[LoopMount]) -> Vec<BorrowedFd<'_>> {
     mounts.iter().map(|mount| mount.root().as_fd()).collect()
 }
 
-fn hold_and_release(mounts: &[LoopMount], thawd: &Thawd) {
+pub(crate) fn hold_and_release(mounts: &[LoopMount], thawd: &Thawd) {
     let writers: Vec<Writer> = mounts.iter().map(|mount| Writer::start(mount.path())).collect();
     let client = thawd.client();
     let before = monotonic_ns();
@@ -359,68 +346,4 @@ fn sixty_four_descriptors_fit() {
     client.send(&Request::Thaw(id("op-1"))).unwrap();
     let report = thawed(&client);
     assert_eq!((report.cause, report.entries().len()), (Cause::NotFrozen, 64));
-}
-
-fn a_thaw_process_killed_while_it_holds_leaves_the_descriptors_to_the_agent() {
-    let scene = scene(1);
-    let client: Client = scene.thawd.client();
-    frozen(&client, hold("op-1", 3_000, 10_000, &[0]), &roots(&scene.mounts));
-    scene.thawd.signal("KILL");
-    let gone = client.receive().unwrap_err();
-    assert_eq!(gone.kind(), std::io::ErrorKind::UnexpectedEof);
-    assert!(scene.mounts[0].thaw(), "frozen until the agent thaws, as it does then");
-}
-
-/// What would wait for a frozen disk, or could fail, in the window (N8).
-const FORBIDDEN: &[&str] = &[
-    "open",
-    "openat",
-    "openat2",
-    "creat",
-    "clone",
-    "clone3",
-    "fork",
-    "vfork",
-    "execve",
-    "execveat",
-    "socket",
-    "connect",
-    "accept4",
-    "brk",
-    "mmap",
-    "mremap",
-    "stat",
-    "newfstatat",
-    "fsync",
-    "unlink",
-    "rename",
-];
-
-fn nothing_is_opened_forked_or_logged_between_armed_and_thawed() {
-    let scene = scene(2);
-    let trace = scene.folder.path().join("trace");
-    let tracer = scene.thawd.trace(&trace);
-    let client = scene.thawd.client();
-    frozen(&client, hold("op-1", 3_000, 10_000, &[0, 1]), &roots(&scene.mounts));
-    client.send(&Request::Thaw(id("op-1"))).unwrap();
-    assert!(thawed(&client).unbroken());
-    drop(client);
-    drop(tracer);
-    let text = std::fs::read_to_string(&trace).unwrap();
-    // `PID call(...`; the replies ARMED, FROZEN and THAWED are the only messages sent.
-    let call = |line: &str| {
-        let call = line.split_once(' ').map_or("", |(_, call)| call.trim_start());
-        call.split('(').next().unwrap_or_default().to_owned()
-    };
-    let calls: Vec<String> = text.lines().map(call).collect();
-    let sent: Vec<usize> = (0..calls.len()).filter(|at| calls[*at] == "sendmsg").collect();
-    let [armed, _frozen, thawed] = sent.as_slice() else { panic!("{sent:?}\n{text}") };
-    let window = &calls[*armed..*thawed];
-    assert_eq!(window.iter().filter(|call| *call == "ioctl").count(), 4, "2 freezes, 2 thaws");
-    for (at, call) in window.iter().enumerate() {
-        let line = text.lines().nth(armed + at).unwrap();
-        assert!(!FORBIDDEN.contains(&call.as_str()), "{line}");
-        // The only writes are to the event that a thaw thread raises.
-        assert!(call != "write" || !line.contains("write(2,"), "{line}");
-    }
 }

@@ -2,27 +2,63 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod death;
 mod freeze;
 #[path = "../../../tests/it/loop_mount.rs"]
 mod loop_mount;
+mod size;
+mod strict;
 mod thawd_process;
+mod window;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
+#[global_allocator]
+static ALLOCATOR: strict::Allocator = strict::Allocator;
+
+/// Name, tools that it needs, body.
+type Test = (&'static str, &'static [&'static str], fn());
+
+/// Registers the tests of a module.
+macro_rules! tests {
+    ($($name:ident: $needs:expr),* $(,)?) => {
+        /// Every test here, with the tools that it needs.
+        pub(crate) const TESTS: &[crate::Test] = &[$((stringify!($name), &$needs, $name)),*];
+    };
+}
+use tests;
+
 fn main() {
-    // The agent of the tests that kill it.
-    if std::env::args().nth(1).as_deref() == Some(thawd_process::AGENT_ROLE) {
-        thawd_process::be_an_agent();
-        return;
+    match std::env::args().collect::<Vec<_>>().as_slice() {
+        // The agent of the tests that kill it.
+        [_, role, args @ ..] if role == thawd_process::AGENT_ROLE => {
+            return thawd_process::be_an_agent(args);
+        }
+        [_, role, socket] if role == thawd_process::STRICT_ROLE => {
+            return strict::be_a_thaw_process(socket);
+        }
+        _ => {}
     }
-    let mut trials = Vec::new();
-    for (name, needs, test) in freeze::TESTS {
+    let sized = |name, test: fn()| {
+        Trial::test(name, move || {
+            test();
+            Ok::<(), Failed>(())
+        })
+    };
+    let mut trials = vec![
+        sized(
+            "it_has_fewer_than_a_thousand_lines_of_code",
+            size::it_has_fewer_than_a_thousand_lines_of_code,
+        ),
+        sized("it_depends_on_libc_only", size::it_depends_on_libc_only),
+    ];
+    for (name, needs, test) in [freeze::TESTS, window::TESTS, death::TESTS].concat() {
         let body = move || {
             test();
             Ok::<(), Failed>(())
         };
         trials.push(match loop_mount::missing(needs) {
-            None => Trial::test(*name, body),
+            None => Trial::test(name, body),
             Some(reason) => {
                 Trial::test(format!("{name} (ignored: {reason})"), body).with_ignored_flag(true)
             }

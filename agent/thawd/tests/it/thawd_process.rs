@@ -7,13 +7,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Duration;
 
-use azdr_thawd::client::Client;
-use azdr_thawd::protocol::{MAX_FILE_SYSTEMS, OperationId, Prepare, Reply, Report, Request, State};
+use azdr_thawd_client::{
+    Client, MAX_FILE_SYSTEMS, OperationId, Prepare, Reply, Report, Request, State,
+};
 
 use crate::loop_mount::wait_for;
 
 /// First argument of this test binary when it plays an agent.
 pub(crate) const AGENT_ROLE: &str = "play-an-agent";
+/// First argument of this test binary when it plays the thaw process, with [`crate::strict`].
+pub(crate) const STRICT_ROLE: &str = "play-a-thaw-process";
 
 /// A running thaw process; dropping it ends it, and with it every freeze.
 pub(crate) struct Thawd {
@@ -24,17 +27,41 @@ pub(crate) struct Thawd {
 impl Thawd {
     pub(crate) fn start(folder: &Path) -> Self {
         let socket = folder.join("thawd.sock");
-        let child = Command::new(env!("CARGO_BIN_EXE_azdr-thawd"))
-            .arg("--socket")
-            .arg(&socket)
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        let thawd = Self { child, socket };
-        wait_for("azdr-thawd to listen", Duration::from_secs(5), || {
-            Client::connect(&thawd.socket, 1_000).is_ok_and(|client| client.status().is_ok())
-        });
+        let mut command = Command::new(env!("CARGO_BIN_EXE_azdr-thawd"));
+        command.arg("--socket").arg(&socket);
+        let thawd = Self::spawn(command, socket);
+        thawd.wait_until_it_listens();
         thawd
+    }
+
+    /// This test binary in its place, whose allocator ends a process that allocates in the window.
+    pub(crate) fn start_with_strict_allocator(folder: &Path) -> Self {
+        let socket = folder.join("thawd.sock");
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.arg(STRICT_ROLE).arg(&socket);
+        let thawd = Self::spawn(command, socket);
+        thawd.wait_until_it_listens();
+        thawd
+    }
+
+    /// Another one at the same socket; its first words, which it says only if it must wait.
+    pub(crate) fn start_another(&self) -> (Self, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_azdr-thawd"));
+        command.arg("--socket").arg(&self.socket).stderr(Stdio::piped());
+        let mut another = Self::spawn(command, self.socket.clone());
+        let mut words = String::new();
+        BufReader::new(another.child.stderr.take().unwrap()).read_line(&mut words).unwrap();
+        (another, words)
+    }
+
+    fn spawn(mut command: Command, socket: PathBuf) -> Self {
+        Self { child: command.stdin(Stdio::null()).spawn().unwrap(), socket }
+    }
+
+    pub(crate) fn wait_until_it_listens(&self) {
+        wait_for("azdr-thawd to listen", Duration::from_secs(5), || {
+            Client::connect(&self.socket, 1_000).is_ok_and(|client| client.status().is_ok())
+        });
     }
 
     pub(crate) fn socket(&self) -> &Path {
@@ -45,23 +72,36 @@ impl Thawd {
         Client::connect(&self.socket, 10_000).unwrap()
     }
 
-    /// The process id of its freezer, which is its only child.
-    pub(crate) fn freezer(&self) -> u32 {
-        let pid = self.child.id();
-        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-        children.trim().parse().unwrap()
+    /// The process id of the supervisor.
+    pub(crate) fn supervisor(&self) -> u32 {
+        self.child.id()
     }
 
-    /// Sends a signal to this thaw process.
+    /// The process id of the operation's process, which is the supervisor's only child.
+    pub(crate) fn operation(&self) -> u32 {
+        only_child(self.child.id())
+    }
+
+    /// The process id of the freezer, which is the operation's only child.
+    pub(crate) fn freezer(&self) -> u32 {
+        only_child(self.operation())
+    }
+
+    /// Sends a signal to the supervisor.
     pub(crate) fn signal(&self, signal: &str) {
         send_signal(signal, self.child.id());
     }
 
     /// Writes its calls, and its children's, to `file` until the result is dropped.
     pub(crate) fn trace(&self, file: &Path) -> Tracer {
+        self.trace_with(&["-o", file.to_str().unwrap()])
+    }
+
+    /// Runs it under an strace with these options.
+    pub(crate) fn trace_with(&self, options: &[&str]) -> Tracer {
         let mut child = Command::new("strace")
-            .args(["-f", "-p", &self.child.id().to_string(), "-o"])
-            .arg(file)
+            .args(["-f", "-p", &self.child.id().to_string()])
+            .args(options)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -99,11 +139,37 @@ pub(crate) struct Tracer {
     _words: BufReader<ChildStderr>,
 }
 
+impl Tracer {
+    /// Ends it when the thaw process has become idle: strace may hang when it is ended while threads
+    /// that it traces end.
+    pub(crate) fn stop(self, client: &Client) {
+        assert_eq!(client.status().unwrap().1, State::Idle);
+    }
+}
+
 impl Drop for Tracer {
     fn drop(&mut self) {
         send_signal("INT", self.child.id());
         let _ = self.child.wait();
     }
+}
+
+fn only_child(pid: u32) -> u32 {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    children.trim().parse().unwrap()
+}
+
+/// The ids of a process's threads.
+pub(crate) fn threads(pid: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    tasks.map(|task| task.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
+}
+
+/// A field of a thread's status, without what follows a number.
+pub(crate) fn status_field(thread: u32, name: &str) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(&format!("{name}:"))).unwrap();
+    line.split_whitespace().nth(1).unwrap().to_owned()
 }
 
 pub(crate) fn send_signal(signal: &str, pid: u32) {
@@ -151,10 +217,11 @@ pub(crate) fn thawed(client: &Client) -> Report {
 
 /// Asks for the end of an operation whose agent is gone.
 pub(crate) fn last_result(thawd: &Thawd, operation: &str) -> Report {
-    let client = thawd.client();
+    // A connection to an operation's process ends with that process.
     wait_for("the thaw process to be idle", Duration::from_secs(10), || {
-        client.status().unwrap().1 == State::Idle
+        thawd.client().status().is_ok_and(|(_, state)| state == State::Idle)
     });
+    let client = thawd.client();
     client.send(&Request::LastResult(id(operation))).unwrap();
     thawed(&client)
 }
@@ -180,9 +247,8 @@ pub(crate) fn agent_process(
 }
 
 /// The other process.
-pub(crate) fn be_an_agent() {
-    let args: Vec<String> = std::env::args().skip(2).collect();
-    let [socket, operation, lease_ms, paths @ ..] = args.as_slice() else { panic!("{args:?}") };
+pub(crate) fn be_an_agent(args: &[String]) {
+    let [socket, operation, lease_ms, paths @ ..] = args else { panic!("{args:?}") };
     let roots: Vec<File> = paths.iter().map(|path| File::open(path).unwrap()).collect();
     let roots: Vec<_> = roots.iter().map(AsFd::as_fd).collect();
     let client = Client::connect(Path::new(socket), 5_000).unwrap();

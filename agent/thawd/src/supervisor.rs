@@ -1,0 +1,184 @@
+//! The process that outlives the operations: it answers agents while nothing is held, forks a process
+//! for each operation, does nothing but watch it while it runs, and thaws in its place when it dies
+//! (R6).
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::atomic::Ordering::SeqCst;
+
+use crate::connection::Connection;
+use crate::operation::{self, POISONED_AFTER_MS};
+use crate::protocol::{
+    Answer, Ask, Cause, HOLD_LIMIT_RANGE_MS, LEASE_RANGE_MS, MAX_FILE_SYSTEMS, NO_OPERATION,
+    Refusal, Reply, Request, State,
+};
+use crate::slots::{END, GO, RECHECK_MS, Slots};
+use crate::{sys, thaw};
+
+/// An operation's process that is found so late for its own deadline twice in a row, a second apart, is
+/// taken for dead. Twice, since the whole machine may have been stopped.
+const LATE_NS: u64 = 1_000_000_000;
+
+struct Supervisor {
+    connection: Connection,
+    signals: OwnedFd,
+    slots: &'static Slots,
+    /// The last operation's end.
+    last: Option<Reply>,
+    stopping: bool,
+}
+
+/// Serves agents at `socket` until SIGTERM; thaws before it returns. The socket must not be on a file
+/// system that is ever frozen: /run. A lock file is made next to it.
+///
+/// # Errors
+/// The process could not be protected (memory lock, core limit), or cannot listen.
+pub fn run(socket: &Path) -> io::Result<()> {
+    // Printing could wait for a frozen disk; whoever is left of the three processes thaws.
+    std::panic::set_hook(Box::new(|_| sys::exit_now(70)));
+    // Held until the last of the processes is gone, and taken before signals are blocked: a restarted
+    // supervisor waits here for the operation that a killed one left behind, and can be ended.
+    let _lock = lock(socket)?;
+    let signals = sys::signals()?;
+    sys::protect_process()?;
+    sys::lock_memory()?;
+    if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
+        sys::say(format_args!("not protected from the out-of-memory killer: {error}"));
+    }
+    // A killed predecessor's: this process holds the lock.
+    let _ = fs::remove_file(socket);
+    let connection = Connection::new(UnixListener::bind(socket)?);
+    let slots = sys::map_shared_zeroed()?;
+    let mut supervisor = Supervisor { connection, signals, slots, last: None, stopping: false };
+    while !supervisor.stopping {
+        supervisor.turn();
+    }
+    fs::remove_file(socket)
+}
+
+fn lock(socket: &Path) -> io::Result<File> {
+    fs::create_dir_all(socket.parent().unwrap_or(socket))?;
+    let lock = File::create(socket.with_added_extension("lock"))?;
+    if lock.try_lock().is_err() {
+        let place = socket.display();
+        sys::say(format_args!("another one is at {place}: waiting for its end"));
+        lock.lock()?;
+    }
+    Ok(lock)
+}
+
+impl Supervisor {
+    /// Waits for one event while nothing is held, and handles it.
+    fn turn(&mut self) {
+        let [ended, message, caller] = self.connection.descriptors();
+        let signals = self.signals.as_raw_fd();
+        let [told, heard @ ..] = sys::poll([signals, ended, message, caller], u32::MAX);
+        if told {
+            self.stopping = true;
+        } else if let Ok(Some((ask, request))) = self.connection.hear(heard) {
+            self.answer(ask, &request);
+        }
+        // What a refused request brought.
+        self.connection.roots.clear();
+    }
+
+    fn answer(&mut self, ask: Ask, request: &Request) {
+        let id = request.operation;
+        let last = self.last.filter(|last| last.operation == id);
+        match (ask, last) {
+            (Ask::Prepare, _) if self.may_hold(request) => self.operate(request),
+            (Ask::Prepare, _) => self.connection.refuse(id, Refusal::Malformed),
+            (Ask::Status, _) => self.connection.tell_state(NO_OPERATION, State::Idle),
+            (Ask::Thaw | Ask::LastResult, Some(last)) => self.connection.reply(&last),
+            _ => self.connection.refuse(id, Refusal::UnknownOperation),
+        }
+    }
+
+    fn may_hold(&self, prepare: &Request) -> bool {
+        prepare.count > 0
+            && prepare.count as usize == self.connection.roots.len()
+            && prepare.operation != NO_OPERATION
+            && LEASE_RANGE_MS.contains(&prepare.lease_ms)
+            && HOLD_LIMIT_RANGE_MS.contains(&prepare.hold_limit_ms)
+    }
+
+    /// Runs an operation in a process of its own; returns when nothing of it is left.
+    fn operate(&mut self, prepare: &Request) {
+        // Held until the end: nobody can unmount these file systems meanwhile (R3).
+        let fresh = Vec::with_capacity(MAX_FILE_SYSTEMS);
+        let roots = std::mem::replace(&mut self.connection.roots, fresh);
+        let slots = self.slots;
+        slots.reset(roots.iter().map(AsRawFd::as_raw_fd).zip(prepare.levels));
+        let process = match sys::fork() {
+            Ok(Some(process)) => process,
+            Ok(None) => operation::run(slots, *prepare, &mut self.connection, &self.signals),
+            Err(_) => return self.connection.refuse(prepare.operation, Refusal::NotReady),
+        };
+        // The fork made our pages copy-on-write again. Should this fail, the operation's process
+        // misses the threads and gives up; those that were started end by themselves.
+        let threads = sys::lock_memory().and_then(|()| thaw::start(slots, &slots.rescue));
+        self.watch(&process);
+        self.succeed(prepare);
+        slots.rescue.set(END);
+        for thread in threads.into_iter().flatten() {
+            // A thread that panicked has ended the process in the panic hook.
+            let _ = thread.join();
+        }
+    }
+
+    /// Waits until the operation's process has ended, or hangs, which ends it.
+    fn watch(&mut self, process: &OwnedFd) {
+        let mut late = 0;
+        loop {
+            let signals = if self.stopping { -1 } else { self.signals.as_raw_fd() };
+            let [ended, told] = sys::poll([process.as_raw_fd(), signals], RECHECK_MS);
+            if told {
+                self.stopping = true;
+                sys::signal(process, libc::SIGTERM);
+            }
+            let due = self.slots.due_ns.load(SeqCst).saturating_add(LATE_NS);
+            late = if sys::monotonic_ns() > due { late + 1 } else { 0 };
+            if ended || late > 1 {
+                return sys::signal(process, libc::SIGKILL);
+            }
+        }
+    }
+
+    /// Waits until nothing is frozen or in flight, for which it thaws what a process that did not
+    /// finish may have left, and keeps the report.
+    fn succeed(&mut self, prepare: &Request) {
+        let slots = self.slots;
+        let died = slots.finished.load(SeqCst) == 0;
+        if died {
+            slots.begin_thaw(Cause::ThawProcessDied);
+            slots.rescue.set(GO);
+        }
+        let mut turns = 0;
+        loop {
+            // The freezer, too, is our child when its parent is gone.
+            if sys::childless() {
+                slots.freezer_gone.set(1);
+                if slots.all_over() {
+                    break;
+                }
+            }
+            turns += 1;
+            if turns == POISONED_AFTER_MS / thaw::RETRY_MS {
+                self.connection.tell_state(prepare.operation, State::Poisoned);
+            }
+            sys::pause(thaw::RETRY_MS);
+        }
+        if slots.armed.load(SeqCst) == 0 {
+            return self.connection.refuse(prepare.operation, Refusal::NotReady);
+        }
+        let report = slots.report(Answer::Thawed, prepare);
+        self.last = Some(report);
+        if died {
+            self.connection.reply(&report);
+            sys::say(format_args!("an operation's process died; its file systems are thawed"));
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! The thaw process stays small enough to be read in one sitting, and depends on libc only (R1).
+
+use std::fs;
+
+const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+const MANIFEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+
+/// Lines that are neither blank, nor comments, nor tests.
+fn code_lines(text: &str) -> usize {
+    let product = text.lines().map(str::trim).take_while(|line| !line.contains("#[cfg(test)]"));
+    product.filter(|line| !line.is_empty() && !line.starts_with("//")).count()
+}
+
+pub(crate) fn it_has_fewer_than_a_thousand_lines_of_code() {
+    let files = fs::read_dir(SOURCES).unwrap().map(|file| file.unwrap().path());
+    let lines: usize = files.map(|file| code_lines(&fs::read_to_string(file).unwrap())).sum();
+    assert!((100..1_000).contains(&lines), "{lines} lines");
+}
+
+pub(crate) fn it_depends_on_libc_only() {
+    let manifest = fs::read_to_string(MANIFEST).unwrap();
+    let sections: Vec<&str> = manifest.split("\n[").collect();
+    let named =
+        |name: &'static str| sections.iter().filter(move |section| section.starts_with(name));
+    let [dependencies] = *named("dependencies").collect::<Vec<_>>() else { panic!("{manifest}") };
+    let lines: Vec<&str> = dependencies.lines().skip(1).filter(|line| !line.is_empty()).collect();
+    assert_eq!(lines, ["libc.workspace = true"]);
+    assert_eq!(named("build-dependencies").chain(named("target")).count(), 0);
+}
