@@ -174,9 +174,7 @@ async fn await_agent(services: &Services, item: ItemId) {
     let mut changes = services.fleet.changes();
     let connected = async {
         while services.fleet.protected(item).is_none() {
-            if changes.changed().await.is_err() {
-                return;
-            }
+            changes.changed().await;
         }
     };
     tokio::select! {

@@ -248,12 +248,10 @@ impl Reporter {
         let mut changes = engine.subscribe();
         loop {
             self.report(&cloud).await;
-            if changes.changed().await.is_err() {
-                return;
-            }
+            changes.changed().await;
             // Many changes, one look.
             azdr_env::sleep(Duration::from_secs(1)).await;
-            changes.mark_unchanged();
+            changes.mark_seen();
         }
     }
 }

@@ -386,7 +386,7 @@ impl Scenario {
             let mut changes = life.engine.subscribe();
             tokio::select! {
                 biased;
-                _ = changes.changed() => {}
+                () = changes.changed() => {}
                 () = azdr_env::sleep(6 * HOUR) => {}
             }
             azdr_env::sleep(self.dice.between(Duration::ZERO, 30 * Duration::from_secs(1))).await;

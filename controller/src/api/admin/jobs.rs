@@ -131,7 +131,7 @@ impl Admin {
         futures::stream::unfold(Some((self, changes, None::<Job>)), move |state| async move {
             let (admin, mut changes, last) = state?;
             loop {
-                changes.borrow_and_update();
+                changes.mark_seen();
                 let job = match admin.job(id).await {
                     Ok(job) => job,
                     Err(e) => return Some((Err(e), None)),
@@ -144,9 +144,7 @@ impl Admin {
                 }
                 // A run changes at most a few times a second; looking more often serves nobody.
                 azdr_env::sleep(std::time::Duration::from_millis(50)).await;
-                if changes.changed().await.is_err() {
-                    return None;
-                }
+                changes.changed().await;
             }
         })
     }
