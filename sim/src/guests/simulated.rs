@@ -208,7 +208,8 @@ impl SimulatedGuests {
         Ok(())
     }
 
-    /// Removes a file; a missing one is no error.
+    /// Removes a file; a missing one is no error. With a `/` at the end of the path: all files of
+    /// that disk under it.
     ///
     /// # Errors
     /// As of [`write_file`](Self::write_file).
@@ -216,6 +217,17 @@ impl SimulatedGuests {
         let mut inside = self.0.inside();
         let (name, path) = inside.place_to_write(vm_id, path)?;
         Ok(inside.disks.remove_file(&name, &path)?)
+    }
+
+    /// The machine restarts itself, as after a panic: Azure has no part in it.
+    ///
+    /// # Errors
+    /// It is not up, or its disks cannot be written.
+    pub fn reboot(&self, vm_id: &str) -> Result<(), GuestError> {
+        let (mut inside, now) = (self.0.inside(), self.0.now());
+        inside.up(vm_id)?;
+        let boot_id = self.0.env.ids.uuid().to_string();
+        inside.restart(vm_id, boot_id, now).map_err(|e| GuestError::Disk(io::Error::other(e)))
     }
 
     /// What a file on a mounted disk holds; `None`: there is no such file.
@@ -378,6 +390,13 @@ impl Inside {
         self.tell(&event);
     }
 
+    fn restart(&mut self, vm_id: &str, boot_id: String, now: Monotonic) -> anyhow::Result<()> {
+        if let Some(machine) = self.end(vm_id, now)? {
+            self.boot_from(vm_id, &machine.name, machine.disks, boot_id, now);
+        }
+        Ok(())
+    }
+
     /// Ends a machine; what it was, if it was up.
     fn end(&mut self, vm_id: &str, now: Monotonic) -> anyhow::Result<Option<Machine>> {
         let settled = self.settle(vm_id, now);
@@ -428,12 +447,8 @@ impl Guests for SimulatedGuests {
     }
 
     async fn restart(&self, vm_id: &str) -> anyhow::Result<()> {
-        let (mut inside, now) = (self.0.inside(), self.0.now());
-        if let Some(machine) = inside.end(vm_id, now)? {
-            let boot_id = self.0.env.ids.uuid().to_string();
-            inside.boot_from(vm_id, &machine.name, machine.disks, boot_id, now);
-        }
-        Ok(())
+        let boot_id = self.0.env.ids.uuid().to_string();
+        self.0.inside().restart(vm_id, boot_id, self.0.now())
     }
 
     async fn is_running(&self, vm_id: &str) -> bool {
