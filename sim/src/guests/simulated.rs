@@ -245,15 +245,15 @@ impl SimulatedGuests {
 
     /// What a disk or snapshot holds now, by its `uniqueId`; `None`: there is none.
     pub fn tree(&self, unique_id: &str) -> Option<Tree> {
-        let mut inside = self.0.inside();
-        let name = content_name(unique_id);
-        inside.settle_user_of(&name, self.0.now()).ok()?;
-        inside.disks.get(&name).ok().map(|disk| disk.tree.clone())
+        self.0.inside().tree(unique_id, self.0.now())
     }
 
-    /// Whether these disks or snapshots (by `uniqueId`) of one machine are from one instant.
+    /// Whether these disks or snapshots (by `uniqueId`) of one machine are from one instant. Disks in
+    /// use are looked at in one.
     pub fn check<'u>(&self, unique_ids: impl IntoIterator<Item = &'u str>) -> Consistency {
-        let trees: Option<Vec<Tree>> = unique_ids.into_iter().map(|id| self.tree(id)).collect();
+        let (mut inside, now) = (self.0.inside(), self.0.now());
+        let trees: Option<Vec<Tree>> =
+            unique_ids.into_iter().map(|id| inside.tree(id, now)).collect();
         match trees {
             Some(trees) => check(&trees),
             None => Consistency::Torn { why: "a disk is missing".into() },
@@ -343,6 +343,12 @@ impl Inside {
     fn settle_user_of(&mut self, name: &str, now: Monotonic) -> io::Result<()> {
         let Some(vm_id) = self.user_of(name) else { return Ok(()) };
         self.settle(&vm_id, now).map_err(io::Error::other)
+    }
+
+    fn tree(&mut self, unique_id: &str, now: Monotonic) -> Option<Tree> {
+        let name = content_name(unique_id);
+        self.settle_user_of(&name, now).ok()?;
+        self.disks.get(&name).ok().map(|disk| disk.tree.clone())
     }
 
     fn place_to_write(&mut self, vm_id: &str, path: &str) -> Result<(String, String), GuestError> {
