@@ -23,6 +23,9 @@ struct Arguments {
     /// Simulated machines: files, and a writer, in the simulator's process
     #[arg(long, conflicts_with = "guest_image")]
     simulated_guests: bool,
+    /// Why machines are not real, for the summary
+    #[arg(long, value_name = "TEXT", requires = "simulated_guests")]
+    reason: Option<String>,
     /// Write the summary to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -60,6 +63,7 @@ fn options(arguments: Arguments) -> Result<Options> {
     Ok(Options {
         programs,
         machines,
+        reason: arguments.reason,
         json: arguments.json,
         keep: arguments.keep,
         patience: Duration::from_secs(arguments.wait),

@@ -36,6 +36,8 @@ pub struct Options {
     pub programs: Programs,
     /// What machines are. If mere records, the story is shorter.
     pub machines: Machines,
+    /// Why they are not real, if somebody wondered.
+    pub reason: Option<String>,
     /// Where the summary is written as JSON.
     pub json: Option<PathBuf>,
     /// Leave everything running.
@@ -55,7 +57,7 @@ pub fn run(options: &Options) -> Result<bool> {
         .context("cannot make a folder for the demo")?;
     remember_folder(folder.path());
     let mut screen = Screen::start();
-    let mut summary = Summary::new(&options.machines);
+    let mut summary = Summary::new(&options.machines, options.reason.clone());
     let (lab, told) = story::tell(options, folder.path(), &mut screen, &mut summary);
     leaving::halt_if_signalled();
     if let Err(error) = &told {

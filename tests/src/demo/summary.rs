@@ -13,6 +13,9 @@ pub(super) struct Summary {
     pub(super) ok: bool,
     /// `qemu`, `simulated` or `none`.
     pub(super) guests: &'static str,
+    /// Why they are not `qemu`, if they might have been.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) guests_reason: Option<String>,
     pub(super) seconds: f64,
     pub(super) steps: Vec<Step>,
     pub(super) backup: Option<Backup>,
@@ -108,7 +111,7 @@ pub(super) struct Azure {
 }
 
 impl Summary {
-    pub(super) fn new(machines: &Machines) -> Self {
+    pub(super) fn new(machines: &Machines, reason: Option<String>) -> Self {
         let mut not_shown = vec![
             "application consistency (hooks in the guest)",
             "quotas and latencies of the real Azure (the simulator runs its fast profile)",
@@ -134,6 +137,7 @@ impl Summary {
         Self {
             ok: false,
             guests,
+            guests_reason: reason,
             ssh,
             seconds: 0.0,
             steps: Vec::new(),
@@ -161,6 +165,9 @@ impl Summary {
     pub(super) fn words(&self) -> String {
         let mut lines = vec![format!("\nSummary (guests: {})", self.guests)];
         let mut line = |text: String| lines.push(format!("  {text}"));
+        if let Some(reason) = &self.guests_reason {
+            line(format!("No qemu      {reason}"));
+        }
         if let Some(b) = &self.backup {
             line(format!(
                 "Backup       {} disks, {} consistency, frozen for {} ms, {:.1} s in all",
