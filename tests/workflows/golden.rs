@@ -90,6 +90,14 @@ fn without_checkpoints(journal: &[JournalEntry]) -> Vec<Entry> {
     journal.iter().filter(|e| e.event != Event::Checkpoint).map(Entry::from).collect()
 }
 
+/// The first case of each workflow: what tells its other cases apart is in their inputs.
+fn one_per_workflow() -> impl Iterator<Item = Case> {
+    let first = |case: &Case| {
+        Case::ALL.into_iter().find(|other| other.workflow() == case.workflow()) == Some(*case)
+    };
+    Case::ALL.into_iter().filter(first)
+}
+
 /// A whole run: its journal, its Azure requests, and what exists afterwards.
 async fn whole_run(case: Case) -> (Golden, usize, RunState, Vec<String>) {
     let bench = Bench::new();
@@ -142,7 +150,7 @@ fn every_version_of_every_workflow_has_a_golden_journal() {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_run_journals_changes_only_with_a_new_version() {
-    for case in Case::ALL {
+    for case in one_per_workflow() {
         let (today, _, state, _) = whole_run(case).await;
         assert_eq!(state, RunState::Succeeded, "{case:?}");
         if std::env::var("AZDR_GOLDEN").is_ok_and(|v| v == "write") {
@@ -212,7 +220,7 @@ async fn replace(store: &Store, id: RunId, golden: &Golden) {
 
 #[tokio::test(start_paused = true)]
 async fn a_golden_journal_that_ends_anywhere_is_finished_by_todays_code() {
-    for case in Case::ALL {
+    for case in one_per_workflow() {
         let (_, requests, state, end) = whole_run(case).await;
         let mut stopped_at = Vec::new();
         for third in 1..=3 {

@@ -81,6 +81,7 @@ async fn run(case: Case, plan: Plan, spoil: Option<(usize, Spoil)>) -> Ran {
         catalogue.push(format!("{line} {}", point.proof().0));
         points.push(line);
     }
+    points.extend(items.iter().map(|i| i.arm_id.to_string()));
     catalogue.extend(items.iter().map(|i| i.arm_id.to_string()));
     if row.state != RunState::Succeeded {
         catalogue.push(format!("error {}", row.error.clone().unwrap_or_default()["kind"]));

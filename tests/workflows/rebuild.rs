@@ -283,6 +283,42 @@ async fn a_restore_whose_group_and_network_are_gone_and_that_fails_leaves_neithe
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_point_whose_originals_are_damaged_comes_back_by_its_copy_and_strangers_are_left_alone() {
+    let bench = Bench::new();
+    let life = bench.life().await;
+    let item = bench.protect(&life, PolicyChange::default()).await;
+    let name = take(&life, &item).await;
+    copy(&life, &item, &name).await;
+    let whole = point(&life, &item, &name).await;
+    let azure = &life.services.azure;
+    azure.begin_delete_snapshot(&whole.snapshots_in("eastus")[1].id).await.unwrap();
+    // Another installation has a point of the other VM.
+    let second = set_policy(&bench, &life, &other(), PolicyChange::default()).await;
+    let input = workflows::backup::Input { item: second.id, vm: other(), tier: None };
+    let run = workflows::new_run(workflows::backup::RUN, &input, second.id, "test");
+    let run = life.engine.submit(run).await.unwrap();
+    assert_eq!(life.ended(run).await.state, RunState::Succeeded);
+    let theirs = life.points(&second).await.remove(0);
+    retag(&life, &theirs, 0, tags::RUN, "ffffffff.3").await;
+    azdr_env::sleep(Duration::from_secs(5)).await;
+
+    let (life, report) = lose_and_rebuild(&bench, life).await;
+    assert_eq!((report.vms, report.points, report.replicas), (1, 1, 1));
+    let item = life.store.item(&db()).await.unwrap().unwrap();
+    let rebuilt = point(&life, &item, &name).await;
+    assert!(!rebuilt.is_restorable_in("eastus") && rebuilt.is_restorable_in("westus2"));
+    assert_eq!(rebuilt.size_bytes, whole.size_bytes);
+    for words in [
+        "1 snapshot of installation ffffffff",
+        "the disk at LUN 3 is missing in eastus; its copies elsewhere are whole",
+        "the policy of other: another installation has its recovery points",
+    ] {
+        assert!(report.lost.iter().any(|l| l.contains(words)), "{words}: {:#?}", report.lost);
+    }
+    life.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_restore_of_the_first_version_is_still_finished() {
     let bench = Bench::new();
     let life = bench.life().await;

@@ -126,7 +126,7 @@ pub enum RebuildError {
 pub struct Report {
     /// The installation whose points these are.
     pub installation: String,
-    /// VMs of the new catalogue.
+    /// VMs that have a policy or recovery points.
     pub vms: usize,
     /// Those of them with a policy.
     pub policies: usize,
@@ -250,7 +250,8 @@ pub fn plan(listing: &Listing, installation: &str, now: WallTime) -> (Rebuild, R
         points::read(&listing.snapshots, installation);
     for (other, count) in listing.installations() {
         if other != installation {
-            lost.push(format!("{count} snapshots belong to installation {other}: left alone"));
+            let plural = if count == 1 { "snapshot of" } else { "snapshots of" };
+            lost.push(format!("{count} {plural} installation {other}: left alone"));
         }
     }
     let mut items = Vec::new();
@@ -259,9 +260,7 @@ pub fn plan(listing: &Listing, installation: &str, now: WallTime) -> (Rebuild, R
         let own = points.remove(id.key()).unwrap_or_default();
         let policy =
             policy(vm, !own.is_empty() || !is_others(listing, installation, &id), &mut lost);
-        if own.is_empty() && policy.is_none() {
-            continue;
-        }
+        // Also one without either: its agent may have enrolled, and is to find its VM again.
         let location = vm.location.clone().unwrap_or_default();
         items.push(RebuiltItem {
             location: Region::parse(&location).map_or(location, |r| r.to_string()),
@@ -275,7 +274,7 @@ pub fn plan(listing: &Listing, installation: &str, now: WallTime) -> (Rebuild, R
         let Some(newest) = own.last() else { continue };
         let description = &newest.point.description;
         lost.push(format!(
-            "{} is not in Azure any more: its policy is not known, its {} recovery points are kept",
+            "{} is not in Azure any more: its policy is not known, its recovery points ({}) are kept",
             description.id.name(),
             own.len()
         ));
@@ -290,7 +289,7 @@ pub fn plan(listing: &Listing, installation: &str, now: WallTime) -> (Rebuild, R
     let all = || items.iter().flat_map(|i| &i.points);
     let report = Report {
         installation: installation.to_owned(),
-        vms: items.len(),
+        vms: items.iter().filter(|i| i.policy.is_some() || !i.points.is_empty()).count(),
         policies: items.iter().filter(|i| i.policy.is_some()).count(),
         points: all().count(),
         replicas: all().map(|p| p.replicas.len()).sum(),

@@ -21,7 +21,7 @@ use crate::workflows::Services;
 const TAGS_EVERY: Duration = Duration::from_secs(15 * 60);
 
 /// How often tags of pins are looked at that could not be written.
-const PINS_EVERY: Duration = Duration::from_secs(5 * 60);
+const PINS_EVERY: Duration = Duration::from_secs(15 * 60);
 
 /// What the loops use.
 #[derive(Clone)]

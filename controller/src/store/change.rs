@@ -122,6 +122,11 @@ pub enum CatalogueChange {
         /// The machine becomes a VM in its own right: its resource ID and region.
         enrol_as: Option<(ArmId, String)>,
     },
+    /// A VM that was to be is not: its row goes, unless something else refers to it.
+    ForgetVm {
+        /// Its resource ID.
+        vm: ArmId,
+    },
     /// A disk was replaced and is kept for a while.
     KeepDisk {
         /// Which.
@@ -302,6 +307,7 @@ pub(super) fn apply(
             )?;
             Ok(())
         }
+        Change::ForgetVm { vm } => forget_vm(c, vm),
         Change::KeepDisk { disk, item, until } => {
             c.execute_cached(
                 "INSERT OR REPLACE INTO kept_disk VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -322,6 +328,35 @@ pub(super) fn apply(
             Ok(())
         }
     }
+}
+
+fn forget_vm(c: &Connection, vm: &ArmId) -> Result<(), StoreError> {
+    let item: Option<i64> = c
+        .query_row_cached("SELECT id FROM item WHERE arm_key = ?1", [vm.key()], |r| r.get(0))
+        .optional()?;
+    let Some(item) = item else { return Ok(()) };
+    let needed: bool = c.query_row_cached(
+        "SELECT EXISTS (SELECT 1 FROM policy WHERE item_id = ?1)
+           OR EXISTS (SELECT 1 FROM point WHERE item_id = ?1)
+           OR EXISTS (SELECT 1 FROM drill WHERE item_id = ?1)
+           OR EXISTS (SELECT 1 FROM run WHERE item_id = ?1)
+           OR EXISTS (SELECT 1 FROM kept_disk WHERE item_id = ?1)",
+        [item],
+        |r| r.get(0),
+    )?;
+    if needed {
+        return Ok(());
+    }
+    for statement in [
+        "DELETE FROM expected_instance WHERE own_item_id = ?1 OR item_id = ?1",
+        "DELETE FROM enrolment_token WHERE item_id = ?1",
+        "DELETE FROM agent_certificate WHERE item_id = ?1",
+        "DELETE FROM agent WHERE item_id = ?1",
+        "DELETE FROM item WHERE id = ?1",
+    ] {
+        c.execute_cached(statement, [item])?;
+    }
+    Ok(())
 }
 
 pub(super) fn add_point(c: &Connection, run: RunId, point: &NewPoint) -> Result<(), StoreError> {

@@ -68,21 +68,30 @@ pub fn existing<T>(result: Result<T, AzureError>) -> Result<Option<T>, StepError
     }
 }
 
+/// The operations that a step has begun, by what they do. A handle stays until the step is done: a
+/// crash at the very end of an operation does not begin it a second time.
+type Begun = BTreeMap<String, Operation>;
+
 /// Begins a long operation and polls it to its end. Its handle is journalled: after a restart the
-/// polling goes on where it was, and the operation is not begun a second time.
+/// polling goes on where it was, and the operation is not begun a second time. `what` tells the
+/// operations of one step apart.
 ///
 /// # Errors
 /// The operation's failure, by class. After a failure that may pass, the next call begins anew.
 pub async fn finish<I>(
     cx: &StepCx<I>,
+    what: &str,
     begin: impl Future<Output = Result<Started, AzureError>>,
 ) -> Result<Value, StepError> {
-    let mut operation: Operation = match cx.checkpoint()? {
-        Some(operation) => operation,
+    let mut begun: Begun = cx.checkpoint()?.unwrap_or_default();
+    let resumed = begun.contains_key(what);
+    let mut operation = match begun.get(what) {
+        Some(operation) => operation.clone(),
         None => match begin.await? {
             Started::Done(value) => return Ok(value),
             Started::Running(operation) => {
-                cx.save_checkpoint(Some(&operation)).await?;
+                begun.insert(what.to_owned(), operation.clone());
+                cx.save_checkpoint(Some(&begun)).await?;
                 cx.wait(cx.services().azure.poll_after(&operation)).await?;
                 operation
             }
@@ -91,17 +100,20 @@ pub async fn finish<I>(
     let azure = &cx.services().azure;
     loop {
         match azure.poll(&mut operation).await {
-            Ok(Progress::Done(value)) => {
-                // A step may run several operations one after the other; each has its own handle.
-                cx.save_checkpoint::<Operation>(None).await?;
-                return Ok(value);
-            }
+            Ok(Progress::Done(value)) => return Ok(value),
             Ok(Progress::Running { poll_after }) => cx.wait(poll_after).await?,
             // The operation may well go on: the next call polls it again.
             Err(e) if is_passing(&e) && !operation.is_over() => return Err(e.into()),
             Err(e) => {
-                cx.save_checkpoint::<Operation>(None).await?;
-                return Err(e.into());
+                begun.remove(what);
+                cx.save_checkpoint(Some(&begun).filter(|b| !b.is_empty())).await?;
+                // Azure keeps the records of operations for a day (AZURE.md A.3).
+                return Err(match StepError::from(e) {
+                    StepError::Fail(failure) if resumed && &*failure.kind == "azure_not_found" => {
+                        StepError::Retry { failure, after: None }
+                    }
+                    e => e,
+                });
             }
         }
     }
@@ -174,7 +186,8 @@ pub async fn delete_if_tagged<I>(
     id: &ArmId,
     tag: &str,
 ) -> Result<bool, StepError> {
-    if cx.checkpoint::<Operation>()?.is_none() {
+    let begun: Begun = cx.checkpoint()?.unwrap_or_default();
+    if !begun.contains_key(id.key()) {
         let Some(found) = tags_of(cx.services(), kind, id).await? else {
             return Ok(true);
         };
@@ -193,7 +206,7 @@ pub async fn delete_if_tagged<I>(
 /// By class.
 pub async fn delete<I>(cx: &StepCx<I>, kind: Resource, id: &ArmId) -> Result<(), StepError> {
     let azure = &cx.services().azure;
-    finish(cx, async {
+    finish(cx, id.key(), async {
         match kind {
             Resource::Disk => azure.begin_delete_disk(id).await,
             Resource::Snapshot => azure.begin_delete_snapshot(id).await,

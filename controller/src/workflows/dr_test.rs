@@ -248,7 +248,7 @@ async fn create_nsg(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
         "properties": {"securityRules": rules},
     });
     let azure = &cx.services().azure;
-    finish(cx, azure.begin_create_network_security_group(&plan.nsg, body)).await?;
+    finish(cx, "create", azure.begin_create_network_security_group(&plan.nsg, body)).await?;
     Ok(Done::new(()))
 }
 
@@ -268,7 +268,8 @@ async fn create_vnet(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
             }}],
         },
     });
-    finish(cx, cx.services().azure.begin_create_virtual_network(&plan.vnet, body)).await?;
+    finish(cx, "create", cx.services().azure.begin_create_virtual_network(&plan.vnet, body))
+        .await?;
     Ok(Done::new(()))
 }
 
@@ -285,7 +286,7 @@ async fn create_public_ip(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
         "location": cx.input.region, "tags": tags::of_run(cx), "sku": {"name": "Standard"},
         "properties": {"publicIPAllocationMethod": "Static", "publicIPAddressVersion": "IPv4"},
     });
-    finish(cx, cx.services().azure.begin_create_public_ip(&id, body)).await?;
+    finish(cx, "create", cx.services().azure.begin_create_public_ip(&id, body)).await?;
     Ok(Done::new(()))
 }
 
@@ -310,7 +311,8 @@ async fn create_nic(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
             "networkSecurityGroup": {"id": plan.nsg.as_str()},
         },
     });
-    finish(cx, cx.services().azure.begin_create_network_interface(&plan.nic, body)).await?;
+    finish(cx, "create", cx.services().azure.begin_create_network_interface(&plan.nic, body))
+        .await?;
     Ok(Done::new(()))
 }
 
@@ -348,7 +350,7 @@ async fn create_machine(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
         "Delete",
         &tags::of_run(cx),
     );
-    finish(cx, cx.services().azure.begin_create_vm(&plan.machine, body)).await?;
+    finish(cx, "create", cx.services().azure.begin_create_vm(&plan.machine, body)).await?;
     Ok(Done::new(()))
 }
 

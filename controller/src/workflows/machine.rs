@@ -153,7 +153,7 @@ pub async fn create_disk<I>(
     if let Some(sku) = sku {
         spec.sku = Some(sku.to_owned());
     }
-    finish(cx, cx.services().azure.begin_create_disk(&copy.id, &spec)).await?;
+    finish(cx, "create", cx.services().azure.begin_create_disk(&copy.id, &spec)).await?;
     Ok(())
 }
 

@@ -208,7 +208,7 @@ async fn start_copy(cx: &StepCx<Input>, copy: &Copy) -> Result<Done<()>, StepErr
     }
     let mut spec = CopySpec::new(&cx.input.region, copy.source.clone());
     spec.tags = copy.tags.clone();
-    finish(cx, azure.begin_copy_snapshot(target, &spec)).await?;
+    finish(cx, "copy", azure.begin_copy_snapshot(target, &spec)).await?;
     Ok(Done::new(()))
 }
 

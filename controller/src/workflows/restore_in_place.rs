@@ -250,7 +250,7 @@ async fn create_disk(cx: &StepCx<Input>, swap: &Swap) -> Result<Done<()>, StepEr
     let location = cx.output(PLAN)?.location;
     let tags = tags::of_run(cx);
     let spec = disk_like(&swap.original, &swap.snapshot, &location, swap.size_bytes, false, tags);
-    finish(cx, cx.services().azure.begin_create_disk(&swap.new, &spec)).await?;
+    finish(cx, "create", cx.services().azure.begin_create_disk(&swap.new, &spec)).await?;
     Ok(Done::new(()))
 }
 
@@ -262,7 +262,7 @@ async fn delete_disk(cx: &StepCx<Input>, swap: &Swap) -> Result<Done<()>, StepEr
 async fn stop(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
     if cx.output(PLAN)?.was_running {
         // What runs on it is about to be replaced: no need to wait for its shutdown.
-        finish(cx, cx.services().azure.begin_power_off(&cx.input.vm, true)).await?;
+        finish(cx, "power off", cx.services().azure.begin_power_off(&cx.input.vm, true)).await?;
     }
     Ok(Done::new(()))
 }
@@ -271,9 +271,9 @@ async fn stop(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
 async fn start_again(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
     let plan = cx.output(PLAN)?;
     if plan.was_running {
-        finish(cx, cx.services().azure.begin_start(&cx.input.vm)).await?;
+        finish(cx, "start", cx.services().azure.begin_start(&cx.input.vm)).await?;
     } else if plan.was_deallocated {
-        finish(cx, cx.services().azure.begin_deallocate(&cx.input.vm)).await?;
+        finish(cx, "deallocate", cx.services().azure.begin_deallocate(&cx.input.vm)).await?;
     }
     Ok(Done::new(()))
 }
@@ -295,7 +295,7 @@ async fn swap_os_back(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
 /// Makes `disk` the VM's OS disk. Done when it is already.
 async fn put_os_disk(cx: &StepCx<Input>, disk: &ArmId) -> Result<Done<()>, StepError> {
     let azure = &cx.services().azure;
-    finish(cx, async {
+    finish(cx, "update", async {
         let vm = azure.get_vm(&cx.input.vm).await?;
         if attached(&vm, None).as_ref() == Some(disk) {
             return Ok(azdr_arm::Started::Done(Value::Null));
@@ -347,7 +347,7 @@ async fn put_data_disks(
     disks: Vec<(u64, Option<Value>)>,
 ) -> Result<Done<()>, StepError> {
     let azure = &cx.services().azure;
-    finish(cx, async {
+    finish(cx, "update", async {
         let vm = azure.get_vm(&cx.input.vm).await?;
         let now = vm.raw.pointer("/properties/storageProfile/dataDisks");
         let now = now.and_then(Value::as_array).cloned().unwrap_or_default();
@@ -392,13 +392,13 @@ async fn check_disks(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
 }
 
 async fn start(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
-    finish(cx, cx.services().azure.begin_start(&cx.input.vm)).await?;
+    finish(cx, "start", cx.services().azure.begin_start(&cx.input.vm)).await?;
     Ok(Done::new(()))
 }
 
 /// So that the old disks can be put back.
 async fn power_off(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
-    finish(cx, cx.services().azure.begin_power_off(&cx.input.vm, true)).await?;
+    finish(cx, "power off", cx.services().azure.begin_power_off(&cx.input.vm, true)).await?;
     Ok(Done::new(()))
 }
 

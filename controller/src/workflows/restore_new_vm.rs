@@ -105,7 +105,7 @@ pub fn workflow(version: u32) -> Definition<super::Services> {
         .step(MACHINE, "Creating the new VM", create_machine)
         .undo(delete_machine)
         .step(EXPECT, "Announcing the new VM", expect)
-        .no_undo("an expectation ends with its run")
+        .undo(forget_new_vm)
         .step(AGENT, "Waiting for the machine to prove itself", await_agent)
         .within(BOOT)
         .no_undo("waits only")
@@ -213,7 +213,7 @@ async fn create_network(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
                 "subnets": [{"name": "default", "properties": {"addressPrefix": "10.0.0.0/24"}}],
             },
         });
-        finish(cx, cx.services().azure.begin_create_virtual_network(vnet, body)).await?;
+        finish(cx, "create", cx.services().azure.begin_create_virtual_network(vnet, body)).await?;
     }
     Ok(Done::new(()))
 }
@@ -247,7 +247,8 @@ async fn create_nic(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
             "subnet": {"id": plan.subnet},
         }}]},
     });
-    finish(cx, cx.services().azure.begin_create_network_interface(&plan.nic, body)).await?;
+    finish(cx, "create", cx.services().azure.begin_create_network_interface(&plan.nic, body))
+        .await?;
     Ok(Done::new(()))
 }
 
@@ -267,7 +268,7 @@ async fn create_machine(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
     let tags = tags::of_run(cx);
     let original = &point.description;
     let body = vm_like(original, &plan.location, false, &attached, &plan.nic, "Detach", &tags);
-    finish(cx, cx.services().azure.begin_create_vm(&cx.input.new_vm, body)).await?;
+    finish(cx, "create", cx.services().azure.begin_create_vm(&cx.input.new_vm, body)).await?;
     Ok(Done::new(()))
 }
 
@@ -294,6 +295,11 @@ async fn expect(cx: &StepCx<Input>) -> Result<Done<Expected>, StepError> {
         enrol_as: Some((cx.input.new_vm.clone(), point.region)),
     };
     Ok(Done::new(expected).change(change))
+}
+
+/// The expectation ends with its run; the new VM's row goes, and with it what its agent got.
+async fn forget_new_vm(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    Ok(Done::new(()).change(CatalogueChange::ForgetVm { vm: cx.input.new_vm.clone() }))
 }
 
 async fn await_agent(cx: &StepCx<Input>) -> Result<Done<Option<Reported>>, StepError> {

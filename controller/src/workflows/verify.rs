@@ -144,7 +144,7 @@ async fn read_disk(cx: &StepCx<Input>, disk: &DiskCopy) -> Result<Done<Found>, S
 }
 
 async fn revoke_access(cx: &StepCx<Input>, disk: &DiskCopy) -> Result<Done<()>, StepError> {
-    match finish(cx, cx.services().azure.begin_revoke_access(&disk.id)).await {
+    match finish(cx, "revoke", cx.services().azure.begin_revoke_access(&disk.id)).await {
         Ok(_) => {}
         // Gone, or never granted.
         Err(StepError::Fail(f)) if &*f.kind == "azure_not_found" => {}

@@ -27,7 +27,9 @@ use crate::world::{SUBSCRIPTION, TENANT, World};
 /// An idle agent sends nothing, and is not missed.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// How often the scheduler looks.
-const TICK: Duration = Duration::from_secs(15 * 60);
+const TICK: Duration = Duration::from_secs(30 * 60);
+/// How often residue is looked for: each time everything in Azure is listed.
+const SWEEP: Duration = Duration::from_secs(8 * 3600);
 /// The operator that simulated commands come from.
 const OPERATOR: &str = "sim";
 const SERIAL: &str = "00";
@@ -114,7 +116,7 @@ impl Life {
         let mut tasks = JoinSet::new();
         tasks.spawn(reconciler.clone().keep_tags(stop.clone()));
         tasks.spawn(reconciler.clone().keep_pins(pins_changed, stop.clone()));
-        tasks.spawn(sweeper.keep_tidy(vec![SUBSCRIPTION.to_owned()], stop.clone()));
+        tasks.spawn(sweeper.keep_tidy(vec![SUBSCRIPTION.to_owned()], SWEEP, stop.clone()));
         tasks.spawn(reconciler.keep_schedule(TICK, stop));
         let reporter = Arc::new(Reporter { store: store.clone(), known: world.known.clone() });
         line.report_to(reporter.clone());

@@ -99,9 +99,9 @@ pub struct Machines {
 #[derive(Default)]
 struct Inner {
     running: BTreeMap<String, Machine>,
-    /// Captures of machines whose disks did not belong together already: restored from a point that
-    /// never said they do.
-    torn_before: BTreeSet<String>,
+    /// Recovery points of machines whose disks did not belong together already: restored from a point
+    /// that never said they do. By vmId and name.
+    torn_before: BTreeSet<(String, String)>,
 }
 
 /// A running machine.
@@ -200,9 +200,9 @@ impl Machines {
         }
     }
 
-    /// Whether the machine's disks did not belong together before this capture.
-    pub fn was_torn_before(&self, operation: &str) -> bool {
-        self.lock().torn_before.contains(operation)
+    /// Whether the machine's disks did not belong together before this point was taken of it.
+    pub fn was_torn_before(&self, vm_id: &str, point: &str) -> bool {
+        self.lock().torn_before.contains(&(vm_id.to_owned(), point.to_owned()))
     }
 
     /// vmIds of all running machines.
@@ -526,7 +526,7 @@ impl Machines {
             hold.renewed_at = now;
             let changed = hold.changed.subscribe();
             if self.guests.machine(&vm_id).is_some_and(|view| view.torn) {
-                inner.torn_before.insert(freeze.operation_id.clone());
+                inner.torn_before.insert((vm_id.clone(), freeze.recovery_point.clone()));
             }
             changed
         };

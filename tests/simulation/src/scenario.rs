@@ -449,9 +449,15 @@ impl Scenario {
     }
 
     async fn unlock(&mut self) {
-        if !self.locks.is_empty() {
-            let lock = self.locks.remove(0);
-            self.world.cloud.by_somebody_else(Method::DELETE, &lock, &Value::Null).await;
+        if self.locks.is_empty() {
+            return;
+        }
+        let lock = self.locks.remove(0);
+        let status = self.world.cloud.by_somebody_else(Method::DELETE, &lock, &Value::Null).await;
+        if !matches!(status, 200..300 | 404) {
+            // Their request meets the same trouble as ours.
+            self.locks.push(lock);
+            self.at(HOUR, Turn::LockGone);
         }
     }
 
@@ -547,9 +553,13 @@ impl Scenario {
                 let consistency = tag("azdr:consistency").unwrap_or_default();
                 if let (Some(point), Some(vm)) = (tag("azdr:point"), tag("azdr:vm-0"))
                     && consistency == "filesystem"
-                    && !machines.was_torn_before(&tag("azdr:operation").unwrap_or_default())
                 {
                     let place = snapshot.common.location.clone();
+                    let vm = vm.to_lowercase();
+                    let vm_id = azure.vms.get(&vm).map(|vm| vm.vm_id.as_str());
+                    if machines.was_torn_before(vm_id.unwrap_or_default(), &point) {
+                        continue;
+                    }
                     let id = snapshot.volume.unique_id.clone();
                     sets.entry((vm, point, place)).or_default().push(id);
                 }
