@@ -318,7 +318,7 @@ impl Agents {
         let left = peer.certificate.not_after.since(now);
         let renew = match kind {
             SessionKind::Protected => left < CERTIFICATE_LIFETIME / 3,
-            // Once: it comes back with the certificate of this run.
+            // Once: with the run's certificate it comes back, and need not be sent away again.
             SessionKind::Restored { run: Some(run) } => {
                 peer.issued.scope != CertificateScope::Run(*run)
                     || left < RUN_CERTIFICATE_LIFETIME / 3
