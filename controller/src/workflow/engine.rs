@@ -20,7 +20,6 @@ use super::failure::{Failure, StepError};
 use super::history::History;
 use super::retry::RetryPolicy;
 use super::runner::Runner;
-use crate::mutation::{Mutation, planted};
 use crate::store::{ItemId, MAX_QUEUED, NewRun, RunId, RunRow, RunState, Store, StoreError};
 use crate::ticks::{Listener, Ticks};
 
@@ -195,9 +194,6 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
     pub async fn submit(&self, run: NewRun) -> Result<RunId, StoreError> {
         if self.is_killed() {
             return Err(StoreError::Closed);
-        }
-        if planted(Mutation::AnswerBeforeCommit) && self.inner.env.ids.u64().is_multiple_of(4) {
-            return Ok(RunId(1_000_000));
         }
         let id =
             self.store().queue_run(run, self.max_queued(), self.inner.env.clock.wall()).await?;

@@ -199,6 +199,9 @@ fn settings() -> Settings {
     }
 }
 
+/// Runs that are over and are looked at all the same.
+const LOOKED_AT_AGAIN: i64 = 8;
+
 /// The state in which each run was last seen.
 pub type Known = Arc<Mutex<BTreeMap<RunId, RunState>>>;
 
@@ -214,8 +217,12 @@ impl Reporter {
     pub async fn report(&self, cloud: &Cloud) {
         let (open, latest) = {
             let known = self.known.lock().expect("only looked up and put in");
-            let open = known.iter().filter(|(_, state)| !state.is_terminal()).map(|(id, _)| *id);
-            (open.collect::<Vec<_>>(), known.keys().next_back().map_or(0, |id| id.0))
+            let latest = known.keys().next_back().map_or(0, |id| id.0);
+            // What is over must stay so: the latest are looked at again.
+            let of_interest = |(id, state): &(&RunId, &RunState)| {
+                !state.is_terminal() || id.0 + LOOKED_AT_AGAIN > latest
+            };
+            (known.iter().filter(of_interest).map(|(id, _)| *id).collect::<Vec<_>>(), latest)
         };
         let mut rows = Vec::new();
         for id in open {

@@ -40,7 +40,7 @@ pub enum Planted {
     /// Nothing.
     #[default]
     Nothing,
-    /// I3: the thaw process has no limits of its own.
+    /// I3: the thaw process has no limits of its own, and does not always hear.
     ThawForgotten,
     /// I12: every request is repeated many times.
     Chatty,
@@ -595,7 +595,9 @@ impl Machines {
     }
 
     fn asked_to_thaw(&self, vm_id: &str, operation: &str, outlet: &Outlet) {
-        self.thaw(vm_id, ThawCause::Command);
+        if self.planted != Planted::ThawForgotten || !self.dice.one_in(10) {
+            self.thaw(vm_id, ThawCause::Command);
+        }
         let last = self.lock().running.get(vm_id).and_then(|m| m.last.clone());
         let reply = match last {
             Some(last) if last.operation_id == operation => last,

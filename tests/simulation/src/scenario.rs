@@ -86,6 +86,8 @@ pub struct Report {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
     Command,
+    /// A backup of this VM, while something else is going on with it.
+    BackUp(usize),
     Crash,
     Storm,
     StormOver,
@@ -270,11 +272,22 @@ impl Scenario {
             Turn::Command => {
                 self.again(self.commands_every(), Turn::Command);
                 self.command().await;
+                if let Some(n) = self.operators.in_between.take() {
+                    let soon = self.dice.between(Duration::ZERO, MINUTE);
+                    self.at(soon, Turn::BackUp(n));
+                }
             }
             Turn::Proofs => {
                 self.again(DAY, Turn::Proofs);
                 if let Some(life) = &self.life {
                     self.operators.prove_something(&self.world, life).await;
+                }
+            }
+            Turn::BackUp(n) => {
+                if let Some(life) = &self.life
+                    && let Some(id) = self.operators.back_up(&self.world, life, n).await
+                {
+                    self.promised.push(id);
                 }
             }
             Turn::Crash => self.crash().await?,
