@@ -8,7 +8,7 @@ use azdr_thawd_client::{Cause, Outcome, Refusal, Reply, Request, State, monotoni
 use crate::freeze::{hold_and_release, roots, scene};
 use crate::loop_mount::{LoopMount, Writer, wait_for};
 use crate::thawd_process::{
-    Thawd, frozen, hold, id, last_result, send_signal, status_field, thawed, threads,
+    ForeignFreeze, Thawd, frozen, hold, id, last_result, send_signal, status_field, thawed, threads,
 };
 
 crate::tests! {
@@ -126,9 +126,11 @@ fn a_freeze_in_flight_is_thawed_when_the_operations_process_is_killed() {
     assert_eq!(client.receive().unwrap(), Reply::Armed(prepare.operation));
     let (operation, freezer) = (thawd.operation(), thawd.freezer());
     client.send(&Request::Freeze(prepare.operation)).unwrap();
-    writers[0].assert_blocked();
-    let blocked = || threads(freezer).iter().any(|thread| status_field(*thread, "State") == "D");
-    wait_for("the second FIFREEZE to block", Duration::from_secs(2), blocked);
+    // Its first thread, then one per file system, in their order.
+    let mut threads = threads(freezer);
+    threads.sort_unstable();
+    let blocked = || status_field(threads[2], "State") == "D";
+    wait_for("the second FIFREEZE to block", Duration::from_secs(5), blocked);
     assert_eq!(status_field(freezer, "Seccomp"), "2");
     send_signal("KILL", operation);
     let report = thawed(&client);
@@ -154,11 +156,11 @@ fn a_thaw_in_flight_ends_well_when_the_operations_process_is_killed() {
     let client = thawd.client();
     frozen(&client, hold("op-1", 3_000, 10_000, &[0]), &[inner.root().as_fd()]);
     // Somebody else's freeze of the file system below makes FITHAW block.
-    outer.freeze();
+    let below = ForeignFreeze::of(&outer);
     client.send(&Request::Thaw(id("op-1"))).unwrap();
     assert_eq!(client.receive().unwrap(), Reply::Status(id("op-1"), State::Poisoned));
     send_signal("KILL", thawd.operation());
-    assert!(outer.thaw(), "the foreign freeze is left alone");
+    assert!(below.thaw(), "the foreign freeze is left alone");
     let report = thawed(&client);
     assert_eq!(report.cause, Cause::ThawProcessDied);
     // Thawed by the process that was killed before it could say so.

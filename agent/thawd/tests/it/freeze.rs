@@ -162,7 +162,8 @@ fn the_hold_limit_ends_a_lease_that_is_always_renewed() {
     frozen(&client, hold("op-1", 10_000, 1_000, &[0]), &roots(&scene.mounts));
     let report = thawed(&client);
     assert_eq!(report.cause, Cause::HoldLimit);
-    assert!((1_000..1_500).contains(&report.window_ms()), "{}", report.window_ms());
+    // The limit runs from the order to freeze; on a busy machine the first FIFREEZE is a little later.
+    assert!((700..1_500).contains(&report.window_ms()), "{}", report.window_ms());
     scene.mounts[0].assert_writable();
 }
 

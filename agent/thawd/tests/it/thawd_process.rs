@@ -11,7 +11,7 @@ use azdr_thawd_client::{
     Client, MAX_FILE_SYSTEMS, OperationId, Prepare, Reply, Report, Request, State,
 };
 
-use crate::loop_mount::wait_for;
+use crate::loop_mount::{LoopMount, wait_for};
 
 /// First argument of this test binary when it plays an agent.
 pub(crate) const AGENT_ROLE: &str = "play-an-agent";
@@ -127,8 +127,39 @@ impl Drop for Thawd {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
             self.signal("TERM");
-            let _ = self.child.wait();
+            // After a failed test it may wait for ever for a file system that is dropped later.
+            let ended = (0..500).any(|_| {
+                #[expect(clippy::disallowed_methods, reason = "polls a real process")]
+                std::thread::sleep(Duration::from_millis(10));
+                !matches!(self.child.try_wait(), Ok(None))
+            });
+            if !ended {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+            }
         }
+    }
+}
+
+/// Somebody else's freeze, which ends before everything that was declared earlier is dropped: a thaw
+/// process that waits for it does not end.
+pub(crate) struct ForeignFreeze<'a>(&'a LoopMount);
+
+impl<'a> ForeignFreeze<'a> {
+    pub(crate) fn of(mount: &'a LoopMount) -> Self {
+        mount.freeze();
+        Self(mount)
+    }
+
+    /// Ends it; true when nobody else has.
+    pub(crate) fn thaw(&self) -> bool {
+        self.0.thaw()
+    }
+}
+
+impl Drop for ForeignFreeze<'_> {
+    fn drop(&mut self) {
+        self.0.thaw();
     }
 }
 

@@ -7,7 +7,9 @@ use azdr_thawd_client::{Cause, Outcome, Refusal, Reply, Request, State};
 
 use crate::freeze::{hold_and_release, roots, scene};
 use crate::loop_mount::LoopMount;
-use crate::thawd_process::{Thawd, frozen, hold, id, last_result, status_field, thawed, threads};
+use crate::thawd_process::{
+    ForeignFreeze, Thawd, frozen, hold, id, last_result, status_field, thawed, threads,
+};
 
 crate::tests! {
     every_thread_is_behind_a_filter_while_armed_and_frozen: ["mkfs.ext4"],
@@ -142,7 +144,7 @@ fn an_agent_that_comes_back_is_told_that_a_thaw_is_poisoned() {
     let thawd = Thawd::start_with_strict_allocator(folder.path());
     let client = thawd.client();
     frozen(&client, hold("op-1", 3_000, 10_000, &[0]), &[inner.root().as_fd()]);
-    outer.freeze();
+    let below = ForeignFreeze::of(&outer);
     client.send(&Request::Thaw(id("op-1"))).unwrap();
     assert_eq!(client.receive().unwrap(), Reply::Status(id("op-1"), State::Poisoned));
     drop(client);
@@ -150,7 +152,7 @@ fn an_agent_that_comes_back_is_told_that_a_thaw_is_poisoned() {
     assert_eq!(client.status().unwrap(), (id("op-1"), State::Poisoned));
     client.prepare(hold("op-2", 3_000, 10_000, &[0]), &[inner.root().as_fd()]).unwrap();
     assert_eq!(client.receive().unwrap(), Reply::Refused(id("op-2"), Refusal::Busy));
-    assert!(outer.thaw());
+    assert!(below.thaw());
     let report = thawed(&client);
     assert_eq!((report.cause, report.refused_calls), (Cause::Command, 0));
     assert_eq!(report.entries()[0].outcome, Outcome::Thawed);
