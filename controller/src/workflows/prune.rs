@@ -141,7 +141,7 @@ pub fn protection(
 }
 
 /// What the rules have to know of a VM's points.
-fn facts(points: &[PointRow]) -> (Vec<PointFacts>, Vec<Hold>, Vec<LineageFact>) {
+pub(crate) fn facts(points: &[PointRow]) -> (Vec<PointFacts>, Vec<Hold>, Vec<LineageFact>) {
     let mut facts = Vec::new();
     let mut holds = Vec::new();
     let mut lineage = Vec::new();
