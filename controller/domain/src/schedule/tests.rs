@@ -1,3 +1,5 @@
+mod clocks;
+
 use proptest::prelude::*;
 
 use super::*;
