@@ -150,8 +150,9 @@ fn missed_days_and_changed_policies_never_run_a_time_twice_nor_lose_the_newest()
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1_442_695_040_888_963_407);
             let roll = dice >> 33;
-            now = now.plus(if roll % 40 == 0 { DAY * (roll % 5 + 1) as u32 } else { tick });
-            if roll % 37 == 0 {
+            now =
+                now.plus(if roll.is_multiple_of(40) { DAY * (roll % 5 + 1) as u32 } else { tick });
+            if roll.is_multiple_of(37) {
                 let other = daily(
                     ZONES[(roll / 37) as usize % ZONES.len()],
                     times[(roll / 5) as usize % 4],
@@ -171,7 +172,7 @@ fn missed_days_and_changed_policies_never_run_a_time_twice_nor_lose_the_newest()
             let tiers = tiers_for_run(&p, &successes, now, None).unwrap();
             last_run = Some(now);
             // Every fourth one fails: its tiers are made up for by the next.
-            if roll % 4 != 0 {
+            if !roll.is_multiple_of(4) {
                 successes.push((now, tiers));
                 let left = tiers_wanted(&p, &successes, now);
                 assert_eq!(left, TierSet::only(Tier::Daily), "{name} at {now}");
