@@ -58,11 +58,12 @@ fn parse(text: &str) -> Result<ConfigureBackupRequest, Wrong> {
             Event::MappingStart(0, None) if mappings == 0 => mappings += 1,
             Event::Scalar(value, style, 0, None) if mappings == 1 => match field.take() {
                 None => {
-                    if seen.iter().any(|name| *name == *value) {
+                    let value = short(&value);
+                    if seen.contains(&value) {
                         return Err((line, format!("{value} is given twice")));
                     }
-                    seen.push(value.to_string());
-                    field = Some(value.into_owned());
+                    seen.push(value.clone());
+                    field = Some(value);
                 }
                 Some(name) => {
                     let plain = style == ScalarStyle::Plain;
@@ -93,6 +94,15 @@ fn parse(text: &str) -> Result<ConfigureBackupRequest, Wrong> {
     Ok(policy)
 }
 
+/// For messages: as much of a text as a person wants to see.
+fn short(text: &str) -> String {
+    let mut short: String = text.chars().take(60).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
+}
+
 fn set(
     policy: &mut ConfigureBackupRequest,
     name: &str,
@@ -101,7 +111,8 @@ fn set(
 ) -> Result<(), String> {
     let count = |limit: u32| {
         let number = value.parse().ok().filter(|n| *n <= limit);
-        let wrong = || format!("{name} is {value:?}: it must be a whole number from 0 to {limit}");
+        let wrong =
+            || format!("{name} is {:?}: it must be a whole number from 0 to {limit}", short(value));
         number.map(Some).ok_or_else(wrong)
     };
     let text = |allowed: &str| match value {
@@ -120,7 +131,12 @@ fn set(
                 "require" => ConsistencyDemand::Require,
                 "prefer" => ConsistencyDemand::Prefer,
                 "any" => ConsistencyDemand::Any,
-                _ => return Err(format!("{name} is {value:?}: it must be require, prefer or any")),
+                _ => {
+                    return Err(format!(
+                        "{name} is {:?}: it must be require, prefer or any",
+                        short(value)
+                    ));
+                }
             };
             policy.consistency = Some(demand.into());
         }
@@ -173,6 +189,24 @@ mod tests {
             let (at, message) = parse(text).unwrap_err();
             assert!(message.contains(words), "{text:?}: {message}");
             assert!(message.contains("no YAML") || at == line, "{text:?}: line {at}: {message}");
+        }
+    }
+
+    #[test]
+    fn what_is_huge_or_deep_is_refused_at_once_and_in_few_words() {
+        let many = 1_000_000;
+        for text in [
+            "[".repeat(many),
+            "{".repeat(many),
+            format!("daily: {}", "[".repeat(many)),
+            format!("daily: {}", "9".repeat(many)),
+            format!("{}: 7", "x".repeat(many)),
+            format!("consistency: {}", "x".repeat(many)),
+            "- ".repeat(many / 2),
+            format!("a: &a [x]\nb: &b [{}]\n", "*a,".repeat(many / 4)),
+        ] {
+            let (_, message) = parse(&text).unwrap_err();
+            assert!(message.len() < 300, "{message:.400}");
         }
     }
 

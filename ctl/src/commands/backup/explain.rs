@@ -11,6 +11,10 @@ use crate::style::Style;
 use crate::{json, names};
 
 /// Say why a backup is kept in each region, and until when on the present schedule
+///
+/// The schedule is run forward until nothing keeps the backup: every run is taken to succeed, jobs of
+/// now to be over before the next one, and nobody to pin, verify or delete anything. Points go in the
+/// pruning after a backup, and the originals of a copy not before the copy.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr backup explain prod-db-vm-backup-daily-20251201-0800")]
 pub(crate) struct Explain {

@@ -1,5 +1,6 @@
 //! `azdr policy simulate`
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use azdr_env::WallTime;
@@ -128,11 +129,25 @@ fn text(answer: &PolicySimulation, style: Style) -> String {
         sum(|m| u64::from(m.deleted)),
         dollars(cents)
     ));
+    for (reason, n) in why(answer) {
+        text.push_str(&format!("  {n} deleted: {reason}\n"));
+    }
     if answer.months.iter().any(|m| m.partial) {
         text.push_str("* part of a month\n");
     }
     text.push_str(&basis(answer.basis.as_ref()));
     text
+}
+
+/// Why how many are deleted, the commonest reason first.
+fn why(answer: &PolicySimulation) -> Vec<(&str, u32)> {
+    let mut reasons: BTreeMap<&str, u32> = BTreeMap::new();
+    for deleted in answer.runs.iter().flat_map(|run| &run.deleted) {
+        *reasons.entry(&deleted.reason).or_default() += 1;
+    }
+    let mut reasons: Vec<_> = reasons.into_iter().collect();
+    reasons.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+    reasons
 }
 
 fn row(month: &SimulatedMonth) -> [String; 8] {
