@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::atomic_file;
 
-const FILE: &str = "identity.json";
+/// The file's name in the state directory.
+pub const FILE: &str = "identity.json";
 const FORMAT: u32 = 1;
 
 /// Who this agent is to its controller.
@@ -77,13 +78,21 @@ pub enum StoreError {
 /// See [`StoreError`].
 pub fn load(state_dir: &Path) -> Result<StoredIdentity, StoreError> {
     let path = state_dir.join(FILE);
-    let bad = |reason: String| StoreError::Content { path: path.clone(), reason };
     let text = fs::read_to_string(&path).map_err(|source| match source.kind() {
         std::io::ErrorKind::NotFound => StoreError::NotEnrolled { path: path.clone() },
         _ => StoreError::Io { verb: "read", path: path.clone(), source },
     })?;
+    decode(&path, &text)
+}
+
+/// Reads the content of the file at `path`.
+///
+/// # Errors
+/// [`StoreError::Content`].
+pub fn decode(path: &Path, text: &str) -> Result<StoredIdentity, StoreError> {
+    let bad = |reason: String| StoreError::Content { path: path.to_owned(), reason };
     // serde's message could quote the text, and with it the key.
-    let found: OnDisk = serde_json::from_str(&text)
+    let found: OnDisk = serde_json::from_str(text)
         .map_err(|e| bad(format!("line {} is not as expected", e.line())))?;
     if found.format != FORMAT {
         return Err(bad(format!("format {} is not known, only {FORMAT} is", found.format)));
@@ -98,12 +107,11 @@ pub fn load(state_dir: &Path) -> Result<StoredIdentity, StoreError> {
     })
 }
 
-/// Writes the identity; the old one stays until the new one is safely on disk.
+/// The file's content.
 ///
 /// # Errors
-/// See [`StoreError`].
-pub fn save(state_dir: &Path, identity: &StoredIdentity) -> Result<(), StoreError> {
-    let failed = |source| StoreError::Io { verb: "write", path: state_dir.join(FILE), source };
+/// Never, as far as known: the format takes any text.
+pub fn encode(identity: &StoredIdentity) -> std::io::Result<Vec<u8>> {
     let on_disk = OnDisk {
         format: FORMAT,
         vm_resource_id: identity.vm_resource_id.clone(),
@@ -114,7 +122,16 @@ pub fn save(state_dir: &Path, identity: &StoredIdentity) -> Result<(), StoreErro
         chain_pem: identity.identity.chain_pem(),
         ca_pem: identity.identity.ca_pem(),
     };
-    let text = serde_json::to_vec_pretty(&on_disk).map_err(|e| failed(e.into()))?;
+    Ok(serde_json::to_vec_pretty(&on_disk)?)
+}
+
+/// Writes the identity; the old one stays until the new one is safely on disk.
+///
+/// # Errors
+/// See [`StoreError`].
+pub fn save(state_dir: &Path, identity: &StoredIdentity) -> Result<(), StoreError> {
+    let failed = |source| StoreError::Io { verb: "write", path: state_dir.join(FILE), source };
+    let text = encode(identity).map_err(failed)?;
     DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(failed)?;
     atomic_file::write(state_dir, FILE, &text).map_err(failed)
 }

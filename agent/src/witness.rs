@@ -32,15 +32,14 @@ struct OnDisk {
     file_system_uuid: String,
 }
 
-/// Writes the witness to the file system whose root is `root`, durably. `witness` says everything
-/// but the file system's UUID, which is returned with it.
+/// Where the witness is, below the root of a file system.
+pub const PLACE: &str = ".azdr/witness";
+
+/// The witness as the file's content.
 ///
 /// # Errors
-/// The disk's; or our directory there belongs to somebody else.
-pub fn write(root: BorrowedFd<'_>, witness: Witness) -> io::Result<Witness> {
-    let uuid = kernel::file_system_uuid(root).unwrap_or_default();
-    let witness = Witness { file_system_uuid: uuid, ..witness };
-    let folder = open_folder(root, true)?;
+/// Never, as far as known: the format takes any text.
+pub fn encode(witness: &Witness) -> io::Result<Vec<u8>> {
     let on_disk = OnDisk {
         format: FORMAT,
         mount_point: witness.mount_point.clone(),
@@ -50,7 +49,38 @@ pub fn write(root: BorrowedFd<'_>, witness: Witness) -> io::Result<Witness> {
         written_at_unix_ms: witness.written_at_unix_ms,
         file_system_uuid: witness.file_system_uuid.clone(),
     };
-    atomic_file::write(&path_of(folder.as_fd()), FILE, &serde_json::to_vec(&on_disk)?)?;
+    Ok(serde_json::to_vec(&on_disk)?)
+}
+
+/// Reads a file's content, found now at `mount_point`.
+///
+/// # Errors
+/// It is not a witness, or of a format that is not known.
+pub fn decode(text: &[u8], mount_point: &str) -> io::Result<Witness> {
+    let found: OnDisk = serde_json::from_slice(text)?;
+    if found.format != FORMAT {
+        return Err(io::Error::other(format!("witness format {} is not known", found.format)));
+    }
+    Ok(Witness {
+        mount_point: mount_point.to_owned(),
+        operation_id: found.operation_id,
+        recovery_point: found.recovery_point,
+        nonce: found.nonce,
+        written_at_unix_ms: found.written_at_unix_ms,
+        file_system_uuid: found.file_system_uuid,
+    })
+}
+
+/// Writes the witness to the file system whose root is `root`, durably. `witness` says everything
+/// but the file system's UUID, which is returned with it.
+///
+/// # Errors
+/// The disk's; or our directory there belongs to somebody else.
+pub fn write(root: BorrowedFd<'_>, witness: Witness) -> io::Result<Witness> {
+    let uuid = kernel::file_system_uuid(root).unwrap_or_default();
+    let witness = Witness { file_system_uuid: uuid, ..witness };
+    let folder = open_folder(root, true)?;
+    atomic_file::write(&path_of(folder.as_fd()), FILE, &encode(&witness)?)?;
     Ok(witness)
 }
 
@@ -60,25 +90,14 @@ pub fn write(root: BorrowedFd<'_>, witness: Witness) -> io::Result<Witness> {
 /// `NotFound`: there is none. Others: the disk's, or what is there is not a witness.
 pub fn read(root: BorrowedFd<'_>, mount_point: &Path) -> io::Result<Witness> {
     let folder = open_folder(root, false)?;
-    let mut text = String::new();
+    let mut text = Vec::new();
     OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(path_of(folder.as_fd()).join(FILE))?
         .take(MAX_LEN)
-        .read_to_string(&mut text)?;
-    let found: OnDisk = serde_json::from_str(&text)?;
-    if found.format != FORMAT {
-        return Err(io::Error::other(format!("witness format {} is not known", found.format)));
-    }
-    Ok(Witness {
-        mount_point: mount_point.to_string_lossy().into_owned(),
-        operation_id: found.operation_id,
-        recovery_point: found.recovery_point,
-        nonce: found.nonce,
-        written_at_unix_ms: found.written_at_unix_ms,
-        file_system_uuid: found.file_system_uuid,
-    })
+        .read_to_end(&mut text)?;
+    decode(&text, &mount_point.to_string_lossy())
 }
 
 /// Creates, syncs, renames and removes a file in our directory: the file system takes writes.

@@ -32,7 +32,7 @@ use crate::health::{self, Health};
 use crate::mutation::{Mutation, planted};
 use crate::pki::AuthorityFile;
 use crate::reconcile::Reconciler;
-use crate::reconcile::residue::Sweeper;
+use crate::reconcile::residue::{self, Sweeper};
 use crate::store::{Executor, Stamp, Store};
 use crate::workflow::{Engine, EngineConfig, RetryPolicy};
 use crate::workflows::{self, Catalogue, DrillAccess, ProbeAddress, Services, Settings};
@@ -242,7 +242,7 @@ pub async fn run(
     tracing::info!(?addresses, taken_up, "controller is ready");
     let tags = tokio::spawn(reconciler.clone().keep_tags(stop.clone()));
     let pins = tokio::spawn(reconciler.clone().keep_pins(pins_changed, stop.clone()));
-    let residue = tokio::spawn(sweeper.keep_tidy(subscriptions, stop.clone()));
+    let residue = tokio::spawn(sweeper.keep_tidy(subscriptions, residue::EVERY, stop.clone()));
     let schedule = config
         .scheduler
         .enabled

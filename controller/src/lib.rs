@@ -28,5 +28,6 @@ pub mod pki;
 pub mod rebuild;
 pub mod reconcile;
 pub mod store;
+pub mod ticks;
 pub mod workflow;
 pub mod workflows;

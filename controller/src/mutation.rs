@@ -9,9 +9,9 @@
 pub enum Mutation {
     /// I1: pruning keeps one daily point, whatever the policy says.
     PruneIgnoresPolicy = 1,
-    /// I1: pruning takes points that runs hold.
+    /// I1: pruning takes points that runs hold (and keeps one daily point, so that it gets to them).
     PruneIgnoresLeases,
-    /// I2: pruning forgets what copies need.
+    /// I2: pruning forgets what copies need (and keeps one daily point).
     PruneForgetsLineage,
     /// I4: every point is recorded as `filesystem`.
     ConsistencyClaimed,
@@ -23,7 +23,7 @@ pub enum Mutation {
     NamesVary,
     /// I8: a restored instance is asked in its original's stead.
     CloneIsAsked,
-    /// I9: a job is acknowledged and never written.
+    /// I9: some jobs are acknowledged and never written.
     AnswerBeforeCommit,
     /// I10: a run that succeeds is first recorded as failed.
     TwoTruths,

@@ -85,7 +85,7 @@ fn interrupted_story(stage: &Stage) -> Result<()> {
 }
 
 /// The demo's folder and processes are all in or under this test's folder.
-fn nothing_is_left(stage: &Stage) -> Result<()> {
+pub(crate) fn nothing_is_left(stage: &Stage) -> Result<()> {
     let ours = stage.folder.display().to_string();
     until("nothing is left of the demo", Duration::from_secs(10), || {
         let mut left = Vec::new();

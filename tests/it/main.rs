@@ -1,5 +1,5 @@
 //! End-to-end tests: the real binaries as real processes, most against a simulated Azure without
-//! machines, some with real ones.
+//! machines, some with simulated and some with real ones.
 //!
 //! They start the binaries of the same build (`cargo build --workspace` first, as `cargo xtask test`
 //! does). What needs something absent is *ignored with the reason*; where `AZDR_REQUIRE_QEMU` is set,
@@ -15,6 +15,7 @@ mod names;
 mod rebuild;
 mod secrets;
 mod setup;
+mod simulated_guests;
 mod soak;
 mod whole_flow;
 mod wrong_input;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         secrets::TESTS,
         soak::TESTS,
         rebuild::TESTS,
+        simulated_guests::TESTS,
         guests::TESTS,
     ];
     let setup = Setup::find();

@@ -80,7 +80,7 @@ impl Setup {
         };
         (test.body)(&stage).map_err(|error| {
             let mut words = format!("{error:#}");
-            for log in ["controller.log", "sim.log"] {
+            for log in ["controller.log", "sim.log", "agents.log"] {
                 let lines = last_lines(&folder.path().join(log), 30);
                 words.push_str(&format!("\n--- end of {log}\n{lines}"));
             }
@@ -127,6 +127,11 @@ impl Stage {
         self.lab_of(LabSpec::with_guests(world, image))
     }
 
+    /// A running world of simulated machines.
+    pub(crate) fn lab_with_simulated_guests(&self, world: World) -> Result<Lab> {
+        self.lab_of(LabSpec::with_simulated_guests(world))
+    }
+
     /// The demo, all of whose files are in this test's folder.
     pub(crate) fn demo(&self, summary: &Path) -> Result<Command> {
         let mut demo = self.programs()?.command("azdr-demo");
@@ -134,6 +139,13 @@ impl Stage {
         let folder = image.kernel.parent().context("the image is in a folder")?;
         demo.arg("--guest-image").arg(folder).arg("--json").arg(summary);
         demo.arg("--wait").arg(PATIENCE.as_secs().to_string()).env("TMPDIR", &self.folder);
+        Ok(demo)
+    }
+
+    /// The demo with simulated machines.
+    pub(crate) fn simulated_demo(&self, summary: &Path) -> Result<Command> {
+        let mut demo = self.programs()?.command("azdr-demo");
+        demo.arg("--simulated-guests").arg("--json").arg(summary).env("TMPDIR", &self.folder);
         Ok(demo)
     }
 

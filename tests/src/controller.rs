@@ -10,7 +10,7 @@ use crate::http::Http;
 use crate::lab::free_address;
 use crate::process::{Daemon, Ended, Lifetime, ready, run};
 use crate::programs::Programs;
-use crate::simulator::Simulator;
+use crate::simulator::{Guests, Simulator};
 use crate::world::{CLIENT_ID, CLIENT_SECRET, SUBSCRIPTION, TENANT};
 
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -106,7 +106,7 @@ impl Controller {
 
     fn configuration(&self, simulator: &Simulator) -> String {
         let Addresses { admin, agent, enroll, metrics } = self.addresses;
-        let (advertise, drill) = if simulator.has_guests() {
+        let (advertise, drill) = if let Guests::Real(_) = simulator.guests() {
             let advertise = format!(
                 "[advertise]\nagent = \"{SEEN_BY_GUESTS}:{}\"\nenroll = \"{SEEN_BY_GUESTS}:{}\"\n",
                 agent.port(),

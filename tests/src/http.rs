@@ -48,16 +48,29 @@ impl Http {
     /// # Errors
     /// When there is no answer, or one that is not a success.
     pub fn request(&self, method: &str, path: &str, body: &str) -> Result<String> {
+        let (status, body) = self.send(method, path, body.as_bytes())?;
+        let body = String::from_utf8_lossy(&body).into_owned();
+        let about = || format!("{method} {} {path}", self.address);
+        ensure!((200..300).contains(&status), "{}: status {status}: {body}", about());
+        Ok(body)
+    }
+
+    /// Sends a request and returns the answer's status and body.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn send(&self, method: &str, path: &str, body: &[u8]) -> Result<(u16, Vec<u8>)> {
         let about = || format!("{method} {} {path}", self.address);
         let socket = TcpStream::connect_timeout(&self.address, LIMIT).with_context(about)?;
         socket.set_read_timeout(Some(LIMIT))?;
         socket.set_write_timeout(Some(LIMIT))?;
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             self.address,
             body.len()
         );
+        let request = [request.as_bytes(), body].concat();
         let answer = match &self.tls {
             None => exchange(socket, &request),
             Some(config) => {
@@ -66,14 +79,12 @@ impl Http {
                 exchange(StreamOwned::new(connection, socket), &request)
             }
         };
-        let (status, body) = parse(&answer.with_context(about)?).with_context(about)?;
-        ensure!((200..300).contains(&status), "{}: status {status}: {body}", about());
-        Ok(body)
+        parse(&answer.with_context(about)?).with_context(about)
     }
 }
 
-fn exchange(mut stream: impl Read + Write, request: &str) -> Result<Vec<u8>> {
-    stream.write_all(request.as_bytes())?;
+fn exchange(mut stream: impl Read + Write, request: &[u8]) -> Result<Vec<u8>> {
+    stream.write_all(request)?;
     stream.flush()?;
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer) {
@@ -85,7 +96,7 @@ fn exchange(mut stream: impl Read + Write, request: &str) -> Result<Vec<u8>> {
     Ok(answer)
 }
 
-fn parse(answer: &[u8]) -> Result<(u16, String)> {
+fn parse(answer: &[u8]) -> Result<(u16, Vec<u8>)> {
     let end = answer.windows(4).position(|w| w == b"\r\n\r\n").context("no HTTP answer")?;
     let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
     let status =
@@ -100,7 +111,7 @@ fn parse(answer: &[u8]) -> Result<(u16, String)> {
             bail!("the answer is cut: {} of {length} bytes", body.len());
         }
     }
-    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    Ok((status, body))
 }
 
 fn unchunked(mut body: &[u8]) -> Option<Vec<u8>> {
@@ -124,10 +135,10 @@ mod tests {
     #[test]
     fn answers_are_read_whole_or_not_at_all() {
         let plain = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
-        assert_eq!(parse(plain).unwrap(), (200, "{}".to_owned()));
+        assert_eq!(parse(plain).unwrap(), (200, b"{}".to_vec()));
         assert!(parse(&plain[..plain.len() - 1]).is_err());
         let chunked =
             b"HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n";
-        assert_eq!(parse(chunked).unwrap(), (404, "ab".to_owned()));
+        assert_eq!(parse(chunked).unwrap(), (404, b"ab".to_vec()));
     }
 }

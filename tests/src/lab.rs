@@ -4,27 +4,33 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::agents;
 use crate::cli::Cli;
 use crate::controller::{Addresses, Controller};
 use crate::guest::Guest;
 use crate::lab_lock::LabLock;
+use crate::metadata::Metadata;
 use crate::poll::{Look, until};
-use crate::process::Lifetime;
+use crate::process::{Daemon, Lifetime, run};
 use crate::programs::{GuestImage, Programs};
 use crate::shifted_clock::ShiftedClock;
-use crate::simulator::{Guests, Simulator};
+use crate::simulated_machines::SimulatedMachine;
+use crate::simulator::{Guests, RealGuests, Simulator};
 use crate::world::World;
+
+/// Of an enrolment on this machine.
+const ENROL_LIMIT: Duration = Duration::from_secs(60);
 
 /// What a lab is made of.
 #[derive(Clone, Debug)]
 pub struct LabSpec {
-    /// The machines. Those without images get the guest image's, if there are guests.
+    /// The machines. Those without images get the guest image's, if they are real.
     pub world: World,
-    /// What real guests run; `None`: started VMs are mere records.
-    pub image: Option<GuestImage>,
+    /// What a started VM really is.
+    pub machines: Machines,
     /// Filter of the controller's log.
     pub log_filter: String,
     /// Whether the processes may outlive this one.
@@ -33,16 +39,35 @@ pub struct LabSpec {
     pub patience: Duration,
 }
 
+/// What a started VM really is.
+#[derive(Clone, Debug)]
+pub enum Machines {
+    /// A mere record.
+    Records,
+    /// Files and a writer in the simulator, with agents that another process plays.
+    Simulated,
+    /// Linux on emulated hardware.
+    Real(GuestImage),
+}
+
 impl LabSpec {
     /// A world of records.
     pub fn without_guests(world: World) -> Self {
         Self {
             world,
-            image: None,
+            machines: Machines::Records,
             log_filter: "info".to_owned(),
             lifetime: Lifetime::OfStarter,
             patience: Duration::from_secs(900),
         }
+    }
+
+    /// A world of simulated machines.
+    pub fn with_simulated_guests(mut world: World) -> Self {
+        for vm in &mut world.vms {
+            vm.bootable = true;
+        }
+        Self { machines: Machines::Simulated, ..Self::without_guests(world) }
     }
 
     /// A world of real machines.
@@ -54,7 +79,7 @@ impl LabSpec {
                 disk.image.get_or_insert_with(|| image.data_disk.clone());
             }
         }
-        Self { image: Some(image.clone()), ..Self::without_guests(world) }
+        Self { machines: Machines::Real(image.clone()), ..Self::without_guests(world) }
     }
 }
 
@@ -65,9 +90,11 @@ pub struct Lab {
     pub azdr: Cli,
     /// The controller.
     pub controller: Controller,
-    /// The simulated Azure; last, so that it outlives its client.
+    /// The agents of simulated machines.
+    pub agents: Option<Daemon>,
+    /// The simulated Azure; last, so that it outlives its clients.
     pub simulator: Simulator,
-    image: Option<GuestImage>,
+    machines: Machines,
     folder: PathBuf,
     programs: Programs,
     clock: Option<ShiftedClock>,
@@ -90,7 +117,7 @@ impl Lab {
             spec.lifetime,
         )?;
         controller.start()?;
-        Ok(Self::of(programs, folder, spec, simulator, controller))
+        Self::of(programs, folder, spec, simulator, controller)
     }
 
     /// The simulated Azure of a lab.
@@ -103,9 +130,10 @@ impl Lab {
         spec: &LabSpec,
         addresses: Addresses,
     ) -> Result<Simulator> {
-        let guests = match &spec.image {
-            None => None,
-            Some(image) => Some(Guests {
+        let guests = match &spec.machines {
+            Machines::Records => Guests::None,
+            Machines::Simulated => Guests::Simulated,
+            Machines::Real(image) => Guests::Real(RealGuests {
                 image: image.clone(),
                 forwards: addresses.forwards(),
                 lock: LabLock::acquire(spec.patience)?,
@@ -115,23 +143,31 @@ impl Lab {
     }
 
     /// A lab of parts that run already.
+    ///
+    /// # Errors
+    /// When nobody can play the agents of simulated machines.
     pub fn of(
         programs: &Programs,
         folder: &Path,
         spec: LabSpec,
         simulator: Simulator,
         controller: Controller,
-    ) -> Self {
+    ) -> Result<Self> {
         let azdr = Cli::new(programs, &controller.context());
-        Self {
+        let agents = match spec.machines {
+            Machines::Simulated => Some(play_agents(programs, folder, &spec, &simulator)?),
+            _ => None,
+        };
+        Ok(Self {
             azdr,
             controller,
+            agents,
             simulator,
-            image: spec.image,
+            machines: spec.machines,
             folder: folder.to_owned(),
             programs: programs.clone(),
             clock: None,
-        }
+        })
     }
 
     /// Lets time pass for the controller (which is restarted), for the operator's command and for the
@@ -159,16 +195,25 @@ impl Lab {
         &self.folder
     }
 
-    /// A machine, by its way in from outside.
+    /// A real machine, by its way in from outside.
     ///
     /// # Errors
     /// When the machine does not exist or has no public address.
     pub fn guest(&self, group: &str, name: &str) -> Result<Guest> {
-        let image = self.image.as_ref().context("this lab has no real guests")?;
+        let Machines::Real(image) = &self.machines else { bail!("this lab has no real guests") };
         let listing = self.simulator.listing()?;
         let address = listing.vm(group, name)?.reachable_at();
         let address = address.with_context(|| format!("nothing leads into {name}"))?;
         Ok(Guest::new(name, address.parse()?, &image.ssh_key))
+    }
+
+    /// A simulated machine, up or not.
+    ///
+    /// # Errors
+    /// When there is no such VM.
+    pub fn machine(&self, group: &str, name: &str) -> Result<SimulatedMachine> {
+        let listing = self.simulator.listing()?;
+        Ok(self.simulator.machines()?.machine(name, listing.vm(group, name)?.vm_id()))
     }
 
     /// Enrols a machine's agent, over the network, with a one-time token; returns the command line,
@@ -177,17 +222,50 @@ impl Lab {
     /// # Errors
     /// When there is no token, or the machine or the controller refuses.
     pub fn enrol(&self, guest: &Guest) -> Result<String> {
-        let token = self.azdr.json(&["agent", "token", &guest.name])?;
-        let text = |name: &str| token[name].as_str().with_context(|| format!("no {name}"));
-        let line = format!(
-            "azdr-agent enroll --controller {} --agent-address {} --ca-fingerprint {}",
-            text("enroll_address")?,
-            text("agent_address")?,
-            text("ca_fingerprint")?
-        );
+        let (arguments, token) = self.token(&guest.name)?;
+        let line = format!("azdr-agent enroll {}", arguments.join(" "));
         // Not as an argument, which every process on the machine could read.
-        guest.run_with_secret(&format!("AZDR_TOKEN=$(cat) {line}"), text("token")?)?;
+        guest.run_with_secret(&format!("AZDR_TOKEN=$(cat) {line}"), &token)?;
         Ok(line)
+    }
+
+    /// Enrols a simulated machine by azdr-agent itself, which runs here and takes itself for that
+    /// machine; what it stored goes onto the machine's OS disk, and stays nowhere else.
+    ///
+    /// # Errors
+    /// When there is no token, or the machine or the controller refuses.
+    pub fn enrol_simulated(&self, machine: &SimulatedMachine) -> Result<String> {
+        let (arguments, token) = self.token(&machine.name)?;
+        let scratch = tempfile::tempdir_in(&self.folder)?;
+        let (config, state) = (scratch.path().join("agent.toml"), scratch.path().join("state"));
+        let mut enroll = self.programs.command("azdr-agent");
+        enroll.arg("enroll").args(&arguments).env("AZDR_TOKEN", token);
+        enroll.arg("--config").arg(&config).arg("--state-dir").arg(&state);
+        enroll.arg("--instance-metadata-url").arg(Metadata::of(&machine.vm_id)?.url());
+        let ended = run(enroll, ENROL_LIMIT, None)?;
+        ensure!(ended.status.success(), "azdr-agent enroll failed: {}", ended.stderr);
+        machine.write(agents::CONFIG, &std::fs::read(config)?)?;
+        let file = agents::identity_path();
+        let stored = state.join(file.rsplit('/').next().unwrap_or_default());
+        machine.write(&file, &std::fs::read(stored)?)?;
+        Ok(format!("azdr-agent enroll {}", arguments.join(" ")))
+    }
+
+    /// What `azdr-agent enroll` is told about a VM, and the token.
+    fn token(&self, vm: &str) -> Result<([String; 6], String)> {
+        let token = self.azdr.json(&["agent", "token", vm])?;
+        let text = |name: &str| {
+            token[name].as_str().map(str::to_owned).with_context(|| format!("no {name}"))
+        };
+        let arguments = [
+            "--controller".to_owned(),
+            text("enroll_address")?,
+            "--agent-address".to_owned(),
+            text("agent_address")?,
+            "--ca-fingerprint".to_owned(),
+            text("ca_fingerprint")?,
+        ];
+        Ok((arguments, text("token")?))
     }
 
     /// Waits until no job is under way and no operation of Azure's either.
@@ -233,6 +311,19 @@ impl Lab {
             })
         })
     }
+}
+
+fn play_agents(
+    programs: &Programs,
+    folder: &Path,
+    spec: &LabSpec,
+    simulator: &Simulator,
+) -> Result<Daemon> {
+    let mut command = programs.command("azdr-simulated-agents");
+    command.arg("--simulator").arg(simulator.address().to_string());
+    command.arg("--ca").arg(simulator.ca());
+    let log = folder.join("agents.log");
+    Daemon::start("azdr-simulated-agents", command, &log, spec.lifetime)
 }
 
 /// Whether a job is not over yet. A stuck one waits for a person: nothing more comes of it.

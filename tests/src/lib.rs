@@ -5,15 +5,18 @@
 //! - [`Lab`] is a whole world: azure-sim, azdr-controller, and the `azdr` command for it.
 //! - [`Simulator`], [`Controller`] and [`Cli`] are its processes; each can be killed and started
 //!   again. [`Guest`] is a machine in the simulated Azure, seen from outside, over SSH.
+//! - [`simulated_machines`] are those where there is no qemu; [`agents`] plays the agents on them, in
+//!   the process `azdr-simulated-agents`.
 //! - [`Listing`] is what exists in the simulated Azure, told by the simulator and not by azdr: the
 //!   judge of what is left over.
 //! - [`judge`] says what must be true of any world at rest.
 //! - [`process`] keeps the promise that nothing outlives whoever started it.
 //! - [`demo`] is the story that `cargo xtask demo` tells; [`soak`] is `cargo xtask soak`.
 //!
-//! Nothing here links azdr's own crates but the clock: what is measured and checked is what the
-//! processes do.
+//! Nothing here links azdr's own crates but the clock, except for [`agents`], which is a part of what is
+//! looked at: what is measured and checked is what the processes do.
 
+pub mod agents;
 pub mod cli;
 pub mod controller;
 pub mod demo;
@@ -28,6 +31,7 @@ pub mod poll;
 pub mod process;
 pub mod programs;
 pub mod shifted_clock;
+pub mod simulated_machines;
 pub mod simulator;
 pub mod soak;
 pub mod world;

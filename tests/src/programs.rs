@@ -19,8 +19,14 @@ pub struct Programs {
 
 impl Programs {
     /// What a lab starts.
-    pub const ALL: [&str; 5] =
-        ["azure-sim", "azure-sim-relay", "azdr-controller", "azdr", "azdr-agent"];
+    pub const ALL: [&str; 6] = [
+        "azure-sim",
+        "azure-sim-relay",
+        "azdr-controller",
+        "azdr",
+        "azdr-agent",
+        "azdr-simulated-agents",
+    ];
 
     /// The binaries in a folder.
     ///

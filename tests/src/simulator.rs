@@ -12,6 +12,7 @@ use crate::lab_lock::LabLock;
 use crate::listing::Listing;
 use crate::process::{Daemon, Lifetime, ready, run};
 use crate::programs::{GuestImage, Programs};
+use crate::simulated_machines::SimulatedMachines;
 use crate::world::World;
 
 const READY_LIMIT: Duration = Duration::from_secs(120);
@@ -22,15 +23,26 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 pub struct Simulator {
     programs: Programs,
     folder: PathBuf,
-    guests: Option<Guests>,
+    guests: Guests,
     listen: SocketAddr,
     lifetime: Lifetime,
     running: Option<Running>,
 }
 
+/// What a started VM really is.
+#[derive(Debug)]
+pub enum Guests {
+    /// A record.
+    None,
+    /// Files in the simulator's process, and a writer that keeps an invariant.
+    Simulated,
+    /// An emulated machine with Linux.
+    Real(RealGuests),
+}
+
 /// What real machines need.
 #[derive(Debug)]
-pub struct Guests {
+pub struct RealGuests {
     /// What they run.
     pub image: GuestImage,
     /// Which addresses they can reach: as they see them, and here.
@@ -46,8 +58,7 @@ struct Running {
 }
 
 impl Simulator {
-    /// Makes a world in `folder/sim` and starts it. Without `guests` a started VM is nothing but a
-    /// record.
+    /// Makes a world in `folder/sim` and starts it.
     ///
     /// # Errors
     /// When the world is impossible or the process does not get ready.
@@ -55,7 +66,7 @@ impl Simulator {
         programs: &Programs,
         folder: &Path,
         world: &World,
-        guests: Option<Guests>,
+        guests: Guests,
         lifetime: Lifetime,
     ) -> Result<Self> {
         let description = folder.join("world.json");
@@ -88,13 +99,19 @@ impl Simulator {
         let mut command = self.programs.command("azure-sim");
         command.arg("run").arg("--state").arg(self.state()).arg("--ready-file").arg(&ready_file);
         command.arg("--listen").arg(self.listen.to_string());
-        if let Some(guests) = &self.guests {
-            command.args(["--guests", "qemu", "--kernel"]).arg(&guests.image.kernel);
-            command.arg("--initrd").arg(&guests.image.initrd);
-            for (seen_as, here) in &guests.forwards {
-                command.arg("--guest-controller").arg(format!("{seen_as}={here}"));
+        match &self.guests {
+            Guests::None => {}
+            Guests::Simulated => {
+                command.args(["--guests", "simulated"]);
             }
-            guests.lock.share_with(&mut command)?;
+            Guests::Real(guests) => {
+                command.args(["--guests", "qemu", "--kernel"]).arg(&guests.image.kernel);
+                command.arg("--initrd").arg(&guests.image.initrd);
+                for (seen_as, here) in &guests.forwards {
+                    command.arg("--guest-controller").arg(format!("{seen_as}={here}"));
+                }
+                guests.lock.share_with(&mut command)?;
+            }
         }
         command.args(more);
         let daemon =
@@ -138,9 +155,23 @@ impl Simulator {
         format!("https://{}", self.listen)
     }
 
-    /// Whether its machines are real.
-    pub fn has_guests(&self) -> bool {
-        self.guests.is_some()
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// What its machines really are.
+    pub fn guests(&self) -> &Guests {
+        &self.guests
+    }
+
+    /// Its simulated machines.
+    ///
+    /// # Errors
+    /// When the simulator does not run.
+    pub fn machines(&self) -> Result<SimulatedMachines> {
+        let running = self.running.as_ref().context("the simulator does not run")?;
+        Ok(SimulatedMachines::new(running.http.clone()))
     }
 
     /// The serial console of a machine, by its vmId.

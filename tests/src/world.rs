@@ -32,8 +32,10 @@ pub struct Vm {
     pub name: String,
     /// Resource group; made when a VM names it.
     pub group: String,
-    /// A raw image of the OS disk; without one, an empty disk of 64 MiB.
+    /// A raw image of the OS disk; without one, a disk of 64 MiB, empty unless it is `bootable`.
     pub os_image: Option<PathBuf>,
+    /// Without an image: the OS disk holds what a simulated machine boots from.
+    pub bootable: bool,
     /// Data disks, by LUN from 0.
     pub data_disks: Vec<DataDisk>,
     /// Whether it has a public address.
@@ -56,6 +58,7 @@ impl Vm {
             name: name.to_owned(),
             group: group.to_owned(),
             os_image: None,
+            bootable: false,
             data_disks: Vec::new(),
             public_ip: false,
             running: true,
@@ -94,10 +97,14 @@ impl Vm {
                 disk
             })
             .collect();
+        let mut os_disk = disk(format!("{}-os", self.name), &self.os_image, 64);
+        if self.bootable && self.os_image.is_none() {
+            os_disk["files"] = json!({"/sbin/init": "", "/etc/hostname": self.name});
+        }
         json!({
             "name": self.name, "resource_group": self.group, "location": REGION,
             "size": "Standard_B2s",
-            "os_disk": disk(format!("{}-os", self.name), &self.os_image, 64),
+            "os_disk": os_disk,
             "data_disks": data,
             "public_ip": self.public_ip, "running": self.running,
         })

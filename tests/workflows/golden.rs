@@ -130,7 +130,8 @@ fn collect(
 ) -> impl Future<Output = ()> + Send + use<> {
     let mut changes = life.engine.subscribe();
     async move {
-        while changes.changed().await.is_ok() {
+        loop {
+            changes.changed().await;
             for e in store.journal(id).await.unwrap() {
                 if e.event == Event::Checkpoint && !e.payload.is_null() {
                     found.lock().unwrap().entry(e.step).or_insert(e.payload);

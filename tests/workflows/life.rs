@@ -243,7 +243,7 @@ impl Life {
                 if row.state.is_terminal() || row.state == RunState::Stuck {
                     return row;
                 }
-                changes.changed().await.unwrap();
+                changes.changed().await;
             }
         };
         tokio::select! {
@@ -279,13 +279,13 @@ impl Life {
         let mut changes = self.engine.subscribe();
         let quiet = async {
             loop {
-                changes.borrow_and_update();
+                changes.mark_seen();
                 let counts = self.store.run_counts().await.unwrap();
                 let over = ["succeeded", "failed", "cancelled"];
                 if counts.iter().all(|(_, state, _)| over.contains(&state.as_str())) {
                     return;
                 }
-                changes.changed().await.unwrap();
+                changes.changed().await;
             }
         };
         tokio::select! {

@@ -25,9 +25,9 @@ pub(crate) struct Demo {
     /// Write the summary as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// What a virtual machine is: a real Linux, or a mere record (a shorter story)
-    #[arg(long, value_enum, default_value_t = Guests::Qemu)]
-    guests: Guests,
+    /// What a virtual machine is; default: qemu where it is or can be installed, else simulated
+    #[arg(long, value_enum)]
+    guests: Option<Guests>,
     /// Use debug builds
     #[arg(long)]
     dev: bool,
@@ -35,9 +35,11 @@ pub(crate) struct Demo {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Guests {
-    /// Real, emulated machines
+    /// A real Linux on emulated hardware
     Qemu,
-    /// Records only
+    /// Files and a writer in the simulator's process
+    Simulated,
+    /// A mere record: a shorter story
     None,
 }
 
@@ -56,17 +58,26 @@ impl Demo {
         if !build.status().context("cannot run cargo")?.success() {
             return Ok(ExitCode::FAILURE);
         }
-        if self.guests == Guests::Qemu {
-            eprintln!("Preparing the machines' Linux");
-            if let Err(error) = workspace.ensure_guests(profile) {
+        let mut demo = Command::new(workspace.programs(profile).join("azdr-demo"));
+        match (self.guests, self.prepare_machines(&workspace, profile)) {
+            (Some(Guests::None), _) => {}
+            (Some(Guests::Simulated), _) => {
+                demo.arg("--simulated-guests");
+            }
+            (_, Ok(())) => {
+                demo.arg("--guest-image").arg(workspace.guest_image());
+            }
+            (Some(Guests::Qemu), Err(error)) => {
                 eprintln!("xtask demo: {error:#}");
-                eprintln!("Without real machines there is a shorter story: --guests none");
+                eprintln!("Without real machines the story can be told, too: --guests simulated");
                 return Ok(ExitCode::from(NOT_INSTALLED));
             }
-        }
-        let mut demo = Command::new(workspace.programs(profile).join("azdr-demo"));
-        if self.guests == Guests::Qemu {
-            demo.arg("--guest-image").arg(workspace.guest_image());
+            (None, Err(error)) => {
+                let reason = format!("{error:#}");
+                eprintln!("No real machines here: {reason}");
+                eprintln!("The machines are simulated instead");
+                demo.arg("--simulated-guests").arg("--reason").arg(reason);
+            }
         }
         if let Some(path) = &self.json {
             demo.arg("--json").arg(std::path::absolute(path)?);
@@ -76,5 +87,14 @@ impl Demo {
         }
         // From here on this process is the demo: signals and exit code are its own.
         Err(demo.exec()).context("cannot run azdr-demo")
+    }
+
+    /// Prepares real machines, if they may be used.
+    fn prepare_machines(&self, workspace: &Workspace, profile: &str) -> Result<()> {
+        if !matches!(self.guests, None | Some(Guests::Qemu)) {
+            return Ok(());
+        }
+        eprintln!("Preparing the machines' Linux");
+        workspace.ensure_guests(profile)
     }
 }

@@ -244,6 +244,7 @@ impl Budget {
                 return Err(AzureError::new(ErrorClass::Throttled, "ClientBudget", message));
             }
             tokio::select! {
+                biased;
                 () = changed => {}
                 () = azdr_env::sleep(wait.min(deadline.since(now))) => {}
             }

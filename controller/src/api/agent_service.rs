@@ -316,8 +316,15 @@ impl Agents {
             }
         };
         let left = peer.certificate.not_after.since(now);
-        let renew = mode == SessionMode::Restored
-            || (mode == SessionMode::Protected && left < CERTIFICATE_LIFETIME / 3);
+        let renew = match kind {
+            SessionKind::Protected => left < CERTIFICATE_LIFETIME / 3,
+            // Once: with the run's certificate it comes back, and need not be sent away again.
+            SessionKind::Restored { run: Some(run) } => {
+                peer.issued.scope != CertificateScope::Run(*run)
+                    || left < RUN_CERTIFICATE_LIFETIME / 3
+            }
+            SessionKind::Restored { run: None } => false,
+        };
         Welcome {
             mode: mode.into(),
             heartbeat_interval_ms: self.presence.heartbeat.as_millis() as u32,

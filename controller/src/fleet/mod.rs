@@ -22,10 +22,10 @@ use azdr_proto::agent::{
     Freeze, FreezeReply, HealthReport, ProbeHealth, RenewLease, Thaw, ThawReply,
 };
 use thiserror::Error;
-use tokio::sync::watch;
 
 use crate::mutation::{Mutation, planted};
 use crate::store::ItemId;
+use crate::ticks::{Listener, Ticks};
 
 /// Why an agent gave no answer.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub struct Fleet {
 struct Inner {
     clock: Arc<dyn Clock>,
     sessions: Mutex<Sessions>,
-    changes: watch::Sender<u64>,
+    changes: Ticks,
 }
 
 #[derive(Default)]
@@ -67,11 +67,7 @@ impl Fleet {
     /// An empty fleet.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
-            inner: Arc::new(Inner {
-                clock,
-                sessions: Mutex::default(),
-                changes: watch::channel(0).0,
-            }),
+            inner: Arc::new(Inner { clock, sessions: Mutex::default(), changes: Ticks::default() }),
         }
     }
 
@@ -146,13 +142,13 @@ impl Fleet {
     }
 
     /// Ticks whenever a session begins, ends, or reports something new.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.inner.changes.subscribe()
+    pub fn changes(&self) -> Listener {
+        self.inner.changes.listen()
     }
 
     /// Says that something about a session has changed.
     pub fn changed(&self) {
-        self.inner.changes.send_modify(|n| *n += 1);
+        self.inner.changes.tick();
     }
 
     /// Asks a protected VM's agent to freeze.

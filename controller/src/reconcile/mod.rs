@@ -21,7 +21,7 @@ use crate::workflows::Services;
 const TAGS_EVERY: Duration = Duration::from_secs(15 * 60);
 
 /// How often tags of pins are looked at that could not be written.
-const PINS_EVERY: Duration = Duration::from_secs(5 * 60);
+const PINS_EVERY: Duration = Duration::from_secs(15 * 60);
 
 /// What the loops use.
 #[derive(Clone)]
@@ -45,6 +45,7 @@ impl Reconciler {
                 tracing::error!(error = %e, cause = ?e, "due backups could not be looked up");
             }
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = azdr_env::sleep(tick) => {}
             }
@@ -58,6 +59,7 @@ impl Reconciler {
                 tracing::error!(error = %e, cause = ?e, "changed pins could not be looked up");
             }
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = changed.notified() => {}
                 () = azdr_env::sleep(PINS_EVERY) => {}
@@ -73,6 +75,7 @@ impl Reconciler {
                 tracing::error!(error = %e, cause = ?e, "policy tags could not be looked up");
             }
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = azdr_env::sleep(TAGS_EVERY) => {}
             }

@@ -23,7 +23,7 @@ use crate::workflows::azure::Resource;
 use crate::workflows::{new_run, reap, remove_kept_disk, tags};
 
 /// Pause between sweeps.
-const EVERY: Duration = Duration::from_secs(3600);
+pub const EVERY: Duration = Duration::from_secs(3600);
 
 /// Sweeps, and remembers what the last one found. Cheap to clone.
 #[derive(Clone)]
@@ -107,8 +107,13 @@ impl Sweeper {
         self.last.lock().expect("only replaced").clone()
     }
 
-    /// Sweeps the subscriptions and has the residue reaped, now and every hour, until `stop`.
-    pub async fn keep_tidy(self, subscriptions: Vec<String>, stop: CancellationToken) {
+    /// Sweeps the subscriptions and has the residue reaped, now and `every` so often, until `stop`.
+    pub async fn keep_tidy(
+        self,
+        subscriptions: Vec<String>,
+        every: Duration,
+        stop: CancellationToken,
+    ) {
         loop {
             match self.sweep(&subscriptions).await {
                 Ok(sweep) => {
@@ -119,8 +124,9 @@ impl Sweeper {
                 Err(e) => tracing::warn!(error = %e, cause = ?e, "no sweep for residue; later"),
             }
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
-                () = azdr_env::sleep(EVERY) => {}
+                () = azdr_env::sleep(every) => {}
             }
         }
     }

@@ -59,9 +59,8 @@ impl Reconciler {
         if looked.0.get(&item.id).is_some_and(|f| f.is_good(&row.policy, last_backup, now)) {
             return Ok(());
         }
-        let runs = self.store.recent_runs(None, Some(item.id), Some(backup::RUN.0), 50).await?;
         // A start after now is of a clock that was ahead: it must not silence the VM.
-        let last_run = runs.iter().map(|r| r.created).filter(|at| *at <= now).max();
+        let last_run = self.store.last_asked_for(item.id, backup::RUN.0, now).await?;
         let successes = self.store.point_tiers(item.id).await?;
         let history = History { enabled_since: row.enabled_since, last_run, successes: &successes };
         let jitter = schedule::jitter(&item.arm_id, JITTER);

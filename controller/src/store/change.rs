@@ -429,7 +429,7 @@ fn remove_point(
 
 /// A lease keeps its point, whatever a plan said before it was taken (I1).
 fn refuse_if_leased(c: &Connection, item: ItemId, name: &PointName) -> Result<(), StoreError> {
-    if planted(Mutation::PruneIgnoresLeases) {
+    if planted(Mutation::PruneIgnoresLeases) || planted(Mutation::PruneForgetsLineage) {
         return Ok(());
     }
     let lease = c

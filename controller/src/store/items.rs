@@ -162,14 +162,30 @@ impl Store {
         Ok(all.into_iter().filter(|(_, row)| row.policy.enabled).collect())
     }
 
+    /// Policies, with their items, that the VM's tag does not mirror.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn policies_not_mirrored(&self) -> Result<Vec<(Item, PolicyRow)>, StoreError> {
+        self.policies_where("tag_problem IS NOT NULL").await
+    }
+
     /// All policies with their items.
     ///
     /// # Errors
     /// When the database cannot be read.
     pub async fn policies(&self) -> Result<Vec<(Item, PolicyRow)>, StoreError> {
-        self.read(|c| {
+        self.policies_where("TRUE").await
+    }
+
+    async fn policies_where(
+        &self,
+        condition: &'static str,
+    ) -> Result<Vec<(Item, PolicyRow)>, StoreError> {
+        self.read(move |c| {
             let mut statement = c.prepare_cached(&format!(
-                "{SELECT} WHERE id IN (SELECT item_id FROM policy) ORDER BY arm_key"
+                "{SELECT} WHERE id IN (SELECT item_id FROM policy WHERE {condition})
+                 ORDER BY arm_key"
             ))?;
             let items: Vec<Item> = statement.query_map([], item)?.collect::<Result<_, _>>()?;
             let mut result = Vec::with_capacity(items.len());

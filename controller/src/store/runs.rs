@@ -424,6 +424,28 @@ impl Store {
         .await
     }
 
+    /// When a run of a workflow for an item was last asked for, not after `now`.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn last_asked_for(
+        &self,
+        item: ItemId,
+        workflow: &'static str,
+        now: WallTime,
+    ) -> Result<Option<WallTime>, StoreError> {
+        self.read(move |c| {
+            let at: Option<i64> = c.query_row_cached(
+                "SELECT max(created_ms) FROM run
+                 WHERE item_id = ?1 AND workflow = ?2 AND created_ms <= ?3",
+                (item.0, workflow, now.unix_ms()),
+                |r| r.get(0),
+            )?;
+            Ok(at.map(WallTime::from_unix_ms))
+        })
+        .await
+    }
+
     /// How many runs are in each state of each workflow.
     ///
     /// # Errors

@@ -162,6 +162,7 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
 
         let runner = self.runner(&row, definition.clone()).await?;
         let listed = tokio::select! {
+            biased;
             left = runner.residue_now() => left,
             () = azdr_env::sleep(LISTING_LIMIT) => None,
         };

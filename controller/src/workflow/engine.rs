@@ -8,7 +8,7 @@ use std::time::Duration;
 use azdr_env::{Env, Monotonic};
 use futures::future::BoxFuture;
 use serde::Serialize;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,8 +20,8 @@ use super::failure::{Failure, StepError};
 use super::history::History;
 use super::retry::RetryPolicy;
 use super::runner::Runner;
-use crate::mutation::{Mutation, planted};
 use crate::store::{ItemId, MAX_QUEUED, NewRun, RunId, RunRow, RunState, Store, StoreError};
+use crate::ticks::{Listener, Ticks};
 
 /// What steps use, made fit for one run.
 pub trait ForRun {
@@ -58,7 +58,7 @@ pub(super) struct Inner<S> {
     active: Mutex<BTreeMap<RunId, Arc<RunShared<S>>>>,
     /// Stuck runs, and since when in this process.
     pub(super) stuck: Mutex<BTreeMap<RunId, Monotonic>>,
-    changes: watch::Sender<u64>,
+    changes: Ticks,
     pub(super) wake: Notify,
     pub(super) shutdown: CancellationToken,
     fenced: CancellationToken,
@@ -99,7 +99,7 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
                 definitions,
                 active: Mutex::default(),
                 stuck: Mutex::default(),
-                changes: watch::channel(0).0,
+                changes: Ticks::default(),
                 wake: Notify::new(),
                 shutdown: CancellationToken::new(),
                 fenced: CancellationToken::new(),
@@ -195,9 +195,6 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
         if self.is_killed() {
             return Err(StoreError::Closed);
         }
-        if planted(Mutation::AnswerBeforeCommit) && self.inner.env.ids.u64() % 4 == 0 {
-            return Ok(RunId(1_000_000));
-        }
         let id =
             self.store().queue_run(run, self.max_queued(), self.inner.env.clock.wall()).await?;
         self.notify();
@@ -205,8 +202,8 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
     }
 
     /// Ticks whenever something about any run has changed.
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.inner.changes.subscribe()
+    pub fn subscribe(&self) -> Listener {
+        self.inner.changes.listen()
     }
 
     /// What the steps of a run in flight say of themselves.
@@ -243,13 +240,13 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
     ) -> Result<RunRow, StoreError> {
         let mut changes = self.subscribe();
         loop {
-            changes.borrow_and_update();
+            changes.mark_seen();
             let row = self.store().run(id).await?;
             let row = row.ok_or_else(|| StoreError::Missing(format!("job {id}")))?;
             if is_reached(&row) {
                 return Ok(row);
             }
-            changes.changed().await.map_err(|_| StoreError::Closed)?;
+            changes.changed().await;
         }
     }
 
@@ -259,6 +256,7 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
         self.inner.shutdown.cancel();
         self.inner.tasks.close();
         tokio::select! {
+            biased;
             () = self.inner.tasks.wait() => {}
             () = azdr_env::sleep(limit) => {
                 tracing::warn!("runs were still busy when the time to stop was over");
@@ -308,7 +306,7 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
 
     /// Tells those who watch.
     pub(super) fn changed(&self) {
-        self.inner.changes.send_modify(|n| *n += 1);
+        self.inner.changes.tick();
     }
 
     pub(super) async fn start_child(
@@ -334,7 +332,7 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
         }
         let over = |row: &RunRow| row.state.is_terminal() || row.state == RunState::Stuck;
         let row = tokio::select! {
-            biased;
+           biased;
             () = self.inner.shutdown.cancelled() => return Err(StepError::ShuttingDown),
             row = self.wait_until(id, over) => row?,
         };
@@ -465,6 +463,7 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
                     failures += 1;
                     let pause = self.inner.config.retry.pause(failures, None);
                     tokio::select! {
+                        biased;
                         () = self.inner.shutdown.cancelled() => break,
                         () = azdr_env::sleep(pause) => {}
                     }

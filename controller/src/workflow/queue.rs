@@ -21,9 +21,9 @@ const PAGE: u32 = 256;
 const LONGEST_WAITING_EVERY: u32 = 8;
 /// How often to look at the queue and at stuck runs unasked: a safety net for the queue, every change
 /// of which wakes the dispatcher.
-const LOOK_AGAIN: Duration = Duration::from_secs(2 * 60);
+const LOOK_AGAIN: Duration = Duration::from_secs(10 * 60);
 /// How long a stuck run is left alone before it is tried again.
-const STUCK_AGAIN: Duration = Duration::from_secs(10 * 60);
+const STUCK_AGAIN: Duration = LOOK_AGAIN;
 
 impl<S: ForRun + Send + Sync + 'static> Engine<S> {
     /// Starts queued runs as slots and locks become free, until the engine stops.

@@ -174,9 +174,7 @@ async fn await_agent(services: &Services, item: ItemId) {
     let mut changes = services.fleet.changes();
     let connected = async {
         while services.fleet.protected(item).is_none() {
-            if changes.changed().await.is_err() {
-                return;
-            }
+            changes.changed().await;
         }
     };
     tokio::select! {
@@ -343,7 +341,8 @@ async fn take_one(
                 return Err(TakeError::Azure(lost.for_resource(snapshot.id.as_str())));
             }
             Err(e) if e.is_not_found() && operation.is_none() => unknown += 1,
-            Err(e) if e.is_retryable() => {}
+            // An operation that has failed stays failed: only the whole capture can be tried again.
+            Err(e) if e.is_retryable() && operation.as_ref().is_none_or(|o| !o.is_over()) => {}
             Err(e) => return Err(TakeError::Azure(e)),
         }
     }

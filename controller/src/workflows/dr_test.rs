@@ -475,7 +475,7 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
         "region": input.region,
         "passed": passed,
         "rto_ms": rto_ms.filter(|_| passed).unwrap_or(0),
-        "phases": four_phases(cx, reported.is_some(), connected),
+        "phases": four_phases(cx, &plan, reported.is_some(), connected),
         "witness_verified": reported.as_ref().is_some_and(|r| r.witness_verified),
         "ssh_verified": connected,
         "test_vm": plan.machine.name(),
@@ -485,14 +485,19 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
     Ok(Concluded { result: Some(result), changes })
 }
 
-/// The four phases of the guide.
-fn four_phases(cx: &StepCx<Input>, reported: bool, connected: bool) -> Vec<serde_json::Value> {
+/// The four phases of the guide; where there is no way to SSH, connectivity was not tried.
+fn four_phases(
+    cx: &StepCx<Input>,
+    plan: &Plan,
+    reported: bool,
+    connected: bool,
+) -> Vec<serde_json::Value> {
     // An answer over SSH shows a boot, too.
-    let steps = [
-        ("restore", EXPECT.name, true),
-        ("boot", BOOTED.name, reported || connected),
-        ("connectivity", CONNECTIVITY.name, connected),
-    ];
+    let mut steps =
+        vec![("restore", EXPECT.name, true), ("boot", BOOTED.name, reported || connected)];
+    if plan.public_ip.is_some() {
+        steps.push(("connectivity", CONNECTIVITY.name, connected));
+    }
     let mut phases = phases(cx, cx.input.declared, &steps);
     let last = steps.iter().rev().find_map(|(_, step, _)| cx.done_at(step));
     let cleaned = cx.now().since(last.unwrap_or(cx.input.declared)).as_millis() as u64;

@@ -116,8 +116,10 @@ pub fn retention_plan(
     if planted(Mutation::PruneForgetsLineage) {
         lineage.clear();
     }
-    if planted(Mutation::PruneIgnoresPolicy)
-        && let Some(policy) = policy
+    let hasty =
+        [Mutation::PruneIgnoresPolicy, Mutation::PruneIgnoresLeases, Mutation::PruneForgetsLineage];
+    if let Some(policy) = policy
+        && hasty.into_iter().any(planted)
     {
         let retention = Retention { daily: 1, weekly: 0, monthly: 0, yearly: 0 };
         let policy = Policy { retention, ..policy.clone() };
@@ -140,13 +142,18 @@ pub fn protection(
     }
 }
 
+/// Mistakes on purpose that do not see what runs hold.
+fn forgets_runs() -> bool {
+    planted(Mutation::PruneIgnoresLeases) || planted(Mutation::PruneForgetsLineage)
+}
+
 /// What the rules have to know of a VM's points.
 pub(crate) fn facts(points: &[PointRow]) -> (Vec<PointFacts>, Vec<Hold>, Vec<LineageFact>) {
     let mut facts = Vec::new();
     let mut holds = Vec::new();
     let mut lineage = Vec::new();
     for point in points {
-        for run in point.leases.iter().filter(|_| !planted(Mutation::PruneIgnoresLeases)) {
+        for run in point.leases.iter().filter(|_| !forgets_runs()) {
             holds.push(Hold {
                 point: point.name.clone(),
                 owner: format!("job {run}"),
@@ -257,6 +264,7 @@ async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
         // The catalogue hangs a point's copies on the point: the originals go last.
         .filter(|d: &Doomed| {
             !d.whole_point
+                || planted(Mutation::PruneForgetsLineage)
                 || plan.keep.iter().all(|k| k.point != d.name || k.region.as_str() == d.region)
         })
         .collect();

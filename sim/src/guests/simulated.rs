@@ -208,7 +208,8 @@ impl SimulatedGuests {
         Ok(())
     }
 
-    /// Removes a file; a missing one is no error.
+    /// Removes a file; a missing one is no error. With a `/` at the end of the path: all files of
+    /// that disk under it.
     ///
     /// # Errors
     /// As of [`write_file`](Self::write_file).
@@ -216,6 +217,17 @@ impl SimulatedGuests {
         let mut inside = self.0.inside();
         let (name, path) = inside.place_to_write(vm_id, path)?;
         Ok(inside.disks.remove_file(&name, &path)?)
+    }
+
+    /// The machine restarts itself, as after a panic: Azure has no part in it.
+    ///
+    /// # Errors
+    /// It is not up, or its disks cannot be written.
+    pub fn reboot(&self, vm_id: &str) -> Result<(), GuestError> {
+        let (mut inside, now) = (self.0.inside(), self.0.now());
+        inside.up(vm_id)?;
+        let boot_id = self.0.env.ids.uuid().to_string();
+        inside.restart(vm_id, boot_id, now).map_err(|e| GuestError::Disk(io::Error::other(e)))
     }
 
     /// What a file on a mounted disk holds; `None`: there is no such file.
@@ -233,15 +245,15 @@ impl SimulatedGuests {
 
     /// What a disk or snapshot holds now, by its `uniqueId`; `None`: there is none.
     pub fn tree(&self, unique_id: &str) -> Option<Tree> {
-        let mut inside = self.0.inside();
-        let name = content_name(unique_id);
-        inside.settle_user_of(&name, self.0.now()).ok()?;
-        inside.disks.get(&name).ok().map(|disk| disk.tree.clone())
+        self.0.inside().tree(unique_id, self.0.now())
     }
 
-    /// Whether these disks or snapshots (by `uniqueId`) of one machine are from one instant.
+    /// Whether these disks or snapshots (by `uniqueId`) of one machine are from one instant. Disks in
+    /// use are looked at in one.
     pub fn check<'u>(&self, unique_ids: impl IntoIterator<Item = &'u str>) -> Consistency {
-        let trees: Option<Vec<Tree>> = unique_ids.into_iter().map(|id| self.tree(id)).collect();
+        let (mut inside, now) = (self.0.inside(), self.0.now());
+        let trees: Option<Vec<Tree>> =
+            unique_ids.into_iter().map(|id| inside.tree(id, now)).collect();
         match trees {
             Some(trees) => check(&trees),
             None => Consistency::Torn { why: "a disk is missing".into() },
@@ -333,6 +345,12 @@ impl Inside {
         self.settle(&vm_id, now).map_err(io::Error::other)
     }
 
+    fn tree(&mut self, unique_id: &str, now: Monotonic) -> Option<Tree> {
+        let name = content_name(unique_id);
+        self.settle_user_of(&name, now).ok()?;
+        self.disks.get(&name).ok().map(|disk| disk.tree.clone())
+    }
+
     fn place_to_write(&mut self, vm_id: &str, path: &str) -> Result<(String, String), GuestError> {
         let machine = self.up(vm_id)?;
         if machine.frozen.is_some() {
@@ -376,6 +394,13 @@ impl Inside {
         let event = PowerEvent::Up(self.view(vm_id, &machine, now));
         self.machines.insert(vm_id.to_owned(), Some(machine));
         self.tell(&event);
+    }
+
+    fn restart(&mut self, vm_id: &str, boot_id: String, now: Monotonic) -> anyhow::Result<()> {
+        if let Some(machine) = self.end(vm_id, now)? {
+            self.boot_from(vm_id, &machine.name, machine.disks, boot_id, now);
+        }
+        Ok(())
     }
 
     /// Ends a machine; what it was, if it was up.
@@ -428,12 +453,8 @@ impl Guests for SimulatedGuests {
     }
 
     async fn restart(&self, vm_id: &str) -> anyhow::Result<()> {
-        let (mut inside, now) = (self.0.inside(), self.0.now());
-        if let Some(machine) = inside.end(vm_id, now)? {
-            let boot_id = self.0.env.ids.uuid().to_string();
-            inside.boot_from(vm_id, &machine.name, machine.disks, boot_id, now);
-        }
-        Ok(())
+        let boot_id = self.0.env.ids.uuid().to_string();
+        self.0.inside().restart(vm_id, boot_id, self.0.now())
     }
 
     async fn is_running(&self, vm_id: &str) -> bool {

@@ -5,7 +5,8 @@
 //! | `GET /_sim/guests` | lists the machines that are up: vmId, boot id, disks, freezes |
 //! | `POST /_sim/guests/{vm_id}/freeze` | stops all writing |
 //! | `POST /_sim/guests/{vm_id}/thaw` | lets it go on; answers how long it was stopped |
-//! | `GET`, `PUT`, `DELETE /_sim/guests/{vm_id}/file?path=/mnt/lun0/witness` | reads, writes, removes a file |
+//! | `GET`, `PUT`, `DELETE /_sim/guests/{vm_id}/file?path=/mnt/lun0/witness` | reads, writes, removes a file; `DELETE` with `/` at the end: everything under it, on that disk |
+//! | `POST /_sim/guests/{vm_id}/reboot` | restarts the machine, from inside |
 //! | `POST /_sim/guests/check` `{"disks": [uniqueId, …]}` | whether disks or snapshots are from one instant |
 
 use http::Method;
@@ -64,6 +65,10 @@ fn answer(guests: &SimulatedGuests, request: &ArmRequest) -> Result<Reply, ArmEr
             let frozen = guests.thaw(vm_id)?;
             let ms = u64::try_from(frozen.as_millis()).unwrap_or(u64::MAX);
             Ok(Reply::json(200, json!({"frozen_ms": ms})))
+        }
+        (&Method::POST, [vm_id, "reboot"]) => {
+            guests.reboot(vm_id)?;
+            Ok(Reply::empty(204))
         }
         (&Method::GET, [vm_id, "file"]) => match guests.read_file(vm_id, file)? {
             Some(content) => Ok(Reply { body: Body::Bytes(content), ..Reply::empty(200) }),

@@ -174,6 +174,21 @@ async fn a_machine_without_a_bootable_os_disk_runs_and_never_comes_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_machine_whose_files_are_gone_restarts_itself_into_nothing() {
+    let (cloud, guests, vm) = lab().await;
+    let at = |what: &str| format!("guests/{vm}/{what}");
+    guests.write_file(&vm, "/mnt/lun3/kept", "x".into()).unwrap();
+    let first = guests.machines()[0].boot_id.clone();
+    assert_eq!(cloud.admin("POST", &at("reboot"), Value::Null).await.status, 204);
+    assert_ne!(guests.machines()[0].boot_id, first);
+    assert_eq!(cloud.admin("DELETE", &at("file?path=/"), Value::Null).await.status, 204);
+    assert!(guests.read_file(&vm, "/mnt/lun3/kept").unwrap().is_some(), "another disk");
+    assert_eq!(cloud.admin("POST", &at("reboot"), Value::Null).await.status, 204);
+    assert_eq!(guests.machines(), []);
+    assert_eq!(cloud.admin("POST", &at("reboot"), Value::Null).await.status, 404);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_shared_access_signature_reads_the_tree_at_the_disks_size() {
     let (cloud, guests, _) = lab().await;
     cloud.snapshot("s", "web-os").await;

@@ -120,8 +120,12 @@ impl fmt::Display for Event {
             Self::Told { vm_id, own, what } => write!(f, "told {vm_id} {own} {what}"),
             Self::JobPromised(id) => write!(f, "promised job {id}"),
             Self::PolicyPromised(p) => write!(f, "promised policy {} {:?}", p.vm, p.counts),
-            Self::Run { id, workflow, state, .. } => {
-                write!(f, "run {id} {workflow} {}", state.as_str())
+            Self::Run { id, workflow, state, error, .. } => {
+                write!(f, "run {id} {workflow} {}", state.as_str())?;
+                match &error["kind"] {
+                    Value::String(kind) => write!(f, " {kind} {}", error["message"]),
+                    _ => Ok(()),
+                }
             }
             Self::LifeBegins(n) => write!(f, "life {n} begins"),
             Self::LifeEnds(n) => write!(f, "life {n} ends"),

@@ -27,7 +27,9 @@ use crate::world::{SUBSCRIPTION, TENANT, World};
 /// An idle agent sends nothing, and is not missed.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// How often the scheduler looks.
-const TICK: Duration = Duration::from_secs(15 * 60);
+const TICK: Duration = Duration::from_secs(30 * 60);
+/// How often residue is looked for: each time everything in Azure is listed.
+const SWEEP: Duration = Duration::from_secs(8 * 3600);
 /// The operator that simulated commands come from.
 const OPERATOR: &str = "sim";
 const SERIAL: &str = "00";
@@ -114,7 +116,7 @@ impl Life {
         let mut tasks = JoinSet::new();
         tasks.spawn(reconciler.clone().keep_tags(stop.clone()));
         tasks.spawn(reconciler.clone().keep_pins(pins_changed, stop.clone()));
-        tasks.spawn(sweeper.keep_tidy(vec![SUBSCRIPTION.to_owned()], stop.clone()));
+        tasks.spawn(sweeper.keep_tidy(vec![SUBSCRIPTION.to_owned()], SWEEP, stop.clone()));
         tasks.spawn(reconciler.keep_schedule(TICK, stop));
         let reporter = Arc::new(Reporter { store: store.clone(), known: world.known.clone() });
         line.report_to(reporter.clone());
@@ -197,6 +199,9 @@ fn settings() -> Settings {
     }
 }
 
+/// Runs that are over and are looked at all the same.
+const LOOKED_AT_AGAIN: i64 = 8;
+
 /// The state in which each run was last seen.
 pub type Known = Arc<Mutex<BTreeMap<RunId, RunState>>>;
 
@@ -212,8 +217,12 @@ impl Reporter {
     pub async fn report(&self, cloud: &Cloud) {
         let (open, latest) = {
             let known = self.known.lock().expect("only looked up and put in");
-            let open = known.iter().filter(|(_, state)| !state.is_terminal()).map(|(id, _)| *id);
-            (open.collect::<Vec<_>>(), known.keys().next_back().map_or(0, |id| id.0))
+            let latest = known.keys().next_back().map_or(0, |id| id.0);
+            // What is over must stay so: the latest are looked at again.
+            let of_interest = |(id, state): &(&RunId, &RunState)| {
+                !state.is_terminal() || id.0 + LOOKED_AT_AGAIN > latest
+            };
+            (known.iter().filter(of_interest).map(|(id, _)| *id).collect::<Vec<_>>(), latest)
         };
         let mut rows = Vec::new();
         for id in open {
@@ -246,12 +255,10 @@ impl Reporter {
         let mut changes = engine.subscribe();
         loop {
             self.report(&cloud).await;
-            if changes.changed().await.is_err() {
-                return;
-            }
+            changes.changed().await;
             // Many changes, one look.
             azdr_env::sleep(Duration::from_secs(1)).await;
-            changes.mark_unchanged();
+            changes.mark_seen();
         }
     }
 }

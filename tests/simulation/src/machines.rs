@@ -40,7 +40,7 @@ pub enum Planted {
     /// Nothing.
     #[default]
     Nothing,
-    /// I3: the thaw process has no limits of its own.
+    /// I3: the thaw process has no limits of its own, and does not always hear.
     ThawForgotten,
     /// I12: every request is repeated many times.
     Chatty,
@@ -93,15 +93,16 @@ pub struct Machines {
     planted: Planted,
     cloud: OnceLock<Weak<Cloud>>,
     inner: Mutex<Inner>,
-    controller: watch::Sender<Option<Agents>>,
 }
 
 #[derive(Default)]
 struct Inner {
+    /// Who answers now.
+    controller: Option<Agents>,
     running: BTreeMap<String, Machine>,
-    /// Captures of machines whose disks did not belong together already: restored from a point that
-    /// never said they do.
-    torn_before: BTreeSet<String>,
+    /// Recovery points of machines whose disks did not belong together already: restored from a point
+    /// that never said they do. By vmId and name.
+    torn_before: BTreeSet<(String, String)>,
 }
 
 /// A running machine.
@@ -110,6 +111,8 @@ struct Machine {
     mounts: Vec<String>,
     boot_id: String,
     up_since: WallTime,
+    /// Ticks when a controller begins or ends.
+    controller_changed: watch::Sender<u64>,
     /// Cut off from the controller.
     partitioned: watch::Sender<bool>,
     hold: Option<Hold>,
@@ -141,7 +144,6 @@ impl Machines {
             planted,
             cloud: OnceLock::new(),
             inner: Mutex::default(),
-            controller: watch::channel(None).0,
             guests,
         });
         let mut events = machines.guests.power_events();
@@ -170,7 +172,12 @@ impl Machines {
 
     /// From now on this controller answers, or none.
     pub fn controller_is(&self, agents: Option<Agents>) {
-        self.controller.send_replace(agents);
+        let mut inner = self.lock();
+        inner.controller = agents;
+        // One after the other, in a fixed order.
+        for machine in inner.running.values() {
+            machine.controller_changed.send_modify(|n| *n += 1);
+        }
     }
 
     /// Installs an agent's identity on a machine.
@@ -200,9 +207,9 @@ impl Machines {
         }
     }
 
-    /// Whether the machine's disks did not belong together before this capture.
-    pub fn was_torn_before(&self, operation: &str) -> bool {
-        self.lock().torn_before.contains(operation)
+    /// Whether the machine's disks did not belong together before this point was taken of it.
+    pub fn was_torn_before(&self, vm_id: &str, point: &str) -> bool {
+        self.lock().torn_before.contains(&(vm_id.to_owned(), point.to_owned()))
     }
 
     /// vmIds of all running machines.
@@ -258,6 +265,7 @@ impl Machines {
             mounts: view.disks.into_iter().map(|d| d.mount_point).collect(),
             boot_id: view.boot_id,
             up_since: self.now(),
+            controller_changed: watch::channel(0).0,
             partitioned: watch::channel(false).0,
             hold: None,
             last: None,
@@ -287,6 +295,13 @@ impl Machines {
         }
     }
 
+    /// Who answers now, and where a change of that shows; `None` when the machine is gone.
+    fn controller(&self, vm_id: &str) -> Option<(Option<Agents>, watch::Receiver<u64>)> {
+        let inner = self.lock();
+        let machine = inner.running.get(vm_id)?;
+        Some((inner.controller.clone(), machine.controller_changed.subscribe()))
+    }
+
     /// The machine boots, then its agent runs as long as the machine does.
     async fn boot(self: Arc<Self>, vm_id: String) {
         azdr_env::sleep(self.dice.between(Duration::from_secs(2), Duration::from_secs(20))).await;
@@ -294,12 +309,13 @@ impl Machines {
         loop {
             // No agent was ever installed here.
             let Some((enrolled_on, certificate)) = self.identity(&vm_id) else { return };
-            let mut controller = self.controller.subscribe();
-            let Ok(agents) = controller.wait_for(Option::is_some).await.map(|a| (*a).clone())
-            else {
-                return;
+            let Some((agents, mut changed)) = self.controller(&vm_id) else { return };
+            let Some(agents) = agents else {
+                if changed.changed().await.is_err() {
+                    return;
+                }
+                continue;
             };
-            let Some(agents) = agents else { continue };
             let own = enrolled_on == vm_id;
             let door = if own && for_this_run.is_none() { Door::Protected } else { Door::Restored };
             let certificate = for_this_run.clone().unwrap_or(certificate);
@@ -350,8 +366,7 @@ impl Machines {
             machine.outlet = Some(outlet.clone());
             machine.partitioned.subscribe()
         };
-        let mut controller = self.controller.subscribe();
-        controller.mark_unchanged();
+        let Some((_, mut controller)) = self.controller(vm_id) else { return End::Closed };
         let mut mode = SessionMode::Unspecified;
         loop {
             let next = tokio::select! {
@@ -526,7 +541,7 @@ impl Machines {
             hold.renewed_at = now;
             let changed = hold.changed.subscribe();
             if self.guests.machine(&vm_id).is_some_and(|view| view.torn) {
-                inner.torn_before.insert(freeze.operation_id.clone());
+                inner.torn_before.insert((vm_id.clone(), freeze.recovery_point.clone()));
             }
             changed
         };
@@ -580,7 +595,9 @@ impl Machines {
     }
 
     fn asked_to_thaw(&self, vm_id: &str, operation: &str, outlet: &Outlet) {
-        self.thaw(vm_id, ThawCause::Command);
+        if self.planted != Planted::ThawForgotten || !self.dice.one_in(10) {
+            self.thaw(vm_id, ThawCause::Command);
+        }
         let last = self.lock().running.get(vm_id).and_then(|m| m.last.clone());
         let reply = match last {
             Some(last) if last.operation_id == operation => last,

@@ -19,12 +19,14 @@ pub struct Operators {
     dice: Dice,
     vms: usize,
     new_vms: u32,
+    /// A VM that a drill was asked for, and that will be backed up while it runs.
+    pub in_between: Option<usize>,
 }
 
 impl Operators {
     /// Of a fleet of so many VMs.
     pub fn new(world: &World, vms: usize) -> Self {
-        Self { dice: world.dice("operators"), vms, new_vms: 0 }
+        Self { dice: world.dice("operators"), vms, new_vms: 0, in_between: None }
     }
 
     /// Puts every VM under a policy.
@@ -86,7 +88,10 @@ impl Operators {
         let job = match self.dice.below(100) {
             0..20 => self.trigger(life, n).await,
             20..35 => self.verify(life, n).await,
-            35..50 => self.drill(life, n).await,
+            35..50 => {
+                self.in_between = Some(n);
+                self.drill(life, n).await
+            }
             50..60 => self.replicate(life, n).await,
             60..70 => self.restore(life, n, None).await,
             70..74 => {
@@ -107,6 +112,13 @@ impl Operators {
             }
         };
         let id = RunId(job.ok().flatten()?.into_inner().id);
+        world.cloud.tell(&Event::JobPromised(id));
+        Some(id)
+    }
+
+    /// A backup of one VM.
+    pub async fn back_up(&self, world: &World, life: &Life, n: usize) -> Option<RunId> {
+        let id = RunId(self.trigger(life, n).await.ok().flatten()?.into_inner().id);
         world.cloud.tell(&Event::JobPromised(id));
         Some(id)
     }

@@ -86,6 +86,8 @@ pub struct Report {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
     Command,
+    /// A backup of this VM, while something else is going on with it.
+    BackUp(usize),
     Crash,
     Storm,
     StormOver,
@@ -270,11 +272,22 @@ impl Scenario {
             Turn::Command => {
                 self.again(self.commands_every(), Turn::Command);
                 self.command().await;
+                if let Some(n) = self.operators.in_between.take() {
+                    let soon = self.dice.between(Duration::ZERO, MINUTE);
+                    self.at(soon, Turn::BackUp(n));
+                }
             }
             Turn::Proofs => {
                 self.again(DAY, Turn::Proofs);
                 if let Some(life) = &self.life {
                     self.operators.prove_something(&self.world, life).await;
+                }
+            }
+            Turn::BackUp(n) => {
+                if let Some(life) = &self.life
+                    && let Some(id) = self.operators.back_up(&self.world, life, n).await
+                {
+                    self.promised.push(id);
                 }
             }
             Turn::Crash => self.crash().await?,
@@ -386,7 +399,7 @@ impl Scenario {
             let mut changes = life.engine.subscribe();
             tokio::select! {
                 biased;
-                _ = changes.changed() => {}
+                () = changes.changed() => {}
                 () = azdr_env::sleep(6 * HOUR) => {}
             }
             azdr_env::sleep(self.dice.between(Duration::ZERO, 30 * Duration::from_secs(1))).await;
@@ -449,9 +462,15 @@ impl Scenario {
     }
 
     async fn unlock(&mut self) {
-        if !self.locks.is_empty() {
-            let lock = self.locks.remove(0);
-            self.world.cloud.by_somebody_else(Method::DELETE, &lock, &Value::Null).await;
+        if self.locks.is_empty() {
+            return;
+        }
+        let lock = self.locks.remove(0);
+        let status = self.world.cloud.by_somebody_else(Method::DELETE, &lock, &Value::Null).await;
+        if !matches!(status, 200..300 | 404) {
+            // Their request meets the same trouble as ours.
+            self.locks.push(lock);
+            self.at(HOUR, Turn::LockGone);
         }
     }
 
@@ -547,9 +566,13 @@ impl Scenario {
                 let consistency = tag("azdr:consistency").unwrap_or_default();
                 if let (Some(point), Some(vm)) = (tag("azdr:point"), tag("azdr:vm-0"))
                     && consistency == "filesystem"
-                    && !machines.was_torn_before(&tag("azdr:operation").unwrap_or_default())
                 {
                     let place = snapshot.common.location.clone();
+                    let vm = vm.to_lowercase();
+                    let vm_id = azure.vms.get(&vm).map(|vm| vm.vm_id.as_str());
+                    if machines.was_torn_before(vm_id.unwrap_or_default(), &point) {
+                        continue;
+                    }
                     let id = snapshot.volume.unique_id.clone();
                     sets.entry((vm, point, place)).or_default().push(id);
                 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use azdr_tests::demo::{self, Options};
+use azdr_tests::lab::Machines;
 use azdr_tests::{GuestImage, Programs};
 use clap::Parser;
 
@@ -19,6 +20,12 @@ struct Arguments {
     /// Folder of the guest image (`cargo xtask guest-image`); without it machines are mere records
     #[arg(long, value_name = "DIR")]
     guest_image: Option<PathBuf>,
+    /// Simulated machines: files, and a writer, in the simulator's process
+    #[arg(long, conflicts_with = "guest_image")]
+    simulated_guests: bool,
+    /// Why machines are not real, for the summary
+    #[arg(long, value_name = "TEXT", requires = "simulated_guests")]
+    reason: Option<String>,
     /// Write the summary to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -48,10 +55,15 @@ fn options(arguments: Arguments) -> Result<Options> {
         Some(folder) => Programs::in_folder(folder)?,
         None => Programs::beside_this_one()?,
     };
-    let image = arguments.guest_image.as_deref().map(GuestImage::in_folder).transpose()?;
+    let machines = match &arguments.guest_image {
+        Some(folder) => Machines::Real(GuestImage::in_folder(folder)?),
+        None if arguments.simulated_guests => Machines::Simulated,
+        None => Machines::Records,
+    };
     Ok(Options {
         programs,
-        image,
+        machines,
+        reason: arguments.reason,
         json: arguments.json,
         keep: arguments.keep,
         patience: Duration::from_secs(arguments.wait),

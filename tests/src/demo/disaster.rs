@@ -103,7 +103,7 @@ pub(super) fn restore(
             rto_seconds: seconds(result, "rto_ms"),
             phases: phases_of(result),
             data_intact: false,
-            ssh_verified: is("ssh_verified"),
+            ssh_verified: summary.ssh.of(is("ssh_verified")),
             witness_verified: is("witness_verified"),
         });
         ensure!(is("witness_verified"), "the agent did not show the recovery point: {result}");

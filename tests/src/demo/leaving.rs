@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::lab::Lab;
-use crate::process;
+use crate::process::{self, Daemon};
 
 /// What has to go when a signal ends the demo.
 static FOLDER: Mutex<Option<PathBuf>> = Mutex::new(None);
@@ -34,6 +34,7 @@ pub(super) fn leave(lab: Option<Lab>, folder: tempfile::TempDir) {
         // The controller first: the simulator outlives its client. If it does not end by itself, it is
         // killed, and what the story showed is no less true.
         let _ = lab.controller.stop();
+        drop(lab.agents.take());
         let _ = lab.simulator.stop();
     }
     process::end_all(END_LIMIT);
@@ -79,15 +80,15 @@ pub fn leave_on_signals() {
 pub(super) fn keep(lab: Lab, folder: &Path) -> Result<()> {
     let controller = lab.controller.daemon()?.id();
     let simulator = lab.simulator.daemon().context("the simulator does not run")?.id();
+    let agents = lab.agents.as_ref().map(Daemon::id);
     let stop = folder.join("stop.sh");
-    let script = format!(
-        "#!/bin/sh\n# Ends the demo that was kept, and removes its folder.\n\
-         ends() {{ [ \"$(readlink \"/proc/$1/exe\")\" = \"$2\" ] && kill \"$1\"; }}\n\
-         ends {controller} {}\nends {simulator} {}\nsleep 1\nrm -rf {}\n",
-        exe(controller)?.display(),
-        exe(simulator)?.display(),
-        folder.display()
-    );
+    let mut script = "#!/bin/sh\n# Ends the demo that was kept, and removes its folder.\n\
+         ends() { [ \"$(readlink \"/proc/$1/exe\")\" = \"$2\" ] && kill \"$1\"; }\n"
+        .to_owned();
+    for process in [Some(controller), agents, Some(simulator)].into_iter().flatten() {
+        script.push_str(&format!("ends {process} {}\n", exe(process)?.display()));
+    }
+    script.push_str(&format!("sleep 1\nrm -rf {}\n", folder.display()));
     std::fs::write(&stop, script)?;
     println!("\nEverything is left running, in {}:", folder.display());
     println!("  export AZDR_CONTEXT={}", lab.controller.context().display());

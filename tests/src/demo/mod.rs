@@ -2,7 +2,7 @@
 //! verify, destroy, restore, drill, and prove that nothing is left over.
 //!
 //! - `story` is the order of events; `setting`, `protection`, `disaster` and `drill` are its chapters,
-//!   each a few steps.
+//!   each a few steps. `simulated` is what is different where machines are simulated.
 //! - `screen` shows commands and what they print, and keeps the record of steps.
 //! - `summary` is what comes of it: words and JSON. Every figure is measured.
 //! - `leaving` sees to it that nothing of it outlives the demo, unless it is to be kept.
@@ -13,6 +13,7 @@ mod leaving;
 mod protection;
 mod screen;
 mod setting;
+mod simulated;
 mod story;
 mod summary;
 
@@ -23,7 +24,8 @@ use anyhow::{Context, Result};
 
 pub use leaving::{leave_on_signals, remember_folder};
 
-use crate::programs::{GuestImage, Programs};
+use crate::lab::Machines;
+use crate::programs::Programs;
 use screen::Screen;
 use summary::Summary;
 
@@ -32,8 +34,10 @@ use summary::Summary;
 pub struct Options {
     /// The binaries.
     pub programs: Programs,
-    /// What guests run; `None`: machines are mere records, and the story is shorter.
-    pub image: Option<GuestImage>,
+    /// What machines are. If mere records, the story is shorter.
+    pub machines: Machines,
+    /// Why they are not real, if somebody wondered.
+    pub reason: Option<String>,
     /// Where the summary is written as JSON.
     pub json: Option<PathBuf>,
     /// Leave everything running.
@@ -53,7 +57,7 @@ pub fn run(options: &Options) -> Result<bool> {
         .context("cannot make a folder for the demo")?;
     remember_folder(folder.path());
     let mut screen = Screen::start();
-    let mut summary = Summary::new(options.image.is_some());
+    let mut summary = Summary::new(&options.machines, options.reason.clone());
     let (lab, told) = story::tell(options, folder.path(), &mut screen, &mut summary);
     leaving::halt_if_signalled();
     if let Err(error) = &told {

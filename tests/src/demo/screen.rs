@@ -57,7 +57,7 @@ impl Screen {
 
     /// The last words of the daemons, for whoever has to find out why.
     pub(super) fn logs(&self, folder: &Path) {
-        for name in ["controller.log", "sim.log"] {
+        for name in ["controller.log", "sim.log", "agents.log"] {
             let words = last_lines(&folder.join(name), 25);
             if !words.is_empty() {
                 println!("\n--- end of {name}\n{words}");

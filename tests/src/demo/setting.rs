@@ -7,11 +7,13 @@ use anyhow::{Context, Result, ensure};
 
 use super::Options;
 use super::screen::{Screen, say, show};
+use super::simulated;
 use crate::controller::{Addresses, Controller};
 use crate::guest::Guest;
-use crate::lab::{Lab, LabSpec};
+use crate::lab::{Lab, LabSpec, Machines};
 use crate::poll::{Look, until};
 use crate::process::Lifetime;
+use crate::simulated_machines::SimulatedMachine;
 use crate::world::{REGION, Vm, World};
 
 /// The machines: resource group and name.
@@ -25,9 +27,10 @@ const AGENT_LIMIT: Duration = Duration::from_secs(60);
 pub(super) fn build(options: &Options, folder: &Path, screen: &mut Screen) -> Result<Lab> {
     let [web, db] = MACHINES.map(|(group, name)| Vm::new(group, name));
     let world = World { vms: vec![web, db.with_data_disk()] };
-    let mut spec = match &options.image {
-        Some(image) => LabSpec::with_guests(world, image),
-        None => LabSpec::without_guests(world),
+    let mut spec = match &options.machines {
+        Machines::Real(image) => LabSpec::with_guests(world, image),
+        Machines::Simulated => LabSpec::with_simulated_guests(world),
+        Machines::Records => LabSpec::without_guests(world),
     };
     spec.patience = options.patience;
     if options.keep {
@@ -53,7 +56,7 @@ pub(super) fn build(options: &Options, folder: &Path, screen: &mut Screen) -> Re
         say(&format!("operators at {}, agents at {}", addresses.admin, addresses.agent));
         Ok(controller)
     })?;
-    let lab = Lab::of(programs, folder, spec, simulator, controller);
+    let lab = Lab::of(programs, folder, spec, simulator, controller)?;
     screen.step("Look at the virtual machines", || {
         show(&lab.azdr, &["whoami"])?;
         let answer = show(&lab.azdr, &["vm", "list"])?;
@@ -78,15 +81,34 @@ pub(super) fn await_machines(lab: &Lab, screen: &mut Screen) -> Result<(Guest, G
     })
 }
 
-/// Enrols an agent on each machine, over the network.
-pub(super) fn enrol(lab: &Lab, screen: &mut Screen, guests: &[&Guest]) -> Result<()> {
-    screen.step("Enrol an agent on each machine, with a one-time token", || {
-        for guest in guests {
-            println!("  $ azdr agent token {} --output json", guest.name);
-            let line = lab.enrol(guest)?;
-            println!("  {}# {line}", guest.name);
+/// Waits until both simulated machines are up.
+pub(super) fn await_simulated(
+    lab: &Lab,
+    screen: &mut Screen,
+) -> Result<(SimulatedMachine, SimulatedMachine)> {
+    screen.step("Wait until the machines have booted", || {
+        let [web, db] = MACHINES.map(|(group, name)| lab.machine(group, name));
+        let (web, db) = (web?, db?);
+        for machine in [&web, &db] {
+            let up = simulated::await_up(machine)?;
+            say(&format!("{} is up: boot {}", machine.name, up.boot_id));
         }
-        let names: Vec<&str> = guests.iter().map(|g| g.name.as_str()).collect();
+        Ok((web, db))
+    })
+}
+
+/// Enrols an agent on each machine, over the network, in whatever way `enrol` does that.
+pub(super) fn enrol(
+    lab: &Lab,
+    screen: &mut Screen,
+    enrol: impl Fn(&str) -> Result<String>,
+) -> Result<()> {
+    screen.step("Enrol an agent on each machine, with a one-time token", || {
+        let names = MACHINES.map(|(_, name)| name);
+        for name in names {
+            println!("  $ azdr agent token {name} --output json");
+            println!("  {name}# {}", enrol(name)?);
+        }
         await_agents(lab, &names)?;
         show(&lab.azdr, &["agent", "list"]).map(drop)
     })

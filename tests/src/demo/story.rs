@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 
 use super::screen::{Screen, say};
 use super::summary::{Azure, Summary};
-use super::{Options, disaster, drill, protection, setting};
-use crate::lab::Lab;
+use super::{Options, disaster, drill, protection, setting, simulated};
+use crate::lab::{Lab, Machines};
 
 /// Tells the story up to its end or to the first check that does not hold; the lab, if it came into
 /// being, is returned in either case.
@@ -21,9 +21,10 @@ pub(super) fn tell(
         Ok(lab) => lab,
         Err(error) => return (None, Err(error)),
     };
-    let told = match options.image.is_some() {
-        true => with_guests(&lab, screen, summary),
-        false => without_guests(&lab, screen, summary),
+    let told = match options.machines {
+        Machines::Real(_) => with_guests(&lab, screen, summary),
+        Machines::Simulated => with_simulated_guests(&lab, screen, summary),
+        Machines::Records => without_guests(&lab, screen, summary),
     };
     let counted = told.and_then(|()| count(&lab, screen, summary));
     (Some(lab), counted)
@@ -31,7 +32,7 @@ pub(super) fn tell(
 
 fn with_guests(lab: &Lab, screen: &mut Screen, summary: &mut Summary) -> Result<()> {
     let (web, db) = setting::await_machines(lab, screen)?;
-    setting::enrol(lab, screen, &[&web, &db])?;
+    setting::enrol(lab, screen, |name| lab.enrol(if name == db.name { &db } else { &web }))?;
     protection::configure(lab, screen, true)?;
     let data = disaster::plant(screen, &db)?;
     let point = protection::back_up(lab, screen, summary, true)?;
@@ -41,6 +42,25 @@ fn with_guests(lab: &Lab, screen: &mut Screen, summary: &mut Summary) -> Result<
     disaster::destroy(lab, screen, &db)?;
     disaster::restore(lab, screen, summary, &point)?;
     disaster::inspect(lab, screen, summary, &db, &data)?;
+    drill::test(lab, screen, summary)?;
+    drill::history(lab, screen)?;
+    drill::residue(lab, screen, summary, &["db"])
+}
+
+fn with_simulated_guests(lab: &Lab, screen: &mut Screen, summary: &mut Summary) -> Result<()> {
+    let (web, db) = setting::await_simulated(lab, screen)?;
+    let machine = |name: &str| if name == db.name { &db } else { &web };
+    setting::enrol(lab, screen, |name| lab.enrol_simulated(machine(name)))?;
+    protection::configure(lab, screen, true)?;
+    let data = simulated::plant(lab, screen, &db)?;
+    let point = protection::back_up(lab, screen, summary, true)?;
+    simulated::check_snapshots(lab, screen)?;
+    protection::list(lab, screen, &point)?;
+    protection::replicate(lab, screen, summary, &point)?;
+    protection::verify(lab, screen, summary, &point)?;
+    simulated::destroy(lab, screen, &db)?;
+    disaster::restore(lab, screen, summary, &point)?;
+    simulated::inspect(lab, screen, summary, &db, &data)?;
     drill::test(lab, screen, summary)?;
     drill::history(lab, screen)?;
     drill::residue(lab, screen, summary, &["db"])

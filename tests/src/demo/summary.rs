@@ -4,14 +4,18 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::screen::{Screen, Step};
+use crate::lab::Machines;
 
 /// The whole summary; the JSON document has these fields.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Summary {
     /// Every check held.
     pub(super) ok: bool,
-    /// `qemu` or `none`.
+    /// `qemu`, `simulated` or `none`.
     pub(super) guests: &'static str,
+    /// Why they are not `qemu`, if they might have been.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) guests_reason: Option<String>,
     pub(super) seconds: f64,
     pub(super) steps: Vec<Step>,
     pub(super) backup: Option<Backup>,
@@ -20,8 +24,11 @@ pub(super) struct Summary {
     pub(super) restore: Option<Restore>,
     pub(super) dr_test: Option<DrTest>,
     pub(super) azure: Option<Azure>,
-    /// What the demo does not show yet.
+    /// What the demo does not show.
     pub(super) not_shown: Vec<&'static str>,
+    /// What can be found out by SSH.
+    #[serde(skip)]
+    pub(super) ssh: Ssh,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -53,6 +60,26 @@ pub(super) struct Phase {
     pub(super) seconds: f64,
 }
 
+/// What SSH from outside said of a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub(super) enum Ssh {
+    /// Whether it answered.
+    Verified(bool),
+    /// Why nobody could be asked.
+    Not(&'static str),
+}
+
+impl Ssh {
+    /// What azdr says, where machines have SSH servers.
+    pub(super) fn of(&self, verified: bool) -> Self {
+        match self {
+            Self::Verified(_) => Self::Verified(verified),
+            Self::Not(why) => Self::Not(why),
+        }
+    }
+}
+
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Restore {
     pub(super) rto_seconds: Option<f64>,
@@ -60,7 +87,7 @@ pub(super) struct Restore {
     /// Checked from outside: marker, hash and the invariant across disks.
     pub(super) data_intact: bool,
     /// By azdr.
-    pub(super) ssh_verified: bool,
+    pub(super) ssh_verified: Ssh,
     /// By azdr, from the agent.
     pub(super) witness_verified: bool,
 }
@@ -71,7 +98,7 @@ pub(super) struct DrTest {
     pub(super) region: String,
     pub(super) rto_seconds: Option<f64>,
     pub(super) phases: Vec<Phase>,
-    pub(super) ssh_verified: bool,
+    pub(super) ssh_verified: Ssh,
     pub(super) witness_verified: bool,
     /// What a listing of Azure shows of the drill afterwards.
     pub(super) residue: Vec<String>,
@@ -84,19 +111,34 @@ pub(super) struct Azure {
 }
 
 impl Summary {
-    pub(super) fn new(guests: bool) -> Self {
+    pub(super) fn new(machines: &Machines, reason: Option<String>) -> Self {
         let mut not_shown = vec![
             "application consistency (hooks in the guest)",
             "quotas and latencies of the real Azure (the simulator runs its fast profile)",
         ];
-        if !guests {
-            not_shown.push(
-                "agents, quiesced backup, disaster, restore in place, DR test: they need guests",
-            );
-        }
+        let (guests, more, ssh) = match machines {
+            Machines::Real(_) => ("qemu", &[][..], Ssh::Verified(false)),
+            Machines::Simulated => (
+                "simulated",
+                &[
+                    "a real Linux: its boot, its file systems, azdr-thawd",
+                    "SSH from outside, and the isolated network's way in",
+                ][..],
+                Ssh::Not("not with simulated guests"),
+            ),
+            Machines::Records => (
+                "none",
+                &["agents, quiesced backup, disaster, restore in place, DR test: they need guests"]
+                    [..],
+                Ssh::Not("not without guests"),
+            ),
+        };
+        not_shown.extend(more);
         Self {
             ok: false,
-            guests: if guests { "qemu" } else { "none" },
+            guests,
+            guests_reason: reason,
+            ssh,
             seconds: 0.0,
             steps: Vec::new(),
             backup: None,
@@ -123,6 +165,9 @@ impl Summary {
     pub(super) fn words(&self) -> String {
         let mut lines = vec![format!("\nSummary (guests: {})", self.guests)];
         let mut line = |text: String| lines.push(format!("  {text}"));
+        if let Some(reason) = &self.guests_reason {
+            line(format!("No qemu      {reason}"));
+        }
         if let Some(b) = &self.backup {
             line(format!(
                 "Backup       {} disks, {} consistency, frozen for {} ms, {:.1} s in all",
@@ -133,9 +178,12 @@ impl Summary {
             line(format!("Replication  complete in {} after {:.1} s", r.region, r.seconds));
         }
         if let Some(v) = &self.verification {
-            let mebibytes = v.bytes_read >> 20;
+            let (count, unit) = match v.bytes_read {
+                bytes @ 0..0x10_0000 => (bytes >> 10, "KiB"),
+                bytes => (bytes >> 20, "MiB"),
+            };
             line(format!(
-                "Verification {} test disks made and {mebibytes} MiB read, {:.1} s",
+                "Verification {} test disks made and {count} {unit} read, {:.1} s",
                 v.disks, v.seconds
             ));
         }
@@ -145,7 +193,7 @@ impl Summary {
                 seconds(r.rto_seconds),
                 phases(&r.phases),
                 if r.data_intact { "intact" } else { "NOT INTACT" },
-                if r.ssh_verified { "verified" } else { "not verified" },
+                ssh(r.ssh_verified),
                 if r.witness_verified { "shown" } else { "not shown" },
             ));
         }
@@ -155,11 +203,13 @@ impl Summary {
                 n => format!("{n} RESOURCES LEFT BEHIND"),
             };
             line(format!(
-                "DR test      {} in {}: RTO {} ({}); {residue}",
+                "DR test      {} in {}: RTO {} ({}); SSH {}, recovery point {} by the agent; {residue}",
                 if d.passed { "passed" } else { "FAILED" },
                 d.region,
                 seconds(d.rto_seconds),
                 phases(&d.phases),
+                ssh(d.ssh_verified),
+                if d.witness_verified { "shown" } else { "not shown" },
             ));
         }
         if let Some(a) = &self.azure {
@@ -180,6 +230,14 @@ impl Summary {
 
 fn seconds(value: Option<f64>) -> String {
     value.map_or_else(|| "not measured".to_owned(), |s| format!("{s:.1} s"))
+}
+
+fn ssh(ssh: Ssh) -> &'static str {
+    match ssh {
+        Ssh::Verified(true) => "verified",
+        Ssh::Verified(false) => "not verified",
+        Ssh::Not(why) => why,
+    }
 }
 
 fn phases(phases: &[Phase]) -> String {

@@ -7,6 +7,7 @@ use tonic::Status;
 use super::Admin;
 use super::convert;
 use super::errors::unavailable;
+use crate::mutation::{Mutation, planted};
 use crate::store::{Item, NewRun, RunId, RunRow, RunState};
 use crate::workflow::Effect;
 use crate::workflows::backup;
@@ -17,6 +18,9 @@ const MAX_LIST: u32 = 1000;
 impl Admin {
     /// Queues a run and shows it.
     pub(super) async fn submit(&self, run: NewRun) -> Result<Job, Status> {
+        if planted(Mutation::AnswerBeforeCommit) && self.env.ids.u64().is_multiple_of(4) {
+            return Ok(Job { id: 1_000_000, ..Job::default() });
+        }
         let id = self.engine.submit(run).await.map_err(unavailable)?;
         self.job(id.0).await
     }
@@ -131,7 +135,7 @@ impl Admin {
         futures::stream::unfold(Some((self, changes, None::<Job>)), move |state| async move {
             let (admin, mut changes, last) = state?;
             loop {
-                changes.borrow_and_update();
+                changes.mark_seen();
                 let job = match admin.job(id).await {
                     Ok(job) => job,
                     Err(e) => return Some((Err(e), None)),
@@ -144,9 +148,7 @@ impl Admin {
                 }
                 // A run changes at most a few times a second; looking more often serves nobody.
                 azdr_env::sleep(std::time::Duration::from_millis(50)).await;
-                if changes.changed().await.is_err() {
-                    return None;
-                }
+                changes.changed().await;
             }
         })
     }

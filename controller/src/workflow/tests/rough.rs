@@ -239,13 +239,13 @@ impl Life {
     pub(super) async fn until(&self, id: RunId, state: RunState) -> RunRow {
         let mut changes = self.engine.subscribe();
         loop {
-            changes.borrow_and_update();
+            changes.mark_seen();
             let row = self.row(id).await;
             if row.state == state {
                 return row;
             }
             assert!(!row.state.is_terminal(), "job {id} has ended {row:?}");
-            changes.changed().await.unwrap();
+            changes.changed().await;
         }
     }
 
@@ -255,7 +255,7 @@ impl Life {
         let id = self.submit("rough", &["vm:1"]).await;
         let mut changes = self.engine.subscribe();
         while lab.world.calls(act) == 0 {
-            changes.changed().await.unwrap();
+            changes.changed().await;
             azdr_env::sleep(Duration::from_millis(1)).await;
         }
         id

@@ -29,8 +29,12 @@ impl Tree {
         Arc::make_mut(&mut self.0).insert(path.to_owned(), content);
     }
 
-    /// Removes a file.
+    /// Removes a file, or all files under a path that ends with `/`.
     pub fn remove(&mut self, path: &str) {
+        if path.ends_with('/') {
+            Arc::make_mut(&mut self.0).retain(|file, _| !file.starts_with(path));
+            return;
+        }
         if self.0.contains_key(path) {
             Arc::make_mut(&mut self.0).remove(path);
         }
@@ -118,7 +122,11 @@ mod tests {
         let mut tree: Tree = [("/a", "1")].into_iter().collect();
         let copy = tree.clone();
         tree.write("/a", "2".into());
+        tree.write("/b/1", "3".into());
         tree.remove("/b");
+        assert_eq!(tree.paths().count(), 2, "that is no file");
+        tree.remove("/b/");
+        assert_eq!(tree.paths().collect::<Vec<_>>(), ["/a"]);
         assert_eq!(copy.read("/a").map(|c| &c[..]), Some(&b"1"[..]));
     }
 }

@@ -1,5 +1,6 @@
 //! Runs simulations, each in a process of its own: `azdr-simulate --seeds 0..200 --days 30 --vms 10`.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -9,6 +10,9 @@ use azdr_simulation::machines::Planted;
 use azdr_simulation::scenario::{self, Plan};
 use clap::Parser;
 use serde::{Deserialize, Serialize};
+
+/// Violations of one invariant that are shown.
+const SHOWN: usize = 100;
 
 /// Simulates fleets under faults, checks the invariants I1 to I12, and prints one line per seed.
 ///
@@ -60,7 +64,7 @@ struct Line {
     violations: Vec<(String, String, String, Vec<String>)>,
     trace: String,
     events: u64,
-    runs: std::collections::BTreeMap<String, u64>,
+    runs: BTreeMap<String, u64>,
     lives: u64,
 }
 
@@ -97,14 +101,18 @@ fn one(arguments: &Arguments) -> anyhow::Result<()> {
         std::fs::create_dir_all(folder)?;
         std::fs::write(folder.join(seed.to_string()), report.whole.join("\n"))?;
     }
-    let violations = report
-        .violations
-        .into_iter()
-        .take(20)
-        .map(|v| (v.invariant.to_owned(), v.at.to_string(), v.what, v.before));
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut violations = Vec::new();
+    for v in report.violations {
+        let of_its_kind = seen.entry(v.invariant).or_default();
+        *of_its_kind += 1;
+        if *of_its_kind <= SHOWN {
+            violations.push((v.invariant.to_owned(), v.at.to_string(), v.what, v.before));
+        }
+    }
     let line = Line {
         seed,
-        violations: violations.collect(),
+        violations,
         trace: format!("{:016x}", report.trace),
         events: report.events,
         runs: report.runs,

@@ -1,0 +1,155 @@
+//! An agent's machine: what is on its disks, and what can be done to it.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use azdr_agent::config::DEFAULT_STATE_DIR;
+use azdr_agent::identity_store::{self, StoredIdentity};
+use azdr_agent::witness;
+use azdr_env::{Env, Monotonic};
+use azdr_proto::agent::{FactState, Freeze, HealthFact, Witness};
+
+use crate::simulated_machines::{Listed, SimulatedMachine, Thawed};
+
+/// The agent's configuration on the machine.
+pub const CONFIG: &str = azdr_agent::config::DEFAULT_CONFIG;
+
+/// Where the agent's identity is on the machine.
+pub fn identity_path() -> String {
+    format!("{DEFAULT_STATE_DIR}/{}", identity_store::FILE)
+}
+
+/// A machine that is up. Clones are the same.
+#[derive(Clone, Debug)]
+pub(super) struct Machine {
+    inside: SimulatedMachine,
+    boot_id: String,
+    mounts: Vec<String>,
+    up_since: Monotonic,
+    pub(super) env: Env,
+}
+
+impl Machine {
+    pub(super) fn new(inside: SimulatedMachine, listed: &Listed, env: Env) -> Self {
+        Self {
+            inside,
+            boot_id: listed.boot_id.clone(),
+            mounts: listed.disks.iter().map(|disk| disk.mount_point.clone()).collect(),
+            up_since: env.clock.monotonic(),
+            env,
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.inside.name
+    }
+
+    pub(super) fn vm_id(&self) -> &str {
+        &self.inside.vm_id
+    }
+
+    pub(super) fn boot_id(&self) -> &str {
+        &self.boot_id
+    }
+
+    pub(super) fn mounts(&self) -> &[String] {
+        &self.mounts
+    }
+
+    pub(super) fn uptime_secs(&self) -> u64 {
+        self.env.clock.monotonic().since(self.up_since).as_secs()
+    }
+
+    /// Runs a request, which blocks, elsewhere.
+    async fn call<T: Send + 'static>(
+        &self,
+        request: impl FnOnce(&SimulatedMachine) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let inside = self.inside.clone();
+        tokio::task::spawn_blocking(move || request(&inside)).await.context("a request failed")?
+    }
+
+    pub(super) async fn freeze(&self) -> Result<()> {
+        self.call(SimulatedMachine::freeze).await
+    }
+
+    pub(super) async fn thaw(&self) -> Result<Thawed> {
+        self.call(SimulatedMachine::thaw).await
+    }
+
+    /// Who this machine was when its disks were written; `None`: it was never enrolled.
+    pub(super) async fn identity(&self) -> Result<Option<StoredIdentity>> {
+        let path = identity_path();
+        let file = path.clone();
+        let Some(found) = self.call(move |inside| inside.read(&file)).await? else {
+            return Ok(None);
+        };
+        let text = String::from_utf8(found).context("the identity is not text")?;
+        Ok(Some(identity_store::decode(Path::new(&path), &text)?))
+    }
+
+    /// From now on this is its identity.
+    pub(super) async fn store(&self, identity: &StoredIdentity) -> Result<()> {
+        let content = identity_store::encode(identity)?;
+        self.call(move |inside| inside.write(&identity_path(), &content)).await
+    }
+
+    /// The witnesses on its disks.
+    pub(super) async fn witnesses(&self) -> Vec<Witness> {
+        let mut found = Vec::new();
+        for mount in &self.mounts {
+            let path = below(mount, witness::PLACE);
+            let read = self.call(move |inside| inside.read(&path)).await;
+            let Ok(Some(text)) = read else { continue };
+            match witness::decode(&text, mount) {
+                Ok(witness) => found.push(witness),
+                Err(error) => tracing::warn!(%error, "cannot read the witness on {mount}"),
+            }
+        }
+        found
+    }
+
+    /// Writes the witness of this freeze on every disk.
+    pub(super) async fn write_witnesses(&self, freeze: &Freeze) -> Result<()> {
+        for mount in &self.mounts {
+            let witness = Witness {
+                mount_point: mount.clone(),
+                operation_id: freeze.operation_id.clone(),
+                recovery_point: freeze.recovery_point.clone(),
+                nonce: freeze.nonce.clone(),
+                written_at_unix_ms: self.env.clock.wall().unix_ms(),
+                file_system_uuid: String::new(),
+            };
+            let (path, content) = (below(mount, witness::PLACE), witness::encode(&witness)?);
+            let written = self.call(move |inside| inside.write(&path, &content)).await;
+            written.with_context(|| format!("cannot write the witness to {mount}"))?;
+        }
+        Ok(())
+    }
+
+    /// Whether each disk takes writes.
+    pub(super) async fn writable(&self) -> Vec<HealthFact> {
+        let mut facts = Vec::new();
+        for mount in &self.mounts {
+            let path = below(mount, ".azdr/probe");
+            let attempt = self.call(move |inside| {
+                inside.write(&path, b"probe")?;
+                inside.remove(&path)
+            });
+            let (state, detail) = match attempt.await {
+                Ok(()) => (FactState::Pass, "simulated".to_owned()),
+                Err(error) => (FactState::Fail, format!("{error:#}")),
+            };
+            facts.push(fact(&format!("file-system-writable:{mount}"), state, detail));
+        }
+        facts
+    }
+}
+
+pub(super) fn fact(name: &str, state: FactState, detail: String) -> HealthFact {
+    HealthFact { name: name.to_owned(), state: state.into(), detail }
+}
+
+fn below(mount: &str, place: &str) -> String {
+    format!("{}/{place}", mount.trim_end_matches('/'))
+}
