@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{agent, backup, dr, job, residue, retention, ssh, vm, whoami};
+use crate::commands::{agent, backup, dr, job, policy, residue, retention, ssh, vm, whoami};
 
 /// Backup and disaster recovery for Azure virtual machines.
 ///
@@ -62,6 +62,9 @@ pub(crate) enum Noun {
     /// Backups: schedule, take, list, restore, replicate, verify
     #[command(subcommand)]
     Backup(backup::Backup),
+    /// Policies: what they will take, keep, delete and cost
+    #[command(subcommand)]
+    Policy(policy::Policy),
     /// Disaster recovery tests
     #[command(subcommand)]
     Dr(dr::Dr),

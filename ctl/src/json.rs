@@ -5,8 +5,12 @@
 //! lower-case names, null when unspecified; texts that are empty where nothing is to be said become
 //! null. Fields are added, never renamed or removed.
 
+mod forecast;
+
 use azdr_proto::admin::*;
 use serde_json::{Value, json};
+
+pub(crate) use forecast::*;
 
 use crate::{names, quantity};
 
@@ -94,6 +98,7 @@ pub(crate) fn backup_config(m: &BackupConfig) -> Value {
         "next_run_at": time(m.next_run_unix_ms),
         "tag_written": m.tag_written,
         "tag_problem": text(&m.tag_problem),
+        "cost_when_filled": m.cost_when_filled.as_ref().map(monthly_cost),
     })
 }
 
@@ -443,7 +448,7 @@ mod tests {
     #[test]
     fn documents_hold_every_field_of_the_interface() {
         let interface = interface();
-        let written: Vec<(&str, Value)> = vec![
+        let mut written: Vec<(&str, Value)> = vec![
             ("WhoamiResponse", whoami(&<_>::default())),
             ("ListVmsResponse", vms(&<_>::default())),
             ("Vm", vm(&<_>::default())),
@@ -483,6 +488,7 @@ mod tests {
             ("ResidueResource", residue_resource(&<_>::default())),
             ("OtherInstallation", other_installation(&<_>::default())),
         ];
+        written.extend(forecast::written());
         for (message, document) in &written {
             let mut fields: Vec<String> =
                 interface[*message].iter().map(|f| f.replace("_unix_ms", "_at")).collect();
@@ -498,6 +504,6 @@ mod tests {
             .filter(|name| !name.ends_with("Request"))
             .filter(|name| !written.iter().any(|(message, _)| message == name))
             .collect();
-        assert_eq!(unwritten, ["DeletionPlan", "JobResult", "RestorePlan", "VmRef"]);
+        assert_eq!(unwritten, ["DeletionPlan", "JobResult", "Outage", "RestorePlan", "VmRef"]);
     }
 }

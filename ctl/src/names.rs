@@ -1,8 +1,8 @@
 //! Short lower-case names of the interface's enumerations, and of VMs.
 
 use azdr_proto::admin::{
-    AgentState, Consistency, ConsistencyDemand, Job, JobState, ProofLevel, ReplicaState, StepState,
-    Tier,
+    AgentState, Consistency, ConsistencyDemand, Job, JobState, KeptUntilKind, PolicyDiffKind,
+    ProofLevel, ReplicaState, StepState, Tier,
 };
 
 macro_rules! short_names {
@@ -21,6 +21,8 @@ short_names! {
     consistency: Consistency without "CONSISTENCY_";
     consistency_demand: ConsistencyDemand without "CONSISTENCY_DEMAND_";
     job_state: JobState without "JOB_STATE_";
+    kept_until: KeptUntilKind without "KEPT_UNTIL_KIND_";
+    policy_diff: PolicyDiffKind without "POLICY_DIFF_KIND_";
     proof_level: ProofLevel without "PROOF_LEVEL_";
     replica_state: ReplicaState without "REPLICA_STATE_";
     step_state: StepState without "STEP_STATE_";

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use azdr_env::WallTime;
+use azdr_proto::admin::CostBasis;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -96,6 +97,26 @@ fn at(unix_ms: i64, length: usize) -> String {
 /// "7 days", "1 week".
 pub(crate) fn count(n: u32, singular: &str) -> String {
     if n == 1 { format!("1 {singular}") } else { format!("{n} {singular}s") }
+}
+
+/// Dollars with cents.
+pub(crate) fn dollars(cents: u64) -> String {
+    format!("{}.{:02}", cents / 100, cents % 100)
+}
+
+/// What an estimate rests on, in a line of its own.
+pub(crate) fn basis(basis: Option<&CostBasis>) -> String {
+    let Some(basis) = basis else { return String::new() };
+    let disks = match basis.size_bytes {
+        0 => return "No costs: the size of the VM's disks is not known\n".to_owned(),
+        bytes => size(bytes),
+    };
+    let (whole, tenth) = (basis.change_per_mille / 10, basis.change_per_mille % 10);
+    format!(
+        "Estimates: list prices of {}, US dollars; disks of {disks}, all of it used; {whole}.{tenth} % \
+         of it changes per day\n",
+        basis.prices_as_of
+    )
 }
 
 #[cfg(test)]

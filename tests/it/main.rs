@@ -5,6 +5,7 @@
 //! does). What needs something absent is *ignored with the reason*; where `AZDR_REQUIRE_QEMU` is set,
 //! a missing QEMU is a failure instead. `AZDR_KEEP_FAILED=1` keeps the folder of a test that failed.
 
+mod forecasts;
 mod guests;
 mod host_agent;
 mod interruptions;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     let tests = [
         lock_file::TESTS,
         whole_flow::TESTS,
+        forecasts::TESTS,
         names::TESTS,
         lost_answers::TESTS,
         wrong_input::TESTS,

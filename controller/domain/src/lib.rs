@@ -17,13 +17,15 @@
 //!    remember of the VM to rebuild it.
 //! 6. [`retention`]: which points are kept and why, which may go (invariants I1 and I2), and [`pin`]:
 //!    a person's hold.
-//! 7. [`residue`]: what nobody wants any more and azdr may delete (invariant I5), and its [`cost`].
+//! 7. [`forecast`]: all of that run forward over the real catalogue, for `explain` and `simulate`.
+//! 8. [`residue`]: what nobody wants any more and azdr may delete (invariant I5), and the [`cost`] of things.
 //!
 //! This crate must not know of Azure's API, of the catalogue or of agents.
 
 pub mod arm_id;
 pub mod consistency;
 pub mod cost;
+pub mod forecast;
 pub mod name;
 pub mod period;
 pub mod pin;

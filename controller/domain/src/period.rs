@@ -1,5 +1,7 @@
 //! Calendar periods: the slots that tiers count.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt;
 
 use azdr_env::WallTime;
@@ -23,7 +25,10 @@ pub struct Period {
 impl Period {
     /// The period of this tier around a time. Weeks start on Sunday.
     pub fn of(tier: Tier, at: WallTime, zone: &TimeZone) -> Self {
-        let day = at.timestamp().to_zoned(zone.clone()).date();
+        Self::around(tier, at.timestamp().to_zoned(zone.clone()).date())
+    }
+
+    fn around(tier: Tier, day: Date) -> Self {
         let first_day = match tier {
             Tier::Daily => day,
             // Saturates at the very first week that dates can express.
@@ -34,6 +39,26 @@ impl Period {
             Tier::Yearly => day.first_of_year(),
         };
         Self { tier, first_day }
+    }
+}
+
+/// The calendar of one time zone, which remembers the local day of each time that it was asked about:
+/// a simulation asks about the same recovery points thousands of times.
+pub(crate) struct Calendar {
+    zone: TimeZone,
+    days: RefCell<HashMap<WallTime, Date>>,
+}
+
+impl Calendar {
+    pub(crate) fn new(zone: TimeZone) -> Self {
+        Self { zone, days: RefCell::default() }
+    }
+
+    /// [`Period::of`].
+    pub(crate) fn period(&self, tier: Tier, at: WallTime) -> Period {
+        let mut days = self.days.borrow_mut();
+        let day = || at.timestamp().to_zoned(self.zone.clone()).date();
+        Period::around(tier, *days.entry(at).or_insert_with(day))
     }
 }
 

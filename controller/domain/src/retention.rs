@@ -23,7 +23,7 @@ use std::fmt;
 use azdr_env::WallTime;
 use jiff::tz::TimeZone;
 
-use crate::period::Period;
+use crate::period::{Calendar, Period};
 use crate::policy::{Policy, Retention};
 use crate::recovery_point::{PointName, ProofLevel};
 use crate::region::Region;
@@ -125,6 +125,9 @@ pub enum KeepReason {
     },
     /// Copies need it.
     Lineage(LineageNeed),
+    /// These are the originals, and the copy in this region is kept. [`plan`] judges each region by
+    /// itself and never says so; whoever carries it out deletes originals last.
+    CopyKept(Region),
     /// It is dated after now.
     FutureDated,
     /// It carries no tier, so that nobody can say how long it is wanted.
@@ -183,35 +186,59 @@ pub fn plan(
     lineage: &[LineageFact],
     now: WallTime,
 ) -> RetentionPlan {
+    let calendar = calendar(policy);
+    let mut plan = RetentionPlan::default();
+    for (region, points) in by_region(points) {
+        let mut deletable = vec![];
+        judge(policy, &points, holds, lineage, now, &calendar, |point, reasons| match policy {
+            Some(policy) if reasons.is_empty() => deletable.push(Delete {
+                point: point.name.clone(),
+                region: region.clone(),
+                reason: DeleteReason::new(point, &policy.retention),
+            }),
+            _ => {
+                plan.keep.push(Keep { point: point.name.clone(), region: region.clone(), reasons })
+            }
+        });
+        plan.delete.extend(deletable.into_iter().rev());
+    }
+    plan
+}
+
+/// The calendar in which the policy's slots are meant.
+pub(crate) fn calendar(policy: Option<&Policy>) -> Calendar {
+    Calendar::new(policy.map_or(TimeZone::UTC, |p| p.schedule.time_zone.zone()))
+}
+
+/// The points of each region, newest first.
+pub(crate) fn by_region(points: &[PointFacts]) -> BTreeMap<&Region, Vec<&PointFacts>> {
     let mut regions: BTreeMap<&Region, Vec<&PointFacts>> = BTreeMap::new();
     for point in points {
         regions.entry(&point.region).or_default().push(point);
     }
-    let mut plan = RetentionPlan::default();
-    for (region, mut points) in regions {
+    for points in regions.values_mut() {
         points.sort_by_key(|p| std::cmp::Reverse((p.created, &p.name)));
-        let mut deletable = vec![];
-        let judge = Judge::new(policy, &points, now);
-        for point in points {
-            let mut reasons = judge.reasons(point);
-            reasons.extend(holding(holds, point, now));
-            reasons.extend(needed(lineage, point));
-            match policy {
-                Some(policy) if reasons.is_empty() => deletable.push(Delete {
-                    point: point.name.clone(),
-                    region: region.clone(),
-                    reason: DeleteReason::new(point, &policy.retention),
-                }),
-                _ => plan.keep.push(Keep {
-                    point: point.name.clone(),
-                    region: region.clone(),
-                    reasons,
-                }),
-            }
-        }
-        plan.delete.extend(deletable.into_iter().rev());
     }
-    plan
+    regions
+}
+
+/// Every reason to keep each point of one region, newest first as they are given; none: it may go.
+pub(crate) fn judge<'a>(
+    policy: Option<&Policy>,
+    newest_first: &[&'a PointFacts],
+    holds: &[Hold],
+    lineage: &[LineageFact],
+    now: WallTime,
+    calendar: &Calendar,
+    mut verdict: impl FnMut(&'a PointFacts, Vec<KeepReason>),
+) {
+    let judge = Judge::new(policy, newest_first, now, calendar);
+    for point in newest_first {
+        let mut reasons = judge.reasons(point);
+        reasons.extend(holding(holds, point, now));
+        reasons.extend(needed(lineage, point));
+        verdict(point, reasons);
+    }
 }
 
 /// Why nobody may delete this point in this region, not even on purpose: holds, copies, and that it
@@ -242,7 +269,7 @@ pub fn protection(
 /// What the policy, and invariant I1, want of one region's points.
 struct Judge<'a> {
     policy: Option<&'a Policy>,
-    zone: TimeZone,
+    calendar: &'a Calendar,
     now: WallTime,
     newest_restorable: Option<&'a PointName>,
     newest_proved: Option<&'a PointName>,
@@ -252,8 +279,12 @@ struct Judge<'a> {
 
 impl<'a> Judge<'a> {
     /// `newest_first` are the points of one region.
-    fn new(policy: Option<&'a Policy>, newest_first: &[&'a PointFacts], now: WallTime) -> Self {
-        let zone = policy.map_or(TimeZone::UTC, |p| p.schedule.time_zone.zone());
+    fn new(
+        policy: Option<&'a Policy>,
+        newest_first: &[&'a PointFacts],
+        now: WallTime,
+        calendar: &'a Calendar,
+    ) -> Self {
         let dated: Vec<&PointFacts> =
             newest_first.iter().copied().filter(|p| p.created <= now).collect();
         let proved = |p: &&&PointFacts| p.proved > ProofLevel::Unproved;
@@ -266,7 +297,7 @@ impl<'a> Judge<'a> {
         let mut slots = BTreeMap::new();
         for tier in Tier::ALL {
             let count = policy.map_or(0, |p| p.retention.count(tier));
-            slots.extend(kept_slots(tier, count, &dated, &zone));
+            slots.extend(kept_slots(tier, count, &dated, calendar));
         }
         Self {
             policy,
@@ -274,7 +305,7 @@ impl<'a> Judge<'a> {
             newest_restorable: dated.iter().find(|p| p.restorable).map(|p| &p.name),
             newest_proved: newest_proved.map(|p| &p.name),
             slots,
-            zone,
+            calendar,
         }
     }
 
@@ -308,7 +339,7 @@ impl<'a> Judge<'a> {
 
     fn wanting_slots(&self, point: &PointFacts, retention: &Retention) -> Vec<KeepReason> {
         let slot = |tier| {
-            let period = Period::of(tier, point.created, &self.zone);
+            let period = self.calendar.period(tier, point.created);
             let rank = *self.slots.get(&period)?;
             Some(KeepReason::Slot { period, rank, of: retention.count(tier) })
         };
@@ -321,11 +352,11 @@ fn kept_slots(
     tier: Tier,
     count: u32,
     newest_first: &[&PointFacts],
-    zone: &TimeZone,
+    calendar: &Calendar,
 ) -> BTreeMap<Period, Option<u32>> {
     let mut periods: Vec<(Period, bool)> = vec![];
     for point in newest_first.iter().filter(|p| p.tiers.contains(tier)) {
-        let period = Period::of(tier, point.created, zone);
+        let period = calendar.period(tier, point.created);
         match periods.last_mut() {
             Some((last, restorable)) if *last == period => *restorable |= point.restorable,
             _ => periods.push((period, point.restorable)),
@@ -366,7 +397,7 @@ fn needed(lineage: &[LineageFact], point: &PointFacts) -> Vec<KeepReason> {
 }
 
 impl DeleteReason {
-    fn new(point: &PointFacts, retention: &Retention) -> Self {
+    pub(crate) fn new(point: &PointFacts, retention: &Retention) -> Self {
         Self { tiers: point.tiers.iter().map(|t| (t, retention.count(t))).collect() }
     }
 }
@@ -411,6 +442,7 @@ impl fmt::Display for KeepReason {
             Self::Lineage(LineageNeed::CopySource) => f.write_str("being copied"),
             Self::Lineage(LineageNeed::CopyTarget) => f.write_str("copy still arriving"),
             Self::Lineage(LineageNeed::DeltaBase) => f.write_str("base of the next copy"),
+            Self::CopyKept(region) => write!(f, "its copy in {region} is kept"),
             Self::FutureDated => f.write_str("dated in the future"),
             Self::NoTier => f.write_str("carries no tier"),
             Self::NothingRestorable => f.write_str("no point of the region is restorable"),

@@ -94,6 +94,52 @@ pub fn next_run(
         .find(|t| !tiers_wanted(policy, successes, *t).is_empty())
 }
 
+/// A run that is to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Upcoming {
+    /// Its time, without jitter.
+    pub at: WallTime,
+    /// The tiers that its point will carry, if every run before it succeeds.
+    pub tiers: TierSet,
+}
+
+/// The next runs after `after`, at most `count`, if each succeeds at its time. None for a policy that
+/// is off.
+pub fn upcoming(
+    policy: &Policy,
+    successes: &[(WallTime, TierSet)],
+    after: WallTime,
+    count: usize,
+) -> Vec<Upcoming> {
+    let mut successes = successes.to_vec();
+    let mut runs: Vec<Upcoming> = vec![];
+    let mut after = after;
+    while runs.len() < count {
+        let Some(at) = next_run(policy, &successes, after) else { break };
+        let tiers = tiers_wanted(policy, &successes, at);
+        retain_decisive(&mut successes, at);
+        successes.push((at, tiers));
+        runs.push(Upcoming { at, tiers });
+        after = at;
+    }
+    runs
+}
+
+/// Forgets successes that no period from `at` on can need: of each tier the newest two up to `at`
+/// suffice.
+pub(crate) fn retain_decisive(successes: &mut Vec<(WallTime, TierSet)>, at: WallTime) {
+    successes.sort_by_key(|(t, _)| std::cmp::Reverse(*t));
+    let mut seen = [0u8; Tier::ALL.len()];
+    successes.retain(|(t, tiers)| {
+        let mut decisive = *t > at;
+        for tier in tiers.iter().filter(|tier| *tier != Tier::Daily && *t <= at) {
+            seen[tier as usize] += 1;
+            decisive |= seen[tier as usize] <= 2;
+        }
+        decisive
+    });
+}
+
 /// Whether a scheduled run should start now.
 ///
 /// `jitter` delays each run of this VM ([`jitter`]); lateness is counted from there.

@@ -3,7 +3,7 @@
 
 mod pins;
 pub mod residue;
-mod schedule;
+pub(crate) mod schedule;
 mod tags;
 
 use std::sync::Arc;

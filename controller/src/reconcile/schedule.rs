@@ -12,7 +12,7 @@ use crate::store::{Item, ItemId, PolicyRow, RunId, StoreError};
 use crate::workflows::{backup, new_run};
 
 /// Backups of one time are spread over this long, each VM always at its own moment.
-const JITTER: Duration = Duration::from_secs(15 * 60);
+pub(crate) const JITTER: Duration = Duration::from_secs(15 * 60);
 
 /// What was found when each VM was last looked at. Whether a backup is due changes only with the
 /// policy, with a backup, and when the next scheduled time comes; until then nothing is read again.

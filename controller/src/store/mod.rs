@@ -244,10 +244,22 @@ impl Store {
             }
             result
         };
+        self.compute(work).await?
+    }
+
+    /// Runs what takes long without waiting for anything where the store's own work runs.
+    ///
+    /// # Errors
+    /// When the runtime is shutting down.
+    pub async fn compute<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
         match self.inner.executor {
-            Executor::Inline => work(),
+            Executor::Inline => Ok(work()),
             Executor::BlockingPool => {
-                tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Closed)?
+                tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Closed)
             }
         }
     }

@@ -148,7 +148,7 @@ fn forgets_runs() -> bool {
 }
 
 /// What the rules have to know of a VM's points.
-fn facts(points: &[PointRow]) -> (Vec<PointFacts>, Vec<Hold>, Vec<LineageFact>) {
+pub(crate) fn facts(points: &[PointRow]) -> (Vec<PointFacts>, Vec<Hold>, Vec<LineageFact>) {
     let mut facts = Vec::new();
     let mut holds = Vec::new();
     let mut lineage = Vec::new();

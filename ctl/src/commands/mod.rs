@@ -4,6 +4,7 @@ pub(crate) mod agent;
 pub(crate) mod backup;
 pub(crate) mod dr;
 pub(crate) mod job;
+pub(crate) mod policy;
 pub(crate) mod residue;
 pub(crate) mod retention;
 pub(crate) mod ssh;
@@ -43,6 +44,15 @@ pub(crate) async fn run(cli: Cli, out: Output) -> Result<(), CliError> {
             backup::Backup::Pin(command) => command.run(s).await,
             backup::Backup::Unpin(command) => command.run(s).await,
             backup::Backup::Delete(command) => command.run(s).await,
+            backup::Backup::Explain(command) => command.run(s).await,
+            backup::Backup::Cost(command) => command.run(s).await,
+        },
+        Noun::Policy(verb) => match verb {
+            policy::Policy::Show(command) => command.run(s).await,
+            policy::Policy::List(command) => command.run(s).await,
+            policy::Policy::Next(command) => command.run(s).await,
+            policy::Policy::Simulate(command) => command.run(s).await,
+            policy::Policy::Diff(command) => command.run(s).await,
         },
         Noun::Dr(verb) => match verb {
             dr::Dr::Test(command) => command.run(s).await,

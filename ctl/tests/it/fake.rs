@@ -108,6 +108,30 @@ fn ending(id: i64, story: Story) -> Job {
     }
 }
 
+/// The policy with what is asked for, so that arguments are seen to arrive.
+fn configured(r: &ConfigureBackupRequest) -> BackupConfig {
+    let r = r.clone();
+    let mut config = values::config();
+    config.daily_retention = r.daily_retention.unwrap_or(config.daily_retention);
+    config.weekly_retention = r.weekly_retention.unwrap_or(config.weekly_retention);
+    config.monthly_retention = r.monthly_retention.unwrap_or(config.monthly_retention);
+    config.yearly_retention = r.yearly_retention.unwrap_or(config.yearly_retention);
+    config.target_region = match r.cross_region {
+        Some(false) => String::new(),
+        _ => r.target_region.unwrap_or(config.target_region),
+    };
+    config.schedule_time = r.schedule_time.unwrap_or(config.schedule_time);
+    config.time_zone = r.time_zone.unwrap_or(config.time_zone);
+    config.consistency = r.consistency.unwrap_or(config.consistency);
+    config
+}
+
+fn wanted(policy: Option<&ConfigureBackupRequest>) -> Result<BackupConfig, Status> {
+    let policy = policy.expect("a policy with its VM is always sent");
+    check(policy.vm.as_ref())?;
+    Ok(configured(policy))
+}
+
 #[tonic::async_trait]
 impl AdminService for FakeController {
     async fn whoami(&self, r: Request<WhoamiRequest>) -> Answer<WhoamiResponse> {
@@ -138,22 +162,10 @@ impl AdminService for FakeController {
         Ok(Response::new(RevokeAgentResponse { certificates_revoked: 1 }))
     }
 
-    /// Applies what is asked for, so that arguments are seen to arrive.
     async fn configure_backup(&self, r: Request<ConfigureBackupRequest>) -> Answer<BackupConfig> {
         let r = r.into_inner();
         check(r.vm.as_ref())?;
-        let mut config = values::config();
-        config.daily_retention = r.daily_retention.unwrap_or(config.daily_retention);
-        config.weekly_retention = r.weekly_retention.unwrap_or(config.weekly_retention);
-        config.monthly_retention = r.monthly_retention.unwrap_or(config.monthly_retention);
-        config.yearly_retention = r.yearly_retention.unwrap_or(config.yearly_retention);
-        config.target_region = match r.cross_region {
-            Some(false) => String::new(),
-            _ => r.target_region.unwrap_or(config.target_region),
-        };
-        config.schedule_time = r.schedule_time.unwrap_or(config.schedule_time);
-        config.time_zone = r.time_zone.unwrap_or(config.time_zone);
-        config.consistency = r.consistency.unwrap_or(config.consistency);
+        let mut config = configured(&r);
         if r.vm.is_some_and(|vm| vm.name == "locked") {
             config.tag_written = false;
             config.tag_problem = "the VM has a ReadOnly lock".into();
@@ -224,6 +236,54 @@ impl AdminService for FakeController {
     async fn start_deletion(&self, r: Request<StartDeletionRequest>) -> Answer<Job> {
         assert_eq!(r.get_ref().confirmation, values::deletion_plan().confirmation);
         Ok(Response::new(values::job(12, "prune")))
+    }
+
+    async fn explain_point(&self, r: Request<ExplainPointRequest>) -> Answer<PointExplanation> {
+        let mut answer = values::explanation();
+        let region = &r.get_ref().region;
+        answer.regions.retain(|r| region.is_empty() || r.region == *region);
+        Ok(Response::new(answer))
+    }
+
+    async fn list_upcoming_runs(
+        &self,
+        r: Request<ListUpcomingRunsRequest>,
+    ) -> Answer<ListUpcomingRunsResponse> {
+        check(r.get_ref().vm.as_ref())?;
+        let mut answer = values::upcoming_runs();
+        answer.runs.truncate(r.get_ref().count as usize);
+        Ok(Response::new(answer))
+    }
+
+    async fn simulate_policy(&self, r: Request<SimulatePolicyRequest>) -> Answer<PolicySimulation> {
+        let r = r.into_inner();
+        let mut answer = values::simulation();
+        answer.policy = Some(wanted(r.policy.as_ref())?);
+        answer.to_unix_ms = answer.from_unix_ms + i64::from(r.days) * values::DAY;
+        answer.months[0].missed = r.outages.len() as u32;
+        answer.missed_unix_ms = r.outages.iter().map(|o| o.from_unix_ms).collect();
+        if let Some(basis) = &mut answer.basis {
+            basis.change_per_mille = r.change_per_mille;
+        }
+        Ok(Response::new(answer))
+    }
+
+    async fn diff_policy(&self, r: Request<DiffPolicyRequest>) -> Answer<PolicyDiff> {
+        let after = Some(wanted(r.get_ref().policy.as_ref())?);
+        Ok(Response::new(PolicyDiff { after, ..values::policy_diff() }))
+    }
+
+    async fn list_policies(&self, _: Request<ListPoliciesRequest>) -> Answer<ListPoliciesResponse> {
+        Ok(Response::new(values::policies()))
+    }
+
+    async fn estimate_cost(&self, r: Request<EstimateCostRequest>) -> Answer<CostEstimate> {
+        let mut answer = values::cost();
+        let after = wanted(r.get_ref().policy.as_ref())?;
+        if after == values::config() {
+            answer.new_policy = None;
+        }
+        Ok(Response::new(answer))
     }
 
     async fn plan_restore(&self, r: Request<PlanRestoreRequest>) -> Answer<RestorePlan> {

@@ -103,6 +103,197 @@ pub(crate) fn config() -> BackupConfig {
         next_run_unix_ms: NOW + DAY,
         tag_written: true,
         tag_problem: String::new(),
+        cost_when_filled: Some(monthly_cost(38, 400, 2000, 178)),
+    }
+}
+
+fn monthly_cost(recovery_points: u32, gib: u64, storage: u64, copy: u64) -> MonthlyCost {
+    MonthlyCost {
+        recovery_points,
+        bytes: gib * GIB,
+        storage_usd_cents: storage,
+        copy_usd_cents: copy,
+        total_usd_cents: storage + copy,
+    }
+}
+
+fn basis() -> CostBasis {
+    CostBasis { size_bytes: 128 * GIB, change_per_mille: 20, prices_as_of: "2026-11".into() }
+}
+
+pub(crate) fn cost() -> CostEstimate {
+    CostEstimate {
+        vm_resource_id: VM_ID.into(),
+        vm_name: "prod-db-vm".into(),
+        now: Some(monthly_cost(23, 210, 1050, 0)),
+        present_policy: config().cost_when_filled,
+        new_policy: Some(monthly_cost(9, 160, 800, 0)),
+        basis: Some(basis()),
+    }
+}
+
+pub(crate) fn policies() -> ListPoliciesResponse {
+    let off = BackupConfig {
+        vm_resource_id: VM_ID.replace("prod-db-vm", "staging-vm"),
+        vm_name: "staging-vm".into(),
+        enabled: false,
+        weekly_retention: 0,
+        monthly_retention: 0,
+        target_region: String::new(),
+        next_run_unix_ms: 0,
+        cost_when_filled: None,
+        ..config()
+    };
+    ListPoliciesResponse { policies: vec![config(), off] }
+}
+
+pub(crate) fn explanation() -> PointExplanation {
+    let reason = |kind: &str, text: &str| KeepReason {
+        kind: kind.into(),
+        text: text.into(),
+        ..KeepReason::default()
+    };
+    let slot = KeepReason {
+        tier: Tier::Daily as i32,
+        period: "2025-12-01".into(),
+        rank: 1,
+        of: 7,
+        ..reason("slot", "daily 2025-12-01 (1 of 7)")
+    };
+    let pin = KeepReason {
+        owner: "alice".into(),
+        until_unix_ms: NOW + 30 * DAY,
+        ..reason("pin", "pinned by alice until 2025-12-31T08:00:00Z: audit")
+    };
+    let home = RegionExplanation {
+        region: "eastus".into(),
+        reasons: vec![
+            slot,
+            reason("newest_restorable", "newest restorable point of the region"),
+            pin,
+        ],
+        until: Some(KeptUntil {
+            kind: KeptUntilKind::Run as i32,
+            until_unix_ms: NOW + 31 * DAY,
+            reason: "beyond the newest 7 daily slots".into(),
+        }),
+    };
+    let copy = RegionExplanation {
+        region: "westus2".into(),
+        reasons: vec![reason("newest_proved", "newest proved point of the region (booted)")],
+        until: Some(KeptUntil {
+            kind: KeptUntilKind::NotOnSchedule as i32,
+            until_unix_ms: 0,
+            reason: "newest proved point of the region (booted)".into(),
+        }),
+    };
+    let old = RegionExplanation {
+        region: "northeurope".into(),
+        reasons: vec![],
+        until: Some(KeptUntil { until_unix_ms: NOW + DAY, ..home.until.clone().unwrap() }),
+    };
+    PointExplanation {
+        point: Some(point()),
+        vm_name: "prod-db-vm".into(),
+        regions: vec![home, copy, old],
+        deletions_held: String::new(),
+    }
+}
+
+pub(crate) fn upcoming_runs() -> ListUpcomingRunsResponse {
+    let run = |n: i64, tiers: &[Tier]| UpcomingRun {
+        scheduled_unix_ms: NOW + n * DAY - 3_600_000,
+        local: format!("2025-12-0{}T08:00:00+01:00", n + 1),
+        tiers: tiers.iter().map(|t| *t as i32).collect(),
+    };
+    ListUpcomingRunsResponse {
+        vm_resource_id: VM_ID.into(),
+        vm_name: "prod-db-vm".into(),
+        time_zone: "Europe/Berlin".into(),
+        runs: vec![run(5, &[Tier::Daily]), run(6, &[Tier::Weekly, Tier::Daily])],
+        enabled: true,
+        delay_secs: 425,
+    }
+}
+
+pub(crate) fn simulation() -> PolicySimulation {
+    let holding = |region: &str, recovery_points, gib: u64| RegionHolding {
+        region: region.into(),
+        recovery_points,
+        bytes: gib * GIB,
+    };
+    let month = |month: &str, partial| SimulatedMonth {
+        month: month.into(),
+        partial,
+        taken: 31,
+        late: 1,
+        missed: 0,
+        deleted: 50,
+        holdings: vec![holding("eastus", 23, 204), holding("westus2", 24, 206)],
+        storage_usd_cents: 2050,
+        copy_usd_cents: 156,
+    };
+    let deletion = SimulatedDeletion {
+        recovery_point: "prod-db-vm-backup-daily-20251124-0800".into(),
+        region: "eastus".into(),
+        reason: "beyond the newest 7 daily slots".into(),
+    };
+    let run = SimulatedRun {
+        scheduled_unix_ms: NOW + DAY,
+        started_unix_ms: NOW + DAY + 425_000,
+        late: false,
+        recovery_point: "prod-db-vm-backup-daily-20251202-0807".into(),
+        tiers: vec![Tier::Daily as i32],
+        deleted: vec![deletion],
+    };
+    PolicySimulation {
+        vm_resource_id: VM_ID.into(),
+        vm_name: "prod-db-vm".into(),
+        policy: Some(config()),
+        from_unix_ms: NOW,
+        to_unix_ms: NOW,
+        at_start: vec![holding("eastus", 23, 204)],
+        months: vec![month("2025-12", true), month("2026-01", false)],
+        runs: vec![run],
+        missed_unix_ms: vec![],
+        basis: Some(basis()),
+        deletions_held: String::new(),
+    }
+}
+
+pub(crate) fn policy_diff() -> PolicyDiff {
+    let until = |kind: KeptUntilKind, days: i64| {
+        let until_unix_ms = if days == 0 { 0 } else { NOW + days * DAY };
+        Some(KeptUntil { kind: kind as i32, until_unix_ms, reason: "beyond the newest".into() })
+    };
+    let entry = |days: i64, kind: PolicyDiffKind, then: i64| PolicyDiffEntry {
+        recovery_point: format!("prod-db-vm-backup-daily-202511{}-0800", 30 - days),
+        region: "eastus".into(),
+        created_unix_ms: NOW - (days + 1) * DAY,
+        tiers: vec![Tier::Weekly as i32, Tier::Daily as i32],
+        kind: kind as i32,
+        reason: String::new(),
+        anyway: false,
+        before: until(KeptUntilKind::Run, 6),
+        after: until(KeptUntilKind::Run, then),
+    };
+    let at_once = PolicyDiffEntry {
+        reason: "beyond the newest 3 daily slots".into(),
+        ..entry(5, PolicyDiffKind::AtOnce, 1)
+    };
+    let anyway = PolicyDiffEntry { anyway: true, ..at_once.clone() };
+    let longer = PolicyDiffEntry {
+        after: until(KeptUntilKind::Forever, 0),
+        ..entry(1, PolicyDiffKind::Longer, 0)
+    };
+    PolicyDiff {
+        vm_resource_id: VM_ID.into(),
+        vm_name: "prod-db-vm".into(),
+        before: Some(config()),
+        after: None,
+        entries: vec![at_once, anyway, entry(2, PolicyDiffKind::Shorter, 3), longer],
+        unchanged: 19,
+        deletions_held: String::new(),
     }
 }
 

@@ -1,3 +1,5 @@
+mod many;
+
 use std::collections::HashSet;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+mod clocks;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -144,6 +146,37 @@ fn without_daily_points_a_day_that_wants_nothing_has_no_run() {
     assert_eq!(tiers_for_run(&p, &successes, t("2025-12-03T10:00:00Z"), None), Ok(weekly));
 }
 
+#[test]
+fn the_coming_runs_follow_the_clocks_and_carry_the_tiers_of_their_periods() {
+    let p = policy("America/New_York", "02:30");
+    let runs = upcoming(&p, &[], t("2025-03-07T12:00:00Z"), 4);
+    let shown: Vec<_> = runs.iter().map(|r| format!("{} {}", r.at, r.tiers)).collect();
+    assert_eq!(
+        shown,
+        [
+            "2025-03-08T07:30:00Z yearly,monthly,weekly,daily",
+            // Sunday: 02:30 does not exist, the clocks jump from 02:00 to 03:00.
+            "2025-03-09T07:00:00Z weekly,daily",
+            "2025-03-10T06:30:00Z daily",
+            "2025-03-11T06:30:00Z daily",
+        ]
+    );
+    // 01:30 occurs twice on the 2nd of November, and runs once.
+    let twice = upcoming(&policy("America/New_York", "01:30"), &[], t("2025-11-01T12:00:00Z"), 2);
+    assert_eq!(twice[0].at, t("2025-11-02T05:30:00Z"));
+    assert_eq!(twice[1].at, t("2025-11-03T06:30:00Z"));
+    // Without daily points there is one run a week, and none with the policy off.
+    let weekly =
+        Policy { retention: Retention { daily: 0, weekly: 4, monthly: 0, yearly: 0 }, ..p };
+    let runs = upcoming(&weekly, &[], t("2025-03-07T12:00:00Z"), 3);
+    let days: Vec<_> = runs.iter().map(|r| r.at.to_string()[..10].to_owned()).collect();
+    assert_eq!(days, ["2025-03-08", "2025-03-09", "2025-03-16"]);
+    assert_eq!(
+        upcoming(&Policy { enabled: false, ..weekly }, &[], t("2025-03-07T12:00:00Z"), 3),
+        []
+    );
+}
+
 fn zones() -> impl Strategy<Value = String> {
     prop::sample::select(jiff::tz::db().available().map(|z| z.to_string()).collect::<Vec<_>>())
 }
@@ -264,6 +297,35 @@ proptest! {
                 prop_assert!(same.next().unwrap().1.contains(tier));
                 prop_assert!(same.all(|(_, tiers)| !tiers.contains(tier)));
             }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// What is announced is what happens when each run succeeds at its time.
+    #[test]
+    fn what_is_announced_is_what_ticking_runs(
+        (p, start) in awkward(), daily in any::<bool>(),
+    ) {
+        let retention = Retention { daily: u32::from(daily), ..p.retention };
+        let p = Policy { retention, ..p };
+        let announced = upcoming(&p, &[], start, 12);
+        prop_assert_eq!(announced.len(), 12);
+        let mut successes: Vec<(WallTime, TierSet)> = vec![];
+        let mut at = start;
+        for run in announced {
+            loop {
+                at = next_due(&p, at);
+                let h = History { enabled_since: start, last_run: successes.last().map(|s| s.0), successes: &successes };
+                if due(&p, &h, Duration::ZERO, at).is_some() {
+                    break;
+                }
+            }
+            let tiers = tiers_for_run(&p, &successes, at, None).unwrap();
+            prop_assert_eq!(run, Upcoming { at, tiers });
+            successes.push((at, tiers));
         }
     }
 }

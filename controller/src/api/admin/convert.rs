@@ -1,8 +1,11 @@
 //! Catalogue rows and journals to API messages.
 
 use azdr_domain::consistency::Consistency;
+use azdr_domain::cost::MonthlyCost;
+use azdr_domain::forecast::Fate;
 use azdr_domain::recovery_point::ProofLevel;
-use azdr_domain::tier::Tier;
+use azdr_domain::retention::{HoldKind, KeepReason};
+use azdr_domain::tier::{Tier, TierSet};
 use azdr_env::WallTime;
 use azdr_proto::admin::{self as api, Job, JobError, JobResult, JobStep, StepState};
 use serde_json::Value;
@@ -41,6 +44,62 @@ pub(super) fn replica_state(state: ReplicaState) -> api::ReplicaState {
         ReplicaState::Complete => api::ReplicaState::Complete,
         ReplicaState::Failed => api::ReplicaState::Failed,
     }
+}
+
+pub(super) fn tiers(tiers: TierSet) -> Vec<i32> {
+    tiers.iter().map(|t| tier(t).into()).collect()
+}
+
+pub(super) fn monthly_cost(cost: MonthlyCost) -> api::MonthlyCost {
+    api::MonthlyCost {
+        recovery_points: cost.points,
+        bytes: cost.bytes,
+        storage_usd_cents: cost.storage_cents,
+        copy_usd_cents: cost.copy_cents,
+        total_usd_cents: cost.cents(),
+    }
+}
+
+pub(super) fn keep_reason(reason: &KeepReason) -> api::KeepReason {
+    let mut shown = api::KeepReason { text: reason.to_string(), ..api::KeepReason::default() };
+    shown.kind = match reason {
+        KeepReason::Slot { period, rank, of } => {
+            shown.tier = tier(period.tier).into();
+            shown.period = period.to_string();
+            (shown.rank, shown.of) = (rank.unwrap_or(0), *of);
+            "slot"
+        }
+        KeepReason::NewestRestorable => "newest_restorable",
+        KeepReason::NewestProved(_) => "newest_proved",
+        KeepReason::Held { kind, owner, until, .. } => {
+            shown.owner.clone_from(owner);
+            shown.until_unix_ms = ms(*until);
+            match kind {
+                HoldKind::Lease => "lease",
+                HoldKind::Pin => "pin",
+                HoldKind::Lock => "lock",
+            }
+        }
+        KeepReason::Lineage(_) => "lineage",
+        KeepReason::CopyKept(_) => "copy_kept",
+        KeepReason::FutureDated => "future_dated",
+        KeepReason::NoTier => "no_tier",
+        KeepReason::NothingRestorable => "nothing_restorable",
+        KeepReason::NoPolicy => "no_policy",
+        KeepReason::PolicyOff => "policy_off",
+    }
+    .to_owned();
+    shown
+}
+
+pub(super) fn kept_until(fate: &Fate) -> api::KeptUntil {
+    let (kind, at, reason) = match fate {
+        Fate::Deleted { at, reason } => (api::KeptUntilKind::Run, Some(*at), reason.to_string()),
+        Fate::Later(than) => (api::KeptUntilKind::Beyond, Some(*than), String::new()),
+        Fate::NotOnSchedule(why) => (api::KeptUntilKind::NotOnSchedule, None, why.to_string()),
+        Fate::ForEver(why) => (api::KeptUntilKind::Forever, None, why.to_string()),
+    };
+    api::KeptUntil { kind: kind.into(), until_unix_ms: ms(at), reason }
 }
 
 /// `copied`: how far the copies are that are under way, by region.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use azdr_arm::{PowerState, Vm as AzureVm};
 use azdr_domain::arm_id::ArmId;
+use azdr_domain::region::Region;
 use azdr_env::Monotonic;
 use azdr_proto::admin::{AgentState, ListVmsResponse, Vm, VmRef};
 use tonic::{Code, Status};
@@ -57,6 +58,18 @@ impl Named {
     }
 }
 
+impl Named {
+    /// Where it runs, by Azure's word or else by the catalogue's.
+    ///
+    /// # Errors
+    /// When neither knows a region.
+    pub(super) fn region(&self) -> Result<Region, Status> {
+        let azure = self.vm.as_ref().and_then(|vm| vm.location.as_deref());
+        let known = azure.or(self.item.as_ref().map(|i| i.location.as_str()));
+        Region::parse(known.unwrap_or_default()).map_err(|e| Status::internal(e.to_string()))
+    }
+}
+
 impl Admin {
     /// All VMs as Azure listed them at most [`FRESH`] ago.
     pub(super) async fn azure_vms(&self) -> Result<Vec<AzureVm>, Status> {
@@ -75,6 +88,13 @@ impl Admin {
         }
         *self.inventory.last.lock().expect("only replaced") = Some((now, all.clone()));
         Ok(all)
+    }
+
+    /// Provisioned size of the VM's disks in the last listing, however old it is; Azure is not asked.
+    pub(super) fn listed_size(&self, vm: &ArmId) -> Option<u64> {
+        let last = self.inventory.last.lock().expect("only replaced");
+        let (_, vms) = last.as_ref()?;
+        vms.iter().find(|v| v.id.as_ref() == Some(vm)).map(size_bytes).filter(|size| *size > 0)
     }
 
     /// Finds the VM that is meant. Names compare whole and without case.
@@ -151,8 +171,7 @@ impl Admin {
             };
         };
         let location = vm.location.clone().unwrap_or_default();
-        let location =
-            azdr_domain::region::Region::parse(&location).map_or(location, |r| r.to_string());
+        let location = Region::parse(&location).map_or(location, |r| r.to_string());
         // The vmId is recorded at enrolment, from Azure, and not moved by a mere listing.
         self.store
             .ensure_vm(named.id.clone(), location, None, self.env.clock.wall())
@@ -176,8 +195,7 @@ impl Admin {
             let Some(id) = vm.id.clone() else { continue };
             let item = items.iter().find(|i| i.arm_id == id);
             let summary = item.and_then(|i| points.get(&i.id));
-            let sizes = std::iter::once(vm.os_disk.as_ref().and_then(|d| d.size_bytes))
-                .chain(vm.data_disks.iter().map(|d| d.size_bytes));
+            let size_bytes = size_bytes(&vm);
             vms.push(Vm {
                 resource_id: id.to_string(),
                 name: id.name().to_owned(),
@@ -185,7 +203,7 @@ impl Admin {
                 location: vm.location.unwrap_or_default(),
                 power_state: vm.power_state.as_ref().map(power_state).unwrap_or_default(),
                 disks: 1 + vm.data_disks.len() as u32,
-                size_bytes: sizes.flatten().sum(),
+                size_bytes,
                 protected: protected.iter().any(|(i, _)| i.arm_id == id),
                 agent: self.agent_state(item).await?.into(),
                 newest_recovery_point_unix_ms: summary.map_or(0, |(_, at)| at.unix_ms()),
@@ -207,6 +225,11 @@ impl Admin {
             _ => AgentState::NotEnrolled,
         })
     }
+}
+
+fn size_bytes(vm: &AzureVm) -> u64 {
+    let os = vm.os_disk.as_ref().and_then(|d| d.size_bytes);
+    std::iter::once(os).chain(vm.data_disks.iter().map(|d| d.size_bytes)).flatten().sum()
 }
 
 fn power_state(state: &PowerState) -> String {

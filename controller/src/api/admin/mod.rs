@@ -10,6 +10,7 @@ mod convert;
 mod deletions;
 mod drills;
 mod errors;
+mod forecasts;
 mod inventory;
 mod jobs;
 mod pins;
@@ -165,6 +166,48 @@ impl AdminService for Admin {
     async fn start_deletion(&self, request: Request<StartDeletionRequest>) -> Answer<Job> {
         let operator = self.authorise(&request, Role::Operator).await?;
         self.confirm_deletion(operator.name, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn explain_point(
+        &self,
+        request: Request<ExplainPointRequest>,
+    ) -> Answer<PointExplanation> {
+        self.authorise(&request, Role::Viewer).await?;
+        self.explain(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_upcoming_runs(
+        &self,
+        request: Request<ListUpcomingRunsRequest>,
+    ) -> Answer<ListUpcomingRunsResponse> {
+        self.authorise(&request, Role::Viewer).await?;
+        self.upcoming_runs(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn simulate_policy(
+        &self,
+        request: Request<SimulatePolicyRequest>,
+    ) -> Answer<PolicySimulation> {
+        self.authorise(&request, Role::Viewer).await?;
+        self.simulate(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn diff_policy(&self, request: Request<DiffPolicyRequest>) -> Answer<PolicyDiff> {
+        self.authorise(&request, Role::Viewer).await?;
+        self.diff(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_policies(
+        &self,
+        request: Request<ListPoliciesRequest>,
+    ) -> Answer<ListPoliciesResponse> {
+        self.authorise(&request, Role::Viewer).await?;
+        self.all_policies().await.map(Response::new)
+    }
+
+    async fn estimate_cost(&self, request: Request<EstimateCostRequest>) -> Answer<CostEstimate> {
+        self.authorise(&request, Role::Viewer).await?;
+        self.cost(request.into_inner()).await.map(Response::new)
     }
 
     async fn plan_restore(&self, request: Request<PlanRestoreRequest>) -> Answer<RestorePlan> {

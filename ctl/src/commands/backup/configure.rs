@@ -53,19 +53,30 @@ pub(crate) struct Configure {
 }
 
 /// A number of backups to keep, up to what a policy can hold.
-fn retention_count<const LIMIT: u32>(text: &str) -> Result<u32, String> {
+pub(crate) fn retention_count<const LIMIT: u32>(text: &str) -> Result<u32, String> {
     let number = text.parse().ok().filter(|n| *n <= LIMIT);
     number.ok_or_else(|| format!("must be a whole number from 0 to {LIMIT}"))
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Demand {
+pub(crate) enum Demand {
     /// Fail, and leave nothing behind
     Require,
     /// Take the backup all the same, and record what was achieved
     Prefer,
     /// Never freeze
     Any,
+}
+
+impl Demand {
+    /// As the interface says it.
+    pub(crate) fn wire(self) -> i32 {
+        match self {
+            Self::Require => ConsistencyDemand::Require.into(),
+            Self::Prefer => ConsistencyDemand::Prefer.into(),
+            Self::Any => ConsistencyDemand::Any.into(),
+        }
+    }
 }
 
 impl Configure {
@@ -81,11 +92,7 @@ impl Configure {
             target_region: self.target_region,
             schedule_time: self.time,
             time_zone: self.time_zone,
-            consistency: self.consistency.map(|demand| match demand {
-                Demand::Require => ConsistencyDemand::Require,
-                Demand::Prefer => ConsistencyDemand::Prefer,
-                Demand::Any => ConsistencyDemand::Any,
-            } as i32),
+            consistency: self.consistency.map(Demand::wire),
         };
         let config = s.client.configure_backup(request).await?.into_inner();
         s.out.result(json::backup_config(&config), |style| text(&config, style));
@@ -130,6 +137,9 @@ pub(super) fn text(config: &BackupConfig, style: Style) -> String {
         text.push_str(&format!("  {label} retention: {kept}\n"));
     }
     text.push_str(&format!("  Cross-region replication: {}\n", cross_region(config, style)));
+    if let Some(cost) = &config.cost_when_filled {
+        text.push_str(&format!("  Cost: {}\n", super::cost::line(cost)));
+    }
     if config.tag_written {
         text.push_str("\nConfiguration saved to VM tags (azlin:backup-schedule)\n");
     }

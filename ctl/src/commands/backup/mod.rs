@@ -2,8 +2,10 @@
 
 pub(crate) mod config_show;
 pub(crate) mod configure;
+pub(crate) mod cost;
 pub(crate) mod delete;
 pub(crate) mod disable;
+pub(crate) mod explain;
 pub(crate) mod list;
 pub(crate) mod pin;
 pub(crate) mod replicate;
@@ -33,6 +35,8 @@ pub(crate) enum Backup {
     Pin(pin::Pin),
     Unpin(unpin::Unpin),
     Delete(delete::Delete),
+    Explain(explain::Explain),
+    Cost(cost::Cost),
 }
 
 /// A retention tier on the command line.

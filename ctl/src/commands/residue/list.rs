@@ -4,7 +4,7 @@ use azdr_proto::admin::{ListResidueRequest, ListResidueResponse, ResidueResource
 use clap::Args;
 
 use crate::error::CliError;
-use crate::quantity::{count, minute};
+use crate::quantity::{count, dollars, minute};
 use crate::session::Session;
 use crate::style::Style;
 use crate::table::Table;
@@ -89,9 +89,4 @@ fn fate(resource: &ResidueResource) -> String {
         (true, then) => format!("azdr deletes it after {}", minute(then)),
         (false, _) => format!("yours to decide: {}", resource.left_because),
     }
-}
-
-/// Dollars with cents.
-fn dollars(cents: u64) -> String {
-    format!("{}.{:02}", cents / 100, cents % 100)
 }

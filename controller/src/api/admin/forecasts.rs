@@ -1,0 +1,394 @@
+//! What schedule and retention will do: explain, upcoming runs, simulate, diff, cost.
+//!
+//! All of it is computed by [`azdr_domain::forecast`] from one reading of the catalogue; nothing here
+//! changes anything.
+
+use std::time::Duration;
+
+use azdr_domain::arm_id::ArmId;
+use azdr_domain::cost::{Growth, MonthlyCost, PRICES_AS_OF};
+use azdr_domain::forecast::{self, Change, Holding, Month, Outage, Start, Step};
+use azdr_domain::policy::{Policy, PolicyChange};
+use azdr_domain::region::Region;
+use azdr_domain::retention::{Hold, LineageFact, PointFacts};
+use azdr_domain::schedule;
+use azdr_domain::tier::TierSet;
+use azdr_env::WallTime;
+use azdr_proto::admin as api;
+use tonic::Status;
+
+use super::Admin;
+use super::convert::{self, keep_reason, kept_until, tiers};
+use super::errors::unavailable;
+use super::inventory::Named;
+use super::points::{no_copy, parse_region};
+use super::policies::{change, no_policy, shown};
+use crate::reconcile::schedule::JITTER;
+use crate::store::{Item, PolicyRow};
+use crate::workflows::{backup, prune};
+
+const DAYS: std::ops::RangeInclusive<u32> = 1..=3650;
+const MAX_OUTAGES: usize = 100;
+
+/// The catalogue of one VM, as it is.
+struct Present {
+    vm: ArmId,
+    home: Region,
+    policy: Option<PolicyRow>,
+    points: Vec<PointFacts>,
+    holds: Vec<Hold>,
+    lineage: Vec<LineageFact>,
+    /// When points were taken, with their tiers.
+    taken: Vec<(WallTime, TierSet)>,
+    last_run: Option<WallTime>,
+    now: WallTime,
+}
+
+impl Present {
+    fn start<'a>(&'a self, policy: Option<&'a Policy>) -> Start<'a> {
+        let enabled_since = self.policy.as_ref().filter(|row| row.policy.enabled);
+        Start {
+            policy,
+            vm_name: self.vm.name(),
+            home: &self.home,
+            points: &self.points,
+            holds: &self.holds,
+            lineage: &self.lineage,
+            enabled_since: enabled_since.map_or(self.now, |row| row.enabled_since),
+            last_run: self.last_run,
+            jitter: schedule::jitter(&self.vm, JITTER),
+            now: self.now,
+        }
+    }
+
+    fn policy(&self) -> Option<&Policy> {
+        self.policy.as_ref().map(|row| &row.policy)
+    }
+
+    /// The policy after a change; the present one when nothing is changed.
+    fn changed(&self, change: PolicyChange) -> Result<Policy, Status> {
+        if change == PolicyChange::default() {
+            return self.policy().cloned().ok_or_else(|| no_policy(self.vm.name()));
+        }
+        let change = PolicyChange { enabled: Some(true), ..change };
+        let before = self.policy().cloned().unwrap_or_default();
+        before.apply(&change, &self.home).map_err(|e| Status::invalid_argument(e.to_string()))
+    }
+}
+
+impl Admin {
+    async fn present(
+        &self,
+        vm: ArmId,
+        home: Region,
+        item: Option<&Item>,
+    ) -> Result<Present, Status> {
+        let now = self.env.clock.wall();
+        let mut present = Present {
+            vm,
+            home,
+            policy: None,
+            points: vec![],
+            holds: vec![],
+            lineage: vec![],
+            taken: vec![],
+            last_run: None,
+            now,
+        };
+        let Some(item) = item else { return Ok(present) };
+        present.policy = self.store.policy(item.id).await.map_err(unavailable)?;
+        let points = self.store.points(item.id).await.map_err(unavailable)?;
+        present.taken = points.iter().map(|p| (p.created, p.tiers)).collect();
+        (present.points, present.holds, present.lineage) = prune::facts(&points);
+        let runs = self.store.recent_runs(None, Some(item.id), Some(backup::RUN.0), 50);
+        let runs = runs.await.map_err(unavailable)?;
+        present.last_run = runs.iter().map(|r| r.created).filter(|at| *at <= now).max();
+        Ok(present)
+    }
+
+    async fn present_of(&self, named: &Named) -> Result<Present, Status> {
+        self.present(named.id.clone(), named.region()?, named.item.as_ref()).await
+    }
+
+    pub(super) async fn explain(
+        &self,
+        request: api::ExplainPointRequest,
+    ) -> Result<api::PointExplanation, Status> {
+        let (point, item) = self.find_point(&request.recovery_point, request.vm.as_ref()).await?;
+        let region = match request.region.as_str() {
+            "" => None,
+            given => Some(parse_region("region", given)?),
+        };
+        let home = Region::parse(&item.location).map_err(|e| Status::internal(e.to_string()))?;
+        let present = self.present(item.arm_id.clone(), home, Some(&item)).await?;
+        let name = point.name.clone();
+        let explained =
+            self.store.compute(move || forecast::explain(&present.start(present.policy()), &name));
+        let mut regions: Vec<_> = explained
+            .await
+            .map_err(unavailable)?
+            .iter()
+            .map(|e| api::RegionExplanation {
+                region: e.region.to_string(),
+                reasons: e.reasons.iter().map(keep_reason).collect(),
+                until: Some(kept_until(&e.fate)),
+            })
+            .collect();
+        if let Some(region) = region {
+            regions.retain(|r| r.region == region);
+            if regions.is_empty() {
+                return Err(no_copy(&point, &region));
+            }
+        }
+        let now = self.env.clock.wall();
+        Ok(api::PointExplanation {
+            vm_name: item.arm_id.name().to_owned(),
+            point: Some(convert::point(&point, &item, now, |r| self.copied(r))),
+            regions,
+            deletions_held: self.why_held().await?,
+        })
+    }
+
+    pub(super) async fn upcoming_runs(
+        &self,
+        request: api::ListUpcomingRunsRequest,
+    ) -> Result<api::ListUpcomingRunsResponse, Status> {
+        let count = in_range("count", request.count, 10, 1..=1000)?;
+        let named = self.resolve(request.vm.as_ref()).await?;
+        let present = self.present_of(&named).await?;
+        let policy = present.policy().ok_or_else(|| no_policy(named.id.name()))?.clone();
+        let (taken, now) = (present.taken, present.now);
+        let (enabled, time_zone) = (policy.enabled, policy.schedule.time_zone.clone());
+        let runs = self
+            .store
+            .compute(move || schedule::upcoming(&policy, &taken, now, count as usize))
+            .await
+            .map_err(unavailable)?;
+        let zone = time_zone.zone();
+        let run = |run: &schedule::Upcoming| {
+            let local = run.at.timestamp().to_zoned(zone.clone());
+            api::UpcomingRun {
+                scheduled_unix_ms: run.at.unix_ms(),
+                local: local.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string(),
+                tiers: tiers(run.tiers),
+            }
+        };
+        Ok(api::ListUpcomingRunsResponse {
+            vm_resource_id: named.id.to_string(),
+            vm_name: named.id.name().to_owned(),
+            time_zone: time_zone.to_string(),
+            runs: runs.iter().map(run).collect(),
+            enabled,
+            delay_secs: schedule::jitter(&named.id, JITTER).as_secs() as u32,
+        })
+    }
+
+    pub(super) async fn simulate(
+        &self,
+        request: api::SimulatePolicyRequest,
+    ) -> Result<api::PolicySimulation, Status> {
+        let days = in_range("days", request.days, 365, DAYS)?;
+        let per_mille = per_mille(request.change_per_mille)?;
+        let outages = outages(&request.outages)?;
+        let wanted = request.policy.unwrap_or_default();
+        let named = self.resolve(wanted.vm.as_ref()).await?;
+        let present = self.present_of(&named).await?;
+        let policy = present.changed(change(&wanted))?;
+        let size_bytes = self.size_of(&named.id, named.item.as_ref()).await?;
+        let growth = Growth { size_bytes, change_per_mille: per_mille };
+        let now = present.now;
+        let shown = shown(&named.id, &policy, &present.taken, now);
+        let until = now.plus(Duration::from_secs(u64::from(days) * 86_400));
+        let simulated = self
+            .store
+            .compute(move || {
+                forecast::simulate(&present.start(Some(&policy)), &outages, growth, until)
+            })
+            .await
+            .map_err(unavailable)?;
+        Ok(api::PolicySimulation {
+            vm_resource_id: named.id.to_string(),
+            vm_name: named.id.name().to_owned(),
+            policy: Some(shown),
+            from_unix_ms: now.unix_ms(),
+            to_unix_ms: simulated.until.unix_ms(),
+            at_start: simulated.at_start.iter().map(holding).collect(),
+            months: simulated.months.iter().map(month).collect(),
+            runs: simulated.steps.iter().map(run).collect(),
+            missed_unix_ms: simulated.missed.iter().map(|at| at.unix_ms()).collect(),
+            basis: Some(basis(growth)),
+            deletions_held: self.why_held().await?,
+        })
+    }
+
+    pub(super) async fn diff(
+        &self,
+        request: api::DiffPolicyRequest,
+    ) -> Result<api::PolicyDiff, Status> {
+        let wanted = request.policy.unwrap_or_default();
+        let change = change(&wanted);
+        if change == PolicyChange::default() {
+            return Err(Status::invalid_argument("nothing would be changed: give a new policy"));
+        }
+        let named = self.resolve(wanted.vm.as_ref()).await?;
+        let present = self.present_of(&named).await?;
+        let policy = present.changed(change)?;
+        let show = |p: &Policy| shown(&named.id, p, &present.taken, present.now);
+        let (before, after) = (present.policy().map(show), Some(show(&policy)));
+        let points = present.points.len();
+        let changes = self.store.compute(move || {
+            forecast::diff(&present.start(present.policy()), &present.start(Some(&policy)))
+        });
+        let changes = changes.await.map_err(unavailable)?;
+        Ok(api::PolicyDiff {
+            vm_resource_id: named.id.to_string(),
+            vm_name: named.id.name().to_owned(),
+            before,
+            after,
+            unchanged: (points - changes.len()) as u32,
+            entries: changes.iter().map(entry).collect(),
+            deletions_held: self.why_held().await?,
+        })
+    }
+
+    pub(super) async fn cost(
+        &self,
+        request: api::EstimateCostRequest,
+    ) -> Result<api::CostEstimate, Status> {
+        let per_mille = per_mille(request.change_per_mille)?;
+        let wanted = request.policy.unwrap_or_default();
+        let named = self.resolve(wanted.vm.as_ref()).await?;
+        let present = self.present_of(&named).await?;
+        let size_bytes = self.size_of(&named.id, named.item.as_ref()).await?;
+        let growth = Growth { size_bytes, change_per_mille: per_mille };
+        let chains: Vec<Vec<WallTime>> = chains(&present.points);
+        let filled =
+            |p: &Policy| convert::monthly_cost(MonthlyCost::when_filled(p, &present.home, growth));
+        let change = change(&wanted);
+        let new = match change == PolicyChange::default() {
+            true => None,
+            false => Some(filled(&present.changed(change)?)),
+        };
+        Ok(api::CostEstimate {
+            vm_resource_id: named.id.to_string(),
+            vm_name: named.id.name().to_owned(),
+            now: Some(convert::monthly_cost(MonthlyCost::of_chains(growth, &chains))),
+            present_policy: present.policy().map(filled),
+            new_policy: new,
+            basis: Some(basis(growth)),
+        })
+    }
+}
+
+/// When the points of each region were taken, oldest first.
+fn chains(points: &[PointFacts]) -> Vec<Vec<WallTime>> {
+    let mut regions: std::collections::BTreeMap<&Region, Vec<WallTime>> = Default::default();
+    for point in points {
+        regions.entry(&point.region).or_default().push(point.created);
+    }
+    let sorted = |mut times: Vec<WallTime>| {
+        times.sort_unstable();
+        times
+    };
+    regions.into_values().map(sorted).collect()
+}
+
+fn in_range(
+    field: &str,
+    given: u32,
+    default: u32,
+    allowed: std::ops::RangeInclusive<u32>,
+) -> Result<u32, Status> {
+    let value = if given == 0 { default } else { given };
+    if allowed.contains(&value) {
+        return Ok(value);
+    }
+    let (low, high) = allowed.into_inner();
+    Err(Status::invalid_argument(format!("{field} is {value}: it must be {low} to {high}")))
+}
+
+fn per_mille(given: u32) -> Result<u32, Status> {
+    in_range("change_per_mille", given, Growth::DEFAULT_PER_MILLE, 1..=1000)
+}
+
+fn outages(given: &[api::Outage]) -> Result<Vec<Outage>, Status> {
+    if given.len() > MAX_OUTAGES {
+        let message = format!("{} outages: at most {MAX_OUTAGES} are allowed", given.len());
+        return Err(Status::invalid_argument(message));
+    }
+    let outage = |o: &api::Outage| {
+        let (from, to) =
+            (WallTime::from_unix_ms(o.from_unix_ms), WallTime::from_unix_ms(o.to_unix_ms));
+        let message = format!("the outage from {from} to {to} ends before it begins");
+        if from < to { Ok(Outage { from, to }) } else { Err(Status::invalid_argument(message)) }
+    };
+    given.iter().map(outage).collect()
+}
+
+fn basis(growth: Growth) -> api::CostBasis {
+    api::CostBasis {
+        size_bytes: growth.size_bytes,
+        change_per_mille: growth.change_per_mille,
+        prices_as_of: PRICES_AS_OF.to_owned(),
+    }
+}
+
+fn holding(holding: &Holding) -> api::RegionHolding {
+    api::RegionHolding {
+        region: holding.region.to_string(),
+        recovery_points: holding.points,
+        bytes: holding.bytes,
+    }
+}
+
+fn month(month: &Month) -> api::SimulatedMonth {
+    api::SimulatedMonth {
+        month: month.first_day.strftime("%Y-%m").to_string(),
+        partial: month.partial,
+        taken: month.taken,
+        late: month.late,
+        missed: month.missed,
+        deleted: month.deleted,
+        holdings: month.holdings.iter().map(holding).collect(),
+        storage_usd_cents: month.storage_cents,
+        copy_usd_cents: month.copy_cents,
+    }
+}
+
+fn run(step: &Step) -> api::SimulatedRun {
+    api::SimulatedRun {
+        scheduled_unix_ms: step.due.scheduled_for.unix_ms(),
+        started_unix_ms: step.at.unix_ms(),
+        late: step.due.late,
+        recovery_point: step.point.to_string(),
+        tiers: tiers(step.tiers),
+        deleted: step
+            .deleted
+            .iter()
+            .map(|d| api::SimulatedDeletion {
+                recovery_point: d.point.to_string(),
+                region: d.region.to_string(),
+                reason: d.reason.to_string(),
+            })
+            .collect(),
+    }
+}
+
+fn entry(change: &Change) -> api::PolicyDiffEntry {
+    let kind = match (&change.at_once, change.is_longer()) {
+        (Some(_), _) => api::PolicyDiffKind::AtOnce,
+        (None, true) => api::PolicyDiffKind::Longer,
+        (None, false) => api::PolicyDiffKind::Shorter,
+    };
+    api::PolicyDiffEntry {
+        recovery_point: change.point.to_string(),
+        region: change.region.to_string(),
+        created_unix_ms: change.created.unix_ms(),
+        tiers: tiers(change.tiers),
+        kind: kind.into(),
+        reason: change.at_once.as_ref().map(ToString::to_string).unwrap_or_default(),
+        anyway: change.at_once_anyway,
+        before: Some(kept_until(&change.before)),
+        after: Some(kept_until(&change.after)),
+    }
+}

@@ -1,0 +1,84 @@
+//! `azdr backup explain`
+
+use azdr_proto::admin::{ExplainPointRequest, KeptUntil, KeptUntilKind, PointExplanation};
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
+
+use crate::error::CliError;
+use crate::quantity::{minute, second};
+use crate::session::Session;
+use crate::style::Style;
+use crate::{json, names};
+
+/// Say why a backup is kept in each region, and until when on the present schedule
+///
+/// The schedule is run forward until nothing keeps the backup: every run is taken to succeed, jobs of
+/// now to be over before the next one, and nobody to pin, verify or delete anything. Points go in the
+/// pruning after a backup, and the originals of a copy not before the copy.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  azdr backup explain prod-db-vm-backup-daily-20251201-0800")]
+pub(crate) struct Explain {
+    /// Name of the backup
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    point: String,
+    /// Only this region
+    #[arg(long, value_name = "REGION", value_parser = NonEmptyStringValueParser::new())]
+    region: Option<String>,
+    /// Name of the VM, where the backup's name alone is not unique
+    #[arg(long, value_name = "VM", value_parser = NonEmptyStringValueParser::new())]
+    vm: Option<String>,
+}
+
+impl Explain {
+    pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
+        let request = ExplainPointRequest {
+            recovery_point: self.point,
+            vm: s.vm(self.vm.as_deref().unwrap_or_default()),
+            region: self.region.unwrap_or_default(),
+        };
+        let answer = s.client.explain_point(request).await?.into_inner();
+        s.out.result(json::explanation(&answer), |style| text(&answer, style));
+        Ok(())
+    }
+}
+
+fn text(answer: &PointExplanation, style: Style) -> String {
+    let mut text = String::new();
+    if let Some(point) = &answer.point {
+        let tiers: Vec<String> = point.tiers.iter().filter_map(|t| names::tier(*t)).collect();
+        let tiers = names::or_dash(Some(tiers.join(", ")));
+        let taken = second(point.created_unix_ms);
+        text.push_str(&format!("{}\n  Taken: {taken}\n  Tiers: {tiers}\n", point.name));
+    }
+    if !answer.deletions_held.is_empty() {
+        let held = &answer.deletions_held;
+        text.push_str(&format!("{}: {held}; as if released:\n", style.warning()));
+    }
+    for region in &answer.regions {
+        text.push_str(&format!("\nIn {}:\n", region.region));
+        if region.reasons.is_empty() {
+            text.push_str("  Nothing keeps it: the next pruning deletes it\n");
+        }
+        for reason in &region.reasons {
+            text.push_str(&format!("  Kept: {}\n", reason.text));
+        }
+        text.push_str(&format!("  Until: {}", until(&region.until)));
+        match region.until.as_ref().map(|u| u.reason.as_str()).unwrap_or_default() {
+            "" => text.push('\n'),
+            reason => text.push_str(&format!(" ({reason})\n")),
+        }
+    }
+    text
+}
+
+/// When a point goes, in few words.
+pub(crate) fn until(until: &Option<KeptUntil>) -> String {
+    let Some(until) = until else { return "-".to_owned() };
+    match until.kind() {
+        KeptUntilKind::Run => format!("the backup of {} UTC", minute(until.until_unix_ms)),
+        KeptUntilKind::Beyond => format!("beyond {} UTC", minute(until.until_unix_ms)),
+        KeptUntilKind::NotOnSchedule => "no end on the present schedule".to_owned(),
+        KeptUntilKind::Forever => "for ever".to_owned(),
+        KeptUntilKind::Unspecified => "-".to_owned(),
+    }
+}
