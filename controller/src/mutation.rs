@@ -1,7 +1,7 @@
 //! Mistakes made on purpose, so that tests can show that they are noticed.
 //!
 //! Compiled only with the feature `mutations`, which the simulation asks for and no binary that is
-//! built by itself has. Without it [`planted`] is the constant `false`.
+//! built by itself has. Without it nothing is ever planted.
 
 /// A mistake; each breaks one invariant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

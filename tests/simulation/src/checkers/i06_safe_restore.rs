@@ -59,7 +59,7 @@ impl Checker for SafeRestore {
                 let Some(disk) = view.azure.disks.get(key) else { return Ok(()) };
                 if let Some(vm) = &disk.managed_by
                     && is_production(&vm.to_string().to_lowercase())
-                    && disk.common.tags.get("azdr:owner").is_none()
+                    && !disk.common.tags.contains_key("azdr:owner")
                 {
                     return Err(format!("{key} is attached to {vm} and not of azdr's making"));
                 }
