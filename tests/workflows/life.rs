@@ -104,10 +104,12 @@ impl Bench {
         Store::open(&self.cloud.dir.path().join(DATABASE), Executor::Inline).unwrap()
     }
 
-    pub(crate) async fn life(&self) -> Life {
-        let path = self.cloud.dir.path().join(DATABASE);
-        let mortal = Mortal::new(self.meddler.clone());
-        let store = Store::open_with(&path, Executor::Inline, mortal.clone()).unwrap();
+    /// A client of Azure that no controller's death takes away.
+    pub(crate) fn azure_of_its_own(&self) -> ArmClient {
+        self.azure(Mortal::new(self.meddler.clone()))
+    }
+
+    fn azure(&self, mortal: Arc<Mortal>) -> ArmClient {
         let endpoint: url::Url = "https://sim.example/".parse().unwrap();
         let config = ArmConfig {
             authority: Some(endpoint.clone()),
@@ -119,9 +121,15 @@ impl Bench {
                 client_secret: Secret::new("secret"),
             })
         };
-        let line = Line { cloud: self.cloud.clone(), mortal: mortal.clone() };
-        let azure =
-            ArmClient::with_transport(config, self.env.clone(), Arc::new(line), Tokens::Configured);
+        let line = Line { cloud: self.cloud.clone(), mortal };
+        ArmClient::with_transport(config, self.env.clone(), Arc::new(line), Tokens::Configured)
+    }
+
+    pub(crate) async fn life(&self) -> Life {
+        let path = self.cloud.dir.path().join(DATABASE);
+        let mortal = Mortal::new(self.meddler.clone());
+        let store = Store::open_with(&path, Executor::Inline, mortal.clone()).unwrap();
+        let azure = self.azure(mortal.clone());
         let fleet = Fleet::new(self.env.clock.clone());
         let services = Arc::new(Services {
             azure,

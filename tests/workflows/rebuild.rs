@@ -79,7 +79,7 @@ fn differences(before: &[PointRow], after: &[PointRow]) -> Vec<String> {
 
 /// Loses the database and rebuilds it.
 async fn lose_and_rebuild(bench: &Bench, life: Life) -> (Life, Report) {
-    let azure = life.services.azure.clone();
+    let azure = bench.azure_of_its_own();
     life.end().await;
     for file in ["azdr.db", "azdr.db-wal", "azdr.db-shm"] {
         let _ = std::fs::remove_file(bench.cloud.dir.path().join(file));

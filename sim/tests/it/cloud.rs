@@ -11,7 +11,7 @@ use azure_sim::config::{Blocking, Config, Durability, Limits};
 use azure_sim::guests::none::NoGuests;
 use azure_sim::latency::Profile;
 use azure_sim::seed::WorldDescription;
-use azure_sim::{Dropped, Simulator};
+use azure_sim::{Dropped, PersistenceError, Simulator};
 use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::{Value, json};
@@ -72,6 +72,20 @@ pub(crate) fn world() -> Value {
 }
 
 fn open(dir: &Path, env: &Env, limits: &Limits) -> Simulator {
+    // A process that another test is just starting has a copy of every descriptor until its exec, of
+    // the lock's too.
+    for _ in 0..400 {
+        match try_open(dir, env, limits) {
+            Err(PersistenceError::InUse { .. }) => {
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
+            other => return other.unwrap(),
+        }
+    }
+    panic!("the state directory stays in use");
+}
+
+fn try_open(dir: &Path, env: &Env, limits: &Limits) -> Result<Simulator, PersistenceError> {
     let config = Config {
         state_dir: dir.join("state"),
         profile: Profile::Fast,
@@ -81,7 +95,7 @@ fn open(dir: &Path, env: &Env, limits: &Limits) -> Simulator {
         durability: Durability::Written,
     };
     let guests = Arc::new(NoGuests::new(Blocking::Inline));
-    Simulator::open(config, env.clone(), guests).unwrap()
+    Simulator::open(config, env.clone(), guests)
 }
 
 /// The root disk's content: recognisable, and mostly a hole.
