@@ -19,8 +19,7 @@ pub(crate) struct Simulate {
 impl Simulate {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let workspace = Workspace::find()?;
-        let package = ["build", "--release", "--package", "azdr-simulation", "--bins"];
-        if !workspace.cargo(&package).status().context("cannot run cargo")?.success() {
+        if !workspace.build_programs("release", &["azdr-simulation"])? {
             return Ok(ExitCode::FAILURE);
         }
         let mut simulate = Command::new(workspace.programs("release").join("azdr-simulate"));

@@ -29,15 +29,7 @@ impl Soak {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let workspace = Workspace::find()?;
         let profile = if self.dev { "debug" } else { "release" };
-        eprintln!("Building {profile} programs");
-        let mut build = workspace.cargo(&["build", "--bins"]);
-        if !self.dev {
-            build.arg("--release");
-        }
-        for package in PACKAGES {
-            build.args(["--package", package]);
-        }
-        if !build.status().context("cannot run cargo")?.success() {
+        if !workspace.build_programs(profile, &PACKAGES)? {
             return Ok(ExitCode::FAILURE);
         }
         let mut soak = Command::new(workspace.programs(profile).join("azdr-soak"));

@@ -43,6 +43,23 @@ impl Workspace {
         self.target.join("lab")
     }
 
+    /// Builds the programs of these packages in a profile, `debug` or `release`, with words; false when
+    /// cargo has said why it could not.
+    ///
+    /// # Errors
+    /// When cargo cannot be run.
+    pub(crate) fn build_programs(&self, profile: &str, packages: &[&str]) -> Result<bool> {
+        eprintln!("Building {profile} programs");
+        let mut build = self.cargo(&["build", "--bins"]);
+        if profile == "release" {
+            build.arg("--release");
+        }
+        for package in packages {
+            build.args(["--package", package]);
+        }
+        Ok(build.status().context("cannot run cargo")?.success())
+    }
+
     /// A cargo command in the workspace, with the same target folder.
     pub(crate) fn cargo(&self, arguments: &[&str]) -> Command {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

@@ -1,5 +1,6 @@
 //! A journal is finished by the version of the step list that wrote it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use azdr_env::Env;
@@ -70,18 +71,25 @@ fn two() -> Definition<Arc<Road>> {
         .build()
 }
 
+/// A life of a controller whose build has these versions.
+async fn life(
+    dir: &Path,
+    road: &Arc<Road>,
+    definitions: Vec<Definition<Arc<Road>>>,
+) -> Engine<Arc<Road>> {
+    let store = Store::open(&dir.join("db"), Executor::Inline).unwrap();
+    let config = EngineConfig { max_running: 8, retry: RetryPolicy::QUICK };
+    let services = Arc::new(road.clone());
+    let engine = Engine::new(store, Env::simulated(1), services, definitions, config);
+    engine.start().await.unwrap();
+    engine
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_run_is_finished_by_the_version_that_began_it_and_new_ones_use_the_newest() {
     let dir = tempfile::tempdir().unwrap();
     let road = Arc::new(Road::default());
-    let life = async |definitions| {
-        let store = Store::open(&dir.path().join("db"), Executor::Inline).unwrap();
-        let config = EngineConfig { max_running: 8, retry: RetryPolicy::QUICK };
-        let services = Arc::new(road.clone());
-        let engine = Engine::new(store, Env::simulated(1), services, definitions, config);
-        engine.start().await.unwrap();
-        engine
-    };
+    let life = async |definitions| life(dir.path(), &road, definitions).await;
     let engine = life(vec![one()]).await;
     let old = engine.submit(engine.new_run("road", &json!({}), None, "test")).await.unwrap();
     azdr_env::sleep(std::time::Duration::from_secs(5)).await;
@@ -101,14 +109,7 @@ async fn a_run_is_finished_by_the_version_that_began_it_and_new_ones_use_the_new
 async fn a_run_of_an_unknown_version_waits_for_a_build_that_has_it() {
     let dir = tempfile::tempdir().unwrap();
     let road = Arc::new(Road::default());
-    let life = async |definitions| {
-        let store = Store::open(&dir.path().join("db"), Executor::Inline).unwrap();
-        let config = EngineConfig { max_running: 8, retry: RetryPolicy::QUICK };
-        let services = Arc::new(road.clone());
-        let engine = Engine::new(store, Env::simulated(1), services, definitions, config);
-        engine.start().await.unwrap();
-        engine
-    };
+    let life = async |definitions| life(dir.path(), &road, definitions).await;
     let engine = life(vec![two()]).await;
     let run = engine.new_run("road", &json!({}), None, "test");
     engine.kill();
