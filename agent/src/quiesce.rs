@@ -162,7 +162,7 @@ impl Actor {
         while let Some(command) = self.inbox.recv().await {
             match command {
                 Command::Freeze(freeze) => match self.last_of(&freeze.operation_id) {
-                    Some(ended) => self.view.say(Body::FreezeReply(over(ended))),
+                    Some(ended) => self.view.say(Body::FreezeReply(over(&ended.freeze))),
                     None => self.operate(freeze).await,
                 },
                 Command::Thaw(id) => {
@@ -227,7 +227,8 @@ impl Actor {
     }
 }
 
-pub(crate) fn refused(id: &str, reason: String) -> FreezeReply {
+/// The answer to a Freeze that is not begun; `reason` is for an operator.
+pub fn refused(id: &str, reason: String) -> FreezeReply {
     FreezeReply {
         operation_id: id.to_owned(),
         outcome: FreezeOutcome::Refused.into(),
@@ -236,7 +237,8 @@ pub(crate) fn refused(id: &str, reason: String) -> FreezeReply {
     }
 }
 
-pub(crate) fn nothing_held(id: &str, reason: &str) -> ThawReply {
+/// The answer to a Thaw where nothing was frozen; `reason` is for an operator.
+pub fn nothing_held(id: &str, reason: &str) -> ThawReply {
     ThawReply {
         operation_id: id.to_owned(),
         cause: ThawCause::NotFrozen.into(),
@@ -245,9 +247,9 @@ pub(crate) fn nothing_held(id: &str, reason: &str) -> ThawReply {
     }
 }
 
-/// The answer to a Freeze of an operation that has ended.
-fn over(ended: &Ended) -> FreezeReply {
-    let mut reply = ended.freeze.clone();
+/// The answer to a Freeze of an operation that has ended, made of the answer that it got then.
+pub fn over(freeze: &FreezeReply) -> FreezeReply {
+    let mut reply = freeze.clone();
     if reply.outcome() == FreezeOutcome::Frozen {
         reply.set_outcome(FreezeOutcome::Failed);
         reply.reason = "this operation's hold has already ended".to_owned();

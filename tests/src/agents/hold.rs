@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use azdr_agent::quiesce::{nothing_held, over, refused};
 use azdr_env::Monotonic;
 use azdr_proto::agent::agent_message::Body as Say;
 use azdr_proto::agent::{
@@ -127,7 +128,7 @@ impl Actor {
         while let Some(command) = self.inbox.recv().await {
             match command {
                 Command::Freeze(freeze) => match self.last_of(&freeze.operation_id) {
-                    Some(ended) => self.shown.say(Say::FreezeReply(over(ended))),
+                    Some(ended) => self.shown.say(Say::FreezeReply(over(&ended.freeze))),
                     None => self.last = Some(self.operate(freeze).await),
                 },
                 Command::Thaw(id) => {
@@ -314,34 +315,6 @@ impl Actor {
             freeze_ms: millis(took),
         }
     }
-}
-
-pub(super) fn refused(id: &str, reason: String) -> FreezeReply {
-    FreezeReply {
-        operation_id: id.to_owned(),
-        outcome: FreezeOutcome::Refused.into(),
-        reason,
-        ..FreezeReply::default()
-    }
-}
-
-pub(super) fn nothing_held(id: &str, reason: &str) -> ThawReply {
-    ThawReply {
-        operation_id: id.to_owned(),
-        cause: ThawCause::NotFrozen.into(),
-        reason: reason.to_owned(),
-        ..ThawReply::default()
-    }
-}
-
-/// The answer to a Freeze of an operation that has ended.
-fn over(ended: &Ended) -> FreezeReply {
-    let mut reply = ended.freeze.clone();
-    if reply.outcome() == FreezeOutcome::Frozen {
-        reply.set_outcome(FreezeOutcome::Failed);
-        reply.reason = "this operation's hold has already ended".to_owned();
-    }
-    reply
 }
 
 /// Why the freeze was not unbroken until a thaw that was asked for; empty when it was.

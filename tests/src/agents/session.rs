@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use azdr_agent::VERSION;
 use azdr_agent::identity_store::StoredIdentity;
+use azdr_agent::quiesce::{nothing_held, refused};
 use azdr_agent::restored::{Door, Granted, granted};
 use azdr_agent::vm_id::VmId;
 use azdr_identity::ClientIdentity;
@@ -21,7 +22,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
-use super::hold::{Command, Holds, nothing_held, refused};
+use super::hold::{Command, Holds};
 use super::machine::{Machine, fact};
 
 const WELCOME_LIMIT: Duration = Duration::from_secs(15);
