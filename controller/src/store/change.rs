@@ -16,7 +16,7 @@ use super::cached::Cached;
 use super::error::to_json;
 use super::items::ensure_vm;
 use super::points::ReplicaState;
-use super::runs::insert_run;
+use super::runs::{insert_run, queued_equal};
 use super::{ItemId, NewRun, RunId, StoreError};
 use crate::mutation::{Mutation, planted};
 
@@ -143,6 +143,8 @@ pub enum CatalogueChange {
     },
     /// Start another run.
     StartRun(Box<NewRun>),
+    /// Start another run, unless an equal one is queued: that one will see what there is by then.
+    StartRunUnlessQueued(Box<NewRun>),
     /// Whether the VM's tag mirrors its policy.
     SetTagProblem {
         /// Whose.
@@ -320,6 +322,10 @@ pub(super) fn apply(
             Ok(())
         }
         Change::StartRun(new) => insert_run(c, new, now).map(|_| ()),
+        Change::StartRunUnlessQueued(new) => match queued_equal(c, new)? {
+            Some(_) => Ok(()),
+            None => insert_run(c, new, now).map(|_| ()),
+        },
         Change::SetTagProblem { item, problem } => {
             c.execute_cached(
                 "UPDATE policy SET tag_problem = ?2 WHERE item_id = ?1",

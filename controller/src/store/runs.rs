@@ -169,6 +169,26 @@ impl Store {
         .await
     }
 
+    /// Queues a run, unless an equal one is queued that has not started: then it answers that one.
+    ///
+    /// # Errors
+    /// As [`queue_run`](Self::queue_run).
+    pub async fn queue_run_once(
+        &self,
+        run: NewRun,
+        most: u32,
+        now: WallTime,
+    ) -> Result<RunId, StoreError> {
+        self.write(move |c| {
+            if let Some(id) = queued_equal(c, &run)? {
+                return Ok(id);
+            }
+            check_queue(c, most)?;
+            insert_run(c, &run, now)
+        })
+        .await
+    }
+
     /// Queues a run and journals it as started by a step of its parent, in one transaction.
     ///
     /// # Errors
@@ -502,6 +522,27 @@ pub(super) fn insert_run(c: &Connection, run: &NewRun, now: WallTime) -> Result<
         now.unix_ms(),
     ))?;
     Ok(RunId(c.last_insert_rowid()))
+}
+
+/// A queued run that will do the same, whoever asked for it.
+pub(super) fn queued_equal(c: &Connection, run: &NewRun) -> Result<Option<RunId>, StoreError> {
+    let id = c
+        .prepare_cached(
+            "SELECT id FROM run WHERE state = 'queued' AND item_id IS ?1 AND workflow = ?2
+               AND version = ?3 AND input_json = ?4 AND parent_run_id IS ?5 ORDER BY id LIMIT 1",
+        )?
+        .query_row(
+            (
+                run.item.map(|i| i.0),
+                &run.workflow,
+                run.version,
+                to_json(&run.input),
+                run.parent.map(|p| p.0),
+            ),
+            |r| r.get(0),
+        )
+        .optional()?;
+    Ok(id.map(RunId))
 }
 
 /// Refuses when a run is not in this state.

@@ -195,8 +195,23 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
         if self.is_killed() {
             return Err(StoreError::Closed);
         }
-        let id =
-            self.store().queue_run(run, self.max_queued(), self.inner.env.clock.wall()).await?;
+        let now = self.inner.env.clock.wall();
+        let id = self.store().queue_run(run, self.max_queued(), now).await?;
+        self.notify();
+        Ok(id)
+    }
+
+    /// The same for a run that decides what to do when it starts: while an equal one is queued, that
+    /// one is answered, and no second is queued.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit).
+    pub async fn submit_once(&self, run: NewRun) -> Result<RunId, StoreError> {
+        if self.is_killed() {
+            return Err(StoreError::Closed);
+        }
+        let now = self.inner.env.clock.wall();
+        let id = self.store().queue_run_once(run, self.max_queued(), now).await?;
         self.notify();
         Ok(id)
     }

@@ -303,7 +303,8 @@ async fn record_point(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
         }
         let clean = prune::Input::by_policy(input.item, input.vm.clone());
         let run = super::new_run(prune::RUN, &clean, input.item, by);
-        done = done.change(CatalogueChange::StartRun(Box::new(run)));
+        // Behind a prune that is stuck, every backup would otherwise queue one more.
+        done = done.change(CatalogueChange::StartRunUnlessQueued(Box::new(run)));
     }
     Ok(done)
 }
