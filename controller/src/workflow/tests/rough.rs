@@ -179,11 +179,19 @@ pub(super) fn definitions() -> Vec<Definition<Arc<Rough>>> {
         .within(Duration::MAX)
         .undo(undo_copy)
         .build();
+    let tidy = Workflow::new("tidy", Version(1), RunPriority::Verify)
+        .lock_keys(locks)
+        .step(key("prepare"), "Prepare", prepare)
+        .undo(undo_prepare)
+        .temporary(key("scratch"), "Scratch", scratch)
+        .undo(undo_scratch)
+        .residue(left)
+        .build();
     let many = Workflow::new("many", Version(1), RunPriority::Housekeeping)
         .children(BRIEFS, "Briefs", 2, make_briefs)
         .conclude(conclude_briefs)
         .build();
-    vec![rough, brief, copy, patient, many]
+    vec![rough, brief, copy, patient, tidy, many]
 }
 
 async fn copy_forever(cx: &Cx) -> Result<Done<()>, StepError> {
