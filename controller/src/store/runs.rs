@@ -352,6 +352,37 @@ impl Store {
         self.read(move |c| read_run(c, id)).await
     }
 
+    /// The states of these runs, and of all runs after `after`, by number: without their documents.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn run_states(
+        &self,
+        these: Vec<RunId>,
+        after: RunId,
+    ) -> Result<BTreeMap<RunId, RunState>, StoreError> {
+        let state = |id: i64, text: String| match RunState::parse(&text) {
+            Some(state) => Ok((RunId(id), state)),
+            None => Err(StoreError::Refused(format!("unknown run state {text:?}"))),
+        };
+        self.read(move |c| {
+            let mut found = BTreeMap::new();
+            let mut one = c.prepare_cached("SELECT state FROM run WHERE id = ?1")?;
+            for id in these {
+                if let Some(text) = one.query_row([id.0], |r| r.get(0)).optional()? {
+                    found.extend([state(id.0, text)?]);
+                }
+            }
+            let mut later = c.prepare_cached("SELECT id, state FROM run WHERE id > ?1")?;
+            let mut rows = later.query([after.0])?;
+            while let Some(r) = rows.next()? {
+                found.extend([state(r.get(0)?, r.get(1)?)?]);
+            }
+            Ok(found)
+        })
+        .await
+    }
+
     /// Queued runs in the order in which they should start.
     ///
     /// # Errors

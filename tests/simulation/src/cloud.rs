@@ -139,13 +139,20 @@ impl Cloud {
             life,
             method: request.method.clone(),
             path: request.url.path().to_lowercase(),
-            body: serde_json::from_slice(&request.body).unwrap_or_default(),
+            body: match request.body.is_empty() {
+                true => Value::Null,
+                false => serde_json::from_slice(&request.body).unwrap_or_default(),
+            },
         });
-        if let Some(asked) = &asked
-            && asked.method != Method::GET
-        {
-            self.tell(&Event::Asked(asked.clone()));
-        }
+        let asked = match asked {
+            Some(asked) if asked.method != Method::GET => {
+                let event = Event::Asked(asked);
+                self.tell(&event);
+                let Event::Asked(asked) = event else { unreachable!("it was made here") };
+                Some(asked)
+            }
+            asked => asked,
+        };
         let response = self.simulator.handle(inner).await;
         let status = response.status().as_u16();
         if let Some(asked) = asked {

@@ -218,20 +218,18 @@ impl Reporter {
         let (open, latest) = {
             let known = self.known.lock().expect("only looked up and put in");
             let latest = known.keys().next_back().map_or(0, |id| id.0);
-            // What is over must stay so: the latest are looked at again.
-            let of_interest = |(id, state): &(&RunId, &RunState)| {
-                !state.is_terminal() || id.0 + LOOKED_AT_AGAIN > latest
-            };
-            (known.iter().filter(of_interest).map(|(id, _)| *id).collect::<Vec<_>>(), latest)
+            let open = known.iter().filter(|(_, state)| !state.is_terminal()).map(|(id, _)| *id);
+            (open.collect::<Vec<_>>(), latest)
         };
+        // What is over must stay so: the latest are looked at again.
+        let after = RunId(latest - LOOKED_AT_AGAIN);
+        let Ok(states) = self.store.run_states(open, after).await else { return };
         let mut rows = Vec::new();
-        for id in open {
-            rows.extend(self.store.run(id).await.ok().flatten());
-        }
-        let mut id = latest + 1;
-        while let Ok(Some(row)) = self.store.run(RunId(id)).await {
-            rows.push(row);
-            id += 1;
+        for (id, state) in states {
+            let known = self.known.lock().expect("only looked up and put in").get(&id).copied();
+            if known != Some(state) {
+                rows.extend(self.store.run(id).await.ok().flatten());
+            }
         }
         for row in rows {
             let before = {

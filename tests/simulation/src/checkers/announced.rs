@@ -46,6 +46,32 @@ pub(super) fn belongs_to(snapshot: &Snapshot) -> Option<(String, String)> {
     Some((vm.to_lowercase(), point.to_owned()))
 }
 
+/// Whether a snapshot's tags tell this VM key; as [`belongs_to`], without building it.
+pub(super) fn is_of_vm(snapshot: &Snapshot, vm: &str) -> bool {
+    let mut rest = vm;
+    for part in 0..10 {
+        let Some(text) = tag(snapshot, VM_PARTS[part]) else { return rest.is_empty() };
+        match rest.get(..text.len()) {
+            Some(front) if front.eq_ignore_ascii_case(text) => rest = &rest[text.len()..],
+            _ => return false,
+        }
+    }
+    belongs_to(snapshot).is_some_and(|(of, _)| of == vm)
+}
+
+const VM_PARTS: [&str; 10] = [
+    "azdr:vm-0",
+    "azdr:vm-1",
+    "azdr:vm-2",
+    "azdr:vm-3",
+    "azdr:vm-4",
+    "azdr:vm-5",
+    "azdr:vm-6",
+    "azdr:vm-7",
+    "azdr:vm-8",
+    "azdr:vm-9",
+];
+
 /// All snapshots of a point in a region.
 pub(super) fn snapshots_of<'a>(
     azure: &'a State,
@@ -56,7 +82,7 @@ pub(super) fn snapshots_of<'a>(
     let is_its = |s: &Snapshot| {
         tag(s, "azdr:point") == Some(point)
             && s.common.location.eq_ignore_ascii_case(region)
-            && belongs_to(s).is_some_and(|(of, _)| of == vm)
+            && is_of_vm(s, vm)
     };
     azure.snapshots.iter().filter(|(_, s)| is_its(s)).collect()
 }
@@ -87,12 +113,12 @@ pub(super) fn complete_points(
     let mut found = BTreeMap::new();
     for (_, snapshot) in azure.snapshots.iter() {
         if snapshot.common.location.eq_ignore_ascii_case(region)
+            && let Some(point) = tag(snapshot, "azdr:point")
+            && is_of_vm(snapshot, vm)
             && snapshot.is_complete(now)
-            && let Some((of, point)) = belongs_to(snapshot)
-            && of == vm
         {
             let tiers = tag(snapshot, "azdr:tiers").unwrap_or_default();
-            found.insert(point, tiers.split(',').map(str::to_owned).collect());
+            found.insert(point.to_owned(), tiers.split(',').map(str::to_owned).collect());
         }
     }
     found
@@ -111,7 +137,7 @@ impl Points {
                 let found: Vec<_> = azure
                     .snapshots
                     .iter()
-                    .filter(|(_, s)| belongs_to(s) == Some((vm.clone(), point.clone())))
+                    .filter(|(_, s)| tag(s, "azdr:point") == Some(&point) && is_of_vm(s, &vm))
                     .map(|(_, s)| s)
                     .collect();
                 let first = found.first()?;

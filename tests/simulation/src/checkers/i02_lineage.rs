@@ -24,9 +24,9 @@ impl Checker for Lineage {
         let Some(snapshot) = view.azure.snapshots.get(key) else { return Ok(()) };
         let copied_now = view.azure.snapshots.iter().find(|(_, copy)| {
             let of_this = copy.volume.creation.source.as_ref();
-            of_this.is_some_and(|s| s.to_string().eq_ignore_ascii_case(key))
+            copy.progress.as_ref().is_some_and(|p| p.error.is_none())
                 && copy.percent(view.now) < 100.0
-                && copy.progress.as_ref().is_some_and(|p| p.error.is_none())
+                && of_this.is_some_and(|s| s.to_string().eq_ignore_ascii_case(key))
         });
         if let Some((copy, _)) = copied_now {
             return Err(format!("{key} is being copied to {copy}"));
