@@ -33,7 +33,7 @@ use crate::mutation::{Mutation, planted};
 use crate::pki::AuthorityFile;
 use crate::reconcile::Reconciler;
 use crate::reconcile::residue::{self, Sweeper};
-use crate::store::{Executor, Stamp, Store};
+use crate::store::{Executor, Stamp, Store, StoreError};
 use crate::workflow::{Engine, EngineConfig, RetryPolicy};
 use crate::workflows::{self, Catalogue, DrillAccess, ProbeAddress, Services, Settings};
 
@@ -43,6 +43,8 @@ const RENEW_EVERY: Duration = Duration::from_secs(24 * 3600);
 const SERVER_CERTIFICATE: Duration = Duration::from_secs(90 * 24 * 3600);
 /// How long runs may take to reach a place from which they can go on later.
 const DRAIN: Duration = Duration::from_secs(30);
+/// How often to look whether a newer controller has come. Steps look for themselves each time.
+const LOOK_FOR_NEWER_EVERY: Duration = Duration::from_secs(5);
 /// Runs in flight at once (DESIGN §8).
 const MAX_RUNNING: usize = 1000;
 
@@ -256,9 +258,9 @@ pub async fn run(
         ended = servers.join_next() => {
             bail!("a listener ended: {ended:?}");
         }
-        () = engine.fenced() => {
-            bail!("a newer controller has opened the database; this one has stopped");
-        }
+        () = engine.fenced() => bail!(OVERTAKEN),
+        // Also when there is nothing to write: reconcilers go on calling Azure.
+        () = overtaken(&store) => bail!(OVERTAKEN),
     }
     tracing::info!("stopping");
     health.set_ready(false);
@@ -276,6 +278,15 @@ pub async fn run(
     metrics.abort();
     renewal.abort();
     Ok(())
+}
+
+const OVERTAKEN: &str = "a newer controller has opened the database; this one has stopped";
+
+/// Waits until a newer controller has opened the database.
+async fn overtaken(store: &Store) {
+    while !matches!(store.check_newest().await, Err(StoreError::Fenced { .. })) {
+        azdr_env::sleep(LOOK_FOR_NEWER_EVERY).await;
+    }
 }
 
 fn bind(field: &str, address: SocketAddr) -> anyhow::Result<tokio::net::TcpListener> {

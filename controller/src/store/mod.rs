@@ -40,7 +40,7 @@ pub use progress::Progress;
 pub use rebuild::{Rebuild, RebuiltItem, RebuiltPoint, RebuiltReplica};
 pub use repetition::Repetition;
 pub use residue::{KeptDisk, REBUILD, Rebuilt};
-pub use runs::{LockNeed, MAX_QUEUED, NewRun, RunId, RunRow, RunState};
+pub use runs::{LockNeed, MAX_QUEUED, NewRun, QueueLimit, RunId, RunRow, RunState};
 pub use stamp::Stamp;
 
 use std::path::Path;
@@ -136,8 +136,8 @@ impl Store {
     /// Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// When the file cannot be opened, another process has it (a second controller), or a migration
-    /// fails; the database is then as it was.
+    /// When the file cannot be opened or a migration fails; the database is then as it was. Another
+    /// process that has it open is no error: [`take_over`](Self::take_over) decides who writes.
     pub fn open(path: &Path, executor: Executor) -> Result<Self, StoreError> {
         Self::open_gated(path, executor, None)
     }
@@ -161,8 +161,6 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let mut connection = Connection::open(path)?;
         configure(&connection)?;
-        // Held for the life of the process: two controllers on one database would both recover the
-        // same runs.
         connection.pragma_update(None, "journal_mode", "WAL")?;
         migrations::migrations::runner()
             .run(&mut connection)
@@ -441,6 +439,23 @@ mod tests {
 
     fn open(dir: &tempfile::TempDir, executor: Executor) -> Store {
         Store::open(&dir.path().join("azdr.db"), executor).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_answered_write_is_on_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        for executor in [Executor::BlockingPool, Executor::Inline] {
+            let store = open(&dir, executor);
+            let pragma = |name: &str| {
+                store.with_writer(|c| {
+                    c.pragma_query_value(None, name, |r| r.get::<_, rusqlite::types::Value>(0))
+                })
+            };
+            // FULL: every commit syncs the log before it is answered.
+            assert_eq!(pragma("synchronous"), Ok(2.into()), "{executor:?}");
+            assert_eq!(pragma("journal_mode"), Ok("wal".to_owned().into()), "{executor:?}");
+            assert_eq!(pragma("foreign_keys"), Ok(1.into()), "{executor:?}");
+        }
     }
 
     async fn count(store: &Store) -> i64 {

@@ -1,6 +1,7 @@
 //! Runs, their locks and their leases.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use azdr_env::WallTime;
@@ -151,19 +152,28 @@ pub struct LockNeed {
 /// has left the queue.
 pub const MAX_QUEUED: u32 = 100_000;
 
+/// Whether one more run may wait.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueLimit {
+    /// So many may.
+    pub most: u32,
+    /// Of those, only runs of this priority and of more urgent ones count.
+    pub counted_to: u8,
+}
+
 impl Store {
     /// Queues a run; it is durable when this returns.
     ///
     /// # Errors
-    /// `Refused` when `most` runs are queued already, or when the database cannot be written.
+    /// `QueueFull` when the limit is reached, or when the database cannot be written.
     pub async fn queue_run(
         &self,
         run: NewRun,
-        most: u32,
+        limit: QueueLimit,
         now: WallTime,
     ) -> Result<RunId, StoreError> {
         self.write(move |c| {
-            check_queue(c, most)?;
+            check_queue(c, limit)?;
             insert_run(c, &run, now)
         })
         .await
@@ -192,18 +202,18 @@ impl Store {
     /// Queues a run and journals it as started by a step of its parent, in one transaction.
     ///
     /// # Errors
-    /// When the database cannot be written.
+    /// `QueueFull` when the limit is reached, or when the database cannot be written.
     pub async fn queue_child(
         &self,
         parent: RunId,
         step: &'static str,
         item: String,
         run: NewRun,
-        most: u32,
+        limit: QueueLimit,
         now: WallTime,
     ) -> Result<RunId, StoreError> {
         self.write(move |c| {
-            check_queue(c, most)?;
+            check_queue(c, limit)?;
             let id = insert_run(c, &run, now)?;
             journal::append(c, parent, step, &item, Event::Started, &Value::from(id.0), now)?;
             Ok(id)
@@ -239,10 +249,9 @@ impl Store {
                     return Ok(false);
                 }
             }
-            c.execute_cached("UPDATE lock_epoch SET epoch = epoch + 1", [])?;
             for need in &needs {
                 c.execute_cached(
-                    "INSERT OR IGNORE INTO lock SELECT ?1, ?2, epoch, ?3 FROM lock_epoch",
+                    "INSERT OR IGNORE INTO lock (key, run_id, taken_ms) VALUES (?1, ?2, ?3)",
                     (&need.key, id.0, now.unix_ms()),
                 )?;
             }
@@ -394,15 +403,20 @@ impl Store {
         .await
     }
 
-    /// Queued runs that are not known to wait for a lock, in the order in which they should start.
+    /// Queued runs of these priorities that are not known to wait for a lock, in the order in which
+    /// they should start.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn ready_runs(&self, limit: u32) -> Result<Vec<RunRow>, StoreError> {
+    pub async fn ready_runs(
+        &self,
+        priorities: RangeInclusive<u8>,
+        limit: u32,
+    ) -> Result<Vec<RunRow>, StoreError> {
         self.read(move |c| {
             let ready = "WHERE state = 'queued' AND waiting_for_job IS NULL
-                         ORDER BY priority, id LIMIT ?1";
-            select(c, ready, [limit])
+                         AND priority BETWEEN ?1 AND ?2 ORDER BY priority, id LIMIT ?3";
+            select(c, ready, (priorities.start(), priorities.end(), limit))
         })
         .await
     }
@@ -515,13 +529,18 @@ impl Store {
     }
 }
 
-fn check_queue(c: &Connection, most: u32) -> Result<(), StoreError> {
-    let queued: u32 =
-        c.prepare_cached("SELECT n FROM queue_length")?.query_row([], |r| r.get(0))?;
-    if queued < most {
+fn check_queue(c: &Connection, limit: QueueLimit) -> Result<(), StoreError> {
+    let all: u32 = c.query_row_cached("SELECT n FROM queue_length", [], |r| r.get(0))?;
+    if all < limit.most {
         return Ok(());
     }
-    Err(StoreError::QueueFull { queued })
+    // Only a full queue is counted.
+    let queued: u32 = c.query_row_cached(
+        "SELECT count(*) FROM run WHERE state = 'queued' AND priority <= ?1",
+        [limit.counted_to],
+        |r| r.get(0),
+    )?;
+    if queued < limit.most { Ok(()) } else { Err(StoreError::QueueFull { queued }) }
 }
 
 fn set_waiting(

@@ -79,6 +79,7 @@ pub struct StepProgress {
 /// A run in this process: what its steps share.
 pub(super) struct RunShared<S> {
     pub(super) id: RunId,
+    pub(super) priority: u8,
     pub(super) input: Value,
     pub(super) services: Arc<S>,
     pub(super) env: Env,

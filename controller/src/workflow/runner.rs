@@ -431,6 +431,9 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
         payload: Value,
     ) -> Result<RawDone, StepError> {
         let step = cx.step;
+        // A step that is called again and again writes rarely, and a newer controller may have undone
+        // it meanwhile.
+        self.run.store.check_newest().await?;
         // A step that panics is a mistake of ours; it must not take the run's locks with it.
         AssertUnwindSafe(act(cx, payload)).catch_unwind().await.unwrap_or_else(|_| {
             Err(StepError::fail("internal", format!("step {step} panicked; see the log")))
