@@ -21,6 +21,9 @@ pub(super) enum Mood {
     Waits,
     /// It does not answer before the world is mended.
     Hangs,
+    /// It polls within one call, as steps that wait for Azure do, and is not there before the world is
+    /// mended.
+    Polls,
 }
 
 /// Survives crashes, like Azure does.
@@ -52,17 +55,26 @@ impl Rough {
         self.moods.lock().unwrap().get(act).copied()
     }
 
-    async fn act(&self, act: &'static str) -> Result<Done<()>, StepError> {
+    async fn act(&self, cx: &Cx, act: &'static str) -> Result<Done<()>, StepError> {
         self.log.lock().unwrap().push(act);
         while self.mood(act) == Some(Mood::Hangs) {
             self.mended.notified().await;
+        }
+        while self.mood(act) == Some(Mood::Polls) {
+            cx.wait(Duration::from_secs(5)).await.map_err(|e| match e {
+                StepError::NotYet { detail, percent, after, .. } => {
+                    let resource = Some("/res/disk-1".into());
+                    StepError::NotYet { detail, percent, after, resource }
+                }
+                e => e,
+            })?;
         }
         let failure = || Failure::new("rough", format!("{act} fails")).resource("/res/disk-1");
         match self.mood(act) {
             Some(Mood::Fails) => Err(StepError::Fail(failure())),
             Some(Mood::Falters) => Err(StepError::Retry { failure: failure(), after: None }),
             Some(Mood::Waits) => Err(StepError::not_yet("not yet", Duration::from_secs(30))),
-            Some(Mood::Hangs) | None => Ok(Done::new(())),
+            Some(Mood::Hangs | Mood::Polls) | None => Ok(Done::new(())),
         }
     }
 }
@@ -81,7 +93,7 @@ const fn key(name: &'static str) -> StepKey<()> {
 macro_rules! acts {
     ($($name:ident = $act:literal;)*) => {$(
         async fn $name(cx: &Cx) -> Result<Done<()>, StepError> {
-            cx.services().act($act).await
+            cx.services().act(cx, $act).await
         }
     )*};
 }
