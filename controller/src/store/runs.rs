@@ -186,14 +186,14 @@ impl Store {
     pub async fn queue_run_once(
         &self,
         run: NewRun,
-        most: u32,
+        limit: QueueLimit,
         now: WallTime,
     ) -> Result<RunId, StoreError> {
         self.write(move |c| {
             if let Some(id) = queued_equal(c, &run)? {
                 return Ok(id);
             }
-            check_queue(c, most)?;
+            check_queue(c, limit)?;
             insert_run(c, &run, now)
         })
         .await

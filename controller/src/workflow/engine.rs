@@ -450,6 +450,8 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
     ) -> Result<Runner<S>, StoreError> {
         let inner = &self.inner;
         let engine = self.clone();
+        let history = self.history(row.id).await?;
+        let wall = inner.env.clock.wall();
         let run = RunShared {
             id: row.id,
             priority: row.priority,
@@ -457,10 +459,12 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
             services: Arc::new(inner.services.for_run(definition.priority)),
             env: inner.env.clone(),
             store: self.store(),
-            history: Mutex::new(self.history(row.id).await?),
             repetitions: Mutex::new(self.store().repetitions(row.id).await?),
             spent_before: row.spent,
             begun: inner.env.clock.monotonic(),
+            begun_wall: history.latest().map_or(wall, |latest| latest.max(wall)),
+            steps_begun: Mutex::default(),
+            history: Mutex::new(history),
             progress: Mutex::default(),
             cancel: CancellationToken::new(),
             shutdown: inner.shutdown.clone(),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use azdr_arm::Vm;
 use azdr_domain::arm_id::ArmId;
-use azdr_env::WallTime;
+use azdr_env::{Monotonic, WallTime};
 use azdr_proto::agent::Witness;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -46,8 +46,12 @@ pub struct Expected {
     /// Every disk of the machine is of this point: then no other witness may be on any of them. False
     /// where disks that the point does not know stay attached.
     pub all_disks: bool,
-    /// Only a hello after this time counts: an earlier one was of the machine before.
+    /// When the machine was asked for; for people.
     pub not_before: WallTime,
+    /// Only a hello after this time of this process counts: an earlier one was of the machine before.
+    /// `None`: any does, since the vmId is new, or the machine was off already when this process began.
+    #[serde(skip)]
+    pub after: Option<Monotonic>,
 }
 
 impl Expected {
@@ -61,6 +65,7 @@ impl Expected {
             point: point.name.to_string(),
             nonce: point.nonce.clone(),
             not_before,
+            after: None,
         }
     }
 }
@@ -101,8 +106,10 @@ async fn session_of(
     services: &Services,
     expected: &Expected,
 ) -> Result<Option<Arc<Session>>, StepError> {
-    let fits =
-        |s: &Arc<Session>| s.hello.vm_id == expected.vm_guid && s.since >= expected.not_before;
+    let fits = |s: &Arc<Session>| {
+        let is_new = expected.after.is_none_or(|after| s.arrived >= after);
+        s.hello.vm_id == expected.vm_guid && is_new
+    };
     let fleet = &services.fleet;
     let Some(own) = &expected.own_vm else {
         let restored = fleet.restored(expected.item, &expected.vm_guid).filter(fits);
@@ -158,19 +165,17 @@ fn compare(expected: &Expected, witnesses: &[Witness]) -> Result<bool, Failure> 
 pub async fn await_agent<I>(
     cx: &StepCx<I>,
     expected: &Expected,
-    step: &str,
 ) -> Result<Option<Reported>, StepError> {
     match look_for_agent(cx, expected).await {
         Ok(reported) => Ok(Some(reported)),
-        Err(StepError::NotYet { .. }) if is_overdue(cx, step) => Ok(None),
+        Err(StepError::NotYet { .. }) if is_overdue(cx) => Ok(None),
         Err(e) => Err(e),
     }
 }
 
-/// Whether a step has waited for longer than a machine may need to come up.
-pub fn is_overdue<I>(cx: &StepCx<I>, step: &str) -> bool {
-    let limit = cx.services().settings.boot_limit;
-    cx.started_at(step).is_some_and(|at| cx.now().since(at) > limit)
+/// Whether this step has waited for longer than a machine may need to come up.
+pub fn is_overdue<I>(cx: &StepCx<I>) -> bool {
+    cx.spent() > cx.services().settings.boot_limit
 }
 
 /// What took how long, from the journal's times: each phase from the end of the one before to the end
@@ -286,6 +291,7 @@ mod tests {
             all_disks: true,
             own_vm: None,
             not_before: WallTime::from_unix_ms(0),
+            after: None,
         }
     }
 
