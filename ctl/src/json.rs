@@ -132,6 +132,7 @@ pub(crate) fn recovery_point(m: &RecoveryPoint) -> Value {
         "frozen_ms": m.frozen_ms,
         "pins": list(&m.pins, pin),
         "deleting_job_id": (m.deleting_job_id != 0).then_some(m.deleting_job_id),
+        "missing_snapshots": m.missing_snapshots,
     })
 }
 

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use azdr_domain::policy::Policy;
+use azdr_domain::policy::{Policy, ZoneName};
 use azdr_domain::schedule::{self, History};
 use azdr_env::WallTime;
 
 use super::{Quiet, Reconciler};
+use crate::mutation::{Mutation, planted};
 use crate::store::{Item, ItemId, PolicyRow, RunId, StoreError};
 use crate::workflows::{backup, new_run};
 
@@ -64,7 +65,7 @@ impl Reconciler {
     async fn start_if_due(
         &self,
         item: Item,
-        row: PolicyRow,
+        mut row: PolicyRow,
         looked: &mut Looked,
     ) -> Result<Option<WallTime>, StoreError> {
         let now = self.env.clock.wall();
@@ -78,10 +79,16 @@ impl Reconciler {
             return Ok(Some(found.good_until));
         }
         // A start after now is of a clock that was ahead: it must not silence the VM.
-        let last_run = self.store.last_asked_for(item.id, backup::RUN.0, now).await?;
+        let mut last_run = self.store.last_asked_for(item.id, backup::RUN.0, now).await?;
+        if planted(Mutation::ScheduleForgets) {
+            last_run = None;
+        }
         let successes = self.store.point_tiers(item.id).await?;
         let history = History { enabled_since: row.enabled_since, last_run, successes: &successes };
         let jitter = schedule::jitter(&item.arm_id, JITTER);
+        if planted(Mutation::ZoneIgnored) {
+            row.policy.schedule.time_zone = ZoneName::utc();
+        }
         let Some(due) = schedule::due(&row.policy, &history, jitter, now) else {
             let good_until = schedule::next_due(&row.policy, now.minus(jitter)).plus(jitter);
             let found = Found { policy: row.policy, last_backup, at: now, good_until };

@@ -127,6 +127,11 @@ pub enum CatalogueChange {
         /// Its resource ID.
         vm: ArmId,
     },
+    /// Azure has no such snapshot, and azdr has not deleted it.
+    SnapshotMissing {
+        /// Which.
+        id: ArmId,
+    },
     /// A disk was replaced and is kept for a while.
     KeepDisk {
         /// Which.
@@ -310,6 +315,13 @@ pub(super) fn apply(
             Ok(())
         }
         Change::ForgetVm { vm } => forget_vm(c, vm),
+        Change::SnapshotMissing { id } => {
+            c.execute_cached(
+                "UPDATE snapshot SET missing_ms = ?2 WHERE arm_key = ?1 AND missing_ms IS NULL",
+                (id.key(), now.unix_ms()),
+            )?;
+            Ok(())
+        }
         Change::KeepDisk { disk, item, until } => {
             c.execute_cached(
                 "INSERT OR REPLACE INTO kept_disk VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -402,7 +414,7 @@ pub(super) fn add_snapshot(
         "INSERT INTO snapshot (point_id, region, lun, arm_key, arm_id, source_disk_id,
            source_disk_unique_id, size_bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
          ON CONFLICT (point_id, region, lun) DO UPDATE SET arm_key = excluded.arm_key,
-           arm_id = excluded.arm_id",
+           arm_id = excluded.arm_id, missing_ms = NULL",
         (
             point,
             region,

@@ -64,6 +64,7 @@ impl PointRow {
     pub fn is_restorable_in(&self, region: &str) -> bool {
         !self.description.disks.is_empty()
             && self.snapshots_in(region).len() == self.description.disks.len()
+            && !self.is_missing_in(region)
             && (region == self.region
                 || self
                     .replicas
@@ -71,10 +72,16 @@ impl PointRow {
                     .any(|r| r.region == region && r.state == ReplicaState::Complete))
     }
 
-    /// The highest level that has been proved, and when; a later failure at any level voids it.
+    /// Whether somebody else has deleted one of its snapshots in the region.
+    pub fn is_missing_in(&self, region: &str) -> bool {
+        self.snapshots.iter().any(|s| s.region == region && s.missing.is_some())
+    }
+
+    /// The highest level that has been proved, and when; a later failure at any level voids it. What
+    /// was proved of a copy that is gone proves nothing any more.
     pub fn proof(&self) -> (ProofLevel, Option<WallTime>) {
         let mut level = (ProofLevel::Unproved, None);
-        for proof in &self.proofs {
+        for proof in self.proofs.iter().filter(|p| !self.is_missing_in(&p.region)) {
             if !proof.passed {
                 level = (ProofLevel::Unproved, None);
             } else if proof.level >= level.0 {
@@ -105,6 +112,9 @@ pub struct SnapshotRow {
     pub source_disk_unique_id: String,
     /// Provisioned size.
     pub size_bytes: u64,
+    /// Azure has it no more, and azdr did not delete it: since then that is known.
+    #[serde(default)]
+    pub missing: Option<WallTime>,
 }
 
 /// How far a copy is.
@@ -213,16 +223,16 @@ impl Store {
     }
 
     /// When each of a VM's points was taken and which tiers it carries, newest first: all that the
-    /// schedule has to know.
+    /// schedule has to know. A point whose originals somebody has deleted fills no slot.
     ///
     /// # Errors
     /// When the database cannot be read.
     pub async fn point_tiers(&self, item: ItemId) -> Result<Vec<(WallTime, TierSet)>, StoreError> {
         self.read(move |c| {
-            let mut s = c.prepare_cached(
-                "SELECT created_ms, tiers_json FROM point WHERE item_id = ?1
-                 ORDER BY created_ms DESC",
-            )?;
+            let mut s = c.prepare_cached(&format!(
+                "SELECT created_ms, tiers_json FROM point WHERE item_id = ?1 AND {WHOLE}
+                     ORDER BY created_ms DESC"
+            ))?;
             let rows = s.query_map([item.0], |r| Ok((r.get(0)?, r.get::<_, String>(1)?)))?;
             rows.map(|row| {
                 let (created, tiers) = row?;
@@ -244,15 +254,17 @@ impl Store {
         self.read(move |c| read_points(c, "WHERE name = ?1 ORDER BY item_id", [name])).await
     }
 
-    /// Number of points and time of the newest, per item that has one.
+    /// Number of points and time of the newest, per item that has one; points whose originals somebody
+    /// has deleted do not count.
     ///
     /// # Errors
     /// When the database cannot be read.
     pub async fn point_summary(&self) -> Result<Vec<(ItemId, u32, WallTime)>, StoreError> {
         self.read(|c| {
-            let mut s = c.prepare_cached(
-                "SELECT item_id, count(*), max(created_ms) FROM point GROUP BY item_id",
-            )?;
+            let mut s = c.prepare_cached(&format!(
+                "SELECT item_id, count(*), max(created_ms) FROM point WHERE {WHOLE}
+                     GROUP BY item_id"
+            ))?;
             let rows = s.query_map([], |r| {
                 Ok((ItemId(r.get(0)?), r.get(1)?, WallTime::from_unix_ms(r.get(2)?)))
             })?;
@@ -293,6 +305,10 @@ impl Store {
         .await
     }
 }
+
+/// Azure has all of the point's originals, as far as is known.
+const WHOLE: &str = "NOT EXISTS (SELECT 1 FROM snapshot s WHERE s.point_id = point.id
+   AND s.region = point.region AND s.missing_ms IS NOT NULL)";
 
 pub(super) fn read_points<P: rusqlite::Params>(
     c: &Connection,
@@ -353,7 +369,7 @@ fn point_row(r: &Row<'_>) -> Result<(i64, PointRow), StoreError> {
 
 fn snapshots(c: &Connection, point: i64) -> Result<Vec<SnapshotRow>, StoreError> {
     let mut s = c.prepare_cached(
-        "SELECT region, lun, arm_id, source_disk_id, source_disk_unique_id, size_bytes
+        "SELECT region, lun, arm_id, source_disk_id, source_disk_unique_id, size_bytes, missing_ms
          FROM snapshot WHERE point_id = ?1 ORDER BY region, lun",
     )?;
     let rows = s.query_map([point], |r| {
@@ -364,6 +380,7 @@ fn snapshots(c: &Connection, point: i64) -> Result<Vec<SnapshotRow>, StoreError>
             source_disk: parse_arm_id(&r.get::<_, String>(3)?, 3)?,
             source_disk_unique_id: r.get(4)?,
             size_bytes: r.get::<_, i64>(5)? as u64,
+            missing: r.get::<_, Option<i64>>(6)?.map(WallTime::from_unix_ms),
         })
     })?;
     rows.collect::<Result<_, _>>().map_err(Into::into)

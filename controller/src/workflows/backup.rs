@@ -118,7 +118,9 @@ async fn reserve_names(cx: &StepCx<Input>) -> Result<Done<Names>, StepError> {
     let now = cx.now();
     let tiers = match &policy {
         Some(policy) => {
-            let history: Vec<_> = points.iter().map(|p| (p.created, p.tiers)).collect();
+            // A point that somebody has deleted in Azure fills no slot.
+            let whole = points.iter().filter(|p| !p.is_missing_in(&p.region));
+            let history: Vec<_> = whole.map(|p| (p.created, p.tiers)).collect();
             tiers_for_run(policy, &history, now, input.tier)
                 .map_err(|e| StepError::fail("tier_not_retained", e.to_string()))?
         }

@@ -185,7 +185,7 @@ impl Admin {
                     job_id: replica.run.0,
                     recovery_point: point.name.to_string(),
                     target_region: replica.region.clone(),
-                    state: convert::replica_state(replica.state).into(),
+                    state: convert::shown_state(&point, replica).into(),
                     percent,
                     eta_secs: eta.unwrap_or(0),
                     elapsed_secs: elapsed as u32,
