@@ -6,11 +6,13 @@
 //! null. Fields are added, never renamed or removed.
 
 mod forecast;
+mod point;
 
 use azdr_proto::admin::*;
 use serde_json::{Value, json};
 
 pub(crate) use forecast::*;
+pub(crate) use point::*;
 
 use crate::{names, quantity};
 
@@ -267,6 +269,7 @@ pub(crate) fn job(m: &Job) -> Value {
         "decisions": list(&m.decisions, job_decision),
         "abandoned": m.abandoned.as_ref().map(job_abandoned),
         "note": text(&m.note),
+        "recovery_point": text(&m.recovery_point),
     })
 }
 
@@ -489,6 +492,7 @@ mod tests {
             ("OtherInstallation", other_installation(&<_>::default())),
         ];
         written.extend(forecast::written());
+        written.extend(point::written());
         for (message, document) in &written {
             let mut fields: Vec<String> =
                 interface[*message].iter().map(|f| f.replace("_unix_ms", "_at")).collect();

@@ -37,6 +37,7 @@ pub(crate) async fn run(cli: Cli, out: Output) -> Result<(), CliError> {
             backup::Backup::Disable(command) => command.run(s).await,
             backup::Backup::Trigger(command) => command.run(s).await,
             backup::Backup::List(command) => command.run(s).await,
+            backup::Backup::Show(command) => command.run(s).await,
             backup::Backup::Restore(command) => command.run(s).await,
             backup::Backup::Replicate(command) => command.run(s).await,
             backup::Backup::ReplicationStatus(command) => command.run(s).await,

@@ -218,6 +218,10 @@ pub(super) fn job(row: &RunRow, item: Option<&Item>) -> Job {
         decisions: Vec::new(),
         abandoned: row.result.as_ref().and_then(abandoned),
         note: String::new(),
+        recovery_point: match text(&row.input, "point") {
+            none if none.is_empty() => text(&row.input["chosen"], "point"),
+            point => point,
+        },
     }
 }
 
