@@ -7,12 +7,14 @@
 
 mod forecast;
 mod point;
+mod status;
 
 use azdr_proto::admin::*;
 use serde_json::{Value, json};
 
 pub(crate) use forecast::*;
 pub(crate) use point::*;
+pub(crate) use status::*;
 
 use crate::{names, quantity};
 
@@ -493,6 +495,7 @@ mod tests {
         ];
         written.extend(forecast::written());
         written.extend(point::written());
+        written.extend(status::written());
         for (message, document) in &written {
             let mut fields: Vec<String> =
                 interface[*message].iter().map(|f| f.replace("_unix_ms", "_at")).collect();

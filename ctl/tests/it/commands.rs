@@ -5,6 +5,7 @@ use crate::harness::{World, transcript};
 /// Each runs once as it is and once with `--output json`; both are snapshots of that name.
 const CASES: &[(&str, &str)] = &[
     ("whoami", "whoami"),
+    ("status", "status"),
     ("vm_list", "vm list"),
     ("agent_token", "agent token prod-db-vm --valid-for 1h"),
     ("agent_list", "agent list"),

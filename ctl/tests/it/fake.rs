@@ -402,6 +402,10 @@ impl AdminService for FakeController {
         Ok(Response::new(job))
     }
 
+    async fn get_status(&self, _: Request<GetStatusRequest>) -> Answer<FleetStatus> {
+        Ok(Response::new(values::fleet_status()))
+    }
+
     async fn get_point(&self, r: Request<GetPointRequest>) -> Answer<PointDetails> {
         let r = r.into_inner();
         check(r.vm.as_ref())?;

@@ -297,6 +297,42 @@ pub(crate) fn plain_point_details() -> PointDetails {
     }
 }
 
+pub(crate) fn fleet_status() -> FleetStatus {
+    let part = |vms, named: &[(&str, i64)]| {
+        let vm = |(name, newest_recovery_point_unix_ms): &(&str, i64)| FleetVm {
+            vm_resource_id: VM_ID.replace("prod-db-vm", name),
+            newest_recovery_point_unix_ms: *newest_recovery_point_unix_ms,
+        };
+        Some(FleetPart { vms, longest: named.iter().map(vm).collect() })
+    };
+    FleetStatus {
+        as_of_unix_ms: NOW,
+        vms: 145,
+        vms_listed_unix_ms: NOW - 8_000,
+        vms_unknown: String::new(),
+        covered: 138,
+        overdue: part(2, &[("web-3", NOW - 3 * DAY), ("web-9", NOW - 2 * DAY)]),
+        never_backed_up: part(1, &[("new-vm", 0)]),
+        not_covered: part(5, &[("a", 0), ("b", 0), ("c", 0), ("d", 0), ("e", 0)]),
+        gone: part(0, &[]),
+        unproved: part(12, &[("web-3", NOW - 3 * DAY)]),
+        drills_due: part(1, &[("prod-db-vm", NOW)]),
+        drills_failed: part(0, &[]),
+        recovery_points: 3_211,
+        jobs_queued: 1,
+        jobs_running: 3,
+        jobs_undoing: 0,
+        jobs_stuck: 1,
+        stuck_job_ids: vec![29],
+        residue: Some(FleetResidue {
+            as_of_unix_ms: NOW - 60_000,
+            resources: 3,
+            monthly_cost_usd_cents: 1234,
+        }),
+        deletions_held: String::new(),
+    }
+}
+
 pub(crate) fn upcoming_runs() -> ListUpcomingRunsResponse {
     let run = |n: i64, tiers: &[Tier]| UpcomingRun {
         scheduled_unix_ms: NOW + n * DAY - 3_600_000,

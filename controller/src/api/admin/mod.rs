@@ -20,6 +20,7 @@ mod policies;
 mod residue;
 mod restores;
 mod retention;
+mod status;
 mod which_point;
 
 use std::pin::Pin;
@@ -311,5 +312,10 @@ impl AdminService for Admin {
     async fn get_point(&self, request: Request<GetPointRequest>) -> Answer<PointDetails> {
         self.authorise(&request, Role::Viewer).await?;
         self.point_details(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_status(&self, request: Request<GetStatusRequest>) -> Answer<FleetStatus> {
+        self.authorise(&request, Role::Viewer).await?;
+        self.status().await.map(Response::new)
     }
 }
