@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{agent, backup, dr, job, policy, residue, retention, ssh, vm, whoami};
+use crate::commands::{
+    agent, backup, dr, job, policy, residue, retention, ssh, status, vm, whoami,
+};
 use crate::whole::whole;
 
 /// Backup and disaster recovery for Azure virtual machines.
@@ -78,6 +80,7 @@ pub(crate) enum Noun {
     /// Whether backups may be deleted
     #[command(subcommand)]
     Retention(retention::Retention),
+    Status(status::Status),
     Whoami(whoami::Whoami),
     Ssh(ssh::Ssh),
 }

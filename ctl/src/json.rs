@@ -6,11 +6,15 @@
 //! null. Fields are added, never renamed or removed.
 
 mod forecast;
+mod point;
+mod status;
 
 use azdr_proto::admin::*;
 use serde_json::{Value, json};
 
 pub(crate) use forecast::*;
+pub(crate) use point::*;
+pub(crate) use status::*;
 
 use crate::{names, quantity};
 
@@ -269,6 +273,7 @@ pub(crate) fn job(m: &Job) -> Value {
         "abandoned": m.abandoned.as_ref().map(job_abandoned),
         "note": text(&m.note),
         "child_of": (m.child_of != 0).then_some(m.child_of),
+        "recovery_point": text(&m.recovery_point),
     })
 }
 
@@ -491,6 +496,8 @@ mod tests {
             ("OtherInstallation", other_installation(&<_>::default())),
         ];
         written.extend(forecast::written());
+        written.extend(point::written());
+        written.extend(status::written());
         for (message, document) in &written {
             let mut fields: Vec<String> =
                 interface[*message].iter().map(|f| f.replace("_unix_ms", "_at")).collect();

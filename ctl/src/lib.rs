@@ -31,6 +31,7 @@ mod style;
 mod table;
 mod until;
 mod watch;
+mod which_point;
 mod whole;
 
 use std::ffi::OsString;

@@ -4,6 +4,7 @@
 //! Applying a change twice equals applying it once (I7): a step that is repeated repeats its changes.
 
 use azdr_domain::arm_id::ArmId;
+use azdr_domain::capture_record::CaptureRecord;
 use azdr_domain::consistency::Consistency;
 use azdr_domain::recovery_point::PointName;
 use azdr_domain::tier::TierSet;
@@ -24,6 +25,18 @@ use crate::mutation::{Mutation, planted};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "snake_case")]
 pub enum CatalogueChange {
+    /// What was seen of a capture, for people.
+    RecordCapture {
+        /// The attempt.
+        operation_id: String,
+        /// What was seen.
+        record: CaptureRecord,
+    },
+    /// Nothing came of a capture.
+    ForgetCapture {
+        /// The attempt.
+        operation_id: String,
+    },
     /// A recovery point now exists.
     AddPoint(Box<NewPoint>),
     /// A recovery point is gone, with its snapshots' rows.
@@ -216,6 +229,17 @@ pub(super) fn apply(
 ) -> Result<(), StoreError> {
     use CatalogueChange as Change;
     match change {
+        Change::RecordCapture { operation_id, record } => {
+            c.execute_cached(
+                "INSERT OR REPLACE INTO capture VALUES (?1, ?2)",
+                (operation_id, to_json(record)),
+            )?;
+            Ok(())
+        }
+        Change::ForgetCapture { operation_id } => {
+            c.execute_cached("DELETE FROM capture WHERE operation_id = ?1", [operation_id])?;
+            Ok(())
+        }
         Change::AddPoint(point) => add_point(c, run, point),
         Change::RemovePoint { item, name } => remove_point(c, *item, name, now),
         Change::SetReplica { item, name, region, state, snapshots, error } => {
@@ -438,6 +462,11 @@ fn remove_point(
     refuse_if_leased(c, item, name)?;
     super::pins::refuse_if_pinned(c, item, name, now)?;
     super::pins::remove_lapsed(c, item, name)?;
+    c.execute_cached(
+        "DELETE FROM capture WHERE operation_id IN
+           (SELECT operation_id FROM point WHERE item_id = ?1 AND name = ?2)",
+        (item.0, name.as_str()),
+    )?;
     c.execute_cached(
         "DELETE FROM point WHERE item_id = ?1 AND name = ?2",
         (item.0, name.as_str()),

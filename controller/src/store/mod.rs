@@ -17,6 +17,7 @@ mod deletion_hold;
 mod disk;
 mod error;
 mod fence;
+mod fleet_status;
 mod items;
 mod journal;
 mod missing;
@@ -33,6 +34,7 @@ pub use agents::{AgentCertificate, CertificateScope, ExpectedInstance, OperatorR
 pub use change::CatalogueChange;
 pub use deletion_hold::DeletionHold;
 pub use error::StoreError;
+pub use fleet_status::{FleetRow, OpenRuns};
 pub use items::{Item, ItemId, PolicyRow};
 pub use journal::{Event, JournalEntry};
 pub use missing::CataloguedSnapshot;

@@ -1,15 +1,17 @@
 //! Recovery points, their snapshots, replicas and proofs, and DR tests.
 
 use azdr_domain::arm_id::ArmId;
+use azdr_domain::capture_record::CaptureRecord;
 use azdr_domain::consistency::Consistency;
 use azdr_domain::pin::Pin;
 use azdr_domain::recovery_point::{PointName, ProofLevel};
 use azdr_domain::tier::TierSet;
 use azdr_domain::vm_description::VmDescription;
 use azdr_env::WallTime;
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
 
+use super::cached::Cached;
 use super::items::parse_arm_id;
 use super::{ItemId, RunId, Store, StoreError};
 
@@ -52,6 +54,8 @@ pub struct PointRow {
     pub pins: Vec<Pin>,
     /// The run that is deleting it.
     pub deleted_by: Option<RunId>,
+    /// The run that made it.
+    pub run: RunId,
 }
 
 impl PointRow {
@@ -177,6 +181,8 @@ pub struct ReplicaRow {
 /// An attempt to prove a point.
 #[derive(Clone, Debug)]
 pub struct ProofRow {
+    /// The run that tried.
+    pub run: RunId,
     /// Region of the copy that was tried.
     pub region: String,
     /// What was tried.
@@ -245,13 +251,55 @@ impl Store {
         .await
     }
 
-    /// All recovery points of a name: several VMs may have one of the same.
+    /// All recovery points of a name, without regard to case: several VMs may have one of the same.
     ///
     /// # Errors
     /// When the database cannot be read.
     pub async fn points_named(&self, name: &str) -> Result<Vec<PointRow>, StoreError> {
         let name = name.to_owned();
-        self.read(move |c| read_points(c, "WHERE name = ?1 ORDER BY item_id", [name])).await
+        self.read(move |c| {
+            read_points(c, "WHERE name = ?1 COLLATE NOCASE ORDER BY item_id", [name])
+        })
+        .await
+    }
+
+    /// What was seen of a capture, where it is known.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn capture(&self, operation_id: &str) -> Result<Option<CaptureRecord>, StoreError> {
+        let operation_id = operation_id.to_owned();
+        self.read(move |c| {
+            let sql = "SELECT record_json FROM capture WHERE operation_id = ?1";
+            let row = c.query_row_cached(sql, [operation_id], |r| r.get::<_, String>(0));
+            let text = row.optional()?;
+            text.map(|text| serde_json::from_str(&text).map_err(StoreError::corrupt("capture")))
+                .transpose()
+        })
+        .await
+    }
+
+    /// Names and tiers of a VM's points, newest first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn point_names(&self, item: ItemId) -> Result<Vec<(PointName, TierSet)>, StoreError> {
+        self.read(move |c| {
+            let mut s = c.prepare_cached(
+                "SELECT name, tiers_json FROM point WHERE item_id = ?1
+                 ORDER BY created_ms DESC, id DESC",
+            )?;
+            let rows =
+                s.query_map([item.0], |r| Ok((r.get::<_, String>(0)?, r.get::<_, String>(1)?)))?;
+            rows.map(|row| {
+                let (name, tiers) = row?;
+                let tiers =
+                    serde_json::from_str(&tiers).map_err(StoreError::corrupt("tier set"))?;
+                Ok((point_name(&name)?, tiers))
+            })
+            .collect()
+        })
+        .await
     }
 
     /// Number of points and time of the newest, per item that has one; points whose originals somebody
@@ -317,7 +365,8 @@ pub(super) fn read_points<P: rusqlite::Params>(
 ) -> Result<Vec<PointRow>, StoreError> {
     let mut statement = c.prepare_cached(&format!(
         "SELECT id, item_id, name, region, created_ms, tiers_json, consistency, consistency_reason,
-           frozen_ms, size_bytes, operation_id, nonce, description_json, pruned_by FROM point {filter}"
+           frozen_ms, size_bytes, operation_id, nonce, description_json, pruned_by, run_id
+         FROM point {filter}"
     ))?;
     let rows = statement.query_map(params, |r| Ok(point_row(r)))?;
     let mut points = Vec::new();
@@ -341,9 +390,7 @@ fn point_row(r: &Row<'_>) -> Result<(i64, PointRow), StoreError> {
     let description: String = r.get(12)?;
     let point = PointRow {
         item: ItemId(r.get(1)?),
-        name: name
-            .parse()
-            .map_err(|_| StoreError::Refused(format!("stored point name {name:?} is malformed")))?,
+        name: point_name(&name)?,
         region: r.get(3)?,
         created: WallTime::from_unix_ms(r.get(4)?),
         tiers: serde_json::from_str(&tiers).map_err(StoreError::corrupt("tier set"))?,
@@ -363,8 +410,14 @@ fn point_row(r: &Row<'_>) -> Result<(i64, PointRow), StoreError> {
         leases: Vec::new(),
         pins: Vec::new(),
         deleted_by: r.get::<_, Option<i64>>(13)?.map(RunId),
+        run: RunId(r.get(14)?),
     };
     Ok((r.get(0)?, point))
+}
+
+fn point_name(name: &str) -> Result<PointName, StoreError> {
+    name.parse()
+        .map_err(|_| StoreError::Refused(format!("stored point name {name:?} is malformed")))
 }
 
 fn snapshots(c: &Connection, point: i64) -> Result<Vec<SnapshotRow>, StoreError> {
@@ -406,12 +459,13 @@ fn replicas(c: &Connection, point: i64) -> Result<Vec<ReplicaRow>, StoreError> {
 
 fn proofs(c: &Connection, point: i64) -> Result<Vec<ProofRow>, StoreError> {
     let mut s = c.prepare_cached(
-        "SELECT region, level, passed, at_ms, detail FROM proof WHERE point_id = ?1
+        "SELECT region, level, passed, at_ms, detail, run_id FROM proof WHERE point_id = ?1
          ORDER BY at_ms, run_id",
     )?;
     let rows = s.query_map([point], |r| {
         let level: String = r.get(1)?;
         Ok(ProofRow {
+            run: RunId(r.get(5)?),
             region: r.get(0)?,
             level: level.parse().unwrap_or(ProofLevel::Unproved),
             passed: r.get(2)?,

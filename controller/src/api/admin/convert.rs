@@ -235,6 +235,10 @@ pub(super) fn job(row: &RunRow, item: Option<&Item>) -> Job {
         abandoned: row.result.as_ref().and_then(abandoned),
         note: String::new(),
         child_of: row.parent.map_or(0, |id| id.0),
+        recovery_point: match text(&row.input, "point") {
+            none if none.is_empty() => text(&row.input["chosen"], "point"),
+            point => point,
+        },
     }
 }
 
