@@ -6,11 +6,13 @@
 //! null. Fields are added, never renamed or removed.
 
 mod forecast;
+mod report;
 
 use azdr_proto::admin::*;
 use serde_json::{Value, json};
 
 pub(crate) use forecast::*;
+pub(crate) use report::*;
 
 use crate::{names, quantity};
 
@@ -178,6 +180,10 @@ fn replication_entry(m: &ReplicationEntry) -> Value {
         "eta_secs": (m.eta_secs != 0).then_some(m.eta_secs),
         "elapsed_secs": m.elapsed_secs,
         "error": text(&m.error),
+        "vm_resource_id": text(&m.vm_resource_id),
+        "vm_name": text(&m.vm_name),
+        "started_at": time(m.started_unix_ms),
+        "finished_at": time(m.finished_unix_ms),
     })
 }
 
@@ -221,24 +227,6 @@ fn other_installation(m: &OtherInstallation) -> Value {
         "installation": m.installation,
         "resource_type": m.resource_type,
         "resources": m.resources,
-    })
-}
-
-pub(crate) fn dr_tests(m: &ListDrTestsResponse) -> Value {
-    json!({ "tests": list(&m.tests, dr_test_record) })
-}
-
-fn dr_test_record(m: &DrTestRecord) -> Value {
-    json!({
-        "job_id": m.job_id,
-        "vm_resource_id": m.vm_resource_id,
-        "vm_name": m.vm_name,
-        "recovery_point": m.recovery_point,
-        "region": m.region,
-        "started_at": time(m.started_unix_ms),
-        "passed": m.passed,
-        "rto_ms": (m.rto_ms != 0).then_some(m.rto_ms),
-        "error": text(&m.error),
     })
 }
 
@@ -465,8 +453,6 @@ mod tests {
             ("Replica", replica(&<_>::default())),
             ("ReplicationStatus", replication_status(&<_>::default())),
             ("ReplicationEntry", replication_entry(&<_>::default())),
-            ("ListDrTestsResponse", dr_tests(&<_>::default())),
-            ("DrTestRecord", dr_test_record(&<_>::default())),
             ("ListJobsResponse", jobs(&<_>::default())),
             ("Job", job(&<_>::default())),
             ("JobStuck", job_stuck(&<_>::default())),
@@ -489,6 +475,7 @@ mod tests {
             ("OtherInstallation", other_installation(&<_>::default())),
         ];
         written.extend(forecast::written());
+        written.extend(report::written());
         for (message, document) in &written {
             let mut fields: Vec<String> =
                 interface[*message].iter().map(|f| f.replace("_unix_ms", "_at")).collect();

@@ -16,6 +16,7 @@ mod cli;
 mod commands;
 mod confirm;
 mod context;
+mod days;
 mod error;
 mod json;
 mod names;

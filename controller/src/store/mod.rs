@@ -35,7 +35,9 @@ pub use error::StoreError;
 pub use items::{Item, ItemId, PolicyRow};
 pub use journal::{Event, JournalEntry};
 pub use pins::StalePins;
-pub use points::{DrillRow, PointRow, ProofRow, ReplicaRow, ReplicaState, SnapshotRow};
+pub use points::{
+    DrillRow, PointAttempts, PointRow, ProofRow, ReplicaRow, ReplicaState, SnapshotRow,
+};
 pub use progress::Progress;
 pub use rebuild::{Rebuild, RebuiltItem, RebuiltPoint, RebuiltReplica};
 pub use repetition::Repetition;

@@ -338,6 +338,38 @@ impl AdminService for FakeController {
         Ok(Response::new(values::history()))
     }
 
+    async fn get_verification_report(
+        &self,
+        r: Request<GetVerificationReportRequest>,
+    ) -> Answer<VerificationReport> {
+        check(r.get_ref().vm.as_ref())?;
+        let mut answer = values::verification_report();
+        let name = r.into_inner().vm.unwrap_or_default().name;
+        answer.vms.retain(|vm| name.is_empty() || vm.vm_name == name);
+        Ok(Response::new(answer))
+    }
+
+    async fn get_dr_success_rate(
+        &self,
+        r: Request<GetDrSuccessRateRequest>,
+    ) -> Answer<DrSuccessRate> {
+        check(r.get_ref().vm.as_ref())?;
+        let name = r.into_inner().vm.unwrap_or_default().name;
+        Ok(Response::new(values::success_rate(&name)))
+    }
+
+    async fn list_replication_jobs(
+        &self,
+        r: Request<ListReplicationJobsRequest>,
+    ) -> Answer<ListReplicationJobsResponse> {
+        let mut answer = values::replication_jobs();
+        let state = r.get_ref().state;
+        answer.jobs.retain(|job| state == 0 || job.state == state);
+        answer.more = answer.jobs.len() > r.get_ref().limit as usize;
+        answer.jobs.truncate(r.get_ref().limit as usize);
+        Ok(Response::new(answer))
+    }
+
     async fn release_retention(
         &self,
         _: Request<ReleaseRetentionRequest>,

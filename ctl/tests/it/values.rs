@@ -498,7 +498,108 @@ pub(crate) fn history() -> ListDrTestsResponse {
             test(1000, 14, 598_000),
             failed,
         ],
+        statistics: Some(DrStatistics {
+            total: 4,
+            passed: 3,
+            failed: 1,
+            average_rto_ms: 642_666,
+            median_rto_ms: 665_000,
+            worst_rto_ms: 683_000,
+            target_rto_ms: 900_000,
+            bound: Some(RtoBound {
+                share_percent: 90,
+                confidence_percent: 95,
+                rto_ms: 0,
+                tests_needed: 29,
+            }),
+        }),
     }
+}
+
+pub(crate) fn verification_report() -> VerificationReport {
+    let vm = |name: &str, summary, failed, unverified| VmVerification {
+        vm_resource_id: VM_ID.replace("prod-db-vm", name),
+        vm_name: name.into(),
+        summary: Some(summary),
+        failed,
+        unverified,
+    };
+    let good = VerificationSummary {
+        total: 23,
+        passed: 23,
+        last_verified_unix_ms: NOW + 9_000_000,
+        ..VerificationSummary::default()
+    };
+    let bad = VerificationSummary {
+        total: 9,
+        passed: 1,
+        failed: 1,
+        unverified: 7,
+        verified_earlier: 2,
+        last_verified_unix_ms: NOW,
+    };
+    let overall = VerificationSummary { total: 32, passed: 24, ..bad };
+    let failed = FailedVerification {
+        recovery_point: "staging-vm-backup-daily-20251125-0800".into(),
+        region: "eastus".into(),
+        failed_unix_ms: NOW,
+        error: "the OS disk has 0 bytes instead of 68719476736, 0 were read".into(),
+    };
+    let unverified = (0..7).map(|n| format!("staging-vm-backup-daily-2025111{n}-0800")).collect();
+    VerificationReport {
+        vms: vec![
+            vm("prod-db-vm", good, vec![], vec![]),
+            vm("staging-vm", bad, vec![failed], unverified),
+        ],
+        overall: Some(overall),
+    }
+}
+
+/// Of all VMs, or of one: `untested` has no test, and drills of `flaky` fail.
+pub(crate) fn success_rate(vm: &str) -> DrSuccessRate {
+    let of = |name: &str, total, passed| DrSuccess {
+        vm_resource_id: VM_ID.replace("prod-db-vm", name),
+        vm_name: name.into(),
+        total,
+        passed,
+        failed: total - passed,
+        meets_target: total > 0 && total == passed,
+    };
+    let all = |total, passed| {
+        let (vm_resource_id, vm_name) = (String::new(), String::new());
+        Some(DrSuccess { vm_resource_id, vm_name, ..of("", total, passed) })
+    };
+    let untested = vec![VM_ID.replace("prod-db-vm", "staging-vm")];
+    let (vms, overall, compliance, untested) = match vm {
+        "untested" => (vec![], all(0, 0), DrCompliance::NoTests, untested),
+        "flaky" => (vec![of(vm, 12, 11)], all(12, 11), DrCompliance::Failing, vec![]),
+        "" => {
+            let vms = vec![of("prod-db-vm", 12, 12), of("prod-app-vm", 24, 24)];
+            (vms, all(36, 36), DrCompliance::Incomplete, untested)
+        }
+        vm => (vec![of(vm, 12, 12)], all(12, 12), DrCompliance::Passing, vec![]),
+    };
+    DrSuccessRate { vms, overall, target_per_mille: 999, compliance: compliance.into(), untested }
+}
+
+pub(crate) fn replication_jobs() -> ListReplicationJobsResponse {
+    let mut jobs = replication().entries;
+    for job in &mut jobs {
+        job.vm_resource_id = VM_ID.into();
+        job.vm_name = "prod-db-vm".into();
+        job.started_unix_ms = NOW;
+    }
+    jobs[2].started_unix_ms = 0;
+    jobs[2].error = "job 1235 on disk chains prod-db-vm in westus2".into();
+    jobs.push(ReplicationEntry {
+        job_id: 1180,
+        state: ReplicaState::Failed as i32,
+        error: "the copy has stood at 40 % since 2025-11-20T09:00:00Z".into(),
+        finished_unix_ms: NOW,
+        eta_secs: 0,
+        ..jobs[0].clone()
+    });
+    ListReplicationJobsResponse { jobs, more: false }
 }
 
 fn step(name: &str, title: &str, from: i64, seconds: i64) -> JobStep {

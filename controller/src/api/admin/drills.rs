@@ -1,5 +1,7 @@
 //! DR tests.
 
+use std::collections::BTreeSet;
+
 use azdr_domain::arm_id::ArmId;
 use azdr_env::WallTime;
 use azdr_proto::admin::{
@@ -11,6 +13,7 @@ use super::Admin;
 use super::deletions::refuse_if_deleted;
 use super::errors::{hinted, unavailable};
 use super::points::{no_copy, parse_region};
+use super::reports;
 use crate::workflows::{dr_test, new_run};
 
 impl Admin {
@@ -103,16 +106,13 @@ impl Admin {
         &self,
         request: ListDrTestsRequest,
     ) -> Result<ListDrTestsResponse, Status> {
-        let item = match &request.vm {
-            Some(vm) if !vm.name.is_empty() => match self.resolve(Some(vm)).await?.item {
-                Some(item) => Some(item.id),
-                None => return Ok(ListDrTestsResponse { tests: Vec::new() }),
-            },
-            _ => None,
-        };
         let since = WallTime::from_unix_ms(request.since_unix_ms);
-        let items = self.store.items().await.map_err(unavailable)?;
-        let drills = self.store.drills(item, since).await.map_err(unavailable)?;
+        let items = self.subjects(request.vm.as_ref()).await?;
+        let only = (items.len() == 1).then(|| items[0].id);
+        let mut drills = self.store.drills(only, since).await.map_err(unavailable)?;
+        let meant: BTreeSet<_> = items.iter().map(|i| i.id).collect();
+        drills.retain(|d| meant.contains(&d.item));
+        let statistics = Some(reports::statistics(&drills));
         let tests = drills
             .into_iter()
             .map(|d| {
@@ -130,6 +130,6 @@ impl Admin {
                 }
             })
             .collect();
-        Ok(ListDrTestsResponse { tests })
+        Ok(ListDrTestsResponse { tests, statistics })
     }
 }

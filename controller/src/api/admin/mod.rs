@@ -16,6 +16,8 @@ mod jobs;
 mod pins;
 mod points;
 mod policies;
+mod replication;
+mod reports;
 mod residue;
 mod restores;
 mod retention;
@@ -304,5 +306,28 @@ impl AdminService for Admin {
         let id = request.into_inner().id;
         self.job(id).await?;
         Ok(Response::new(Box::pin(self.clone().watch(id))))
+    }
+    async fn get_verification_report(
+        &self,
+        request: Request<GetVerificationReportRequest>,
+    ) -> Answer<VerificationReport> {
+        self.authorise(&request, Role::Viewer).await?;
+        self.report_verifications(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_dr_success_rate(
+        &self,
+        request: Request<GetDrSuccessRateRequest>,
+    ) -> Answer<DrSuccessRate> {
+        self.authorise(&request, Role::Viewer).await?;
+        self.success_rate(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_replication_jobs(
+        &self,
+        request: Request<ListReplicationJobsRequest>,
+    ) -> Answer<ListReplicationJobsResponse> {
+        self.authorise(&request, Role::Viewer).await?;
+        self.replication_jobs(request.into_inner()).await.map(Response::new)
     }
 }

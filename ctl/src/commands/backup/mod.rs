@@ -9,10 +9,12 @@ pub(crate) mod explain;
 pub(crate) mod list;
 pub(crate) mod pin;
 pub(crate) mod replicate;
+pub(crate) mod replication_jobs;
 pub(crate) mod replication_status;
 pub(crate) mod restore;
 pub(crate) mod trigger;
 pub(crate) mod unpin;
+pub(crate) mod verification_report;
 pub(crate) mod verify;
 
 use azdr_proto::admin::{ListRecoveryPointsRequest, RecoveryPoint, Tier, VmRef};
@@ -31,7 +33,9 @@ pub(crate) enum Backup {
     Restore(restore::Restore),
     Replicate(replicate::Replicate),
     ReplicationStatus(replication_status::ReplicationStatus),
+    ReplicationJobs(replication_jobs::ReplicationJobs),
     Verify(verify::Verify),
+    VerificationReport(verification_report::VerificationReport),
     Pin(pin::Pin),
     Unpin(unpin::Unpin),
     Delete(delete::Delete),

@@ -1,5 +1,6 @@
 //! `azdr dr …`
 
+pub(crate) mod success_rate;
 pub(crate) mod test;
 pub(crate) mod test_history;
 
@@ -9,4 +10,5 @@ use clap::Subcommand;
 pub(crate) enum Dr {
     Test(test::Test),
     TestHistory(test_history::TestHistory),
+    SuccessRate(success_rate::SuccessRate),
 }
