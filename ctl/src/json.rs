@@ -255,6 +255,7 @@ pub(crate) fn job(m: &Job) -> Value {
         "decisions": list(&m.decisions, job_decision),
         "abandoned": m.abandoned.as_ref().map(job_abandoned),
         "note": text(&m.note),
+        "child_of": (m.child_of != 0).then_some(m.child_of),
     })
 }
 

@@ -177,6 +177,7 @@ impl Store {
         &self,
         parent: RunId,
         step: &'static str,
+        item: String,
         run: NewRun,
         most: u32,
         now: WallTime,
@@ -184,7 +185,7 @@ impl Store {
         self.write(move |c| {
             check_queue(c, most)?;
             let id = insert_run(c, &run, now)?;
-            journal::append(c, parent, step, "", Event::Started, &Value::from(id.0), now)?;
+            journal::append(c, parent, step, &item, Event::Started, &Value::from(id.0), now)?;
             Ok(id)
         })
         .await

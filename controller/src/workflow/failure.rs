@@ -83,6 +83,8 @@ pub enum StepError {
         /// When to look again.
         after: Duration,
     },
+    /// Something else waits for a person first: so does this run, and then goes on from here.
+    Stuck(Failure),
     /// Somebody asked the run to stop.
     Cancelled,
     /// The controller is shutting down: the run goes on after the next start.

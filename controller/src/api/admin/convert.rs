@@ -218,6 +218,7 @@ pub(super) fn job(row: &RunRow, item: Option<&Item>) -> Job {
         decisions: Vec::new(),
         abandoned: row.result.as_ref().and_then(abandoned),
         note: String::new(),
+        child_of: row.parent.map_or(0, |id| id.0),
     }
 }
 
@@ -272,7 +273,9 @@ pub(super) fn steps(
             let running = progress
                 .iter()
                 .filter(|((step, item), _)| {
-                    let open = |(i, r): &(&str, &StepRecord)| *i == item && r.done.is_none();
+                    // What is said of the whole step counts while any of its items is open.
+                    let same = |i: &str| i == item || item.is_empty();
+                    let open = |(i, r): &(&str, &StepRecord)| same(i) && r.done.is_none();
                     step == name && records.iter().any(open)
                 })
                 .map(|(_, p)| p);

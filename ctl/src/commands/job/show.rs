@@ -32,6 +32,9 @@ pub(super) fn text(job: &Job, style: Style) -> String {
     let mut text = format!("Job {}: {} of {}\n", job.id, job.workflow, job_subject(job));
     text.push_str(&format!("  State: {state}\n"));
     text.push_str(&format!("  Requested by: {}\n", job.requested_by));
+    if job.child_of != 0 {
+        text.push_str(&format!("  Part of: job {}\n", job.child_of));
+    }
     for (label, at) in [
         ("Created", job.created_unix_ms),
         ("Started", job.started_unix_ms),
