@@ -255,7 +255,22 @@ pub(crate) fn job(m: &Job) -> Value {
         "decisions": list(&m.decisions, job_decision),
         "abandoned": m.abandoned.as_ref().map(job_abandoned),
         "note": text(&m.note),
+        "items": list(&m.items, job_item),
         "child_of": (m.child_of != 0).then_some(m.child_of),
+    })
+}
+
+fn job_item(m: &JobItem) -> Value {
+    json!({
+        "name": m.name,
+        "job_id": (m.job_id != 0).then_some(m.job_id),
+        "state": names::job_state(m.state),
+        "started_at": time(m.started_unix_ms),
+        "finished_at": time(m.finished_unix_ms),
+        "percent": (m.percent >= 0.0).then_some(m.percent),
+        "detail": text(&m.detail),
+        "error": text(&m.error),
+        "rto_ms": (m.rto_ms != 0).then_some(m.rto_ms),
     })
 }
 
@@ -316,6 +331,7 @@ fn job_result(m: &job_result::Result) -> Value {
         job_result::Result::Restore(m) => json!({ "restore": restore_result(m) }),
         job_result::Result::DrTest(m) => json!({ "dr_test": dr_test_result(m) }),
         job_result::Result::Prune(m) => json!({ "prune": prune_result(m) }),
+        job_result::Result::Bulk(m) => json!({ "bulk": bulk_result(m) }),
         job_result::Result::Reap(m) => json!({ "reap": reap_result(m) }),
     }
 }
@@ -370,6 +386,8 @@ fn restore_result(m: &RestoreResult) -> Value {
         "ssh_verified": m.ssh_verified,
         "unconfirmed": text(&m.unconfirmed),
         "kept_disks": m.kept_disks,
+        "region": text(&m.region),
+        "rpo_ms": (m.rpo_ms != 0).then_some(m.rpo_ms),
     })
 }
 
@@ -389,6 +407,20 @@ fn dr_test_result(m: &DrTestResult) -> Value {
 
 fn prune_result(m: &PruneResult) -> Value {
     json!({ "deleted": m.deleted, "kept": m.kept, "held": text(&m.held) })
+}
+
+fn bulk_result(m: &BulkResult) -> Value {
+    json!({
+        "what": m.what,
+        "total": m.total,
+        "succeeded": m.succeeded,
+        "failed": m.failed,
+        "skipped": list(&m.skipped, skipped_item),
+    })
+}
+
+fn skipped_item(m: &SkippedItem) -> Value {
+    json!({ "name": m.name, "why": m.why })
 }
 
 fn reap_result(m: &ReapResult) -> Value {
@@ -456,6 +488,9 @@ mod tests {
             ("ReplicationEntry", replication_entry(&<_>::default())),
             ("ListJobsResponse", jobs(&<_>::default())),
             ("Job", job(&<_>::default())),
+            ("JobItem", job_item(&<_>::default())),
+            ("BulkResult", bulk_result(&<_>::default())),
+            ("SkippedItem", skipped_item(&<_>::default())),
             ("JobStuck", job_stuck(&<_>::default())),
             ("JobDecision", job_decision(&<_>::default())),
             ("JobAbandoned", job_abandoned(&<_>::default())),

@@ -23,6 +23,7 @@ mod names;
 mod new_policy;
 mod outcome;
 mod output;
+mod point_in_time;
 mod policy_file;
 mod progress;
 mod quantity;

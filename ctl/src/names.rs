@@ -51,6 +51,11 @@ pub(crate) fn short_point<'a>(point: &'a str, vm: &str) -> &'a str {
     rest.unwrap_or(point)
 }
 
+/// "backup" or "backups".
+pub(crate) fn backups(n: usize) -> &'static str {
+    if n == 1 { "backup" } else { "backups" }
+}
+
 /// First letter in upper case.
 pub(crate) fn capitalised(word: &str) -> String {
     let mut letters = word.chars();

@@ -424,6 +424,14 @@ impl Store {
         .await
     }
 
+    /// The runs that a run has started, oldest first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn children_of(&self, parent: RunId) -> Result<Vec<RunRow>, StoreError> {
+        self.read(move |c| select(c, "WHERE parent_run_id = ?1 ORDER BY id", [parent.0])).await
+    }
+
     /// The newest run of a workflow for an item, and where it stands.
     ///
     /// # Errors

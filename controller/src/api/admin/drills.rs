@@ -1,6 +1,7 @@
 //! DR tests.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use azdr_domain::arm_id::ArmId;
 use azdr_env::WallTime;
@@ -23,6 +24,13 @@ impl Admin {
         request: StartDrTestRequest,
     ) -> Result<Job, Status> {
         let declared = self.env.clock.wall();
+        let keep = Duration::from_secs(request.keep_secs.into());
+        if keep > dr_test::MAX_KEEP {
+            let (wanted, most) = (keep.as_secs(), dr_test::MAX_KEEP.as_secs());
+            return Err(Status::invalid_argument(format!(
+                "keep_secs cannot be {wanted}: at most {most} (7 days) are allowed"
+            )));
+        }
         let named = self.resolve(request.vm.as_ref()).await?;
         let vm = named.id.name().to_owned();
         let item = named.item.ok_or_else(|| {
@@ -97,9 +105,11 @@ impl Admin {
             point: point.name.clone(),
             region,
             resource_group,
-            declared,
+            declared: Some(declared),
+            keep,
         };
-        self.submit(new_run(dr_test::RUN, &input, item.id, by)).await
+        let workflow = if keep.is_zero() { dr_test::RUN } else { dr_test::KEPT };
+        self.submit(new_run(workflow, &input, item.id, by)).await
     }
 
     pub(super) async fn dr_tests(

@@ -5,6 +5,7 @@
 
 mod agents;
 mod authorise;
+mod bulk;
 mod confirmations;
 mod convert;
 mod deletions;
@@ -329,5 +330,19 @@ impl AdminService for Admin {
     ) -> Answer<ListReplicationJobsResponse> {
         self.authorise(&request, Role::Viewer).await?;
         self.replication_jobs(request.into_inner()).await.map(Response::new)
+    }
+    async fn start_replicate_all(&self, request: Request<StartReplicateAllRequest>) -> Answer<Job> {
+        let operator = self.authorise(&request, Role::Operator).await?;
+        self.replicate_all(operator.name, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn start_verify_all(&self, request: Request<StartVerifyAllRequest>) -> Answer<Job> {
+        let operator = self.authorise(&request, Role::Operator).await?;
+        self.verify_all(operator.name, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn start_dr_test_all(&self, request: Request<StartDrTestAllRequest>) -> Answer<Job> {
+        let operator = self.authorise(&request, Role::Operator).await?;
+        self.dr_test_all(operator.name, request.into_inner()).await.map(Response::new)
     }
 }

@@ -180,7 +180,7 @@ pub(super) fn definitions() -> Vec<Definition<Arc<Rough>>> {
         .undo(undo_copy)
         .build();
     let many = Workflow::new("many", Version(1), RunPriority::Housekeeping)
-        .children(BRIEFS, "Briefs", 2, make_briefs)
+        .children(BRIEFS, "Briefs", |_| 2, make_briefs)
         .conclude(conclude_briefs)
         .build();
     vec![rough, brief, copy, patient, many]

@@ -9,6 +9,7 @@ pub(crate) mod explain;
 pub(crate) mod list;
 pub(crate) mod pin;
 pub(crate) mod replicate;
+pub(crate) mod replicate_all;
 pub(crate) mod replication_jobs;
 pub(crate) mod replication_status;
 pub(crate) mod restore;
@@ -16,6 +17,7 @@ pub(crate) mod trigger;
 pub(crate) mod unpin;
 pub(crate) mod verification_report;
 pub(crate) mod verify;
+pub(crate) mod verify_all;
 
 use azdr_proto::admin::{ListRecoveryPointsRequest, RecoveryPoint, Tier, VmRef};
 use clap::{Subcommand, ValueEnum};
@@ -32,9 +34,11 @@ pub(crate) enum Backup {
     List(list::List),
     Restore(restore::Restore),
     Replicate(replicate::Replicate),
+    ReplicateAll(replicate_all::ReplicateAll),
     ReplicationStatus(replication_status::ReplicationStatus),
     ReplicationJobs(replication_jobs::ReplicationJobs),
     Verify(verify::Verify),
+    VerifyAll(verify_all::VerifyAll),
     VerificationReport(verification_report::VerificationReport),
     Pin(pin::Pin),
     Unpin(unpin::Unpin),
