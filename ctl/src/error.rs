@@ -81,7 +81,12 @@ impl CliError {
     /// A job that ended otherwise than asked for, or waits for a person.
     pub(crate) fn job(job: &Job) -> Self {
         let state = names::job_state(job.state).unwrap_or_else(|| "unknown".to_owned());
-        let about = format!("job {} ({} of {})", job.id, job.workflow, names::job_subject(job));
+        // A job over many VMs is of none.
+        let of = match names::job_subject(job) {
+            "" => String::new(),
+            vm => format!(" of {vm}"),
+        };
+        let about = format!("job {} ({}{of})", job.id, job.workflow);
         let error = job.error.clone().unwrap_or_default();
         let kind = if error.kind.is_empty() { format!("job_{state}") } else { error.kind };
         let mut message = match state.as_str() {

@@ -7,6 +7,7 @@
 
 mod forecast;
 mod point;
+mod report;
 mod status;
 
 use azdr_proto::admin::*;
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 
 pub(crate) use forecast::*;
 pub(crate) use point::*;
+pub(crate) use report::*;
 pub(crate) use status::*;
 
 use crate::{names, quantity};
@@ -183,6 +185,10 @@ fn replication_entry(m: &ReplicationEntry) -> Value {
         "eta_secs": (m.eta_secs != 0).then_some(m.eta_secs),
         "elapsed_secs": m.elapsed_secs,
         "error": text(&m.error),
+        "vm_resource_id": text(&m.vm_resource_id),
+        "vm_name": text(&m.vm_name),
+        "started_at": time(m.started_unix_ms),
+        "finished_at": time(m.finished_unix_ms),
     })
 }
 
@@ -229,24 +235,6 @@ fn other_installation(m: &OtherInstallation) -> Value {
     })
 }
 
-pub(crate) fn dr_tests(m: &ListDrTestsResponse) -> Value {
-    json!({ "tests": list(&m.tests, dr_test_record) })
-}
-
-fn dr_test_record(m: &DrTestRecord) -> Value {
-    json!({
-        "job_id": m.job_id,
-        "vm_resource_id": m.vm_resource_id,
-        "vm_name": m.vm_name,
-        "recovery_point": m.recovery_point,
-        "region": m.region,
-        "started_at": time(m.started_unix_ms),
-        "passed": m.passed,
-        "rto_ms": (m.rto_ms != 0).then_some(m.rto_ms),
-        "error": text(&m.error),
-    })
-}
-
 pub(crate) fn jobs(m: &ListJobsResponse) -> Value {
     json!({ "jobs": list(&m.jobs, job) })
 }
@@ -272,8 +260,23 @@ pub(crate) fn job(m: &Job) -> Value {
         "decisions": list(&m.decisions, job_decision),
         "abandoned": m.abandoned.as_ref().map(job_abandoned),
         "note": text(&m.note),
+        "items": list(&m.items, job_item),
         "child_of": (m.child_of != 0).then_some(m.child_of),
         "recovery_point": text(&m.recovery_point),
+    })
+}
+
+fn job_item(m: &JobItem) -> Value {
+    json!({
+        "name": m.name,
+        "job_id": (m.job_id != 0).then_some(m.job_id),
+        "state": names::job_state(m.state),
+        "started_at": time(m.started_unix_ms),
+        "finished_at": time(m.finished_unix_ms),
+        "percent": (m.percent >= 0.0).then_some(m.percent),
+        "detail": text(&m.detail),
+        "error": text(&m.error),
+        "rto_ms": (m.rto_ms != 0).then_some(m.rto_ms),
     })
 }
 
@@ -334,6 +337,7 @@ fn job_result(m: &job_result::Result) -> Value {
         job_result::Result::Restore(m) => json!({ "restore": restore_result(m) }),
         job_result::Result::DrTest(m) => json!({ "dr_test": dr_test_result(m) }),
         job_result::Result::Prune(m) => json!({ "prune": prune_result(m) }),
+        job_result::Result::Bulk(m) => json!({ "bulk": bulk_result(m) }),
         job_result::Result::Reap(m) => json!({ "reap": reap_result(m) }),
     }
 }
@@ -388,6 +392,8 @@ fn restore_result(m: &RestoreResult) -> Value {
         "ssh_verified": m.ssh_verified,
         "unconfirmed": text(&m.unconfirmed),
         "kept_disks": m.kept_disks,
+        "region": text(&m.region),
+        "rpo_ms": (m.rpo_ms != 0).then_some(m.rpo_ms),
     })
 }
 
@@ -407,6 +413,20 @@ fn dr_test_result(m: &DrTestResult) -> Value {
 
 fn prune_result(m: &PruneResult) -> Value {
     json!({ "deleted": m.deleted, "kept": m.kept, "held": text(&m.held) })
+}
+
+fn bulk_result(m: &BulkResult) -> Value {
+    json!({
+        "what": m.what,
+        "total": m.total,
+        "succeeded": m.succeeded,
+        "failed": m.failed,
+        "skipped": list(&m.skipped, skipped_item),
+    })
+}
+
+fn skipped_item(m: &SkippedItem) -> Value {
+    json!({ "name": m.name, "why": m.why })
 }
 
 fn reap_result(m: &ReapResult) -> Value {
@@ -472,10 +492,11 @@ mod tests {
             ("Replica", replica(&<_>::default())),
             ("ReplicationStatus", replication_status(&<_>::default())),
             ("ReplicationEntry", replication_entry(&<_>::default())),
-            ("ListDrTestsResponse", dr_tests(&<_>::default())),
-            ("DrTestRecord", dr_test_record(&<_>::default())),
             ("ListJobsResponse", jobs(&<_>::default())),
             ("Job", job(&<_>::default())),
+            ("JobItem", job_item(&<_>::default())),
+            ("BulkResult", bulk_result(&<_>::default())),
+            ("SkippedItem", skipped_item(&<_>::default())),
             ("JobStuck", job_stuck(&<_>::default())),
             ("JobDecision", job_decision(&<_>::default())),
             ("JobAbandoned", job_abandoned(&<_>::default())),
@@ -498,6 +519,7 @@ mod tests {
         written.extend(forecast::written());
         written.extend(point::written());
         written.extend(status::written());
+        written.extend(report::written());
         for (message, document) in &written {
             let mut fields: Vec<String> =
                 interface[*message].iter().map(|f| f.replace("_unix_ms", "_at")).collect();

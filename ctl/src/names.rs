@@ -1,8 +1,8 @@
 //! Short lower-case names of the interface's enumerations, and of VMs.
 
 use azdr_proto::admin::{
-    AgentState, Consistency, ConsistencyDemand, Job, JobState, KeptUntilKind, PolicyDiffKind,
-    ProofLevel, ReplicaState, StepState, Tier,
+    AgentState, Consistency, ConsistencyDemand, DrCompliance, Job, JobState, KeptUntilKind,
+    PolicyDiffKind, ProofLevel, ReplicaState, StepState, Tier,
 };
 
 macro_rules! short_names {
@@ -20,6 +20,7 @@ short_names! {
     agent_state: AgentState without "AGENT_STATE_";
     consistency: Consistency without "CONSISTENCY_";
     consistency_demand: ConsistencyDemand without "CONSISTENCY_DEMAND_";
+    dr_compliance: DrCompliance without "DR_COMPLIANCE_";
     job_state: JobState without "JOB_STATE_";
     kept_until: KeptUntilKind without "KEPT_UNTIL_KIND_";
     policy_diff: PolicyDiffKind without "POLICY_DIFF_KIND_";
@@ -48,6 +49,11 @@ pub(crate) fn job_subject(job: &Job) -> &str {
 pub(crate) fn short_point<'a>(point: &'a str, vm: &str) -> &'a str {
     let rest = point.strip_prefix(vm).and_then(|rest| rest.strip_prefix("-backup-"));
     rest.unwrap_or(point)
+}
+
+/// "backup" or "backups".
+pub(crate) fn backups(n: usize) -> &'static str {
+    if n == 1 { "backup" } else { "backups" }
 }
 
 /// First letter in upper case.

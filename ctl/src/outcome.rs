@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use azdr_proto::admin::{
-    BackupResult, DrTestResult, Job, JobState, Phase, PruneResult, ReapResult, ReplicateResult,
-    RestoreResult, Tier, VerifyResult, job_result,
+    BackupResult, BulkResult, DrTestResult, Job, JobState, Phase, PruneResult, ReapResult,
+    ReplicateResult, RestoreResult, Tier, VerifyResult, job_result,
 };
 
 use crate::quantity::{self, count, millis, size};
@@ -26,6 +26,7 @@ pub(crate) fn of(job: &Job, style: Style) -> String {
         Some(job_result::Result::DrTest(r)) => dr_test(job, r, style),
         Some(job_result::Result::Prune(r)) => prune(r, style),
         Some(job_result::Result::Reap(r)) => reap(r, style),
+        Some(job_result::Result::Bulk(r)) => bulk(job, r, style),
         None if succeeded(job) => {
             let sentence = format!("{} complete (job {})", workflow(&job.workflow), job.id);
             format!("{}\n{}", style.headline(true, &sentence), time_line(job, "Time"))
@@ -57,7 +58,8 @@ pub(crate) fn workflow(name: &str) -> String {
     match name {
         "replicate" => "Replication".to_owned(),
         "verify" => "Verification".to_owned(),
-        "dr_test" => "DR test".to_owned(),
+        "dr_test" | "dr_test_kept" => "DR test".to_owned(),
+        "bulk" => "Bulk job".to_owned(),
         "restore_in_place" | "restore_new_vm" => "Restore".to_owned(),
         other => names::capitalised(&other.replace('_', " ")),
     }
@@ -144,9 +146,17 @@ fn verify(job: &Job, result: &VerifyResult, style: Style) -> String {
 }
 
 fn restore(job: &Job, result: &RestoreResult, style: Style) -> String {
-    let mut text = headline(job, style, "Restore complete", "Restore failed");
+    let mut text = match result.rpo_ms {
+        0 => headline(job, style, "Restore complete", "Restore failed"),
+        _ => headline(job, style, "Failover complete", "Failover failed"),
+    };
     if result.rto_ms != 0 {
         text.push_str(&format!("  RTO (Recovery Time): {}\n", millis(result.rto_ms)));
+    }
+    if result.rpo_ms != 0 {
+        text.push_str(&format!("  RPO (age of the backup): {}\n", millis(result.rpo_ms)));
+        text.push_str(&format!("  Region: {}\n", result.region));
+        text.push_str(&format!("  VM: {}\n", result.vm_resource_id));
     }
     if !result.power_state.is_empty() {
         text.push_str(&format!("  VM status: {}\n", names::capitalised(&result.power_state)));
@@ -204,6 +214,59 @@ fn dr_test(_job: &Job, result: &DrTestResult, style: Style) -> String {
         text.push_str(&format!("  Left behind: {resource}\n"));
     }
     text
+}
+
+/// The parts are told one by one while the job is watched; this is the sum.
+fn bulk(job: &Job, result: &BulkResult, style: Style) -> String {
+    let (all, good, verb) = match result.what.as_str() {
+        "replicate" => ("replications", "complete", "succeeded"),
+        "verify" => ("verifications", "complete", "passed"),
+        "dr_test" => ("DR tests", "passed", "passed"),
+        _ => ("jobs", "complete", "succeeded"),
+    };
+    let (total, succeeded) = (result.total, result.succeeded);
+    let ok = succeeded == total && succeeded_all(job);
+    let sentence = match (ok, total) {
+        (true, 0) => format!("No {all} are needed"),
+        (true, _) => format!("All {all} {good} ({succeeded}/{total} {verb})"),
+        (false, _) => format!("{} of {total} {all} did not succeed", total - succeeded),
+    };
+    let mut text = format!("{}\n", style.headline(ok, &sentence));
+    if total > 0 {
+        text.push_str(&time_line(job, "Total time"));
+    }
+    if result.what == "dr_test" {
+        text.push_str(&average_rto(job, style));
+    }
+    if total > 0 && result.what != "replicate" {
+        text.push_str(&format!("  Success rate: {}\n", quantity::share(succeeded, total)));
+    }
+    if !result.skipped.is_empty() {
+        text.push_str(&format!("  Skipped ({}):\n", result.skipped.len()));
+        for skipped in &result.skipped {
+            // The reason often begins with the name already.
+            let why = skipped.why.strip_prefix(&skipped.name).unwrap_or(&skipped.why).trim_start();
+            text.push_str(&format!("    {} {why}\n", skipped.name));
+        }
+    }
+    text
+}
+
+fn succeeded_all(job: &Job) -> bool {
+    job.items.iter().all(|item| item.state() == JobState::Succeeded)
+}
+
+fn average_rto(job: &Job, style: Style) -> String {
+    let rtos: Vec<u64> = job.items.iter().map(|item| item.rto_ms).filter(|ms| *ms > 0).collect();
+    let Some(average) = rtos.iter().sum::<u64>().checked_div(rtos.len() as u64) else {
+        return String::new();
+    };
+    let within = rtos.iter().all(|ms| Duration::from_millis(*ms) < RTO_TARGET);
+    let target = match within {
+        true => style.good("<15 minutes"),
+        false => format!("<15 minutes {} (missed by some)", style.mark(false)),
+    };
+    format!("  Average RTO: {}\n  Target: {target}\n", millis(average))
 }
 
 fn prune(result: &PruneResult, style: Style) -> String {

@@ -1,4 +1,7 @@
-//! A job's progress in lines: each step once it has ended and, on a terminal, the one under way.
+//! A job's progress in lines: each step once it has ended and, on a terminal, the one under way. Of a
+//! bulk job its parts instead.
+
+mod items;
 
 use std::collections::BTreeMap;
 
@@ -9,8 +12,10 @@ use crate::style::Style;
 
 /// Moves to the line's beginning and clears it.
 const CLEAR: &str = "\r\x1b[K";
+/// Moves to the line above.
+const UP: &str = "\x1b[A";
 
-/// The live line must not wrap, or it could not be cleared.
+/// A live line must not wrap, or it could not be cleared.
 const LIVE_WIDTH: usize = 78;
 
 /// What has been shown of one job.
@@ -21,13 +26,17 @@ pub(crate) struct Progress {
     shown: BTreeMap<usize, StepState>,
     waiting_for: String,
     undoing: bool,
-    live: bool,
+    /// How many lines will be written over.
+    live: usize,
+    /// State last shown of each part, by position.
+    items: BTreeMap<usize, i32>,
 }
 
 impl Progress {
     pub(crate) fn new(style: Style) -> Self {
         let (shown, waiting_for) = (BTreeMap::new(), String::new());
-        Self { style, shown, waiting_for, undoing: false, live: false }
+        let items = BTreeMap::new();
+        Self { style, shown, waiting_for, undoing: false, live: 0, items }
     }
 
     /// The text that brings the screen from what was shown to `job`.
@@ -38,6 +47,10 @@ impl Progress {
             if !job.waiting_for.is_empty() {
                 text.push_str(&format!("Waiting: {}\n", job.waiting_for));
             }
+        }
+        if !job.items.is_empty() {
+            text.push_str(&self.parts(job));
+            return text;
         }
         for (position, step) in job.steps.iter().enumerate() {
             if matches!(step.state(), StepState::Done | StepState::Failed) {
@@ -62,20 +75,45 @@ impl Progress {
             && let Some(step) = job.steps.iter().find(|step| step.state() == StepState::Running)
         {
             let line = format!("{}...  {}", title(step), so_far(step));
-            text.extend(line.trim_end().chars().take(LIVE_WIDTH));
-            self.live = true;
+            text.push_str(&self.write_over(&[line]));
         }
         text
     }
 
     /// Removes the live line, for whoever writes next.
     pub(crate) fn end_live_line(&mut self) -> String {
-        if std::mem::take(&mut self.live) { CLEAR.to_owned() } else { String::new() }
+        match std::mem::take(&mut self.live) {
+            0 => String::new(),
+            n => vec![CLEAR; n].join(UP),
+        }
+    }
+
+    /// Lines that the next text replaces.
+    fn write_over(&mut self, lines: &[String]) -> String {
+        self.live = lines.len();
+        let cut = |line: &String| line.trim_end().chars().take(LIVE_WIDTH).collect::<String>();
+        lines.iter().map(cut).collect::<Vec<_>>().join("\n")
+    }
+
+    fn parts(&mut self, job: &Job) -> String {
+        let mut text = String::new();
+        for (position, item) in job.items.iter().enumerate() {
+            let Some(line) = items::ended(job, position, self.style) else { continue };
+            if self.items.insert(position, item.state) != Some(item.state) {
+                text.push_str(&format!("{line}\n"));
+            }
+        }
+        if self.style.fancy {
+            let lines = items::live(job, self.style);
+            text.push_str(&self.write_over(&lines));
+        }
+        text
     }
 
     /// Ends the account: removes the live line, and sets off what follows.
     pub(crate) fn close(&mut self) -> String {
-        let blank = if self.shown.is_empty() { "" } else { "\n" };
+        let nothing = self.shown.is_empty() && self.items.is_empty();
+        let blank = if nothing { "" } else { "\n" };
         format!("{}{blank}", self.end_live_line())
     }
 

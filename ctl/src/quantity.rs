@@ -99,6 +99,22 @@ pub(crate) fn count(n: u32, singular: &str) -> String {
     if n == 1 { format!("1 {singular}") } else { format!("{n} {singular}s") }
 }
 
+/// "99.3%"; never rounded up, so that only all is 100%. A dash for a share of nothing.
+pub(crate) fn share(part: u32, whole: u32) -> String {
+    match (u64::from(part) * 1000).checked_div(u64::from(whole)) {
+        Some(n) => per_mille(n as u32),
+        None => "-".to_owned(),
+    }
+}
+
+/// Thousandths as percent: "99.9%", "100%".
+pub(crate) fn per_mille(n: u32) -> String {
+    match n % 10 {
+        0 => format!("{}%", n / 10),
+        tenth => format!("{}.{tenth}%", n / 10),
+    }
+}
+
 /// Dollars with cents.
 pub(crate) fn dollars(cents: u64) -> String {
     format!("{}.{:02}", cents / 100, cents % 100)
@@ -148,6 +164,15 @@ mod tests {
         assert_eq!(estimate(600, 900).as_deref(), Some("10-15 minutes"));
         assert_eq!(estimate(50, 60).as_deref(), Some("1 minute"));
         assert_eq!(estimate(0, 0), None);
+    }
+
+    #[test]
+    fn only_all_of_it_is_a_hundred_percent() {
+        assert_eq!(share(144, 145), "99.3%");
+        assert_eq!(share(9999, 10_000), "99.9%");
+        assert_eq!(share(4, 4), "100%");
+        assert_eq!(share(0, 4), "0%");
+        assert_eq!(share(0, 0), "-");
     }
 
     #[test]

@@ -42,6 +42,11 @@ impl Session {
         Some(VmRef { name: name.to_owned(), resource_group })
     }
 
+    /// The resource group that was given; empty: none.
+    pub(crate) fn resource_group(&self) -> &str {
+        &self.resource_group
+    }
+
     /// A VM that the controller named by its ARM resource ID.
     pub(crate) fn vm_by_id(resource_id: &str) -> Option<VmRef> {
         Some(VmRef { name: resource_id.to_owned(), resource_group: String::new() })

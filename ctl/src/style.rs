@@ -45,6 +45,14 @@ impl Style {
         self.pick("⚠ WARNING", "WARNING")
     }
 
+    pub(crate) fn in_progress(self) -> &'static str {
+        self.pick("⟳ in progress", "in progress")
+    }
+
+    pub(crate) fn queued(self) -> &'static str {
+        self.pick("⏸ queued", "queued")
+    }
+
     pub(crate) fn arrow(self) -> &'static str {
         self.pick("→", "->")
     }

@@ -53,13 +53,26 @@ pub(crate) fn verdict(job: &Job) -> Result<(), CliError> {
 /// Ctrl-C stops the watching only. A controller that is lost is tried again for
 /// `wait.reconnect_for`, counted from the last sign of life.
 pub(crate) async fn to_end(s: &mut Session, job: Job, wait: Wait) -> Result<Job, CliError> {
+    until(s, job, wait, is_over).await
+}
+
+/// Like [`to_end`], or until the job is as wanted.
+pub(crate) async fn until(
+    s: &mut Session,
+    job: Job,
+    wait: Wait,
+    wanted: impl Fn(&Job) -> bool,
+) -> Result<Job, CliError> {
+    let enough = |job: &Job| is_over(job) || wanted(job);
     let out = s.out;
     let id = job.id;
     let mut progress = Progress::new(out.err);
     let result = tokio::select! {
         biased;
         _ = tokio::signal::ctrl_c() => Err(interrupted(id)),
-        result = follow(s, job, Duration::from_secs(wait.reconnect_for.into()), &mut progress) => result,
+        result = follow(s, job, Duration::from_secs(wait.reconnect_for.into()), &mut progress, &enough) => {
+            result
+        }
     };
     out.raw_words(&progress.close());
     result
@@ -70,12 +83,13 @@ async fn follow(
     mut job: Job,
     patience: Duration,
     progress: &mut Progress,
+    enough: &dyn Fn(&Job) -> bool,
 ) -> Result<Job, CliError> {
     s.out.raw_words(&progress.update(&job));
     let mut lost_since: Option<Monotonic> = None;
-    while !is_over(&job) {
+    while !enough(&job) {
         let mut seen = false;
-        let broken = listen(s, &mut job, progress, &mut seen).await;
+        let broken = listen(s, &mut job, progress, &mut seen, enough).await;
         let Err(status) = broken else { continue };
         if !may_pass(&status) {
             return Err(CliError::from(status).about_job(job.id));
@@ -97,19 +111,20 @@ async fn follow(
     Ok(job)
 }
 
-/// Takes in states until the job is over (Ok) or the stream breaks. Sets `seen` with the first one.
+/// Takes in states until that is `enough` (Ok) or the stream breaks. Sets `seen` with the first one.
 async fn listen(
     s: &mut Session,
     job: &mut Job,
     progress: &mut Progress,
     seen: &mut bool,
+    enough: &dyn Fn(&Job) -> bool,
 ) -> Result<(), Status> {
     let mut states = s.client.watch_job(WatchJobRequest { id: job.id }).await?.into_inner();
     while let Some(state) = states.message().await? {
         *seen = true;
         *job = state;
         s.out.raw_words(&progress.update(job));
-        if is_over(job) {
+        if enough(job) {
             return Ok(());
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use azdr_controller::store::{Item, NewRun, RunId, RunState};
 use azdr_controller::workflows::azure::Resource;
 use azdr_controller::workflows::{
-    self, backup, dr_test, prune, reap, remove_kept_disk, replicate, restore_in_place,
+    self, backup, bulk, dr_test, prune, reap, remove_kept_disk, replicate, restore_in_place,
     restore_new_vm, tags, verify,
 };
 use azdr_domain::arm_id::ArmId;
@@ -24,7 +24,10 @@ pub(crate) enum Case {
     Verify,
     RestoreInPlace,
     RestoreNewVm,
+    Failover,
     DrTest,
+    DrTestKept,
+    Bulk,
     Prune,
     DeletePoint,
     Reap,
@@ -32,13 +35,16 @@ pub(crate) enum Case {
 }
 
 impl Case {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Backup,
         Self::Replicate,
         Self::Verify,
         Self::RestoreInPlace,
         Self::RestoreNewVm,
+        Self::Failover,
         Self::DrTest,
+        Self::DrTestKept,
+        Self::Bulk,
         Self::Prune,
         Self::DeletePoint,
         Self::Reap,
@@ -51,8 +57,10 @@ impl Case {
             Self::Replicate => replicate::RUN.0,
             Self::Verify => verify::RUN.0,
             Self::RestoreInPlace => restore_in_place::RUN.0,
-            Self::RestoreNewVm => restore_new_vm::RUN.0,
+            Self::RestoreNewVm | Self::Failover => restore_new_vm::RUN.0,
             Self::DrTest => dr_test::RUN.0,
+            Self::DrTestKept => dr_test::KEPT.0,
+            Self::Bulk => bulk::RUN.0,
             Self::Prune | Self::DeletePoint => prune::RUN.0,
             Self::Reap => reap::RUN.0,
             Self::RemoveKeptDisk => remove_kept_disk::RUN.0,
@@ -107,21 +115,66 @@ impl Case {
                 let point = take(life, &item).await;
                 let new_vm = ArmId::virtual_machine(SUBSCRIPTION, "prod", "db-restored").unwrap();
                 let declared = bench.env.clock.wall();
-                let input =
-                    restore_new_vm::Input { item: item.id, vm: db(), point, new_vm, declared };
+                let input = restore_new_vm::Input {
+                    item: item.id,
+                    vm: db(),
+                    point,
+                    new_vm,
+                    declared,
+                    failover: None,
+                };
                 workflows::new_run(restore_new_vm::RUN, &input, item.id, "test")
             }
-            Self::DrTest => {
+            Self::Failover => {
                 let point = take(life, &item).await;
+                copied(life, &item, point.clone()).await;
+                let new_vm =
+                    ArmId::virtual_machine(SUBSCRIPTION, "prod-westus2", "db-westus2").unwrap();
+                let taken = life.points(&item).await[0].created;
+                let region = "westus2".into();
+                let failover = restore_new_vm::Failover { region, subnet: None, taken };
+                let input = restore_new_vm::Input {
+                    item: item.id,
+                    vm: db(),
+                    point,
+                    new_vm,
+                    declared: bench.env.clock.wall(),
+                    failover: Some(failover),
+                };
+                workflows::new_run(restore_new_vm::RUN, &input, item.id, "test")
+            }
+            Self::DrTest | Self::DrTestKept => {
+                let point = take(life, &item).await;
+                let (run, keep) = match self {
+                    Self::DrTestKept => (dr_test::KEPT, Duration::from_secs(90)),
+                    _ => (dr_test::RUN, Duration::ZERO),
+                };
                 let input = dr_test::Input {
                     item: item.id,
                     vm: db(),
                     point,
                     region: "eastus".into(),
                     resource_group: None,
-                    declared: bench.env.clock.wall(),
+                    declared: Some(bench.env.clock.wall()),
+                    keep,
                 };
-                workflows::new_run(dr_test::RUN, &input, item.id, "test")
+                workflows::new_run(run, &input, item.id, "test")
+            }
+            Self::Bulk => {
+                let mut parts = Vec::new();
+                for _ in 0..2 {
+                    let point = take(life, &item).await;
+                    let key = point.to_string();
+                    let input =
+                        verify::Input { item: item.id, vm: db(), point, region: "eastus".into() };
+                    let run = workflows::new_run(verify::RUN, &input, item.id, "test");
+                    parts.push(bulk::Part { name: key.clone(), key, run });
+                    tokio::time::advance(Duration::from_secs(86_400)).await;
+                }
+                let (what, max_parallel) = (bulk::What::Verify, 2);
+                let (refused, skipped) = (Vec::new(), Vec::new());
+                let input = bulk::Input { what, max_parallel, parts, refused, skipped };
+                workflows::new_run(bulk::RUN, &input, item.id, "test")
             }
             Self::Prune => {
                 for _ in 0..3 {
@@ -163,6 +216,15 @@ impl Case {
             }
         }
     }
+}
+
+/// Copies a point to the other region.
+pub(crate) async fn copied(life: &Life, item: &Item, point: PointName) {
+    let input = replicate::Input { item: item.id, vm: db(), point, region: "westus2".into() };
+    let run = workflows::new_run(replicate::RUN, &input, item.id, "test");
+    let id = life.engine.submit(run).await.unwrap();
+    let row = life.ended(id).await;
+    assert_eq!(row.state, RunState::Succeeded, "{row:?}");
 }
 
 /// Verifies a point, to have a run that is over.

@@ -75,7 +75,8 @@ async fn declare_all(bench: &Bench, life: &Life) -> Vec<RunId> {
             point,
             region: "eastus".into(),
             resource_group: None,
-            declared: bench.env.clock.wall(),
+            declared: Some(bench.env.clock.wall()),
+            keep: std::time::Duration::ZERO,
         };
         let run = workflows::new_run(dr_test::RUN, &input, item.id, "test");
         drills.push(life.engine.submit(run).await.unwrap());

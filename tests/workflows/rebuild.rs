@@ -250,6 +250,7 @@ async fn a_lost_catalogue_is_rebuilt_and_a_machine_that_is_gone_comes_back_from_
         point: newest.name.clone(),
         new_vm: new_vm.clone(),
         declared: bench.env.clock.wall(),
+        failover: None,
     };
     let run = workflows::new_run(restore_new_vm::RUN, &input, item.id, "test");
     let (life, row) = bench.run(life, run).await;
@@ -273,7 +274,9 @@ async fn a_restore_whose_group_and_network_are_gone_and_that_fails_leaves_neithe
     bench.agents_behave(crate::agents::Behaviour::WrongWitness).await;
     let new_vm = ArmId::virtual_machine(SUBSCRIPTION, "prod", "db-restored").unwrap();
     let declared = bench.env.clock.wall();
-    let input = restore_new_vm::Input { item: item.id, vm: db(), point, new_vm, declared };
+    let failover = None;
+    let input =
+        restore_new_vm::Input { item: item.id, vm: db(), point, new_vm, declared, failover };
     let run = workflows::new_run(restore_new_vm::RUN, &input, item.id, "test");
     let (life, row) = bench.run(life, run).await;
     assert_eq!(row.state, RunState::Failed, "{row:?}");

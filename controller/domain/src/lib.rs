@@ -19,12 +19,15 @@
 //!    a person's hold.
 //! 7. [`forecast`]: all of that run forward over the real catalogue, for `explain` and `simulate`.
 //! 8. [`residue`]: what nobody wants any more and azdr may delete (invariant I5), and the [`cost`] of things.
+//! 9. [`rto`] and [`verification`]: what drills and verifications have shown, for reports; [`copying`] and
+//!    [`restore_choice`]: what to expect of a copy, and of a restore.
 //!
 //! This crate must not know of Azure's API, of the catalogue or of agents.
 
 pub mod arm_id;
 pub mod capture_record;
 pub mod consistency;
+pub mod copying;
 pub mod cost;
 pub mod coverage;
 pub mod forecast;
@@ -37,9 +40,12 @@ pub mod policy_tag;
 pub mod recovery_point;
 pub mod region;
 pub mod residue;
+pub mod restore_choice;
 pub mod retention;
+pub mod rto;
 pub mod schedule;
 pub mod tier;
+pub mod verification;
 pub mod vm_description;
 
 pub use arm_id::{ArmId, ArmIdError, RESOURCE_GROUP_TYPE};

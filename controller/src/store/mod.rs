@@ -39,7 +39,9 @@ pub use items::{Item, ItemId, PolicyRow};
 pub use journal::{Event, JournalEntry};
 pub use missing::CataloguedSnapshot;
 pub use pins::StalePins;
-pub use points::{DrillRow, PointRow, ProofRow, ReplicaRow, ReplicaState, SnapshotRow};
+pub use points::{
+    DrillRow, PointAttempts, PointRow, ProofRow, ReplicaRow, ReplicaState, SnapshotRow,
+};
 pub use progress::Progress;
 pub use rebuild::{Rebuild, RebuiltItem, RebuiltPoint, RebuiltReplica};
 pub use repetition::Repetition;

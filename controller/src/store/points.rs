@@ -195,6 +195,17 @@ pub struct ProofRow {
     pub detail: String,
 }
 
+/// A recovery point and the attempts to prove it.
+#[derive(Clone, Debug)]
+pub struct PointAttempts {
+    /// Whose.
+    pub item: ItemId,
+    /// Its name.
+    pub name: String,
+    /// Oldest first.
+    pub attempts: Vec<ProofRow>,
+}
+
 /// A finished DR test.
 #[derive(Clone, Debug)]
 pub struct DrillRow {
@@ -317,6 +328,41 @@ impl Store {
                 Ok((ItemId(r.get(0)?), r.get(1)?, WallTime::from_unix_ms(r.get(2)?)))
             })?;
             rows.collect::<Result<_, _>>().map_err(Into::into)
+        })
+        .await
+    }
+
+    /// All recovery points, or one VM's, with the attempts to prove them: by VM, newest first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn point_attempts(
+        &self,
+        item: Option<ItemId>,
+    ) -> Result<Vec<PointAttempts>, StoreError> {
+        self.read(move |c| {
+            let mut s = c.prepare_cached(
+                "SELECT p.id, p.item_id, p.name, a.region, a.level, a.passed, a.at_ms, a.detail,
+                        a.run_id
+                 FROM point p LEFT JOIN proof a ON a.point_id = p.id
+                 WHERE ?1 IS NULL OR p.item_id = ?1
+                 ORDER BY p.item_id, p.created_ms DESC, p.id DESC, a.at_ms, a.run_id",
+            )?;
+            let mut rows = s.query([item.map(|i| i.0)])?;
+            let mut points: Vec<PointAttempts> = Vec::new();
+            let mut last = None;
+            while let Some(r) = rows.next()? {
+                let id: i64 = r.get(0)?;
+                if last.replace(id) != Some(id) {
+                    let (item, name) = (ItemId(r.get(1)?), r.get(2)?);
+                    points.push(PointAttempts { item, name, attempts: Vec::new() });
+                }
+                // The right side is empty for a point that nobody has tried.
+                if let (Some(region), Some(point)) = (r.get(3)?, points.last_mut()) {
+                    point.attempts.push(proof_row(r, region, 4)?);
+                }
+            }
+            Ok(points)
         })
         .await
     }
@@ -462,16 +508,19 @@ fn proofs(c: &Connection, point: i64) -> Result<Vec<ProofRow>, StoreError> {
         "SELECT region, level, passed, at_ms, detail, run_id FROM proof WHERE point_id = ?1
          ORDER BY at_ms, run_id",
     )?;
-    let rows = s.query_map([point], |r| {
-        let level: String = r.get(1)?;
-        Ok(ProofRow {
-            run: RunId(r.get(5)?),
-            region: r.get(0)?,
-            level: level.parse().unwrap_or(ProofLevel::Unproved),
-            passed: r.get(2)?,
-            at: WallTime::from_unix_ms(r.get(3)?),
-            detail: r.get(4)?,
-        })
-    })?;
+    let rows = s.query_map([point], |r| proof_row(r, r.get(0)?, 1))?;
     rows.collect::<Result<_, _>>().map_err(Into::into)
+}
+
+/// `from`: the column of the level, with the rest behind it.
+fn proof_row(r: &Row<'_>, region: String, from: usize) -> rusqlite::Result<ProofRow> {
+    let level: String = r.get(from)?;
+    Ok(ProofRow {
+        run: RunId(r.get(from + 4)?),
+        region,
+        level: level.parse().unwrap_or(ProofLevel::Unproved),
+        passed: r.get(from + 1)?,
+        at: WallTime::from_unix_ms(r.get(from + 2)?),
+        detail: r.get(from + 3)?,
+    })
 }

@@ -1,6 +1,6 @@
 //! Runs, their locks and their leases.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -462,6 +462,39 @@ impl Store {
             )
         })
         .await
+    }
+
+    /// The newest runs of a workflow for any of the items, in any of the states (none given: in all),
+    /// newest first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn runs_of(
+        &self,
+        workflow: &'static str,
+        states: Vec<RunState>,
+        items: BTreeSet<ItemId>,
+        limit: u32,
+    ) -> Result<Vec<RunRow>, StoreError> {
+        self.read(move |c| {
+            let states: Vec<&str> = states.iter().map(|s| s.as_str()).collect();
+            let items: Vec<i64> = items.iter().map(|i| i.0).collect();
+            select(
+                c,
+                "WHERE workflow = ?1 AND (?2 = '[]' OR state IN (SELECT value FROM json_each(?2)))
+                   AND item_id IN (SELECT value FROM json_each(?3)) ORDER BY id DESC LIMIT ?4",
+                (workflow, to_json(&states), to_json(&items), limit),
+            )
+        })
+        .await
+    }
+
+    /// The runs that a run has started, oldest first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn children_of(&self, parent: RunId) -> Result<Vec<RunRow>, StoreError> {
+        self.read(move |c| select(c, "WHERE parent_run_id = ?1 ORDER BY id", [parent.0])).await
     }
 
     /// The newest run of a workflow for an item, and where it stands.

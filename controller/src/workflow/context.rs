@@ -359,6 +359,11 @@ impl<S, I> StepCx<S, I> {
         self.raw.run.with_history(|h| h.records_of(step).filter_map(|(_, r)| r.started).min())
     }
 
+    /// When the run turned back, if it did.
+    pub fn turned_back_at(&self) -> Option<WallTime> {
+        self.raw.run.with_history(History::turned_back_at)
+    }
+
     /// What this step saved to resume from, in this life of the controller or an earlier one.
     ///
     /// # Errors

@@ -74,6 +74,7 @@ type Items<S> = Arc<dyn Fn(RawCx<S>) -> Result<Vec<(String, Value)>, StepError> 
 type MakeChildren<S> =
     Arc<dyn Fn(RawCx<S>) -> Result<Vec<(String, NewRun)>, StepError> + Send + Sync>;
 type MakeChild<S> = Arc<dyn Fn(RawCx<S>) -> Result<NewRun, StepError> + Send + Sync>;
+type Parallel = Arc<dyn Fn(&Value) -> Result<usize, StepError> + Send + Sync>;
 type LockKeys = Arc<dyn Fn(&Value) -> Result<Vec<String>, StepError> + Send + Sync>;
 type Conclude<S> = Arc<dyn Fn(RawCx<S>, &Outcome) -> Result<Concluded, StepError> + Send + Sync>;
 pub(super) type Residue<S> =
@@ -90,7 +91,7 @@ pub(super) enum Kind<S> {
     /// Another run.
     Child(MakeChild<S>),
     /// Other runs.
-    Children { make: MakeChildren<S>, parallel: usize },
+    Children { make: MakeChildren<S>, parallel: Parallel },
 }
 
 /// One line of a step list.
@@ -339,7 +340,8 @@ where
         self.starts_runs(key.name, title, Kind::Child(make))
     }
 
-    /// Starts a run for each item of a list and waits for all of them, at most `parallel` at a time.
+    /// Starts a run for each item of a list and waits for all of them, at most as many at a time as
+    /// `parallel` reads from the input (at least one).
     /// `make` gives each a key (unique and stable) and is asked once, then the list is journalled.
     /// One that fails leaves the others alone; this step fails when all are over and any did not
     /// succeed. Turning back cancels those that are not over and starts no more. How each ended:
@@ -349,10 +351,11 @@ where
         self,
         key: StepKey<ChildEnd>,
         title: &'static str,
-        parallel: usize,
+        parallel: fn(&I) -> usize,
         make: ListItems<S, I, NewRun>,
     ) -> Self {
         let make: MakeChildren<S> = Arc::new(move |raw| make(&typed(raw)?));
+        let parallel: Parallel = Arc::new(move |input| Ok(parallel(&parse_input(input.clone())?)));
         self.starts_runs(key.name, title, Kind::Children { make, parallel })
     }
 

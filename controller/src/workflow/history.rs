@@ -39,7 +39,7 @@ impl StepRecord {
     }
 
     /// The run that it started, of a step that starts runs.
-    pub(super) fn child(&self) -> Option<RunId> {
+    pub fn child(&self) -> Option<RunId> {
         self.attempts.last()?.as_i64().map(RunId)
     }
 }
@@ -50,6 +50,7 @@ pub struct History {
     records: BTreeMap<(String, String), StepRecord>,
     items: BTreeMap<String, Vec<(String, Value)>>,
     turned_back: Option<Option<Failure>>,
+    turned_back_at: Option<WallTime>,
     decisions: Vec<(WallTime, Value)>,
     starts: usize,
     latest: Option<WallTime>,
@@ -62,6 +63,7 @@ impl History {
         if event == Event::TurnedBack {
             // Null stands for a cancellation.
             self.turned_back = Some(serde_json::from_value(payload.clone()).unwrap_or_default());
+            self.turned_back_at = Some(at);
             return;
         }
         if event == Event::Decided {
@@ -127,6 +129,11 @@ impl History {
     /// Whether the run has turned back; the inner `None` means on request.
     pub fn turned_back(&self) -> Option<&Option<Failure>> {
         self.turned_back.as_ref()
+    }
+
+    /// When it turned back.
+    pub fn turned_back_at(&self) -> Option<WallTime> {
+        self.turned_back_at
     }
 
     /// What people decided about it while it was stuck, oldest first.

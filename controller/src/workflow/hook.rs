@@ -44,6 +44,8 @@ pub struct StepOutline {
     pub temporary: bool,
     /// From here on, forward or stuck.
     pub point_of_no_return: bool,
+    /// Its effect is other runs.
+    pub starts_runs: bool,
 }
 
 impl<S: Send + Sync + 'static> Definition<S> {
@@ -77,6 +79,7 @@ impl<S: Send + Sync + 'static> Definition<S> {
             has_undo: n.undo.is_some(),
             temporary: n.temporary,
             point_of_no_return: n.point_of_no_return,
+            starts_runs: matches!(n.kind, Kind::Child(_) | Kind::Children { .. }),
         });
         outline.collect()
     }

@@ -80,7 +80,7 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
                         let list = super::context::to_document(&list);
                         self.run.journal(node.name, "", Event::Items, list).await?;
                     }
-                    self.children(node, *parallel).await?;
+                    self.children(node, parallel(&self.run.input)?).await?;
                 }
             }
         }

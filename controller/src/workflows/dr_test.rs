@@ -13,6 +13,13 @@
 //! | `probe_address` | reads the drill's address | – |
 //! | `connectivity` | waits for SSH from outside | – |
 //!
+//! A drill whose machine is to be kept for a while (`dr_test_kept`) has two steps more:
+//!
+//! | step | effect | undo |
+//! |---|---|---|
+//! | `record` | the drill's result, which nothing that follows changes | – |
+//! | `keep` | waits; the run holds the point and the machine | – |
+//!
 //! All of it goes again, on success as on failure; the run ends when a listing of Azure shows that
 //! (I5). RTO = declared start to the outside probe's success, clean-up excluded. A failed drill
 //! counts: it is recorded like a passed one.
@@ -49,12 +56,23 @@ pub struct Input {
     pub region: String,
     /// An existing resource group to use instead of one of the drill's own.
     pub resource_group: Option<String>,
-    /// When the drill was declared: the RTO counts from here.
-    pub declared: WallTime,
+    /// When the drill was declared: the RTO counts from here. `None`: when its run starts, for one of
+    /// many drills, whose turn comes when it comes.
+    pub declared: Option<WallTime>,
+    /// How long the machine is kept after it has passed, at most [`MAX_KEEP`]; zero but for
+    /// `dr_test_kept`.
+    #[serde(default)]
+    pub keep: Duration,
 }
 
 /// Name, version, priority.
 pub const RUN: (&str, u32, RunPriority) = ("dr_test", 1, RunPriority::Drill);
+
+/// A drill whose machine is kept for a while.
+pub const KEPT: (&str, u32, RunPriority) = ("dr_test_kept", 1, RunPriority::Drill);
+
+/// A machine costs money for as long as it is kept.
+pub const MAX_KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// One machine may take this long to come up.
 const BOOT: Duration = Duration::from_secs(30 * 60);
@@ -71,6 +89,8 @@ const EXPECT: StepKey<Expected> = StepKey::new("expect");
 const BOOTED: StepKey<Option<Reported>> = StepKey::new("boot");
 const ADDRESS: StepKey<Option<SocketAddr>> = StepKey::new("probe_address");
 const CONNECTIVITY: StepKey<Connectivity> = StepKey::new("connectivity");
+const RECORD: StepKey<()> = StepKey::new("record");
+const KEEP: StepKey<()> = StepKey::new("keep");
 
 /// Names and originals, fixed before anything is made.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -99,7 +119,25 @@ struct Connectivity {
 
 /// The step list.
 pub fn workflow() -> Definition<super::Services> {
-    Workflow::new(RUN.0, Version(RUN.1), RUN.2)
+    drill(RUN).residue(left_over).conclude(conclude).build()
+}
+
+/// The step list of a drill whose machine is kept.
+pub fn workflow_kept() -> Definition<super::Services> {
+    drill(KEPT)
+        .step(RECORD, "Recording the result", record)
+        .no_undo("last but one step: its changes are applied together with its journal entry")
+        .step(KEEP, "Keeping the test VM", keep)
+        .within(MAX_KEEP + BOOT)
+        .no_undo("waits only")
+        .run_within(MAX_KEEP + Duration::from_secs(12 * 3600))
+        .residue(left_over)
+        .conclude(conclude)
+        .build()
+}
+
+fn drill(run: (&'static str, u32, RunPriority)) -> Workflow<Input> {
+    Workflow::new(run.0, Version(run.1), run.2)
         .step(PLAN, "Planning the drill", plan)
         .no_undo("a lease ends with its run")
         .temporary(GROUP, "Creating the drill's resource group", create_group)
@@ -127,9 +165,11 @@ pub fn workflow() -> Definition<super::Services> {
         .step(CONNECTIVITY, "Verifying SSH connectivity", await_ssh)
         .within(BOOT)
         .no_undo("looks only")
-        .residue(left_over)
-        .conclude(conclude)
-        .build()
+}
+
+/// When the drill was declared.
+fn declared(cx: &StepCx<Input>) -> WallTime {
+    cx.input.declared.or(cx.started_at(PLAN.name)).unwrap_or(cx.now())
 }
 
 async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
@@ -171,7 +211,7 @@ async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
 
 /// `{vm}-dr-test-{yyyymmdd}`, with the run's number, so that two drills of a day do not meet.
 fn test_vm_name(cx: &StepCx<Input>) -> String {
-    let day = cx.input.declared.to_string();
+    let day = declared(cx).to_string();
     let day: String = day.chars().take(10).filter(char::is_ascii_digit).collect();
     let suffix = format!("-dr-test-{day}-{}", cx.run_id());
     let name = cx.input.vm.name();
@@ -367,7 +407,7 @@ async fn expect(cx: &StepCx<Input>) -> Result<Done<Expected>, StepError> {
         StepError::retry("azure_incomplete", "Azure does not say the test VM's vmId yet")
     })?;
     let point = services.catalogue.point(cx.input.item, &cx.input.point).await?;
-    let since = cx.started_at(MACHINE.name).unwrap_or(cx.input.declared);
+    let since = cx.started_at(MACHINE.name).unwrap_or(declared(cx));
     let expected = Expected::of(&point, vm_guid, since);
     let change = CatalogueChange::ExpectInstance {
         vm_guid: expected.vm_guid.clone(),
@@ -431,56 +471,116 @@ async fn await_ssh(cx: &StepCx<Input>) -> Result<Done<Connectivity>, StepError> 
     Ok(Done::new(Connectivity { banner, at }))
 }
 
+/// Written before the machine is kept: whatever ends the keeping, the drill has passed.
+async fn record(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    let verdict = Verdict::of(cx, None)?;
+    Ok(Done::new(()).changes(verdict.changes(cx)))
+}
+
+/// Waits until the time is over; cancelling ends it earlier.
+async fn keep(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    let plan = cx.output(PLAN)?;
+    let until = cx.started_at(KEEP.name).unwrap_or(cx.now()).plus(cx.input.keep.min(MAX_KEEP));
+    let left = until.since(cx.now());
+    if left.is_zero() {
+        return Ok(Done::new(()));
+    }
+    let address = cx.output(ADDRESS)?.map(|a| format!(", SSH at {a} from the controller"));
+    let detail = format!(
+        "{} of group {} is kept until {until}{}",
+        plan.machine.name(),
+        plan.group.resource_group(),
+        address.unwrap_or_default()
+    );
+    Err(StepError::not_yet(detail, left.min(Duration::from_secs(60))))
+}
+
 async fn left_over(cx: &StepCx<Input>) -> Result<Vec<String>, StepError> {
     left_of_run(cx, cx.input.vm.subscription(), &[]).await
+}
+
+/// What the drill has shown.
+struct Verdict {
+    passed: bool,
+    rto_ms: Option<u64>,
+    error: Option<String>,
+    /// The restored machine showed the point's witness.
+    witnessed: bool,
+    /// It did not come up, or came up as something else: that is the point's fault, not the weather's.
+    disproved: bool,
+}
+
+impl Verdict {
+    /// `failure`: why the drill did not pass, if it did not.
+    fn of(cx: &StepCx<Input>, failure: Option<(&str, String)>) -> Result<Self, StepError> {
+        let connectivity = cx.try_output(CONNECTIVITY)?;
+        let reported = cx.try_output(BOOTED)?.flatten();
+        let passed = failure.is_none();
+        let rto_ms = connectivity.map(|c| c.at.since(declared(cx)).as_millis() as u64);
+        Ok(Self {
+            passed,
+            rto_ms: rto_ms.filter(|_| passed),
+            witnessed: reported.is_some_and(|r| r.witness_verified),
+            disproved: failure
+                .as_ref()
+                .is_some_and(|(k, _)| ["no_boot", "wrong_witness"].contains(k)),
+            error: failure.map(|(_, message)| message),
+        })
+    }
+
+    fn changes(&self, cx: &StepCx<Input>) -> Vec<CatalogueChange> {
+        let input = &cx.input;
+        let mut changes = vec![CatalogueChange::AddDrill {
+            item: input.item,
+            name: input.point.clone(),
+            region: input.region.clone(),
+            started: declared(cx),
+            passed: self.passed,
+            rto_ms: self.rto_ms,
+            error: self.error.clone(),
+        }];
+        let proved = self.passed && self.witnessed;
+        if proved || self.disproved {
+            let words = "an isolated VM booted and showed the witness";
+            changes.push(CatalogueChange::AddProof {
+                item: input.item,
+                name: input.point.clone(),
+                region: input.region.clone(),
+                level: "booted".to_owned(),
+                passed: proved,
+                detail: self.error.clone().unwrap_or_else(|| words.into()),
+            });
+        }
+        changes
+    }
 }
 
 fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepError> {
     let input = &cx.input;
     let Some(plan) = cx.try_output(PLAN)? else { return Ok(Concluded::default()) };
-    let connectivity = cx.try_output(CONNECTIVITY)?;
-    let reported = cx.try_output(BOOTED)?.flatten();
-    let passed = *outcome == Outcome::Succeeded;
-    let rto_ms = connectivity.as_ref().map(|c| c.at.since(input.declared).as_millis() as u64);
-    let error = match outcome {
-        Outcome::Succeeded => None,
-        Outcome::Failed(f) => Some(f.message.to_string()),
-        Outcome::Cancelled => Some("cancelled".to_owned()),
+    // What has been recorded stays, whatever ended the keeping of the machine.
+    let is_recorded = cx.try_output(RECORD)?.is_some();
+    let verdict = match outcome {
+        _ if is_recorded => Verdict::of(cx, None)?,
+        Outcome::Succeeded => Verdict::of(cx, None)?,
+        Outcome::Failed(f) => Verdict::of(cx, Some((&f.kind, f.message.to_string())))?,
+        Outcome::Cancelled => Verdict::of(cx, Some(("cancelled", "cancelled".to_owned())))?,
     };
-    let mut changes = Vec::new();
-    if *outcome != Outcome::Cancelled {
-        changes.push(CatalogueChange::AddDrill {
-            item: input.item,
-            name: input.point.clone(),
-            region: input.region.clone(),
-            started: input.declared,
-            passed,
-            rto_ms: rto_ms.filter(|_| passed),
-            error: error.clone(),
-        });
-    }
-    let proved = passed && reported.as_ref().is_some_and(|r| r.witness_verified);
-    // A machine that did not come up disproves the point; Azure's weather does not.
-    let disproved = matches!(outcome, Outcome::Failed(f)
-        if ["no_boot", "wrong_witness"].contains(&&*f.kind));
-    if proved || disproved {
-        changes.push(CatalogueChange::AddProof {
-            item: input.item,
-            name: input.point.clone(),
-            region: input.region.clone(),
-            level: "booted".to_owned(),
-            passed: proved,
-            detail: error.unwrap_or_else(|| "an isolated VM booted and showed the witness".into()),
-        });
-    }
-    let connected = connectivity.is_some_and(|c| c.banner.is_some());
+    let changes = match outcome {
+        _ if is_recorded => Vec::new(),
+        // Nobody knows how it would have ended.
+        Outcome::Cancelled => Vec::new(),
+        _ => verdict.changes(cx),
+    };
+    let connected = cx.try_output(CONNECTIVITY)?.is_some_and(|c| c.banner.is_some());
+    let reported = cx.try_output(BOOTED)?.flatten().is_some();
     let result = json!({"dr_test": {
         "recovery_point": input.point,
         "region": input.region,
-        "passed": passed,
-        "rto_ms": rto_ms.filter(|_| passed).unwrap_or(0),
-        "phases": four_phases(cx, &plan, reported.is_some(), connected),
-        "witness_verified": reported.as_ref().is_some_and(|r| r.witness_verified),
+        "passed": verdict.passed,
+        "rto_ms": verdict.rto_ms.unwrap_or(0),
+        "phases": four_phases(cx, &plan, reported, connected),
+        "witness_verified": verdict.witnessed,
         "ssh_verified": connected,
         "test_vm": plan.machine.name(),
         // The run cannot get here while a listing shows anything.
@@ -502,9 +602,19 @@ fn four_phases(
     if plan.public_ip.is_some() {
         steps.push(("connectivity", CONNECTIVITY.name, connected));
     }
-    let mut phases = phases(cx, cx.input.declared, &steps);
+    let mut phases = phases(cx, declared(cx), &steps);
     let last = steps.iter().rev().find_map(|(_, step, _)| cx.done_at(step));
-    let cleaned = cx.steady_now().since(last.unwrap_or(cx.input.declared)).as_millis() as u64;
+    let last = last.unwrap_or(declared(cx));
+    let mut clean_up_from = cx.done_at(KEEP.name).unwrap_or(last);
+    if let Some(turned_back) = cx.turned_back_at() {
+        // It did not get through this one.
+        if let Some((name, ..)) = steps.get(phases.len()) {
+            let millis = turned_back.since(last).as_millis() as u64;
+            phases.push(json!({"name": name, "millis": millis, "ok": false}));
+        }
+        clean_up_from = turned_back;
+    }
+    let cleaned = cx.steady_now().since(clean_up_from).as_millis() as u64;
     phases.push(json!({"name": "cleanup", "millis": cleaned, "ok": true}));
     phases
 }

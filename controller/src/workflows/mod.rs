@@ -6,8 +6,9 @@
 //! | [`replicate`] | its copy in another region | the VM's disk chains into that region |
 //! | [`verify`] | the proof that disks can be made of it and read | nothing (it holds a lease) |
 //! | [`restore_in_place`] | the VM on copies of its old disks | the VM |
-//! | [`restore_new_vm`] | a new VM from the point | the new VM's name |
+//! | [`restore_new_vm`] | a new VM from the point, at home or (failover) elsewhere | the new VM's name |
 //! | [`dr_test`] | the proof that it boots, and the RTO | nothing (it holds a lease) |
+//! | [`bulk`] | nothing itself: starts many of the others | nothing |
 //! | [`prune`] | room: deletes what the policy no longer wants, or one chosen point | the VM's pruning |
 //! | [`reap`] | order: deletes temporaries that a finished run left | that run's residue |
 //! | [`remove_kept_disk`] | room: deletes a disk that a restore replaced | the VM |
@@ -18,6 +19,7 @@
 
 pub mod azure;
 pub mod backup;
+pub mod bulk;
 pub mod capture;
 pub mod dr_test;
 pub mod evidence;
@@ -70,6 +72,8 @@ pub fn all() -> Vec<Definition<Services>> {
         restore_new_vm::workflow(restore_new_vm::FIRST),
         restore_new_vm::workflow(restore_new_vm::RUN.1),
         dr_test::workflow(),
+        dr_test::workflow_kept(),
+        bulk::workflow(),
         prune::workflow(),
         reap::workflow(),
         remove_kept_disk::workflow(),
@@ -80,8 +84,10 @@ pub fn all() -> Vec<Definition<Services>> {
 pub fn leaves(workflow: &str, state: crate::store::RunState) -> azdr_domain::residue::Leaves {
     use azdr_domain::residue::Leaves;
     match workflow {
-        // Whatever became of them, all that they make is temporary.
-        _ if workflow == verify::RUN.0 || workflow == dr_test::RUN.0 => Leaves::Nothing,
+        // Whatever became of them, all that they make is temporary; `bulk` makes nothing.
+        _ if [verify::RUN.0, dr_test::RUN.0, dr_test::KEPT.0, bulk::RUN.0].contains(&workflow) => {
+            Leaves::Nothing
+        }
         _ if workflow == backup::RUN.0 || workflow == replicate::RUN.0 => {
             match state == crate::store::RunState::Succeeded {
                 true => Leaves::Snapshots,

@@ -1,4 +1,5 @@
-//! Restores a recovery point into a new VM; the original is not touched.
+//! Restores a recovery point into a new VM, at home or (a failover) in a region that has a copy of it;
+//! the original is not touched.
 //!
 //! | step | effect | undo |
 //! |---|---|---|
@@ -13,6 +14,9 @@
 //!
 //! Version 2 has `group` and `network`: with the VM, its group and its network gone, the point alone is
 //! enough. Version 1 had neither.
+//!
+//! A failover asks nothing of the original's region, which may be down: its network is not looked at,
+//! and the VM gets one of its own, or the subnet that was given.
 //!
 //! The machine carries the original's agent identity until its agent has been given one of its own
 //! through the restored door (DESIGN §7): nothing meant for the original reaches it (I8).
@@ -30,7 +34,7 @@ use super::azure::{Resource, delete_if_ours, existing, finish, left_of_run, name
 use super::evidence::{Expected, Reported, is_overdue, look_for_ssh, phases, ssh_address};
 use super::machine::{AttachedDisk, DiskCopy, by_name, disk_copies, vm_like};
 use super::{StepCx, Workflow, evidence, machine, tags};
-use crate::store::{CatalogueChange, ItemId};
+use crate::store::{CatalogueChange, ItemId, PointRow};
 use crate::workflow::{
     Concluded, Definition, Done, Failure, LockKey, Outcome, RunPriority, StepError, StepKey,
     Version,
@@ -49,6 +53,20 @@ pub struct Input {
     pub new_vm: ArmId,
     /// When the restore was asked for: the RTO counts from here.
     pub declared: WallTime,
+    /// It is a failover.
+    #[serde(default)]
+    pub failover: Option<Failover>,
+}
+
+/// What a failover is told beyond a restore.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Failover {
+    /// Where to, by the point's copy there.
+    pub region: String,
+    /// A subnet there; else a network is made.
+    pub subnet: Option<ArmId>,
+    /// The instant that the point shows: the RPO counts from here to the declaration.
+    pub taken: WallTime,
 }
 
 /// Name, version, priority.
@@ -123,22 +141,17 @@ async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
     let input = &cx.input;
     let services = cx.services();
     let point = services.catalogue.point(input.item, &input.point).await?;
-    let location = point.region.clone();
+    let failover = input.failover.as_ref();
+    let location = failover.map_or(&point.region, |f| &f.region).clone();
     if existing(services.azure.get_vm(&input.new_vm).await)?.is_some() {
         let message = format!("a VM named {} exists already", input.new_vm.name());
         return Err(StepError::Fail(
             Failure::new("name_taken", message).hint("choose another name for --new-vm"),
         ));
     }
-    let original = point.description.network_interfaces.first();
-    let original = original.and_then(|n| n["id"].as_str()).and_then(|n| ArmId::parse(n).ok());
-    let nic = match &original {
-        Some(id) => existing(services.azure.get_network_interface(id).await)?,
-        None => None,
-    };
-    let subnet = match nic.and_then(|n| n.subnet) {
-        Some(subnet) => Some(subnet),
-        None => surviving(services, point.description.subnet.as_ref()).await?,
+    let subnet = match failover {
+        Some(failover) => given_subnet(services, failover).await?,
+        None => originals_subnet(services, &point).await?,
     };
     let (subscription, group) = (input.new_vm.subscription(), input.new_vm.resource_group());
     let whole_group = input.new_vm.group();
@@ -172,7 +185,37 @@ async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
     Ok(Done::new(plan).change(lease))
 }
 
-/// The subnet that the original was in, if its network is still there.
+async fn given_subnet(
+    services: &super::Services,
+    failover: &Failover,
+) -> Result<Option<ArmId>, StepError> {
+    let found = surviving(services, failover.subnet.as_ref()).await?;
+    match (&failover.subnet, &found) {
+        (Some(wanted), None) => Err(StepError::Fail(
+            Failure::new("no_subnet", format!("there is no subnet {wanted}"))
+                .hint("give one that exists, or none: a network is then made"),
+        )),
+        _ => Ok(found),
+    }
+}
+
+async fn originals_subnet(
+    services: &super::Services,
+    point: &PointRow,
+) -> Result<Option<ArmId>, StepError> {
+    let original = point.description.network_interfaces.first();
+    let original = original.and_then(|n| n["id"].as_str()).and_then(|n| ArmId::parse(n).ok());
+    let nic = match &original {
+        Some(id) => existing(services.azure.get_network_interface(id).await)?,
+        None => None,
+    };
+    match nic.and_then(|n| n.subnet) {
+        Some(subnet) => Ok(Some(subnet)),
+        None => surviving(services, point.description.subnet.as_ref()).await,
+    }
+}
+
+/// The subnet, if its network is still there.
 async fn surviving(
     services: &super::Services,
     subnet: Option<&ArmId>,
@@ -267,7 +310,8 @@ async fn create_machine(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
         .collect();
     let tags = tags::of_run(cx);
     let original = &point.description;
-    let body = vm_like(original, &plan.location, false, &attached, &plan.nic, "Detach", &tags);
+    let abroad = plan.location != point.region;
+    let body = vm_like(original, &plan.location, abroad, &attached, &plan.nic, "Detach", &tags);
     finish(cx, "create", cx.services().azure.begin_create_vm(&cx.input.new_vm, body)).await?;
     Ok(Done::new(()))
 }
@@ -292,7 +336,7 @@ async fn expect(cx: &StepCx<Input>) -> Result<Done<Expected>, StepError> {
         vm_guid: expected.vm_guid.clone(),
         item: cx.input.item,
         durable: true,
-        enrol_as: Some((cx.input.new_vm.clone(), point.region)),
+        enrol_as: Some((cx.input.new_vm.clone(), cx.output(PLAN)?.location)),
     };
     Ok(Done::new(expected).change(change))
 }
@@ -352,7 +396,7 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
     let banner = cx.output(SSH)?;
     let witnessed = reported.as_ref().is_some_and(|r| r.witness_verified);
     let confirmed_at = cx.done_at(SSH.name).unwrap_or(cx.steady_now());
-    let has_agent = cx.output(PLAN)?.has_agent;
+    let Plan { has_agent, location, .. } = cx.output(PLAN)?;
     let unconfirmed = match (&reported, &banner) {
         (None, None) => "neither an agent nor SSH has answered: nobody knows whether it is up",
         (None, Some(_)) if has_agent => {
@@ -380,6 +424,8 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
         "ssh_verified": banner.is_some(),
         "unconfirmed": unconfirmed,
         "kept_disks": [],
+        "region": location,
+        "rpo_ms": input.failover.as_ref().map(|f| input.declared.since(f.taken).as_millis() as u64),
     }});
     Ok(Concluded { result: Some(result), changes: Vec::new() })
 }

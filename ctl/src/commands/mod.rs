@@ -41,8 +41,12 @@ pub(crate) async fn run(cli: Cli, out: Output) -> Result<(), CliError> {
             backup::Backup::Show(command) => command.run(s).await,
             backup::Backup::Restore(command) => command.run(s).await,
             backup::Backup::Replicate(command) => command.run(s).await,
+            backup::Backup::ReplicateAll(command) => command.run(s).await,
             backup::Backup::ReplicationStatus(command) => command.run(s).await,
+            backup::Backup::ReplicationJobs(command) => command.run(s).await,
             backup::Backup::Verify(command) => command.run(s).await,
+            backup::Backup::VerifyAll(command) => command.run(s).await,
+            backup::Backup::VerificationReport(command) => command.run(s).await,
             backup::Backup::Pin(command) => command.run(s).await,
             backup::Backup::Unpin(command) => command.run(s).await,
             backup::Backup::Delete(command) => command.run(s).await,
@@ -58,7 +62,10 @@ pub(crate) async fn run(cli: Cli, out: Output) -> Result<(), CliError> {
         },
         Noun::Dr(verb) => match verb {
             dr::Dr::Test(command) => command.run(s).await,
+            dr::Dr::TestAll(command) => command.run(s).await,
+            dr::Dr::Failover(command) => command.run(s).await,
             dr::Dr::TestHistory(command) => command.run(s).await,
+            dr::Dr::SuccessRate(command) => command.run(s).await,
         },
         Noun::Job(verb) => match verb {
             job::Job::List(command) => command.run(s).await,

@@ -31,9 +31,11 @@ enum Story {
     NeverEnds,
     /// A drill whose test VM did not boot.
     DoesNotPass,
+    /// A bulk job whose second part fails.
+    PartFails,
 }
 
-const STORIES: [(&str, i64, Story); 9] = [
+const STORIES: [(&str, i64, Story); 15] = [
     ("prod-db-vm", 12, Story::Succeeds),
     ("fails", 20, Story::Fails),
     ("stuck", 21, Story::Stuck),
@@ -43,6 +45,12 @@ const STORIES: [(&str, i64, Story); 9] = [
     ("breaks-for-good", 24, Story::BreaksForGood),
     ("never-ends", 25, Story::NeverEnds),
     ("does-not-pass", 26, Story::DoesNotPass),
+    ("copies", 40, Story::Succeeds),
+    ("proofs", 41, Story::Succeeds),
+    ("drills", 42, Story::Succeeds),
+    ("Flaky", 43, Story::PartFails),
+    ("nothing-to-do", 44, Story::Succeeds),
+    ("kept", 45, Story::NeverEnds),
 ];
 
 #[derive(Default)]
@@ -104,7 +112,18 @@ fn ending(id: i64, story: Story) -> Job {
             }
             job
         }
-        _ => values::job(id, "backup"),
+        Story::PartFails => values::bulk_with_a_failure(id),
+        _ => values::job(id, workflow_of(id)),
+    }
+}
+
+fn workflow_of(id: i64) -> &'static str {
+    match id {
+        40 => "replicate_all",
+        41 => "verify_all",
+        42 | 43 => "dr_test_all",
+        44 => "nothing",
+        _ => "backup",
     }
 }
 
@@ -293,9 +312,21 @@ impl AdminService for FakeController {
         if !r.recovery_point.is_empty()
             && let Some(point) = &mut plan.point
         {
-            point.name = r.recovery_point;
+            point.name = r.recovery_point.clone();
         }
-        if !r.new_vm_name.is_empty() {
+        if r.at_unix_ms != 0 {
+            plan.chosen_because = values::chosen_because(r.at_unix_ms);
+        }
+        if r.target_region == "northeurope" {
+            return Err(Status::failed_precondition(
+                "prod-db-vm has no complete recovery point in northeurope: \
+                 prod-db-vm-backup-daily-20251201-0800 is the newest in eastus; job 17 is copying \
+                 one to northeurope",
+            ));
+        }
+        if !r.target_region.is_empty() {
+            values::fail_over(&mut plan, &r);
+        } else if !r.new_vm_name.is_empty() {
             plan.actions = vec![format!("Create the VM {}", r.new_vm_name)];
             plan.warnings.clear();
         }
@@ -303,6 +334,9 @@ impl AdminService for FakeController {
     }
 
     async fn start_restore(&self, r: Request<StartRestoreRequest>) -> Answer<Job> {
+        if r.get_ref().confirmation == "failover" {
+            return Ok(Response::new(values::job(12, "failover")));
+        }
         assert_eq!(r.get_ref().confirmation, values::plan().confirmation);
         Ok(Response::new(values::job(12, "restore")))
     }
@@ -320,6 +354,31 @@ impl AdminService for FakeController {
         Ok(Response::new(values::replication()))
     }
 
+    async fn start_replicate_all(&self, r: Request<StartReplicateAllRequest>) -> Answer<Job> {
+        check(r.get_ref().vm.as_ref())?;
+        let nothing = r.get_ref().vm.as_ref().is_some_and(|vm| vm.name == "nothing-to-do");
+        let id = if nothing { 44 } else { 40 };
+        Ok(Response::new(values::begun(values::job(id, workflow_of(id)))))
+    }
+
+    async fn start_verify_all(&self, r: Request<StartVerifyAllRequest>) -> Answer<Job> {
+        check(r.get_ref().vm.as_ref())?;
+        Ok(Response::new(values::begun(values::job(41, workflow_of(41)))))
+    }
+
+    async fn start_dr_test_all(&self, r: Request<StartDrTestAllRequest>) -> Answer<Job> {
+        let id = match r.get_ref().resource_group.as_str() {
+            "Flaky" => 43,
+            "none" => {
+                return Err(Status::failed_precondition(
+                    "no VM of \"none\" has a policy that copies its backups to another region",
+                ));
+            }
+            _ => 42,
+        };
+        Ok(Response::new(values::begun(values::job(id, workflow_of(id)))))
+    }
+
     async fn start_verify(&self, r: Request<StartVerifyRequest>) -> Answer<Job> {
         check(r.get_ref().vm.as_ref())?;
         Ok(Response::new(values::job(12, "verify")))
@@ -330,12 +389,53 @@ impl AdminService for FakeController {
             return start(r.into_inner().vm, "dr_test");
         }
         check(r.get_ref().vm.as_ref())?;
+        if r.get_ref().keep_secs > 0 {
+            assert_eq!(r.get_ref().keep_secs, 7200);
+            return Ok(Response::new(values::begun(values::job(45, "dr_test"))));
+        }
         Ok(Response::new(values::job(12, "dr_test")))
     }
 
     async fn list_dr_tests(&self, r: Request<ListDrTestsRequest>) -> Answer<ListDrTestsResponse> {
         check(r.get_ref().vm.as_ref())?;
-        Ok(Response::new(values::history()))
+        let mut history = values::history();
+        // Whoever looks back to the start of the kept drill wants to know of that one.
+        if r.get_ref().since_unix_ms == values::NOW {
+            history.tests = vec![DrTestRecord { job_id: 45, ..history.tests.swap_remove(0) }];
+        }
+        Ok(Response::new(history))
+    }
+
+    async fn get_verification_report(
+        &self,
+        r: Request<GetVerificationReportRequest>,
+    ) -> Answer<VerificationReport> {
+        check(r.get_ref().vm.as_ref())?;
+        let mut answer = values::verification_report();
+        let name = r.into_inner().vm.unwrap_or_default().name;
+        answer.vms.retain(|vm| name.is_empty() || vm.vm_name == name);
+        Ok(Response::new(answer))
+    }
+
+    async fn get_dr_success_rate(
+        &self,
+        r: Request<GetDrSuccessRateRequest>,
+    ) -> Answer<DrSuccessRate> {
+        check(r.get_ref().vm.as_ref())?;
+        let name = r.into_inner().vm.unwrap_or_default().name;
+        Ok(Response::new(values::success_rate(&name)))
+    }
+
+    async fn list_replication_jobs(
+        &self,
+        r: Request<ListReplicationJobsRequest>,
+    ) -> Answer<ListReplicationJobsResponse> {
+        let mut answer = values::replication_jobs();
+        let state = r.get_ref().state;
+        answer.jobs.retain(|job| state == 0 || job.state == state);
+        answer.more = answer.jobs.len() > r.get_ref().limit as usize;
+        answer.jobs.truncate(r.get_ref().limit as usize);
+        Ok(Response::new(answer))
     }
 
     async fn release_retention(
@@ -371,7 +471,7 @@ impl AdminService for FakeController {
         Ok(Response::new(match story {
             Story::Succeeds | Story::Fails => ending(id, story),
             Story::Stuck if id == 29 => ending(id, story),
-            _ => values::begun(values::job(id, "backup")),
+            _ => values::begun(values::job(id, workflow_of(id))),
         }))
     }
 
@@ -421,8 +521,10 @@ impl AdminService for FakeController {
         let id = r.get_ref().id;
         let story = story(id)?;
         let first = self.watches.fetch_add(1, Ordering::SeqCst) == 0;
-        let mut begun = values::begun(values::job(id, "backup"));
-        if story == Story::NeverEnds {
+        let mut begun = values::begun(values::job(id, workflow_of(id)));
+        if id == 45 {
+            begun = values::kept(id);
+        } else if story == Story::NeverEnds {
             // One line of progress, for whoever waits until the watching has begun.
             begun.steps[0] = values::job(id, "backup").steps.swap_remove(0);
         }

@@ -103,6 +103,8 @@ async fn a_drill_and_a_list_look_as_in_the_manual() {
     let world = World::start();
     let seen = at_a_terminal(world.azdr(&["dr", "test", "prod-db-vm"]), "").await;
     insta::assert_snapshot!("terminal_dr_test", seen.screen);
+    let seen = at_a_terminal(world.azdr(&["dr", "test-all"]), "").await;
+    insta::assert_snapshot!("terminal_test_all", seen.screen.replace('\x1b', "ESC"));
     let seen = at_a_terminal(world.azdr(&["backup", "list", "prod-db-vm"]), "").await;
     insta::assert_snapshot!("terminal_list", seen.screen);
     let seen = at_a_terminal(world.azdr(&["backup", "replication-status", "prod-db-vm"]), "").await;

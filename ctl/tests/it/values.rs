@@ -460,6 +460,7 @@ pub(crate) fn point() -> RecoveryPoint {
         frozen_ms: 1840,
         pins: Vec::new(),
         deleting_job_id: 0,
+        missing_snapshots: Vec::new(),
     }
 }
 
@@ -530,8 +531,103 @@ pub(crate) fn plan() -> RestorePlan {
         warnings: vec!["LUN 3 (scratch) is not in the backup and stays attached".into()],
         estimate_low_secs: 600,
         estimate_high_secs: 900,
-        estimate_basis: "measured".into(),
+        estimate_basis: "this_vm".into(),
+        estimate_restores: 3,
+        chosen_because: String::new(),
     }
+}
+
+pub(crate) fn chosen_because(at_unix_ms: i64) -> String {
+    let minutes = (NOW - at_unix_ms) / 60_000;
+    format!("the newest one at or before the time ({minutes} minutes before eight)")
+}
+
+/// Makes a plan one of a failover.
+pub(crate) fn fail_over(plan: &mut RestorePlan, r: &PlanRestoreRequest) {
+    let or = |text: &str, default: String| if text.is_empty() { default } else { text.into() };
+    let vm = or(&r.new_vm_name, format!("prod-db-vm-{}", r.target_region));
+    let group = or(&r.target_resource_group, format!("Production-{}", r.target_region));
+    plan.confirmation = "failover".into();
+    plan.actions = vec![
+        format!("create a disk from this backup's copy in {}", r.target_region),
+        or(&r.target_subnet, "make a network for it".into()),
+        format!("create VM {vm} in resource group {group}"),
+    ];
+    plan.warnings =
+        vec!["The original is not touched: if it still runs, there are two of it then".into()];
+    plan.estimate_basis = "default".into();
+    plan.estimate_restores = 0;
+}
+
+fn item(name: &str, job_id: i64, seconds: i64) -> JobItem {
+    JobItem {
+        name: name.into(),
+        job_id,
+        state: JobState::Succeeded as i32,
+        started_unix_ms: NOW,
+        finished_unix_ms: NOW + seconds * 1000,
+        percent: -1.0,
+        ..JobItem::default()
+    }
+}
+
+/// The parts of a bulk job when all have succeeded.
+fn items(workflow: &str) -> Vec<JobItem> {
+    let points = |seconds: i64| {
+        let name = |day: i64| format!("prod-db-vm-backup-daily-202511{}-0800", 27 + day);
+        (0..3).map(|n| item(&name(n), 50 + n, seconds + n)).collect()
+    };
+    let drill = |name: &str, job_id, seconds: i64| JobItem {
+        rto_ms: seconds as u64 * 1000 - 105_000,
+        ..item(name, job_id, seconds)
+    };
+    match workflow {
+        "replicate_all" => points(420),
+        "verify_all" => points(102),
+        "dr_test_all" => vec![
+            drill("prod-db-vm", 50, 788),
+            drill("prod-app-vm", 51, 692),
+            drill("critical-vm", 52, 840),
+        ],
+        _ => Vec::new(),
+    }
+}
+
+/// Drills of which one has failed.
+pub(crate) fn bulk_with_a_failure(id: i64) -> Job {
+    let mut job = job(id, "dr_test_all");
+    job.state = JobState::Failed as i32;
+    job.items[1].state = JobState::Failed as i32;
+    job.items[1].rto_ms = 0;
+    job.items[1].error = "SSH did not answer within 600 s".into();
+    job.error = Some(JobError {
+        kind: "children_failed".into(),
+        message: "1 of 3 jobs did not succeed: job 51".into(),
+        ..JobError::default()
+    });
+    if let Some(job_result::Result::Bulk(bulk)) =
+        job.result.as_mut().and_then(|r| r.result.as_mut())
+    {
+        (bulk.succeeded, bulk.failed) = (2, 1);
+    }
+    job
+}
+
+/// A drill that has passed and whose VM is kept.
+pub(crate) fn kept(id: i64) -> Job {
+    let mut job = begun(job(id, "dr_test"));
+    job.steps = vec![
+        step("restore", "Restoring the backup", 0, 512),
+        JobStep {
+            state: StepState::Running as i32,
+            finished_unix_ms: 0,
+            detail: "prod-db-vm-dr-test-20251201-45 of group azdr-drill-x-45 is kept until \
+                     2025-12-01T10:10:47Z"
+                .into(),
+            ..step("keep", "Keeping the test VM", 647, 0)
+        },
+    ];
+    job
 }
 
 pub(crate) fn replication() -> ReplicationStatus {
@@ -631,7 +727,108 @@ pub(crate) fn history() -> ListDrTestsResponse {
             test(1000, 14, 598_000),
             failed,
         ],
+        statistics: Some(DrStatistics {
+            total: 4,
+            passed: 3,
+            failed: 1,
+            average_rto_ms: 642_666,
+            median_rto_ms: 665_000,
+            worst_rto_ms: 683_000,
+            target_rto_ms: 900_000,
+            bound: Some(RtoBound {
+                share_percent: 90,
+                confidence_percent: 95,
+                rto_ms: 0,
+                tests_needed: 29,
+            }),
+        }),
     }
+}
+
+pub(crate) fn verification_report() -> VerificationReport {
+    let vm = |name: &str, summary, failed, unverified| VmVerification {
+        vm_resource_id: VM_ID.replace("prod-db-vm", name),
+        vm_name: name.into(),
+        summary: Some(summary),
+        failed,
+        unverified,
+    };
+    let good = VerificationSummary {
+        total: 23,
+        passed: 23,
+        last_verified_unix_ms: NOW + 9_000_000,
+        ..VerificationSummary::default()
+    };
+    let bad = VerificationSummary {
+        total: 9,
+        passed: 1,
+        failed: 1,
+        unverified: 7,
+        verified_earlier: 2,
+        last_verified_unix_ms: NOW,
+    };
+    let overall = VerificationSummary { total: 32, passed: 24, ..bad };
+    let failed = FailedVerification {
+        recovery_point: "staging-vm-backup-daily-20251125-0800".into(),
+        region: "eastus".into(),
+        failed_unix_ms: NOW,
+        error: "the OS disk has 0 bytes instead of 68719476736, 0 were read".into(),
+    };
+    let unverified = (0..7).map(|n| format!("staging-vm-backup-daily-2025111{n}-0800")).collect();
+    VerificationReport {
+        vms: vec![
+            vm("prod-db-vm", good, vec![], vec![]),
+            vm("staging-vm", bad, vec![failed], unverified),
+        ],
+        overall: Some(overall),
+    }
+}
+
+/// Of all VMs, or of one: `untested` has no test, and drills of `flaky` fail.
+pub(crate) fn success_rate(vm: &str) -> DrSuccessRate {
+    let of = |name: &str, total, passed| DrSuccess {
+        vm_resource_id: VM_ID.replace("prod-db-vm", name),
+        vm_name: name.into(),
+        total,
+        passed,
+        failed: total - passed,
+        meets_target: total > 0 && total == passed,
+    };
+    let all = |total, passed| {
+        let (vm_resource_id, vm_name) = (String::new(), String::new());
+        Some(DrSuccess { vm_resource_id, vm_name, ..of("", total, passed) })
+    };
+    let untested = vec![VM_ID.replace("prod-db-vm", "staging-vm")];
+    let (vms, overall, compliance, untested) = match vm {
+        "untested" => (vec![], all(0, 0), DrCompliance::NoTests, untested),
+        "flaky" => (vec![of(vm, 12, 11)], all(12, 11), DrCompliance::Failing, vec![]),
+        "" => {
+            let vms = vec![of("prod-db-vm", 12, 12), of("prod-app-vm", 24, 24)];
+            (vms, all(36, 36), DrCompliance::Incomplete, untested)
+        }
+        vm => (vec![of(vm, 12, 12)], all(12, 12), DrCompliance::Passing, vec![]),
+    };
+    DrSuccessRate { vms, overall, target_per_mille: 999, compliance: compliance.into(), untested }
+}
+
+pub(crate) fn replication_jobs() -> ListReplicationJobsResponse {
+    let mut jobs = replication().entries;
+    for job in &mut jobs {
+        job.vm_resource_id = VM_ID.into();
+        job.vm_name = "prod-db-vm".into();
+        job.started_unix_ms = NOW;
+    }
+    jobs[2].started_unix_ms = 0;
+    jobs[2].error = "job 1235 on disk chains prod-db-vm in westus2".into();
+    jobs.push(ReplicationEntry {
+        job_id: 1180,
+        state: ReplicaState::Failed as i32,
+        error: "the copy has stood at 40 % since 2025-11-20T09:00:00Z".into(),
+        finished_unix_ms: NOW,
+        eta_secs: 0,
+        ..jobs[0].clone()
+    });
+    ListReplicationJobsResponse { jobs, more: false }
 }
 
 fn step(name: &str, title: &str, from: i64, seconds: i64) -> JobStep {
@@ -716,6 +913,48 @@ pub(crate) fn job(id: i64, workflow: &str) -> Job {
                 ssh_verified: true,
                 unconfirmed: String::new(),
                 kept_disks: vec!["/subscriptions/5b0f/…/disks/prod-db-vm-os-old".into()],
+                region: String::new(),
+                rpo_ms: 0,
+            }),
+        ),
+        "failover" => (
+            vec![step("machine", "Creating the new VM", 0, 400)],
+            500,
+            job_result::Result::Restore(RestoreResult {
+                recovery_point: POINT.into(),
+                vm_resource_id: VM_ID.replace("prod-db-vm", "prod-db-vm-westus2"),
+                rto_ms: 480_000,
+                phases: vec![phase("machine", 400), phase("boot", 80)],
+                power_state: String::new(),
+                witness_verified: true,
+                ssh_verified: false,
+                unconfirmed: String::new(),
+                kept_disks: vec![],
+                region: "westus2".into(),
+                rpo_ms: 7_500_000,
+            }),
+        ),
+        "replicate_all" | "verify_all" | "dr_test_all" | "nothing" => (
+            vec![step("parts", "Running the parts", 0, 1122)],
+            1122,
+            job_result::Result::Bulk(BulkResult {
+                what: match workflow {
+                    "dr_test_all" => "dr_test".into(),
+                    "verify_all" => "verify".into(),
+                    _ => "replicate".into(),
+                },
+                total: items(workflow).len() as u32,
+                succeeded: items(workflow).len() as u32,
+                failed: 0,
+                skipped: match workflow {
+                    "replicate_all" => vec![SkippedItem {
+                        name: "prod-db-vm-backup-daily-20251120-0800".into(),
+                        why: "prod-db-vm-backup-daily-20251120-0800 is older than \
+                              prod-db-vm-backup-daily-20251126-0800, which is in westus2 already"
+                            .into(),
+                    }],
+                    _ => vec![],
+                },
             }),
         ),
         "dr_test" => (
@@ -760,9 +999,12 @@ pub(crate) fn job(id: i64, workflow: &str) -> Job {
         ),
         other => unreachable!("the fake knows no workflow {other}"),
     };
+    let items = items(workflow);
+    let is_bulk = workflow.ends_with("_all") || workflow == "nothing";
     Job {
         id,
-        workflow: workflow.into(),
+        workflow: if is_bulk { "bulk".into() } else { workflow.into() },
+        items,
         state: JobState::Succeeded as i32,
         vm_resource_id: VM_ID.into(),
         vm_name: "prod-db-vm".into(),
@@ -805,6 +1047,15 @@ pub(crate) fn begun(mut job: Job) -> Job {
     job.state = JobState::Running as i32;
     job.finished_unix_ms = 0;
     job.result = None;
+    for item in &mut job.items {
+        let (state, job_id) = (JobState::Queued as i32, 0);
+        *item =
+            JobItem { name: item.name.clone(), state, job_id, percent: -1.0, ..JobItem::default() };
+    }
+    if let Some(first) = job.items.first_mut() {
+        (first.state, first.job_id, first.percent) = (JobState::Running as i32, 50, 40.0);
+        first.started_unix_ms = NOW;
+    }
     for (position, step) in job.steps.iter_mut().enumerate() {
         step.finished_unix_ms = 0;
         let state = if position == 0 { StepState::Running } else { StepState::Pending };

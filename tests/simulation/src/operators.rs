@@ -307,6 +307,7 @@ impl Operators {
             recovery_point: point.name,
             test_region: region,
             test_resource_group: String::new(),
+            ..<_>::default()
         };
         life.admin.start_dr_test(life.request(request)).await.map(Some)
     }
@@ -327,6 +328,7 @@ impl Operators {
             vm: Some(reference(n)),
             recovery_point: point.name,
             new_vm_name: new_vm.unwrap_or_default(),
+            ..<_>::default()
         };
         let plan = life.admin.plan_restore(life.request(request)).await?.into_inner();
         let request = StartRestoreRequest { confirmation: plan.confirmation };

@@ -234,6 +234,7 @@ pub(super) fn job(row: &RunRow, item: Option<&Item>) -> Job {
         decisions: Vec::new(),
         abandoned: row.result.as_ref().and_then(abandoned),
         note: String::new(),
+        items: Vec::new(),
         child_of: row.parent.map_or(0, |id| id.0),
         recovery_point: match text(&row.input, "point") {
             none if none.is_empty() => text(&row.input["chosen"], "point"),
@@ -378,6 +379,8 @@ pub(super) fn result(value: &Value, point: Option<api::RecoveryPoint>) -> Option
             ssh_verified: flag(r, "ssh_verified"),
             unconfirmed: text(r, "unconfirmed"),
             kept_disks: texts(r, "kept_disks"),
+            region: text(r, "region"),
+            rpo_ms: number(r, "rpo_ms"),
         }),
         "dr_test" => api::job_result::Result::DrTest(api::DrTestResult {
             recovery_point: text(r, "recovery_point"),
@@ -394,6 +397,15 @@ pub(super) fn result(value: &Value, point: Option<api::RecoveryPoint>) -> Option
             deleted: texts(r, "deleted"),
             kept: number(r, "kept") as u32,
             held: text(r, "held"),
+        }),
+        "bulk" => api::job_result::Result::Bulk(api::BulkResult {
+            what: text(r, "what"),
+            total: number(r, "total") as u32,
+            succeeded: number(r, "succeeded") as u32,
+            failed: number(r, "failed") as u32,
+            skipped: list(r, "skipped")
+                .map(|s| api::SkippedItem { name: text(s, "name"), why: text(s, "why") })
+                .collect(),
         }),
         "reap" => api::job_result::Result::Reap(api::ReapResult {
             deleted: texts(r, "deleted"),

@@ -1,5 +1,8 @@
 //! DR tests.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use azdr_domain::arm_id::ArmId;
 use azdr_env::WallTime;
 use azdr_proto::admin::{
@@ -11,6 +14,7 @@ use super::Admin;
 use super::deletions::refuse_if_deleted;
 use super::errors::{hinted, unavailable};
 use super::points::{no_copy, parse_region};
+use super::reports;
 use crate::workflows::{dr_test, new_run};
 
 impl Admin {
@@ -20,6 +24,13 @@ impl Admin {
         request: StartDrTestRequest,
     ) -> Result<Job, Status> {
         let declared = self.env.clock.wall();
+        let keep = Duration::from_secs(request.keep_secs.into());
+        if keep > dr_test::MAX_KEEP {
+            let (wanted, most) = (keep.as_secs(), dr_test::MAX_KEEP.as_secs());
+            return Err(Status::invalid_argument(format!(
+                "keep_secs cannot be {wanted}: at most {most} (7 days) are allowed"
+            )));
+        }
         let named = self.resolve(request.vm.as_ref()).await?;
         let vm = named.id.name().to_owned();
         let item = named.item.ok_or_else(|| {
@@ -91,25 +102,24 @@ impl Admin {
             point: point.name.clone(),
             region,
             resource_group,
-            declared,
+            declared: Some(declared),
+            keep,
         };
-        self.submit(new_run(dr_test::RUN, &input, item.id, by)).await
+        let workflow = if keep.is_zero() { dr_test::RUN } else { dr_test::KEPT };
+        self.submit(new_run(workflow, &input, item.id, by)).await
     }
 
     pub(super) async fn dr_tests(
         &self,
         request: ListDrTestsRequest,
     ) -> Result<ListDrTestsResponse, Status> {
-        let item = match &request.vm {
-            Some(vm) if !vm.name.is_empty() => match self.resolve(Some(vm)).await?.item {
-                Some(item) => Some(item.id),
-                None => return Ok(ListDrTestsResponse { tests: Vec::new() }),
-            },
-            _ => None,
-        };
         let since = WallTime::from_unix_ms(request.since_unix_ms);
-        let items = self.store.items().await.map_err(unavailable)?;
-        let drills = self.store.drills(item, since).await.map_err(unavailable)?;
+        let items = self.subjects(request.vm.as_ref()).await?;
+        let only = (items.len() == 1).then(|| items[0].id);
+        let mut drills = self.store.drills(only, since).await.map_err(unavailable)?;
+        let meant: BTreeSet<_> = items.iter().map(|i| i.id).collect();
+        drills.retain(|d| meant.contains(&d.item));
+        let statistics = Some(reports::statistics(&drills));
         let tests = drills
             .into_iter()
             .map(|d| {
@@ -127,6 +137,6 @@ impl Admin {
                 }
             })
             .collect();
-        Ok(ListDrTestsResponse { tests })
+        Ok(ListDrTestsResponse { tests, statistics })
     }
 }

@@ -10,7 +10,7 @@ use super::errors::unavailable;
 use crate::mutation::{Mutation, planted};
 use crate::store::{Item, NewRun, RunId, RunRow, RunState};
 use crate::workflow::Effect;
-use crate::workflows::backup;
+use crate::workflows::{backup, bulk};
 
 /// Most jobs that one call lists.
 const MAX_LIST: u32 = 1000;
@@ -68,6 +68,9 @@ impl Admin {
             let history = self.engine.history(row.id).await.map_err(unavailable)?;
             job.steps = convert::steps(definition, &history, &self.engine.progress(row.id));
             job.stuck = self.engine.situation(row, &history).map(convert::stuck);
+            if row.workflow == bulk::RUN.0 {
+                job.items = self.bulk_items(row, &history).await?;
+            }
             job.decisions = history.decisions().iter().map(convert::decision).collect();
         }
         if let Some(result) = &row.result {

@@ -5,6 +5,7 @@
 
 mod agents;
 mod authorise;
+mod bulk;
 mod confirmations;
 mod convert;
 mod deletions;
@@ -17,6 +18,8 @@ mod pins;
 mod point_details;
 mod points;
 mod policies;
+mod replication;
+mod reports;
 mod residue;
 mod restores;
 mod retention;
@@ -317,5 +320,43 @@ impl AdminService for Admin {
     async fn get_status(&self, request: Request<GetStatusRequest>) -> Answer<FleetStatus> {
         self.authorise(&request, Role::Viewer).await?;
         self.status().await.map(Response::new)
+    }
+
+    async fn get_verification_report(
+        &self,
+        request: Request<GetVerificationReportRequest>,
+    ) -> Answer<VerificationReport> {
+        self.authorise(&request, Role::Viewer).await?;
+        self.report_verifications(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_dr_success_rate(
+        &self,
+        request: Request<GetDrSuccessRateRequest>,
+    ) -> Answer<DrSuccessRate> {
+        self.authorise(&request, Role::Viewer).await?;
+        self.success_rate(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_replication_jobs(
+        &self,
+        request: Request<ListReplicationJobsRequest>,
+    ) -> Answer<ListReplicationJobsResponse> {
+        self.authorise(&request, Role::Viewer).await?;
+        self.replication_jobs(request.into_inner()).await.map(Response::new)
+    }
+    async fn start_replicate_all(&self, request: Request<StartReplicateAllRequest>) -> Answer<Job> {
+        let operator = self.authorise(&request, Role::Operator).await?;
+        self.replicate_all(operator.name, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn start_verify_all(&self, request: Request<StartVerifyAllRequest>) -> Answer<Job> {
+        let operator = self.authorise(&request, Role::Operator).await?;
+        self.verify_all(operator.name, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn start_dr_test_all(&self, request: Request<StartDrTestAllRequest>) -> Answer<Job> {
+        let operator = self.authorise(&request, Role::Operator).await?;
+        self.dr_test_all(operator.name, request.into_inner()).await.map(Response::new)
     }
 }

@@ -1,10 +1,9 @@
-//! Recovery points: take, list, copy, verify.
+//! Recovery points: take, list, copy, verify. How far copies are is in `replication`.
 
 use azdr_env::WallTime;
 use azdr_proto::admin::{
-    GetReplicationStatusRequest, Job, ListRecoveryPointsRequest, ListRecoveryPointsResponse,
-    ReplicationEntry, ReplicationStatus, StartReplicateRequest, StartVerifyRequest,
-    TriggerBackupRequest,
+    Job, ListRecoveryPointsRequest, ListRecoveryPointsResponse, StartReplicateRequest,
+    StartVerifyRequest, TriggerBackupRequest,
 };
 use tonic::{Code, Status};
 
@@ -12,7 +11,7 @@ use super::Admin;
 use super::convert;
 use super::deletions::refuse_if_deleted;
 use super::errors::{hinted, unavailable};
-use crate::store::{PointRow, ReplicaRow, ReplicaState};
+use crate::store::PointRow;
 use crate::workflows::{backup, new_run, replicate, verify};
 
 impl Admin {
@@ -117,70 +116,6 @@ impl Admin {
         }
         let input = verify::Input { item: item.id, vm: item.arm_id, point: point.name, region };
         self.submit(new_run(verify::RUN, &input, item.id, by)).await
-    }
-
-    pub(super) async fn replication_status(
-        &self,
-        request: GetReplicationStatusRequest,
-    ) -> Result<ReplicationStatus, Status> {
-        let named = self.resolve(request.vm.as_ref()).await?;
-        let vm_resource_id = named.id.to_string();
-        let Some(item) = named.item else {
-            return Ok(ReplicationStatus { vm_resource_id, entries: Vec::new() });
-        };
-        let now = self.env.clock.wall();
-        let mut entries = Vec::new();
-        for point in self.store.points(item.id).await.map_err(unavailable)? {
-            for replica in &point.replicas {
-                let elapsed = replica.finished.unwrap_or(now).since(replica.started).as_secs();
-                let percent = match replica.state {
-                    ReplicaState::Complete => 100.0,
-                    _ => self.copied(replica),
-                };
-                // From the measured rate, once there is one.
-                let eta = (replica.state == ReplicaState::Copying && percent >= 1.0)
-                    .then(|| (elapsed as f64 * (100.0 - percent) / percent).ceil() as u32);
-                entries.push(ReplicationEntry {
-                    job_id: replica.run.0,
-                    recovery_point: point.name.to_string(),
-                    target_region: replica.region.clone(),
-                    state: convert::shown_state(&point, replica).into(),
-                    percent,
-                    eta_secs: eta.unwrap_or(0),
-                    elapsed_secs: elapsed as u32,
-                    error: replica.error.clone().unwrap_or_default(),
-                });
-            }
-        }
-        // Copies that were asked for and wait for their turn have no row of their own yet.
-        let queued = self
-            .store
-            .recent_runs(
-                Some(crate::store::RunState::Queued),
-                Some(item.id),
-                Some(replicate::RUN.0),
-                1000,
-            )
-            .await
-            .map_err(unavailable)?;
-        for run in queued {
-            let text = |key: &str| run.input[key].as_str().unwrap_or_default().to_owned();
-            entries.push(ReplicationEntry {
-                job_id: run.id.0,
-                recovery_point: text("point"),
-                target_region: text("region"),
-                state: convert::replica_state(ReplicaState::Queued).into(),
-                ..ReplicationEntry::default()
-            });
-        }
-        Ok(ReplicationStatus { vm_resource_id, entries })
-    }
-
-    /// How far a copy is: its least advanced disk.
-    pub(super) fn copied(&self, replica: &ReplicaRow) -> f64 {
-        let progress = self.engine.progress(replica.run);
-        let percents = progress.values().filter_map(|p| p.percent);
-        percents.reduce(f64::min).unwrap_or(0.0).clamp(0.0, 100.0)
     }
 }
 

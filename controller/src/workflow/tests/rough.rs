@@ -200,7 +200,7 @@ pub(super) fn definitions() -> Vec<Definition<Arc<Rough>>> {
         .residue(left)
         .build();
     let many = Workflow::new("many", Version(1), RunPriority::Housekeeping)
-        .children(BRIEFS, "Briefs", 2, make_briefs)
+        .children(BRIEFS, "Briefs", |_| 2, make_briefs)
         .conclude(conclude_briefs)
         .build();
     vec![rough, brief, copy, patient, tidy, many]

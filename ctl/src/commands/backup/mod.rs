@@ -9,12 +9,16 @@ pub(crate) mod explain;
 pub(crate) mod list;
 pub(crate) mod pin;
 pub(crate) mod replicate;
+pub(crate) mod replicate_all;
+pub(crate) mod replication_jobs;
 pub(crate) mod replication_status;
 pub(crate) mod restore;
 pub(crate) mod show;
 pub(crate) mod trigger;
 pub(crate) mod unpin;
+pub(crate) mod verification_report;
 pub(crate) mod verify;
+pub(crate) mod verify_all;
 
 use azdr_proto::admin::{ListRecoveryPointsRequest, RecoveryPoint, Tier, VmRef};
 use clap::{Subcommand, ValueEnum};
@@ -32,8 +36,12 @@ pub(crate) enum Backup {
     Show(show::Show),
     Restore(restore::Restore),
     Replicate(replicate::Replicate),
+    ReplicateAll(replicate_all::ReplicateAll),
     ReplicationStatus(replication_status::ReplicationStatus),
+    ReplicationJobs(replication_jobs::ReplicationJobs),
     Verify(verify::Verify),
+    VerifyAll(verify_all::VerifyAll),
+    VerificationReport(verification_report::VerificationReport),
     Pin(pin::Pin),
     Unpin(unpin::Unpin),
     Delete(delete::Delete),

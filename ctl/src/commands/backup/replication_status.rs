@@ -33,21 +33,21 @@ impl ReplicationStatus {
 pub(super) fn text(vm: &str, entries: &[ReplicationEntry], style: Style) -> String {
     let mut text = format!("Replication Status for {vm}:\n");
     let sections = [
-        ("In Progress", ReplicaState::Copying, "(no replications in progress)"),
-        // Shown only when there are any.
-        ("Queued", ReplicaState::Queued, ""),
-        ("Completed", ReplicaState::Complete, "(no completed replications)"),
-        ("Failed", ReplicaState::Failed, "(no failed replications)"),
-        ("Missing in Azure", ReplicaState::Missing, ""),
+        ("In Progress", ReplicaState::Copying),
+        ("Queued", ReplicaState::Queued),
+        ("Completed", ReplicaState::Complete),
+        ("Failed", ReplicaState::Failed),
+        ("Missing in Azure", ReplicaState::Missing),
     ];
-    for (label, state, nothing) in sections {
+    for (label, state) in sections {
         let members: Vec<_> = entries.iter().filter(|entry| entry.state() == state).collect();
-        if members.is_empty() && nothing.is_empty() {
+        // Shown only when there are any.
+        if members.is_empty() && matches!(state, ReplicaState::Queued | ReplicaState::Missing) {
             continue;
         }
         text.push_str(&format!("\n{label} ({}):\n", members.len()));
         if members.is_empty() {
-            text.push_str(&format!("  {nothing}\n"));
+            text.push_str(&format!("  {}\n", none_of(state)));
         }
         for entry in members {
             text.push_str(&format!("  {}\n", line(vm, entry, style)));
@@ -56,7 +56,19 @@ pub(super) fn text(vm: &str, entries: &[ReplicationEntry], style: Style) -> Stri
     text
 }
 
-fn line(vm: &str, entry: &ReplicationEntry, style: Style) -> String {
+/// What stands in an empty section.
+pub(super) fn none_of(state: ReplicaState) -> &'static str {
+    match state {
+        ReplicaState::Queued => "(no replications are pending)",
+        ReplicaState::Copying => "(no replications in progress)",
+        ReplicaState::Complete => "(no completed replications)",
+        ReplicaState::Failed => "(no failed replications)",
+        ReplicaState::Missing | ReplicaState::Unspecified => "",
+    }
+}
+
+/// `vm`: its points are shown by the part of their names that tells them apart; empty: in full.
+pub(super) fn line(vm: &str, entry: &ReplicationEntry, style: Style) -> String {
     let point = names::short_point(&entry.recovery_point, vm);
     let to = format!("{point} {} {}", style.arrow(), entry.target_region);
     // A copy can be known from Azure without one of our jobs having made it.
@@ -69,11 +81,18 @@ fn line(vm: &str, entry: &ReplicationEntry, style: Style) -> String {
                 0 => String::new(),
                 seconds => format!("  ETA: {}", eta(seconds)),
             };
-            format!("{what}  {} {percent:.0}%{left}", style.bar(percent))
+            let trouble = match entry.error.as_str() {
+                "" => String::new(),
+                trouble => format!("  ({trouble})"),
+            };
+            format!("{what}  {} {percent:.0}%{left}{trouble}", style.bar(percent))
         }
         ReplicaState::Complete => format!("{what}  {}  {took}", style.mark(true)),
         ReplicaState::Failed => format!("{what}  {}  {}", style.mark(false), entry.error),
         ReplicaState::Missing => format!("{what}  {}  deleted by somebody else", style.mark(false)),
+        ReplicaState::Queued if !entry.error.is_empty() => {
+            format!("{what}  (waits for {})", entry.error)
+        }
         ReplicaState::Queued | ReplicaState::Unspecified => what,
     }
 }

@@ -8,6 +8,7 @@ use super::all_points;
 use crate::cli::Wait;
 use crate::confirm::{self, Confirmed};
 use crate::error::CliError;
+use crate::point_in_time::PointInTime;
 use crate::quantity::{estimate, second, size};
 use crate::session::Session;
 use crate::style::Style;
@@ -22,6 +23,7 @@ use crate::{names, watch};
 #[command(after_help = "Examples:\n  \
     azdr backup restore prod-db-vm --backup prod-db-vm-backup-daily-20251201-0800\n  \
     azdr backup restore prod-db-vm --interactive\n  \
+    azdr backup restore prod-db-vm --at \"2025-12-01 07:00\"\n  \
     azdr backup restore prod-db-vm --new-vm prod-db-vm-restored")]
 pub(crate) struct Restore {
     /// Name of the VM, or its ARM resource ID
@@ -30,8 +32,12 @@ pub(crate) struct Restore {
     /// The backup, as `azdr backup show` takes it; the newest if not given
     #[arg(long, value_name = "POINT", value_parser = NonEmptyStringValueParser::new())]
     backup: Option<String>,
+    /// Take the newest backup that shows the VM at or before this time: "2025-12-01 07:00" (UTC), a
+    /// time in RFC 3339, or 2h for two hours ago
+    #[arg(long, value_name = "TIME", conflicts_with = "backup")]
+    at: Option<PointInTime>,
     /// Choose the backup from a list
-    #[arg(long, conflicts_with = "backup")]
+    #[arg(long, conflicts_with_all = ["backup", "at"])]
     interactive: bool,
     /// Restore into a new VM of this name
     #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
@@ -62,9 +68,12 @@ impl Restore {
             vm: s.vm(&self.vm),
             recovery_point,
             new_vm_name: self.new_vm.clone().unwrap_or_default(),
+            at_unix_ms: self.at.map_or(0, |at| at.unix_ms(s.clock.wall())),
+            ..PlanRestoreRequest::default()
         };
         let plan = s.client.plan_restore(request).await?.into_inner();
-        s.out.text(&heading(names::last_segment(&self.vm), &plan));
+        let title = format!("Restoring {} from backup...", names::last_segment(&self.vm));
+        s.out.text(&heading(&title, &plan));
         let warning = caution(&plan, in_place, s.out.err);
         let confirmed = if in_place {
             match confirm::given(self.yes) {
@@ -111,7 +120,10 @@ async fn replace_disks(
     start(s, plan).await
 }
 
-async fn start(s: &mut Session, plan: &RestorePlan) -> Result<Job, CliError> {
+pub(in crate::commands) async fn start(
+    s: &mut Session,
+    plan: &RestorePlan,
+) -> Result<Job, CliError> {
     let request = StartRestoreRequest { confirmation: plan.confirmation.clone() };
     Ok(s.client.start_restore(request).await?.into_inner())
 }
@@ -131,18 +143,21 @@ fn choices(points: &[RecoveryPoint]) -> String {
     table.render("")
 }
 
-pub(super) fn heading(vm: &str, plan: &RestorePlan) -> String {
-    let mut text = format!("Restoring {vm} from backup...\n");
+pub(in crate::commands) fn heading(title: &str, plan: &RestorePlan) -> String {
+    let mut text = format!("{title}\n");
     if let Some(point) = &plan.point {
         text.push_str(&format!("  Backup: {}\n", point.name));
         text.push_str(&format!("  Size: {}\n", size(point.size_bytes)));
         text.push_str(&format!("  Created: {}\n", second(point.created_unix_ms)));
+        if !plan.chosen_because.is_empty() {
+            text.push_str(&format!("  Chosen: {}\n", plan.chosen_because));
+        }
     }
     text.push('\n');
     text
 }
 
-pub(super) fn caution(plan: &RestorePlan, in_place: bool, style: Style) -> String {
+pub(in crate::commands) fn caution(plan: &RestorePlan, in_place: bool, style: Style) -> String {
     let mut text = String::new();
     if !plan.actions.is_empty() {
         text.push_str("What will happen:\n");
@@ -159,9 +174,14 @@ pub(super) fn caution(plan: &RestorePlan, in_place: bool, style: Style) -> Strin
     }
     if let Some(time) = estimate(plan.estimate_low_secs, plan.estimate_high_secs) {
         let what = if in_place { "downtime" } else { "time" };
+        let restores = match plan.estimate_restores {
+            1 => "1 restore".to_owned(),
+            n => format!("{n} restores"),
+        };
         let basis = match plan.estimate_basis.as_str() {
-            "" => String::new(),
-            basis => format!(" ({basis})"),
+            "this_vm" => format!(" (measured: {restores} of this VM)"),
+            "all_vms" => format!(" (measured: {restores} of other VMs, none of this one yet)"),
+            _ => " (a default: nothing was measured yet)".to_owned(),
         };
         let indent = if in_place || !plan.warnings.is_empty() { "  " } else { "" };
         text.push_str(&format!("{indent}Estimated {what}: {time}{basis}\n"));

@@ -1,13 +1,19 @@
 //! `azdr dr test`
 
-use azdr_proto::admin::StartDrTestRequest;
+use std::time::Duration;
+
+use azdr_proto::admin::{
+    DrTestRecord, Job, JobStep, ListDrTestsRequest, StartDrTestRequest, StepState,
+};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
 use crate::cli::Wait;
 use crate::error::CliError;
+use crate::quantity::millis;
 use crate::session::Session;
-use crate::{names, watch};
+use crate::style::Style;
+use crate::{json, names, outcome, since, watch};
 
 /// Boot a VM from a backup in an isolated network, check it, measure the time, clean up
 ///
@@ -29,20 +35,67 @@ pub(crate) struct Test {
     /// Resource group to test in; one of its own, deleted afterwards, if not given
     #[arg(long, value_name = "GROUP", value_parser = NonEmptyStringValueParser::new())]
     test_resource_group: Option<String>,
+    /// Keep the test VM for so long after a test that has passed, 1m to 7d, and return when it is kept;
+    /// it stays isolated, and is then removed
+    #[arg(long, value_name = "SPAN", value_parser = since::span)]
+    keep: Option<Duration>,
     #[command(flatten)]
     wait: Wait,
 }
 
 impl Test {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
+        // A span too large for the field is too large for the controller: it says so.
+        let keep = self.keep.map(|keep| u32::try_from(keep.as_secs()).unwrap_or(u32::MAX));
+        if keep == Some(0) {
+            return Err(CliError::usage("--keep must be at least 1m"));
+        }
         let request = StartDrTestRequest {
             vm: s.vm(&self.vm),
             recovery_point: self.backup.unwrap_or_default(),
             test_region: self.test_region.unwrap_or_default(),
             test_resource_group: self.test_resource_group.unwrap_or_default(),
+            keep_secs: keep.unwrap_or(0),
         };
         let job = s.client.start_dr_test(request).await?.into_inner();
         s.out.text(&format!("Starting DR test for {}...", names::last_segment(&self.vm)));
-        watch::conclude(s, job, self.wait).await
+        if keep.is_none() || self.wait.no_wait {
+            return watch::conclude(s, job, self.wait).await;
+        }
+        let job = watch::until(s, job, self.wait, |job| kept(job).is_some()).await?;
+        let Some(step) = kept(&job) else {
+            // It is over: it failed, or somebody was quick to cancel.
+            s.out.result(json::job(&job), |style| outcome::of(&job, style));
+            return watch::verdict(&job);
+        };
+        let detail = step.detail.clone();
+        let since_unix_ms = job.created_unix_ms;
+        let request = ListDrTestsRequest { vm: s.vm(&self.vm), since_unix_ms };
+        let tests = s.client.list_dr_tests(request).await?.into_inner().tests;
+        let test = tests.into_iter().find(|test| test.job_id == job.id);
+        s.out.result(json::job(&job), |style| text(job.id, test.as_ref(), &detail, style));
+        Ok(())
     }
+}
+
+/// The step in which the VM is kept, while it is.
+fn kept(job: &Job) -> Option<&JobStep> {
+    job.steps.iter().find(|step| step.name == "keep" && step.state() == StepState::Running)
+}
+
+/// A test that has passed, and whose VM stays for now.
+fn text(job: i64, test: Option<&DrTestRecord>, detail: &str, style: Style) -> String {
+    let mut text = String::new();
+    if let Some(test) = test {
+        text.push_str(&format!("  Backup: {}\n", test.recovery_point));
+        text.push_str(&format!("  Test region: {}\n\n", test.region));
+    }
+    text.push_str(&format!("{}\n", style.headline(true, "DR test PASSED")));
+    if let Some(test) = test {
+        let rto = millis(test.rto_ms);
+        text.push_str(&format!("  RTO (Recovery Time Objective): {rto}\n"));
+    }
+    text.push_str(&format!("  Kept: {detail}\n"));
+    text.push_str(&format!("  Remove it earlier: azdr job cancel {job}\n"));
+    text
 }

@@ -1,52 +1,47 @@
 //! `azdr dr test-history`
 
-use std::time::Duration;
-
-use azdr_proto::admin::{DrTestRecord, ListDrTestsRequest};
+use azdr_proto::admin::{DrStatistics, ListDrTestsRequest, ListDrTestsResponse};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
+use crate::days::Days;
 use crate::error::CliError;
-use crate::outcome::RTO_TARGET;
-use crate::quantity::{count, millis, minute};
+use crate::quantity::{millis, minute, share};
 use crate::session::Session;
 use crate::style::Style;
 use crate::table::Table;
-use crate::whole::whole;
 use crate::{json, names};
 
 /// Show past DR tests and what they measured
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr dr test-history prod-db-vm --days 90")]
 pub(crate) struct TestHistory {
-    /// Name of the VM, or its ARM resource ID; all VMs if not given
+    /// Name of the VM, or its ARM resource ID; all VMs (of --resource-group) if not given
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: Option<String>,
-    /// How many days to look back, 1 to 3650
-    #[arg(long, value_name = "N", default_value_t = 30)]
-    #[arg(allow_negative_numbers = true, value_parser = whole::<1, 3650>)]
-    days: u32,
+    #[command(flatten)]
+    days: Days,
 }
 
 impl TestHistory {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
-        let span = Duration::from_secs(u64::from(self.days) * 24 * 3600);
         let request = ListDrTestsRequest {
-            vm: self.vm.as_deref().and_then(|vm| s.vm(vm)),
-            since_unix_ms: s.clock.wall().minus(span).unix_ms(),
+            vm: s.vm(self.vm.as_deref().unwrap_or_default()),
+            since_unix_ms: self.days.since_unix_ms(&*s.clock),
         };
         let answer = s.client.list_dr_tests(request).await?.into_inner();
         s.out.result(json::dr_tests(&answer), |style| {
             let vm = self.vm.as_deref().map(names::last_segment);
-            text(vm, self.days, &answer.tests, style)
+            text(vm, self.days, &answer, style)
         });
         Ok(())
     }
 }
 
-pub(super) fn text(vm: Option<&str>, days: u32, tests: &[DrTestRecord], style: Style) -> String {
+fn text(vm: Option<&str>, days: Days, answer: &ListDrTestsResponse, style: Style) -> String {
+    let tests = &answer.tests;
     let of = vm.map(|vm| format!(" for {vm}")).unwrap_or_default();
-    let mut text = format!("DR Test History{of} (Last {})\n", count(days, "Day"));
+    let mut text = format!("DR Test History{of} ({})\n", days.words());
     text.push_str(&format!("\nRecent Tests ({}):\n", tests.len()));
     if tests.is_empty() {
         text.push_str("  (no DR tests)\n");
@@ -73,31 +68,46 @@ pub(super) fn text(vm: Option<&str>, days: u32, tests: &[DrTestRecord], style: S
         table.row(row);
     }
     text.push_str(&table.render("  "));
-    text.push_str(&statistics(tests, style));
+    if let Some(s) = &answer.statistics {
+        text.push_str(&statistics(s, style));
+    }
     text
 }
 
-fn statistics(tests: &[DrTestRecord], style: Style) -> String {
-    let total = tests.len();
-    let passed = tests.iter().filter(|test| test.passed).count();
-    let share = |part: usize| format!("{part} ({}%)", part * 100 / total.max(1));
+fn statistics(s: &DrStatistics, style: Style) -> String {
     let mut text = format!(
-        "\nStatistics:\n  Total tests: {total}\n  Passed: {}\n  Failed: {}\n",
-        share(passed),
-        share(total - passed)
+        "\nStatistics:\n  Total tests: {}\n  Passed: {} ({})\n  Failed: {} ({})\n",
+        s.total,
+        s.passed,
+        share(s.passed, s.total),
+        s.failed,
+        share(s.failed, s.total)
     );
-    // A test that never got through has no RTO; counting it as zero would flatter.
-    let rtos: Vec<u64> = tests.iter().map(|test| test.rto_ms).filter(|&ms| ms != 0).collect();
-    if let Some(&max) = rtos.iter().max() {
-        let average = rtos.iter().sum::<u64>() / rtos.len() as u64;
-        text.push_str(&format!("  Average RTO: {}\n", millis(average)));
-        let within = Duration::from_millis(max) < RTO_TARGET;
-        let words = if within {
-            style.good("within 15m target")
-        } else {
-            format!("over 15m target {}", style.mark(false))
+    if s.passed > 0 {
+        // A test that never got through has no RTO to average.
+        let of = if s.failed > 0 { " (of those that passed)" } else { "" };
+        text.push_str(&format!("  Average RTO: {}{of}\n", millis(s.average_rto_ms)));
+        let median = match s.median_rto_ms {
+            0 => "none: half of the tests failed".to_owned(),
+            ms => millis(ms),
         };
-        text.push_str(&format!("  Max RTO: {} ({words})\n", millis(max)));
+        text.push_str(&format!("  Median RTO: {median}\n"));
+        let target = s.target_rto_ms / 60_000;
+        let words = if s.worst_rto_ms < s.target_rto_ms {
+            style.good(&format!("within {target}m target"))
+        } else {
+            format!("over {target}m target {}", style.mark(false))
+        };
+        text.push_str(&format!("  Max RTO: {} ({words})\n", millis(s.worst_rto_ms)));
+    }
+    if let Some(b) = &s.bound {
+        let (share, sure) = (b.share_percent, b.confidence_percent);
+        let bound = match (b.rto_ms, b.tests_needed) {
+            (0, 0) => "no bound: too many tests failed".to_owned(),
+            (0, n) => format!("not enough data ({} tests, {n} are needed)", s.total),
+            (ms, _) => format!("at most {} (with {sure}% confidence)", millis(ms)),
+        };
+        text.push_str(&format!("  {share}% of recoveries: {bound}\n"));
     }
     text
 }

@@ -1,0 +1,159 @@
+//! What verifications and drills say about a backup over some days, for the report.
+//!
+//! A backup is judged by the last attempt at each of its copies: one that held does not excuse one that
+//! did not. What was proved before those days is no proof within them, and is counted apart.
+
+use azdr_env::WallTime;
+
+/// An attempt to prove a backup.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt<'a> {
+    /// Region of the copy that was tried.
+    pub region: &'a str,
+    /// When.
+    pub at: WallTime,
+    /// Whether it held.
+    pub passed: bool,
+    /// In words.
+    pub detail: &'a str,
+}
+
+/// What the attempts say of one backup.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict<'a> {
+    /// Tried, and the last attempt at every copy that was tried held.
+    Passed {
+        /// The last attempt.
+        at: WallTime,
+    },
+    /// The last attempt at this copy did not hold.
+    Failed {
+        /// When that was.
+        at: WallTime,
+        /// Region of the copy.
+        region: &'a str,
+        /// Why.
+        detail: &'a str,
+    },
+    /// Not tried in these days.
+    Unverified {
+        /// When it last held before.
+        before: Option<WallTime>,
+    },
+}
+
+/// Judges a backup by the attempts since a time; their order does not matter.
+pub fn verdict<'a>(attempts: &[Attempt<'a>], since: WallTime) -> Verdict<'a> {
+    let mut within: Vec<Attempt<'a>> = attempts.iter().filter(|a| a.at >= since).copied().collect();
+    within.sort_by_key(|a| a.at);
+    let is_last = |a: &Attempt<'_>| {
+        within.iter().rev().find(|b| b.region == a.region).is_some_and(|b| b.at == a.at)
+    };
+    let failed = within.iter().rev().filter(|a| is_last(a)).find(|a| !a.passed);
+    match (failed, within.last()) {
+        (Some(a), _) => Verdict::Failed { at: a.at, region: a.region, detail: a.detail },
+        (None, Some(last)) => Verdict::Passed { at: last.at },
+        (None, None) => {
+            Verdict::Unverified { before: attempts.iter().filter(|a| a.passed).map(|a| a.at).max() }
+        }
+    }
+}
+
+/// How many backups are what.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Summary {
+    /// All.
+    pub total: u32,
+    /// Tried, and good.
+    pub passed: u32,
+    /// Tried, and not good.
+    pub failed: u32,
+    /// Not tried in these days, but good when last tried before.
+    pub earlier: u32,
+    /// The last attempt at any of them.
+    pub last: Option<WallTime>,
+}
+
+impl Summary {
+    /// Counts a backup.
+    pub fn add(&mut self, verdict: &Verdict<'_>) {
+        self.total += 1;
+        let at = match verdict {
+            Verdict::Passed { at } => {
+                self.passed += 1;
+                Some(*at)
+            }
+            Verdict::Failed { at, .. } => {
+                self.failed += 1;
+                Some(*at)
+            }
+            Verdict::Unverified { before } => {
+                self.earlier += u32::from(before.is_some());
+                None
+            }
+        };
+        self.last = self.last.max(at);
+    }
+
+    /// Counts what another counted.
+    pub fn merge(&mut self, other: &Self) {
+        self.total += other.total;
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.earlier += other.earlier;
+        self.last = self.last.max(other.last);
+    }
+
+    /// Those that were tried.
+    pub fn verified(&self) -> u32 {
+        self.passed + self.failed
+    }
+
+    /// Those that were not.
+    pub fn unverified(&self) -> u32 {
+        self.total - self.verified()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(hour: i64) -> WallTime {
+        WallTime::from_unix_ms(hour * 3_600_000)
+    }
+
+    fn attempt(region: &'static str, hour: i64, passed: bool) -> Attempt<'static> {
+        Attempt { region, at: at(hour), passed, detail: "size mismatch" }
+    }
+
+    #[test]
+    fn the_last_attempt_at_each_copy_counts() {
+        let (home, copy) = ("eastus", "westus2");
+        let failed =
+            |hour, region| Verdict::Failed { at: at(hour), region, detail: "size mismatch" };
+        let all = [attempt(home, 1, false), attempt(home, 5, true)];
+        assert_eq!(verdict(&all, at(0)), Verdict::Passed { at: at(5) }, "mended since");
+        let all = [attempt(home, 5, true), attempt(copy, 3, false)];
+        assert_eq!(verdict(&all, at(0)), failed(3, copy), "the other copy is no excuse");
+        let all = [attempt(home, 5, false), attempt(home, 1, true)];
+        assert_eq!(verdict(&all, at(0)), failed(5, home), "in any order");
+    }
+
+    #[test]
+    fn what_was_proved_earlier_is_counted_apart() {
+        let all = [attempt("eastus", 1, true), attempt("eastus", 2, false)];
+        assert_eq!(verdict(&all, at(3)), Verdict::Unverified { before: Some(at(1)) });
+        assert_eq!(verdict(&all[1..], at(3)), Verdict::Unverified { before: None });
+        assert_eq!(verdict(&[], at(3)), Verdict::Unverified { before: None });
+        let mut summary = Summary::default();
+        for v in [verdict(&all, at(3)), verdict(&all, at(0)), verdict(&[], at(0))] {
+            summary.add(&v);
+        }
+        let mut twice = summary;
+        twice.merge(&summary);
+        let last = Some(at(2));
+        assert_eq!(twice, Summary { total: 6, passed: 0, failed: 2, earlier: 2, last });
+        assert_eq!((twice.verified(), twice.unverified()), (2, 4));
+    }
+}

@@ -1,0 +1,206 @@
+//! Reports: what verifications and DR tests have shown. The judging is the domain's.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use azdr_domain::rto::{
+    self, BOUND_CONFIDENCE_PERCENT, BOUND_SHARE_PERCENT, Bound, Compliance, Statistics,
+};
+use azdr_domain::verification::{Attempt, Summary, Verdict, verdict};
+use azdr_env::WallTime;
+use azdr_proto::admin::{
+    DrCompliance, DrStatistics, DrSuccess, DrSuccessRate, FailedVerification,
+    GetDrSuccessRateRequest, GetVerificationReportRequest, RtoBound, VerificationReport,
+    VerificationSummary, VmRef, VmVerification,
+};
+use tonic::{Code, Status};
+
+use super::Admin;
+use super::errors::{hinted, unavailable};
+use crate::store::{DrillRow, Item, PointAttempts, ProofRow};
+
+impl Admin {
+    /// The catalogue's VMs that a report is about: the named one, those of a group, or all.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` when a name or a group is given and nothing fits: a report about nothing looks like
+    /// a good one.
+    pub(super) async fn subjects(&self, vm: Option<&VmRef>) -> Result<Vec<Item>, Status> {
+        if let Some(vm) = vm.filter(|v| !v.name.is_empty()) {
+            return Ok(self.resolve(Some(vm)).await?.item.into_iter().collect());
+        }
+        let mut items = self.store.items().await.map_err(unavailable)?;
+        let group = vm.map(|v| v.resource_group.trim()).filter(|g| !g.is_empty());
+        if let Some(group) = group {
+            items.retain(|i| i.arm_id.resource_group().eq_ignore_ascii_case(group));
+            if items.is_empty() {
+                return Err(hinted(
+                    Code::NotFound,
+                    format!("no VM of resource group {group:?} has backups or a policy"),
+                    "see `azdr vm list`",
+                ));
+            }
+        }
+        Ok(items)
+    }
+
+    pub(super) async fn report_verifications(
+        &self,
+        request: GetVerificationReportRequest,
+    ) -> Result<VerificationReport, Status> {
+        let since = WallTime::from_unix_ms(request.since_unix_ms);
+        let items = self.subjects(request.vm.as_ref()).await?;
+        let only = (items.len() == 1).then(|| items[0].id);
+        let mut points: BTreeMap<_, Vec<PointAttempts>> = BTreeMap::new();
+        for point in self.store.point_attempts(only).await.map_err(unavailable)? {
+            points.entry(point.item).or_default().push(point);
+        }
+        let protected = self.store.enabled_policies().await.map_err(unavailable)?;
+        let mut overall = Summary::default();
+        let mut vms = Vec::new();
+        for item in items {
+            let points = points.remove(&item.id).unwrap_or_default();
+            if points.is_empty() && !protected.iter().any(|(i, _)| i.id == item.id) {
+                continue;
+            }
+            let (vm, summary) = verification_of(&item, &points, since);
+            overall.merge(&summary);
+            vms.push(vm);
+        }
+        Ok(VerificationReport { vms, overall: Some(shown(&overall)) })
+    }
+
+    pub(super) async fn success_rate(
+        &self,
+        request: GetDrSuccessRateRequest,
+    ) -> Result<DrSuccessRate, Status> {
+        let since = WallTime::from_unix_ms(request.since_unix_ms);
+        let items = self.subjects(request.vm.as_ref()).await?;
+        let mut drills: BTreeMap<_, (u32, u32)> = BTreeMap::new();
+        for drill in self.store.drills(None, since).await.map_err(unavailable)? {
+            let (total, passed) = drills.entry(drill.item).or_default();
+            *total += 1;
+            *passed += u32::from(drill.passed);
+        }
+        let policies = self.store.enabled_policies().await.map_err(unavailable)?;
+        let mut overall = (0, 0);
+        let (mut vms, mut untested) = (Vec::new(), Vec::new());
+        for item in items {
+            let Some((total, passed)) = drills.remove(&item.id) else {
+                let copied = |p: &azdr_domain::Policy| p.target_region.is_some();
+                if policies.iter().any(|(i, row)| i.id == item.id && copied(&row.policy)) {
+                    untested.push(item.arm_id.to_string());
+                }
+                continue;
+            };
+            overall = (overall.0 + total, overall.1 + passed);
+            vms.push(DrSuccess {
+                vm_resource_id: item.arm_id.to_string(),
+                vm_name: item.arm_id.name().to_owned(),
+                ..success(total, passed)
+            });
+        }
+        let (total, passed) = overall;
+        let compliance = Compliance::of(total as usize, passed as usize, untested.len());
+        Ok(DrSuccessRate {
+            vms,
+            overall: Some(success(total, passed)),
+            target_per_mille: rto::SUCCESS_TARGET_PER_MILLE,
+            compliance: match compliance {
+                Compliance::Passing => DrCompliance::Passing,
+                Compliance::Failing => DrCompliance::Failing,
+                Compliance::Incomplete => DrCompliance::Incomplete,
+                Compliance::NoTests => DrCompliance::NoTests,
+            }
+            .into(),
+            untested,
+        })
+    }
+}
+
+fn success(total: u32, passed: u32) -> DrSuccess {
+    DrSuccess {
+        total,
+        passed,
+        failed: total - passed,
+        meets_target: rto::meets_target(total as usize, passed as usize) == Some(true),
+        ..DrSuccess::default()
+    }
+}
+
+/// `points`: newest first.
+fn verification_of<'a>(
+    item: &Item,
+    points: &'a [PointAttempts],
+    since: WallTime,
+) -> (VmVerification, Summary) {
+    let mut summary = Summary::default();
+    let (mut failed, mut unverified) = (Vec::new(), Vec::new());
+    for point in points {
+        let attempt = |p: &'a ProofRow| Attempt {
+            region: &p.region,
+            at: p.at,
+            passed: p.passed,
+            detail: &p.detail,
+        };
+        let attempts: Vec<Attempt<'_>> = point.attempts.iter().map(attempt).collect();
+        let verdict = verdict(&attempts, since);
+        summary.add(&verdict);
+        match verdict {
+            Verdict::Passed { .. } => {}
+            Verdict::Unverified { .. } => unverified.push(point.name.clone()),
+            Verdict::Failed { at, region, detail } => failed.push(FailedVerification {
+                recovery_point: point.name.clone(),
+                region: region.to_owned(),
+                failed_unix_ms: at.unix_ms(),
+                error: detail.to_owned(),
+            }),
+        }
+    }
+    let vm = VmVerification {
+        vm_resource_id: item.arm_id.to_string(),
+        vm_name: item.arm_id.name().to_owned(),
+        summary: Some(shown(&summary)),
+        failed,
+        unverified,
+    };
+    (vm, summary)
+}
+
+fn shown(summary: &Summary) -> VerificationSummary {
+    VerificationSummary {
+        total: summary.total,
+        passed: summary.passed,
+        failed: summary.failed,
+        unverified: summary.unverified(),
+        verified_earlier: summary.earlier,
+        last_verified_unix_ms: summary.last.map_or(0, WallTime::unix_ms),
+    }
+}
+
+/// What DR tests have measured.
+pub(super) fn statistics(drills: &[DrillRow]) -> DrStatistics {
+    let times = drills.iter().map(|d| d.rto_ms.filter(|_| d.passed).map(Duration::from_millis));
+    let s = Statistics::of(times);
+    let ms = |d: Option<Duration>| d.map_or(0, |d| d.as_millis() as u64);
+    let (rto_ms, tests_needed) = match s.bound {
+        Bound::Within(d) => (d.as_millis() as u64, 0),
+        Bound::None => (0, 0),
+        Bound::NotEnough { needed } => (0, needed as u32),
+    };
+    DrStatistics {
+        total: s.total as u32,
+        passed: s.passed as u32,
+        failed: s.failed() as u32,
+        average_rto_ms: ms(s.average),
+        median_rto_ms: ms(s.median),
+        worst_rto_ms: ms(s.worst),
+        target_rto_ms: rto::TARGET.as_millis() as u64,
+        bound: Some(RtoBound {
+            share_percent: BOUND_SHARE_PERCENT,
+            confidence_percent: BOUND_CONFIDENCE_PERCENT,
+            rto_ms,
+            tests_needed,
+        }),
+    }
+}
