@@ -7,8 +7,10 @@
 use std::collections::BTreeMap;
 
 use crate::arm_id::sha256_hex;
+use crate::interval::Interval;
 use crate::policy::{Policy, Retention, Schedule};
 use crate::region::Region;
+use crate::selection::PolicyName;
 
 /// The name of the tag.
 pub const POLICY_TAG: &str = "azlin:backup-schedule";
@@ -34,9 +36,10 @@ pub enum PolicyTag {
 }
 
 impl Policy {
-    /// The value of the tag [`POLICY_TAG`], at most [`TAG_VALUE_LIMIT`] characters.
-    pub fn tag_value(&self) -> String {
-        fit(self.long_tag_value())
+    /// The value of the tag [`POLICY_TAG`], at most [`TAG_VALUE_LIMIT`] characters; too long, it is the
+    /// policy's name and a hash. `origin`: the named policy that the VM has it from.
+    pub fn tag_value(&self, origin: Option<&PolicyName>) -> String {
+        fit(&self.long_tag_value(), origin)
     }
 
     fn long_tag_value(&self) -> String {
@@ -48,6 +51,17 @@ impl Policy {
             self.schedule.time_zone,
             self.consistency,
         );
+        let spans = [
+            ("rpo", self.rpo),
+            ("rto", self.rto),
+            ("verify", self.verify_every),
+            ("drill", self.drill_every),
+        ];
+        for (name, span) in spans {
+            if let Some(span) = span {
+                tag.push_str(&format!(" {name}={span}"));
+            }
+        }
         if let Some(region) = &self.target_region {
             tag.push_str(" to=");
             tag.push_str(region.as_str());
@@ -74,6 +88,12 @@ impl PolicyTag {
                 return Self::Corrupt(format!("\"{name}\" occurs twice"));
             }
         }
+        // Whose it was is for people, and nothing depends on it.
+        if let Some(from) = fields.remove("from")
+            && let Err(e) = from.parse::<PolicyName>()
+        {
+            return Self::Corrupt(in_words(e));
+        }
         if let Some(digest) = fields.get("sha256") {
             return Self::Digest((*digest).to_owned());
         }
@@ -90,11 +110,12 @@ impl PolicyTag {
     }
 }
 
-fn fit(long: String) -> String {
-    if long.len() <= TAG_VALUE_LIMIT {
-        long
+fn fit(long: &str, origin: Option<&PolicyName>) -> String {
+    let from = origin.map(|name| format!(" from={name}")).unwrap_or_default();
+    if long.len() + from.len() <= TAG_VALUE_LIMIT {
+        format!("{long}{from}")
     } else {
-        format!("{VERSION} sha256={}", sha256_hex(&long))
+        format!("{VERSION} sha256={}{from}", sha256_hex(long))
     }
 }
 
@@ -129,11 +150,19 @@ fn read_policy(fields: &mut BTreeMap<&str, &str>) -> Result<Policy, String> {
             Some(region) => Some(Region::parse(region).map_err(in_words)?),
             None => None,
         },
+        rpo: span(fields, "rpo")?,
+        rto: span(fields, "rto")?,
+        verify_every: span(fields, "verify")?,
+        drill_every: span(fields, "drill")?,
     };
     match fields.keys().next() {
         Some(name) => Err(format!("\"{name}\" is unknown")),
-        None => policy.check_retention().map_err(in_words).map(|()| policy),
+        None => policy.check_anywhere().map_err(in_words).map(|()| policy),
     }
+}
+
+fn span(fields: &mut BTreeMap<&str, &str>, name: &str) -> Result<Option<Interval>, String> {
+    fields.remove(name).map(|value| value.parse().map_err(in_words)).transpose()
 }
 
 fn in_words(error: impl std::error::Error) -> String {
@@ -158,8 +187,9 @@ mod tests {
             prop::sample::select(zones),
             prop::option::of("[a-z0-9]{2,40}"),
             prop::sample::select(demands.to_vec()),
+            prop::collection::vec(prop::option::of(3600..600_000u32), 4),
         )
-            .prop_map(|(enabled, (d, w, m, y), (hour, minute), zone, to, need)| {
+            .prop_map(|(enabled, (d, w, m, y), (hour, minute), zone, to, need, spans)| {
                 let change = PolicyChange {
                     enabled: Some(enabled),
                     daily: Some(d),
@@ -171,6 +201,10 @@ mod tests {
                     schedule_time: Some(format!("{hour:02}:{minute:02}")),
                     time_zone: Some(zone),
                     consistency: Some(need),
+                    rpo_secs: spans[0],
+                    rto_secs: spans[1],
+                    verify_every_secs: spans[2],
+                    drill_every_secs: spans[3],
                 };
                 Policy::default().apply(&change, &Region::parse("thevmsown").unwrap()).unwrap()
             })
@@ -178,11 +212,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_policy_fits_and_reads_back(policy in policies()) {
-            let value = policy.tag_value();
+        fn every_policy_fits_and_reads_back(
+            policy in policies(),
+            origin in prop::option::of("[a-z][a-z0-9]{0,62}"),
+        ) {
+            let origin: Option<PolicyName> = origin.map(|name| name.parse().unwrap());
+            let value = policy.tag_value(origin.as_ref());
             prop_assert!(value.len() <= TAG_VALUE_LIMIT);
-            prop_assert_eq!(PolicyTag::parse(&value), PolicyTag::Policy(policy.clone()));
-            prop_assert!(PolicyTag::parse(&value).mirrors(&policy));
+            let read = PolicyTag::parse(&value);
+            prop_assert!(read.mirrors(&policy));
+            prop_assert!(matches!(read, PolicyTag::Policy(_) | PolicyTag::Digest(_)));
+            if let PolicyTag::Policy(read) = read {
+                prop_assert_eq!(read, policy);
+            }
+            prop_assert_eq!(origin.is_some(), value.contains(" from="));
         }
 
         #[test]
@@ -194,14 +237,24 @@ mod tests {
 
     #[test]
     fn the_tag_is_readable() {
-        let value = Policy::default().tag_value();
-        assert_eq!(value, "azdr1 on=1 d=7 w=0 m=0 y=0 at=02:00 tz=UTC need=prefer");
+        let mut policy = Policy::default();
+        assert_eq!(
+            policy.tag_value(None),
+            "azdr1 on=1 d=7 w=0 m=0 y=0 at=02:00 tz=UTC need=prefer"
+        );
+        policy.rpo = Some(Interval::hours(36));
+        policy.drill_every = Some(Interval::days(30));
+        assert_eq!(
+            policy.tag_value(Some(&"gold".parse().unwrap())),
+            "azdr1 on=1 d=7 w=0 m=0 y=0 at=02:00 tz=UTC need=prefer rpo=36h drill=30d from=gold"
+        );
     }
 
     #[test]
     fn a_value_that_is_too_long_becomes_a_digest() {
-        let value = fit(format!("azdr1 {}", "x".repeat(251)));
-        assert!(value.len() <= TAG_VALUE_LIMIT);
+        let name = "x".repeat(63).parse().unwrap();
+        let value = fit(&format!("azdr1 {}", "x".repeat(251)), Some(&name));
+        assert!(value.len() <= TAG_VALUE_LIMIT && value.ends_with(&format!(" from={name}")));
         assert!(matches!(PolicyTag::parse(&value), PolicyTag::Digest(_)));
         assert!(!PolicyTag::parse(&value).mirrors(&Policy::default()));
         let long = Policy::default().long_tag_value();
@@ -213,7 +266,7 @@ mod tests {
         assert_eq!(PolicyTag::parse(r#"{"daily": 7}"#), PolicyTag::Foreign);
         assert_eq!(PolicyTag::parse(""), PolicyTag::Foreign);
         assert_eq!(PolicyTag::parse("azdr2 x"), PolicyTag::Newer("azdr2".to_owned()));
-        let good = Policy::default().tag_value();
+        let good = Policy::default().tag_value(None);
         for (from, to) in [
             ("d=7", "d=x"),
             ("d=7", "d=9999"),
@@ -225,6 +278,9 @@ mod tests {
             ("tz=UTC", "tz=Nowhere"),
             ("need=prefer", "need=maybe"),
             ("need=prefer", "need=prefer z=1"),
+            ("need=prefer", "need=prefer rpo=1s"),
+            ("need=prefer", "need=prefer verify=often"),
+            ("need=prefer", "need=prefer from=A/B"),
         ] {
             let tag = PolicyTag::parse(&good.replace(from, to));
             assert!(matches!(tag, PolicyTag::Corrupt(_)), "{from} -> {to}: {tag:?}");
