@@ -31,6 +31,7 @@ mod style;
 mod table;
 mod until;
 mod watch;
+mod yaml;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -1,8 +1,9 @@
 //! Short lower-case names of the interface's enumerations, and of VMs.
 
 use azdr_proto::admin::{
-    AgentState, Consistency, ConsistencyDemand, Job, JobState, KeptUntilKind, PolicyDiffKind,
-    ProofLevel, ReplicaState, StepState, Tier,
+    AgentState, Consistency, ConsistencyDemand, Job, JobState, KeptUntilKind,
+    NamedPolicyChangeKind, PolicyDiffKind, ProofKind, ProofLevel, ReplicaState, StepState,
+    TagDriftKind, Tier, VmPolicyChangeKind,
 };
 
 macro_rules! short_names {
@@ -22,11 +23,15 @@ short_names! {
     consistency_demand: ConsistencyDemand without "CONSISTENCY_DEMAND_";
     job_state: JobState without "JOB_STATE_";
     kept_until: KeptUntilKind without "KEPT_UNTIL_KIND_";
+    named_policy_change: NamedPolicyChangeKind without "NAMED_POLICY_CHANGE_KIND_";
     policy_diff: PolicyDiffKind without "POLICY_DIFF_KIND_";
+    proof_kind: ProofKind without "PROOF_KIND_";
     proof_level: ProofLevel without "PROOF_LEVEL_";
     replica_state: ReplicaState without "REPLICA_STATE_";
     step_state: StepState without "STEP_STATE_";
+    tag_drift: TagDriftKind without "TAG_DRIFT_KIND_";
     tier: Tier without "TIER_";
+    vm_policy_change: VmPolicyChangeKind without "VM_POLICY_CHANGE_KIND_";
 }
 
 /// For text: a dash where there is no name.

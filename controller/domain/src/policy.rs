@@ -7,6 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use azdr_env::WallTime;
 use jiff::civil;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
@@ -177,6 +178,11 @@ impl ZoneName {
     /// The name, in the database's spelling.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// An instant as this zone's clocks show it, with the offset: `2025-12-01T08:00:00+01:00`.
+    pub fn local(&self, at: WallTime) -> String {
+        at.timestamp().to_zoned(self.zone()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
     }
 
     /// The zone's rules.

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::arm_id::sha256_hex;
 use crate::interval::Interval;
 use crate::policy::{Policy, Retention, Schedule};
@@ -33,6 +35,78 @@ pub enum PolicyTag {
     Newer(String),
     /// Ours, but damaged or edited into nonsense; says where.
     Corrupt(String),
+}
+
+/// What a tag shows that is not the policy of its VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drift {
+    /// What kind of thing.
+    pub kind: DriftKind,
+    /// In words, with as much of the value as fits.
+    pub words: String,
+}
+
+/// What kind of thing a tag shows instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DriftKind {
+    /// There is no tag.
+    Missing,
+    /// Another policy.
+    Edited,
+    /// Something that azdr has not written.
+    Foreign,
+    /// Something that a newer azdr has written.
+    Newer,
+    /// Something of azdr's that is damaged.
+    Corrupt,
+}
+
+impl DriftKind {
+    /// Whether the value is, as far as one can see, azdr's own to write over.
+    pub fn is_ours(self) -> bool {
+        matches!(self, Self::Missing | Self::Edited)
+    }
+}
+
+/// What a VM's tag, by its value, shows instead of the policy; `None`: it mirrors it.
+pub fn drift(value: Option<&str>, policy: &Policy) -> Option<Drift> {
+    let Some(value) = value else {
+        let words = format!("the VM has no tag {POLICY_TAG}");
+        return Some(Drift { kind: DriftKind::Missing, words });
+    };
+    let tag = PolicyTag::parse(value);
+    if tag.mirrors(policy) {
+        return None;
+    }
+    // A person's terminal must not be steered by what stands in a tag.
+    let plain = |c: char| if c.is_control() || is_invisible(c) { '\u{fffd}' } else { c };
+    let mut shown: String = value.chars().map(plain).take(80).collect();
+    if value.chars().count() > 80 {
+        shown.push('…');
+    }
+    let (kind, words) = match tag {
+        PolicyTag::Policy(_) | PolicyTag::Digest(_) => {
+            (DriftKind::Edited, format!("the tag shows another policy: \"{shown}\""))
+        }
+        PolicyTag::Foreign => {
+            (DriftKind::Foreign, format!("the tag was not written by azdr: \"{shown}\""))
+        }
+        PolicyTag::Newer(_) => {
+            (DriftKind::Newer, format!("the tag was written by a newer azdr: \"{shown}\""))
+        }
+        PolicyTag::Corrupt(why) => {
+            let why: String = why.chars().map(plain).take(120).collect();
+            (DriftKind::Corrupt, format!("the tag is damaged ({why}): \"{shown}\""))
+        }
+    };
+    Some(Drift { kind, words })
+}
+
+/// Characters that change how others are shown, and are not shown themselves.
+pub fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 impl Policy {
@@ -259,6 +333,35 @@ mod tests {
         assert!(!PolicyTag::parse(&value).mirrors(&Policy::default()));
         let long = Policy::default().long_tag_value();
         assert!(PolicyTag::Digest(sha256_hex(&long)).mirrors(&Policy::default()));
+    }
+
+    #[test]
+    fn drift_says_what_the_tag_shows_instead_and_steers_no_terminal() {
+        let policy = Policy::default();
+        let value = policy.tag_value(None);
+        assert_eq!(drift(Some(&value), &policy), None);
+        for (value, kind, words) in [
+            (None, DriftKind::Missing, "the VM has no tag azlin:backup-schedule"),
+            (
+                Some(value.replace("d=7", "d=8")),
+                DriftKind::Edited,
+                "another policy: \"azdr1 on=1 d=8",
+            ),
+            (Some("azdr1 sha256=00".to_owned()), DriftKind::Edited, "another policy"),
+            (
+                Some("x\u{202e}y\u{1b}[2J".to_owned()),
+                DriftKind::Foreign,
+                "\"x\u{fffd}y\u{fffd}[2J\"",
+            ),
+            (Some("azdr9 z".to_owned()), DriftKind::Newer, "a newer azdr"),
+            (Some("azdr1 on=x\u{1b}".to_owned()), DriftKind::Corrupt, "damaged (on=x\u{fffd}"),
+        ] {
+            let drift = drift(value.as_deref(), &policy).unwrap();
+            assert_eq!(drift.kind, kind);
+            assert!(drift.words.contains(words), "{}", drift.words);
+            assert!(drift.words.len() < 500 && !drift.words.contains('\u{1b}'));
+            assert_eq!(kind.is_ours(), matches!(kind, DriftKind::Missing | DriftKind::Edited));
+        }
     }
 
     #[test]

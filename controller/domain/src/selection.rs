@@ -226,6 +226,28 @@ pub enum Decision<'a> {
     },
 }
 
+impl fmt::Display for Decision<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotCovered => f.write_str("no selector matches it"),
+            Self::Enrol(p) | Self::Change(p) => write!(f, "matches {}", p.select),
+            Self::Same(by) => write!(f, "has the policy {by}"),
+            Self::ByHand { instead_of: None } => f.write_str("its policy is set by hand"),
+            Self::ByHand { instead_of: Some(by) } => {
+                write!(f, "its policy is set by hand, which wins over {by}")
+            }
+            Self::NoLongerMatches { by } => {
+                write!(f, "it does not match {by} any more, and keeps the policy as it was")
+            }
+            Self::Tie(names) => {
+                let names: Vec<&str> = names.iter().map(|n| n.as_str()).collect();
+                write!(f, "{} match it with equally many conditions", names.join(" and "))
+            }
+            Self::Unfit { by, why } => write!(f, "{by} does not fit it: {why}"),
+        }
+    }
+}
+
 /// Decides about one VM.
 pub fn decide<'a>(
     policies: &'a [NamedPolicy],

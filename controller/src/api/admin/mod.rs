@@ -13,6 +13,7 @@ mod errors;
 mod forecasts;
 mod inventory;
 mod jobs;
+mod named_policies;
 mod pins;
 mod points;
 mod policies;
@@ -32,7 +33,6 @@ use tonic::{Request, Response, Status};
 
 pub use confirmations::Confirmations;
 pub use inventory::Inventory;
-pub(crate) use policies::mirror;
 
 use crate::fleet::Fleet;
 use crate::reconcile::residue::Sweeper;
@@ -304,5 +304,21 @@ impl AdminService for Admin {
         let id = request.into_inner().id;
         self.job(id).await?;
         Ok(Response::new(Box::pin(self.clone().watch(id))))
+    }
+
+    async fn apply_policies(
+        &self,
+        request: Request<ApplyPoliciesRequest>,
+    ) -> Answer<ApplyPoliciesResponse> {
+        let operator = self.authorise(&request, Role::Operator).await?;
+        self.apply(operator.name, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn follow_policies(
+        &self,
+        request: Request<FollowPoliciesRequest>,
+    ) -> Answer<BackupConfig> {
+        self.authorise(&request, Role::Operator).await?;
+        self.follow(request.into_inner()).await.map(Response::new)
     }
 }
