@@ -181,6 +181,8 @@ pub async fn run(
     let sweeper = Sweeper::new(reconciler.clone());
     let subscriptions = stamp.subscriptions.clone();
     let pins_changed = Arc::new(Notify::new());
+    let inventory = Inventory::default();
+    let policies_changed = inventory.policies_changed.clone();
     let admin = Admin {
         store: store.clone(),
         engine: engine.clone(),
@@ -188,7 +190,7 @@ pub async fn run(
         services: services.clone(),
         env: env.clone(),
         authority: authority.clone(),
-        inventory: Inventory::default(),
+        inventory,
         confirmations: Confirmations::default(),
         pins_changed: pins_changed.clone(),
         sweeper: sweeper.clone(),
@@ -243,11 +245,17 @@ pub async fn run(
     tracing::info!(?addresses, taken_up, "controller is ready");
     let tags = tokio::spawn(reconciler.clone().keep_tags(stop.clone()));
     let pins = tokio::spawn(reconciler.clone().keep_pins(pins_changed, stop.clone()));
+    let inventory = tokio::spawn(reconciler.clone().keep_inventory(
+        subscriptions.clone(),
+        config.scheduler.inventory,
+        policies_changed,
+        stop.clone(),
+    ));
     let residue = tokio::spawn(sweeper.keep_tidy(subscriptions, residue::EVERY, stop.clone()));
-    let schedule = config
-        .scheduler
-        .enabled
-        .then(|| tokio::spawn(reconciler.keep_schedule(config.scheduler.tick, stop.clone())));
+    let config::Scheduler { enabled, tick, proofs, .. } = config.scheduler;
+    let schedule =
+        enabled.then(|| tokio::spawn(reconciler.clone().keep_schedule(tick, stop.clone())));
+    let proofs = enabled.then(|| tokio::spawn(reconciler.keep_proofs(proofs, tick, stop.clone())));
     let renewal = tokio::spawn(renewal);
     health.set_ready(true);
     ready(&addresses)?;
@@ -267,8 +275,9 @@ pub async fn run(
     tags.abort();
     pins.abort();
     residue.abort();
-    if let Some(schedule) = schedule {
-        schedule.abort();
+    inventory.abort();
+    for started in [schedule, proofs].into_iter().flatten() {
+        started.abort();
     }
     engine.drain(DRAIN).await;
     serving.cancel();

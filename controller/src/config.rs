@@ -19,6 +19,8 @@ use std::time::Duration;
 use azdr_domain::{ArmId, Region};
 use url::Url;
 
+use crate::reconcile::proofs::ProofBudget;
+
 pub use address::{HostPort, SourceAddress};
 
 /// The environment variable that holds the client secret, where no file does.
@@ -293,6 +295,11 @@ pub struct Scheduler {
     pub enabled: bool,
     /// How often the schedule is looked at, 1 s to 1 h; default 30 s.
     pub tick: Duration,
+    /// How often the VMs are looked at for selectors and tags, 1 s to 1 day; default 5 min.
+    pub inventory: Duration,
+    /// How many verifications and drills may be under way when the schedule starts one, 0 to 100 each;
+    /// default 4 and 1.
+    pub proofs: ProofBudget,
 }
 
 impl Config {

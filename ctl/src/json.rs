@@ -7,6 +7,7 @@
 
 mod forecast;
 mod point;
+mod policies;
 mod report;
 mod status;
 
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 
 pub(crate) use forecast::*;
 pub(crate) use point::*;
+pub(crate) use policies::*;
 pub(crate) use report::*;
 pub(crate) use status::*;
 
@@ -105,6 +107,27 @@ pub(crate) fn backup_config(m: &BackupConfig) -> Value {
         "tag_written": m.tag_written,
         "tag_problem": text(&m.tag_problem),
         "cost_when_filled": m.cost_when_filled.as_ref().map(monthly_cost),
+        "rpo_secs": some(m.rpo_secs),
+        "rto_secs": some(m.rto_secs),
+        "verify_every_secs": some(m.verify_every_secs),
+        "drill_every_secs": some(m.drill_every_secs),
+        "origin": text(&m.origin),
+        "origin_problem": text(&m.origin_problem),
+        "tag_drift": m.tag_drift.as_ref().map(tag_drift),
+        "warnings": m.warnings,
+    })
+}
+
+/// Null for "none" and "never".
+fn some(secs: u32) -> Option<u32> {
+    (secs != 0).then_some(secs)
+}
+
+fn tag_drift(m: &TagDrift) -> Value {
+    json!({
+        "kind": names::tag_drift(m.kind),
+        "words": m.words,
+        "since_at": time(m.since_unix_ms),
     })
 }
 
@@ -484,6 +507,7 @@ mod tests {
             ("Agent", agent(&<_>::default())),
             ("RevokeAgentResponse", revoked(&<_>::default())),
             ("BackupConfig", backup_config(&<_>::default())),
+            ("TagDrift", tag_drift(&<_>::default())),
             ("TierStatus", tier_status(&<_>::default())),
             ("ListRecoveryPointsResponse", recovery_points(&<_>::default())),
             ("RecoveryPoint", recovery_point(&<_>::default())),
@@ -520,6 +544,7 @@ mod tests {
         written.extend(point::written());
         written.extend(status::written());
         written.extend(report::written());
+        written.extend(policies::written());
         for (message, document) in &written {
             let mut fields: Vec<String> =
                 interface[*message].iter().map(|f| f.replace("_unix_ms", "_at")).collect();

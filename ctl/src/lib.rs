@@ -35,6 +35,7 @@ mod until;
 mod watch;
 mod which_point;
 mod whole;
+mod yaml;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

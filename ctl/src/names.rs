@@ -2,7 +2,8 @@
 
 use azdr_proto::admin::{
     AgentState, Consistency, ConsistencyDemand, DrCompliance, Job, JobState, KeptUntilKind,
-    PolicyDiffKind, ProofLevel, ReplicaState, StepState, Tier,
+    NamedPolicyChangeKind, PolicyDiffKind, ProofKind, ProofLevel, ReplicaState, StepState,
+    TagDriftKind, Tier, VmPolicyChangeKind,
 };
 
 macro_rules! short_names {
@@ -23,11 +24,15 @@ short_names! {
     dr_compliance: DrCompliance without "DR_COMPLIANCE_";
     job_state: JobState without "JOB_STATE_";
     kept_until: KeptUntilKind without "KEPT_UNTIL_KIND_";
+    named_policy_change: NamedPolicyChangeKind without "NAMED_POLICY_CHANGE_KIND_";
     policy_diff: PolicyDiffKind without "POLICY_DIFF_KIND_";
+    proof_kind: ProofKind without "PROOF_KIND_";
     proof_level: ProofLevel without "PROOF_LEVEL_";
     replica_state: ReplicaState without "REPLICA_STATE_";
     step_state: StepState without "STEP_STATE_";
+    tag_drift: TagDriftKind without "TAG_DRIFT_KIND_";
     tier: Tier without "TIER_";
+    vm_policy_change: VmPolicyChangeKind without "VM_POLICY_CHANGE_KIND_";
 }
 
 /// For text: a dash where there is no name.

@@ -6,7 +6,7 @@ use azdr_proto::admin::{ConfigureBackupRequest, VmRef};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
-use crate::commands::backup::configure::Demand;
+use crate::commands::backup::configure::{Demand, Spans};
 use crate::error::CliError;
 use crate::policy_file;
 use crate::whole::whole;
@@ -15,11 +15,10 @@ use crate::whole::whole;
 #[derive(Args, Debug)]
 #[command(next_help_heading = "New policy; what is not given stays as it is")]
 pub(crate) struct NewPolicy {
-    /// A YAML file with some of daily, weekly, monthly, yearly, time, time_zone, consistency and
-    /// target_region; `azdr policy show` prints one
+    /// A YAML file with some of the fields that `azdr policy show` prints
     #[arg(long = "policy", short = 'f', value_name = "FILE", conflicts_with_all = [
         "daily", "weekly", "monthly", "yearly", "target_region", "no_cross_region", "time",
-        "time_zone", "consistency",
+        "time_zone", "consistency", "rpo", "rto", "verify_every", "drill_every",
     ])]
     file: Option<PathBuf>,
     /// For how many days to keep daily backups, 0 to 3650
@@ -49,6 +48,8 @@ pub(crate) struct NewPolicy {
     /// What to do when file systems cannot be frozen: require, prefer or any
     #[arg(long, value_enum, value_name = "DEMAND", hide_possible_values = true)]
     consistency: Option<Demand>,
+    #[command(flatten)]
+    spans: Spans,
 }
 
 impl NewPolicy {
@@ -75,6 +76,10 @@ impl NewPolicy {
             schedule_time: self.time,
             time_zone: self.time_zone,
             consistency: self.consistency.map(Demand::wire),
+            rpo_secs: self.spans.rpo,
+            rto_secs: self.spans.rto,
+            verify_every_secs: self.spans.verify_every,
+            drill_every_secs: self.spans.drill_every,
         })
     }
 }

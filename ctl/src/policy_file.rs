@@ -1,223 +1,428 @@
-//! A policy in a YAML file: one flat mapping, of which every field may be left out.
-//!
-//! Only what such a file needs is read: anchors, aliases, tags and nesting are refused, so that no file
-//! can grow while it is read.
+//! Policies in a YAML file: one of which every field may be left out, or several with names and
+//! selectors. The fields are in one table, which the schema is made of too.
 
-use std::io::Read;
+use std::collections::HashMap;
 use std::path::Path;
 
-use azdr_proto::admin::{ConfigureBackupRequest, ConsistencyDemand};
-use saphyr_parser::{Event, Parser, ScalarStyle, Span};
+use azdr_proto::admin::{ConfigureBackupRequest, ConsistencyDemand, NamedPolicy, VmSelector};
+use serde_json::json;
 
 use crate::error::CliError;
+use crate::quantity::span;
+use crate::since;
+use crate::yaml::{self, Field, Node, Place, Value, Wrong, short};
 
-/// The largest file that is read.
-const LIMIT: u64 = 1 << 20;
+/// The most policies in a file, and the most tags in a selector.
+const MAX_POLICIES: usize = 100;
+const MAX_TAGS: usize = 20;
 
-const FIELDS: &str =
-    "daily, weekly, monthly, yearly, time, time_zone, consistency and target_region";
-
-/// Reads a policy file.
-///
-/// # Errors
-/// A usage error that names the file and, where there is one, the line, the field, its value and what
-/// is allowed.
-pub(crate) fn read(path: &Path) -> Result<ConfigureBackupRequest, CliError> {
-    let shown = path.display();
-    let mut text = String::new();
-    let file = std::fs::File::open(path)
-        .map_err(|e| CliError::usage(format!("{shown} cannot be read: {e}")))?;
-    let read = file.take(LIMIT + 1).read_to_string(&mut text);
-    read.map_err(|e| CliError::usage(format!("{shown} cannot be read: {e}")))?;
-    if text.len() as u64 > LIMIT {
-        return Err(CliError::usage(format!("{shown} is larger than 1 MB: it must be a policy")));
-    }
-    parse(&text).map_err(|(line, message)| CliError::usage(format!("{shown}:{line}: {message}")))
+/// What a field's value can be.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// A whole number from 0.
+    Count(u32),
+    /// `HH:MM`.
+    Time,
+    /// `daily HH:MM`.
+    Schedule,
+    Zone,
+    Demand,
+    /// A region, or `none`.
+    Region,
+    /// A span of seconds between two, or `none`.
+    Span(u32, u32),
 }
 
-/// A line and what is wrong there.
-type Wrong = (usize, String);
+/// A field of a policy.
+struct Known {
+    name: &'static str,
+    kind: Kind,
+    about: &'static str,
+}
 
-fn parse(text: &str) -> Result<ConfigureBackupRequest, Wrong> {
-    let mut policy = ConfigureBackupRequest::default();
-    let mut seen: Vec<String> = vec![];
-    let mut field: Option<String> = None;
-    let (mut documents, mut mappings) = (0, 0);
-    for event in Parser::new_from_str(text) {
-        let (event, span): (Event<'_>, Span) =
-            event.map_err(|e| (e.marker().line(), format!("this is no YAML: {}", e.info())))?;
-        let line = span.start.line();
-        let fail = |message: &str| Err((line, message.to_owned()));
-        match event {
-            Event::DocumentStart(_) => {
-                documents += 1;
-                if documents > 1 {
-                    return fail("there is a second document: a file has one policy");
-                }
+const MINUTE: u32 = 60;
+const HOUR: u32 = 60 * MINUTE;
+const DAY: u32 = 24 * HOUR;
+
+const FIELDS: [Known; 13] = [
+    field("daily", Kind::Count(3650), "For how many days to keep daily backups; 0 for none"),
+    field("weekly", Kind::Count(520), "For how many weeks to keep weekly backups; 0 for none"),
+    field("monthly", Kind::Count(240), "For how many months to keep monthly backups; 0 for none"),
+    field("yearly", Kind::Count(100), "For how many years to keep yearly backups; 0 for none"),
+    field("time", Kind::Time, "When the daily run is due, in the time zone"),
+    field("schedule", Kind::Schedule, "The same, in other words"),
+    field("time_zone", Kind::Zone, "IANA time zone of the schedule"),
+    field("consistency", Kind::Demand, "What to do when file systems cannot be frozen"),
+    field("target_region", Kind::Region, "Region of the copies, other than the VM's own"),
+    field("rpo", Kind::Span(5 * MINUTE, 366 * DAY), "How old the newest restorable backup may be"),
+    field("rto", Kind::Span(MINUTE, 7 * DAY), "How long a restore may take"),
+    field(
+        "verify_every",
+        Kind::Span(HOUR, 366 * DAY),
+        "How often the newest unproved backup is verified",
+    ),
+    field("drill_every", Kind::Span(HOUR, 366 * DAY), "How often a DR test is held"),
+];
+
+const fn field(name: &'static str, kind: Kind, about: &'static str) -> Known {
+    Known { name, kind, about }
+}
+
+fn names() -> String {
+    let names: Vec<&str> = FIELDS.iter().map(|f| f.name).collect();
+    names.join(", ")
+}
+
+impl Kind {
+    fn allowed(self) -> String {
+        match self {
+            Self::Count(most) => format!("a whole number from 0 to {most}"),
+            Self::Time => "HH:MM".to_owned(),
+            Self::Schedule => "daily HH:MM".to_owned(),
+            Self::Zone => "an IANA time zone, like Europe/Berlin".to_owned(),
+            Self::Demand => "require, prefer or any".to_owned(),
+            Self::Region => "a region like westus2, or none".to_owned(),
+            Self::Span(least, most) => {
+                format!("{} to {} (a number with m, h, d or w), or none", span(least), span(most))
             }
-            Event::MappingStart(0, None) if mappings == 0 => mappings += 1,
-            Event::Scalar(value, style, 0, None) if mappings == 1 => match field.take() {
-                None => {
-                    let value = short(&value);
-                    if seen.contains(&value) {
-                        return Err((line, format!("{value} is given twice")));
-                    }
-                    seen.push(value.clone());
-                    field = Some(value);
-                }
-                Some(name) => {
-                    let plain = style == ScalarStyle::Plain;
-                    set(&mut policy, &name, &value, plain).map_err(|message| (line, message))?;
-                }
-            },
-            Event::Alias(_) => return fail("aliases are not allowed in a policy"),
-            Event::Scalar(_, _, anchor, _)
-            | Event::MappingStart(anchor, _)
-            | Event::SequenceStart(anchor, _)
-                if anchor != 0 =>
-            {
-                return fail("anchors are not allowed in a policy");
-            }
-            Event::Scalar(..) | Event::MappingStart(..) | Event::SequenceStart(..) => {
-                let message = match &field {
-                    Some(name) => format!("{name} must be a single value"),
-                    None => format!("a policy is a list of \"field: value\" with {FIELDS}"),
-                };
-                return Err((line, message));
-            }
-            _ => {}
         }
     }
-    if seen.is_empty() {
-        return Err((1, format!("there is no policy: give some of {FIELDS}")));
+
+    fn schema(self) -> serde_json::Value {
+        match self {
+            Self::Count(most) => json!({ "type": "integer", "minimum": 0, "maximum": most }),
+            Self::Time => {
+                json!({ "type": "string", "pattern": "^([01][0-9]|2[0-3]):[0-5][0-9]$" })
+            }
+            Self::Schedule => {
+                json!({ "type": "string", "pattern": "^daily ([01][0-9]|2[0-3]):[0-5][0-9]$" })
+            }
+            Self::Zone => json!({ "type": "string", "minLength": 1 }),
+            Self::Demand => json!({ "enum": ["require", "prefer", "any"] }),
+            Self::Region => json!({ "type": "string", "pattern": "^[A-Za-z0-9 ]{2,60}$" }),
+            Self::Span(..) => json!({ "type": "string", "pattern": "^(none|[0-9]+[mhdw])$" }),
+        }
+    }
+}
+
+/// Reads a file with one policy.
+///
+/// # Errors
+/// A usage error that names the file and, where there is one, the place, the field, its value and what
+/// is allowed.
+pub(crate) fn read(path: &Path) -> Result<ConfigureBackupRequest, CliError> {
+    yaml::read_file(path, parse)
+}
+
+/// Reads a file with named policies.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_named(path: &Path) -> Result<Vec<NamedPolicy>, CliError> {
+    yaml::read_file(path, parse_named)
+}
+
+fn parse(text: &str) -> Result<ConfigureBackupRequest, Wrong> {
+    let expected = || format!("a policy is a list of \"field: value\" with some of {}", names());
+    let root = yaml::read(text)?;
+    let root =
+        root.ok_or_else(|| Wrong::at(Place::START, format!("there is no policy: {}", expected())))?;
+    let Value::Mapping(fields) = &root.value else {
+        return Err(Wrong::at(root.at, expected()));
+    };
+    policy(fields, &[])
+}
+
+/// The policy in these fields; the `others` are somebody else's.
+fn policy(fields: &[Field], others: &[&str]) -> Result<ConfigureBackupRequest, Wrong> {
+    let mut policy = ConfigureBackupRequest::default();
+    for field in fields.iter().filter(|f| !others.contains(&f.name.as_str())) {
+        let Some(known) = FIELDS.iter().find(|known| known.name == field.name) else {
+            let others: String = others.iter().map(|name| format!("{name}, ")).collect();
+            return Err(Wrong::at(
+                field.at,
+                format!(
+                    "there is no field {:?}: a policy has {others}{}",
+                    short(&field.name),
+                    names()
+                ),
+            ));
+        };
+        if known.name == "schedule" && fields.iter().any(|f| f.name == "time") {
+            return Err(Wrong::at(field.at, "schedule and time say the same: give one of them"));
+        }
+        set(&mut policy, known, &field.node)?;
     }
     Ok(policy)
 }
 
-/// For messages: as much of a text as a person wants to see.
-fn short(text: &str) -> String {
-    let mut short: String = text.chars().take(60).collect();
-    if short.len() < text.len() {
-        short.push('…');
+/// A single value that is not left out.
+fn text<'a>(name: &str, allowed: &str, node: &'a Node) -> Result<&'a str, Wrong> {
+    match &node.value {
+        Value::Text { text, quoted: false } if ["", "~", "null"].contains(&text.as_str()) => {
+            Err(Wrong::at(node.at, format!("{name} has no value: it must be {allowed}")))
+        }
+        Value::Text { text, .. } => Ok(text),
+        _ => Err(Wrong::at(node.at, format!("{name} must be a single value: {allowed}"))),
     }
-    short
 }
 
-fn set(
-    policy: &mut ConfigureBackupRequest,
-    name: &str,
-    value: &str,
-    plain: bool,
-) -> Result<(), String> {
-    let count = |limit: u32| {
-        let number = value.parse().ok().filter(|n| *n <= limit);
-        let wrong =
-            || format!("{name} is {:?}: it must be a whole number from 0 to {limit}", short(value));
-        number.map(Some).ok_or_else(wrong)
-    };
-    let text = |allowed: &str| match value {
-        "" | "~" | "null" if plain => Err(format!("{name} has no value: it must be {allowed}")),
-        _ => Ok(value.to_owned()),
-    };
-    match name {
-        "daily" => policy.daily_retention = count(3650)?,
-        "weekly" => policy.weekly_retention = count(520)?,
-        "monthly" => policy.monthly_retention = count(240)?,
-        "yearly" => policy.yearly_retention = count(100)?,
-        "time" => policy.schedule_time = Some(text("HH:MM")?),
-        "time_zone" => policy.time_zone = Some(text("an IANA time zone, like Europe/Berlin")?),
-        "consistency" => {
+fn set(policy: &mut ConfigureBackupRequest, known: &Known, node: &Node) -> Result<(), Wrong> {
+    let Known { name, kind, .. } = known;
+    let allowed = kind.allowed();
+    let value = text(name, &allowed, node)?;
+    let wrong =
+        || Wrong::at(node.at, format!("{name} is {:?}: it must be {allowed}", short(value)));
+    let plain_number = |value: &str| value.bytes().all(|b| b.is_ascii_digit());
+    match *kind {
+        Kind::Count(most) => {
+            let count = Some(value).filter(|v| plain_number(v)).and_then(|v| v.parse().ok());
+            let count = Some(count.filter(|n| *n <= most).ok_or_else(wrong)?);
+            match *name {
+                "daily" => policy.daily_retention = count,
+                "weekly" => policy.weekly_retention = count,
+                "monthly" => policy.monthly_retention = count,
+                _ => policy.yearly_retention = count,
+            }
+        }
+        Kind::Time | Kind::Schedule => {
+            let time = match kind {
+                Kind::Schedule => value.strip_prefix("daily ").ok_or_else(wrong)?,
+                _ => value,
+            };
+            policy.schedule_time = Some(time).filter(|t| is_time(t)).map(str::to_owned);
+            policy.schedule_time.as_ref().ok_or_else(wrong)?;
+        }
+        Kind::Zone if value.is_empty() => return Err(wrong()),
+        Kind::Zone => policy.time_zone = Some(value.to_owned()),
+        Kind::Demand => {
             let demand = match value {
                 "require" => ConsistencyDemand::Require,
                 "prefer" => ConsistencyDemand::Prefer,
                 "any" => ConsistencyDemand::Any,
-                _ => {
-                    return Err(format!(
-                        "{name} is {:?}: it must be require, prefer or any",
-                        short(value)
-                    ));
-                }
+                _ => return Err(wrong()),
             };
             policy.consistency = Some(demand.into());
         }
-        "target_region" if value == "none" => policy.cross_region = Some(false),
-        "target_region" => {
-            policy.target_region = Some(text("a region like westus2, or none")?);
+        Kind::Region if value == "none" => policy.cross_region = Some(false),
+        Kind::Region if value.is_empty() => return Err(wrong()),
+        Kind::Region => {
+            policy.target_region = Some(value.to_owned());
             policy.cross_region = Some(true);
         }
-        _ => return Err(format!("there is no field {name:?}: a policy has {FIELDS}")),
+        Kind::Span(least, most) => {
+            let secs = match value {
+                "none" => 0,
+                given => since::span(given)
+                    .ok()
+                    .and_then(|d| u32::try_from(d.as_secs()).ok())
+                    .filter(|secs| (least..=most).contains(secs))
+                    .ok_or_else(wrong)?,
+            };
+            match *name {
+                "rpo" => policy.rpo_secs = Some(secs),
+                "rto" => policy.rto_secs = Some(secs),
+                "verify_every" => policy.verify_every_secs = Some(secs),
+                _ => policy.drill_every_secs = Some(secs),
+            }
+        }
     }
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_policy_is_read_and_what_is_left_out_stays_open() {
-        let text = "# nightly\ndaily: 7\nweekly: 0\ntime: \"02:30\"\ntime_zone: Europe/Berlin\n\
-                    consistency: require\ntarget_region: none\n";
-        let policy = parse(text).unwrap();
-        assert_eq!((policy.daily_retention, policy.weekly_retention), (Some(7), Some(0)));
-        assert_eq!(policy.monthly_retention, None);
-        assert_eq!(policy.schedule_time.as_deref(), Some("02:30"));
-        assert_eq!((policy.cross_region, policy.target_region), (Some(false), None));
-        assert_eq!(parse("time: 02:30").unwrap().schedule_time.as_deref(), Some("02:30"));
-    }
-
-    #[test]
-    fn what_is_wrong_is_named_with_its_line_its_field_and_what_is_allowed() {
-        for (text, line, words) in [
-            ("daily: 7\nweekly: lots\n", 2, "weekly is \"lots\": it must be a whole number from 0"),
-            ("daily: 9999\n", 1, "daily is \"9999\": it must be a whole number from 0 to 3650"),
-            ("daily: -1\n", 1, "daily is \"-1\""),
-            ("daily: 7\n\nhourly: 3\n", 3, "there is no field \"hourly\": a policy has daily"),
-            ("daily: 7\ndaily: 8\n", 2, "daily is given twice"),
-            ("daily: [7]\n", 1, "daily must be a single value"),
-            ("daily:\n  weekly: 4\n", 2, "daily must be a single value"),
-            ("- daily\n", 1, "a policy is a list of"),
-            ("daily: &a 7\nweekly: *a\n", 1, "anchors are not allowed"),
-            ("a: &a [x,x]\nb: &b [*a,*a]\n", 1, "anchors are not allowed"),
-            ("daily: 7\n---\nweekly: 4\n", 2, "second document"),
-            ("daily: 'x\n", 1, "this is no YAML"),
-            ("consistency: maybe\n", 1, "it must be require, prefer or any"),
-            ("time:\n", 1, "time has no value: it must be HH:MM"),
-            ("", 1, "there is no policy"),
-            ("7\n", 1, "a policy is a list of"),
-        ] {
-            let (at, message) = parse(text).unwrap_err();
-            assert!(message.contains(words), "{text:?}: {message}");
-            assert!(message.contains("no YAML") || at == line, "{text:?}: line {at}: {message}");
-        }
-    }
-
-    #[test]
-    fn what_is_huge_or_deep_is_refused_at_once_and_in_few_words() {
-        let many = 1_000_000;
-        for text in [
-            "[".repeat(many),
-            "{".repeat(many),
-            format!("daily: {}", "[".repeat(many)),
-            format!("daily: {}", "9".repeat(many)),
-            format!("{}: 7", "x".repeat(many)),
-            format!("consistency: {}", "x".repeat(many)),
-            "- ".repeat(many / 2),
-            format!("a: &a [x]\nb: &b [{}]\n", "*a,".repeat(many / 4)),
-        ] {
-            let (_, message) = parse(&text).unwrap_err();
-            assert!(message.len() < 300, "{message:.400}");
-        }
-    }
-
-    #[test]
-    fn a_file_that_is_too_large_or_missing_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("policy.yaml");
-        assert!(read(&path).unwrap_err().message.contains("cannot be read"));
-        std::fs::write(&path, "#".repeat((1 << 20) + 1)).unwrap();
-        assert!(read(&path).unwrap_err().message.contains("larger than 1 MB"));
-        std::fs::write(&path, "daily: x").unwrap();
-        assert!(read(&path).unwrap_err().message.contains("policy.yaml:1: daily"));
-    }
+fn is_time(text: &str) -> bool {
+    let part = |text: &str, below: u8| {
+        text.len() == 2
+            && text.bytes().all(|b| b.is_ascii_digit())
+            && text.parse::<u8>().is_ok_and(|n| n < below)
+    };
+    text.split_once(':').is_some_and(|(h, m)| part(h, 24) && part(m, 60))
 }
+
+fn parse_named(text: &str) -> Result<Vec<NamedPolicy>, Wrong> {
+    let expected = "expected \"policies:\" with a list, each with name, select and the fields of a policy; \
+                    `azdr policy schema` prints all of it";
+    let root = yaml::read(text)?.ok_or_else(|| Wrong::at(Place::START, expected))?;
+    let Value::Mapping(fields) = &root.value else { return Err(Wrong::at(root.at, expected)) };
+    if let Some(other) = fields.iter().find(|f| f.name != "policies") {
+        let name = short(&other.name);
+        return Err(Wrong::at(other.at, format!("there is no field {name:?} here: {expected}")));
+    }
+    let Some(Field { node: list, .. }) = fields.first() else {
+        return Err(Wrong::at(root.at, expected));
+    };
+    let Value::List(list) = &list.value else {
+        return Err(Wrong::at(
+            list.at,
+            "policies must be a list, each beginning with \"- name: …\"",
+        ));
+    };
+    if list.len() > MAX_POLICIES {
+        let at = list[MAX_POLICIES].at;
+        return Err(Wrong::at(at, format!("at most {MAX_POLICIES} policies are allowed")));
+    }
+    let mut policies: Vec<NamedPolicy> = vec![];
+    for node in list {
+        let (at, policy) = named(node)?;
+        if policies.iter().any(|p| p.name == policy.name) {
+            return Err(Wrong::at(at, format!("policy {} is given twice", policy.name)));
+        }
+        policies.push(policy);
+    }
+    Ok(policies)
+}
+
+/// One named policy, and where its name stands.
+fn named(node: &Node) -> Result<(Place, NamedPolicy), Wrong> {
+    let Value::Mapping(fields) = &node.value else {
+        return Err(Wrong::at(
+            node.at,
+            "a policy must be a mapping with name, select and its fields",
+        ));
+    };
+    let find = |name: &str| fields.iter().find(|f| f.name == name);
+    let allowed = "1 to 63 lower-case letters, digits and hyphens, with a hyphen at neither end";
+    let name = find("name")
+        .ok_or_else(|| Wrong::at(node.at, format!("name is missing: it must be {allowed}")))?;
+    let value = text("name", allowed, &name.node)?;
+    if !is_name(value) {
+        let message = format!("name is {:?}: it must be {allowed}", short(value));
+        return Err(Wrong::at(name.node.at, message));
+    }
+    let select = find("select").ok_or_else(|| {
+        Wrong::at(node.at, "select is missing: it must have a resource_group, tags, or both")
+    })?;
+    let policy = policy(fields, &["name", "select"])?;
+    let named = NamedPolicy {
+        name: value.to_owned(),
+        select: Some(selector(&select.node)?),
+        policy: Some(policy),
+        vms: 0,
+    };
+    Ok((name.node.at, named))
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=63).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}
+
+fn selector(node: &Node) -> Result<VmSelector, Wrong> {
+    let allowed = "select must have a resource_group, tags, or both";
+    let Value::Mapping(fields) = &node.value else { return Err(Wrong::at(node.at, allowed)) };
+    let mut selector = VmSelector::default();
+    for field in fields {
+        match field.name.as_str() {
+            "resource_group" => {
+                let allowed = "the name of a resource group";
+                let group = text("resource_group", allowed, &field.node)?;
+                if group.is_empty() || group.chars().count() > 90 {
+                    let message =
+                        format!("resource_group is {:?}: it must be {allowed}", short(group));
+                    return Err(Wrong::at(field.node.at, message));
+                }
+                selector.resource_group = group.to_owned();
+            }
+            "tags" => selector.tags = tags(&field.node)?,
+            other => {
+                let message = format!("there is no field {:?}: {allowed}", short(other));
+                return Err(Wrong::at(field.at, message));
+            }
+        }
+    }
+    if selector.resource_group.is_empty() && selector.tags.is_empty() {
+        return Err(Wrong::at(node.at, allowed));
+    }
+    Ok(selector)
+}
+
+fn tags(node: &Node) -> Result<HashMap<String, String>, Wrong> {
+    let Value::Mapping(fields) = &node.value else {
+        return Err(Wrong::at(node.at, "tags must be a list of \"name: value\""));
+    };
+    if fields.len() > MAX_TAGS {
+        let at = fields[MAX_TAGS].at;
+        return Err(Wrong::at(at, format!("at most {MAX_TAGS} tags are allowed")));
+    }
+    let tag = |field: &Field| {
+        let name = short(&field.name);
+        if field.name.is_empty() || field.name.chars().count() > 512 {
+            let message = format!("tag {name:?}: a tag's name has 1 to 512 characters");
+            return Err(Wrong::at(field.at, message));
+        }
+        let value = text(&format!("tag {name}"), "a text of at most 256 characters", &field.node)?;
+        if value.chars().count() > 256 {
+            let message = format!("tag {name}: its value has at most 256 characters");
+            return Err(Wrong::at(field.node.at, message));
+        }
+        Ok((field.name.clone(), value.to_owned()))
+    };
+    fields.iter().map(tag).collect()
+}
+
+/// The JSON schema of a file with named policies, for editors and checks before `policy apply`.
+pub(crate) fn schema() -> serde_json::Value {
+    let mut properties = serde_json::Map::new();
+    let name = json!({
+        "type": "string",
+        "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+        "description": "Unique in the file",
+    });
+    properties.insert("name".to_owned(), name);
+    properties.insert("select".to_owned(), selector_schema());
+    for known in &FIELDS {
+        let mut schema = known.kind.schema();
+        schema["description"] = format!("{}: {}", known.about, known.kind.allowed()).into();
+        properties.insert(known.name.to_owned(), schema);
+    }
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Named policies of azdr, for `azdr policy apply -f FILE`",
+        "type": "object",
+        "required": ["policies"],
+        "additionalProperties": false,
+        "properties": {
+            "policies": {
+                "type": "array",
+                "maxItems": MAX_POLICIES,
+                "items": {
+                    "type": "object",
+                    "required": ["name", "select"],
+                    "additionalProperties": false,
+                    "not": { "required": ["time", "schedule"] },
+                    "properties": properties,
+                },
+            },
+        },
+    })
+}
+
+fn selector_schema() -> serde_json::Value {
+    json!({
+        "description": "Which VMs the policy is for: those that meet all conditions",
+        "type": "object",
+        "minProperties": 1,
+        "additionalProperties": false,
+        "properties": {
+            "resource_group": {
+                "type": "string",
+                "minLength": 1,
+                "maxLength": 90,
+                "description": "Name of the VMs' resource group; compared without case",
+            },
+            "tags": {
+                "type": "object",
+                "minProperties": 1,
+                "maxProperties": MAX_TAGS,
+                "propertyNames": { "minLength": 1, "maxLength": 512 },
+                "additionalProperties": { "type": ["string", "number", "boolean"], "maxLength": 256 },
+                "description": "Tags of the VMs: names are compared without case, values as they are",
+            },
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests;

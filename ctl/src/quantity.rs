@@ -41,6 +41,15 @@ pub(crate) fn duration(d: Duration) -> String {
     }
 }
 
+/// "7d", "36h", "15m": the largest unit that leaves no rest.
+pub(crate) fn span(secs: u32) -> String {
+    let units = [(24 * 3600, "d"), (3600, "h"), (60, "m")];
+    match units.into_iter().find(|(unit, _)| secs > 0 && secs.is_multiple_of(*unit)) {
+        Some((unit, name)) => format!("{}{name}", secs / unit),
+        None => format!("{secs}s"),
+    }
+}
+
 /// A duration from milliseconds.
 pub(crate) fn millis(ms: u64) -> String {
     duration(Duration::from_millis(ms))
@@ -159,6 +168,11 @@ mod tests {
         assert_eq!(of(3600 + 63), "1h 01m 03s");
         assert_eq!(millis(420), "0.4s");
         assert_eq!(millis(5), "0.1s");
+        assert_eq!(span(7 * 24 * 3600), "7d");
+        assert_eq!(
+            (span(36 * 3600), span(900), span(61)),
+            ("36h".into(), "15m".into(), "61s".into())
+        );
         assert_eq!(eta(170), "3m");
         assert_eq!(eta(45), "45s");
         assert_eq!(estimate(600, 900).as_deref(), Some("10-15 minutes"));

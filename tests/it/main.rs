@@ -13,6 +13,7 @@ mod interruptions;
 mod lock_file;
 mod lost_answers;
 mod names;
+mod policies;
 mod rebuild;
 mod secrets;
 mod setup;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         forecasts::TESTS,
         fleet::TESTS,
         names::TESTS,
+        policies::TESTS,
         lost_answers::TESTS,
         wrong_input::TESTS,
         interruptions::TESTS,

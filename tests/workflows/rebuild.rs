@@ -109,7 +109,7 @@ async fn set_policy(bench: &Bench, life: &Life, vm: &ArmId, change: PolicyChange
     let policy = Policy::default().apply(&change, &region).unwrap();
     let item = life.store.ensure_vm(vm.clone(), "eastus".into(), None, now).await.unwrap();
     life.store.set_policy(item.id, policy.clone(), "test".into(), now).await.unwrap();
-    let tag = (azdr_domain::policy_tag::POLICY_TAG.to_owned(), policy.tag_value());
+    let tag = (azdr_domain::policy_tag::POLICY_TAG.to_owned(), policy.tag_value(None));
     life.services.azure.merge_tags(vm, [tag].into()).await.unwrap();
     item
 }

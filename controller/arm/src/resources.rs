@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use azdr_domain::{ArmId, RESOURCE_GROUP_TYPE};
 use http::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::client::{ArmClient, Call, json_body};
 use crate::compute::{invalid_id, with_api};
@@ -15,6 +15,7 @@ use crate::lro::{Action, Family, FinalResult, Started};
 use crate::views::{Listed, ResourceGroup, ResourceSummary, tags};
 
 const RESOURCES_API: &str = "2021-04-01";
+const LOCATIONS_API: &str = "2022-12-01";
 
 impl ArmClient {
     /// Makes sure that a resource group exists, and returns it. An existing one is left as it is, its
@@ -70,6 +71,24 @@ impl ArmClient {
         let answer = self.send(Call::new(Method::DELETE, url)).await;
         let result = FinalResult::Nothing;
         self.began(id, Action::Delete, Family::Group, result, RESOURCES_API, answer)
+    }
+
+    /// The regions in which a subscription may have resources, by their short names (`westus2`). A
+    /// time-out changes nothing.
+    ///
+    /// # Errors
+    /// Any; a listing is whole or an error.
+    pub async fn list_locations(&self, subscription: &str) -> Result<Vec<String>, AzureError> {
+        ArmId::resource_group_id(subscription, "g").map_err(invalid_id)?;
+        let path = format!("/subscriptions/{subscription}/locations?api-version={LOCATIONS_API}");
+        let items = self.list_json(&path).await?;
+        // Geographies and edge zones are listed beside regions.
+        let is_region = |item: &&Value| {
+            item.get("type").and_then(Value::as_str).is_none_or(|t| t == "Region")
+                && item.pointer("/metadata/regionType").and_then(Value::as_str) != Some("Logical")
+        };
+        let name = |item: &Value| item.get("name").and_then(Value::as_str).map(str::to_owned);
+        Ok(items.iter().filter(is_region).filter_map(name).collect())
     }
 
     /// All resources of a subscription that carry a tag with this value. A time-out changes nothing.

@@ -29,7 +29,7 @@ use crate::retention::{
 use crate::schedule::{self, Due, History};
 use crate::tier::{Tier, TierSet};
 
-pub use explain::{Change, Explanation, Fate, diff, explain};
+pub use explain::{AtOnce, Change, Explanation, Fate, at_once, diff, explain};
 pub use simulate::{Holding, Month, Simulation, simulate};
 
 /// Everything that the future is computed from.

@@ -9,11 +9,12 @@
 //!
 //! 1. [`arm_id`], [`name`], [`region`]: what things are called in Azure, validated before it reaches a
 //!    URL and compared without regard to case.
-//! 2. [`policy`]: what a person wants for a VM, its limits, and [`policy_tag`], its mirror in a tag.
+//! 2. [`policy`]: what a person wants for a VM, its limits, and [`policy_tag`], its mirror in a tag;
+//!    [`selection`]: which named policy a VM gets.
 //! 3. [`schedule`]: when a run is due, and which [`tier`]s its point carries, by the calendar
 //!    [`period`]s of the policy's time zone.
 //! 4. [`consistency`]: what the capture achieved, from causal evidence alone (invariant I4).
-//! 5. [`recovery_point`] and [`vm_description`]: the point's names, its proof, and what it needs to
+//! 5. [`proving`]: when a verification or a drill is due. [`recovery_point`] and [`vm_description`]: the point's names, its proof, and what it needs to
 //!    remember of the VM to rebuild it.
 //! 6. [`retention`]: which points are kept and why, which may go (invariants I1 and I2), and [`pin`]:
 //!    a person's hold.
@@ -31,12 +32,14 @@ pub mod copying;
 pub mod cost;
 pub mod coverage;
 pub mod forecast;
+pub mod interval;
 pub mod name;
 pub mod period;
 pub mod pin;
 pub mod point_reference;
 pub mod policy;
 pub mod policy_tag;
+pub mod proving;
 pub mod recovery_point;
 pub mod region;
 pub mod residue;
@@ -44,6 +47,7 @@ pub mod restore_choice;
 pub mod retention;
 pub mod rto;
 pub mod schedule;
+pub mod selection;
 pub mod tier;
 pub mod verification;
 pub mod vm_description;
@@ -51,11 +55,13 @@ pub mod vm_description;
 pub use arm_id::{ArmId, ArmIdError, RESOURCE_GROUP_TYPE};
 pub use capture_record::CaptureRecord;
 pub use consistency::{CaptureEvidence, Consistency, FreezeEvidence, PutEvidence, ThawAttestation};
+pub use interval::{Interval, IntervalError};
 pub use name::{NameError, NameKind, ResourceName};
 pub use period::Period;
 pub use pin::{PIN_TAG, Pin};
 pub use policy::{
-    ConsistencyDemand, Policy, PolicyChange, PolicyError, Retention, Schedule, TimeOfDay, ZoneName,
+    ConsistencyDemand, Policy, PolicyChange, PolicyError, Retention, Schedule, SpanField,
+    TimeOfDay, ZoneName,
 };
 pub use policy_tag::{POLICY_TAG, PolicyTag};
 pub use recovery_point::{PointName, PointNameError, ProofLevel, snapshot_name};
@@ -65,5 +71,6 @@ pub use retention::{
     RetentionPlan,
 };
 pub use schedule::{Due, History, TierNotRetained};
+pub use selection::{Decision, NamedPolicy, PolicyName, Present, Selector};
 pub use tier::{Tier, TierSet};
 pub use vm_description::{DiskDescription, VmDescription};

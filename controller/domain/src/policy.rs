@@ -1,4 +1,4 @@
-//! What a person wants for a VM: schedule, retention, consistency, replication.
+//! What a person wants for a VM: schedule, retention, consistency, replication, objectives and proofs.
 //!
 //! A [`Policy`] is changed by a [`PolicyChange`] only, which validates all of it; every error names
 //! the field, the value and what is allowed. The time zones known are those bundled with the program,
@@ -7,10 +7,12 @@
 use std::fmt;
 use std::str::FromStr;
 
+use azdr_env::WallTime;
 use jiff::civil;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
+use crate::interval::Interval;
 use crate::region::Region;
 use crate::tier::{Tier, TierSet};
 
@@ -29,6 +31,11 @@ pub struct PolicyError {
 impl PolicyError {
     fn new(field: &'static str, value: impl fmt::Display, allowed: impl Into<String>) -> Self {
         Self { field, value: value.to_string(), allowed: allowed.into() }
+    }
+
+    /// For what belongs to a policy and is checked elsewhere.
+    pub(crate) fn of(field: &'static str, value: &str, allowed: &str) -> Self {
+        Self::new(field, value, allowed)
     }
 }
 
@@ -127,14 +134,19 @@ impl FromStr for TimeOfDay {
     type Err = PolicyError;
 
     fn from_str(s: &str) -> Result<Self, PolicyError> {
+        // "daily 02:30" says the same: there is no other rhythm.
+        let time = s.strip_prefix("daily ").unwrap_or(s);
         let two_digits = |part: &str| -> Option<u8> {
             (part.len() == 2 && part.bytes().all(|b| b.is_ascii_digit()))
                 .then(|| part.parse().ok())
                 .flatten()
         };
-        s.split_once(':')
+        time.split_once(':')
             .and_then(|(h, m)| Self::new(two_digits(h)?, two_digits(m)?))
-            .ok_or_else(|| PolicyError::new("schedule_time", s, "it must be 00:00 to 23:59"))
+            .ok_or_else(|| {
+                let allowed = "it must be 00:00 to 23:59, or \"daily 02:30\" with such a time";
+                PolicyError::new("schedule_time", s, allowed)
+            })
     }
 }
 
@@ -166,6 +178,11 @@ impl ZoneName {
     /// The name, in the database's spelling.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// An instant as this zone's clocks show it, with the offset: `2025-12-01T08:00:00+01:00`.
+    pub fn local(&self, at: WallTime) -> String {
+        at.timestamp().to_zoned(self.zone()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
     }
 
     /// The zone's rules.
@@ -272,6 +289,63 @@ pub struct Policy {
     pub target_region: Option<Region>,
     /// How consistent a backup has to be.
     pub consistency: ConsistencyDemand,
+    /// How old the newest restorable point may be at most; 5 minutes to 366 days.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rpo: Option<Interval>,
+    /// How long a restore may take at most; 1 minute to 7 days.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rto: Option<Interval>,
+    /// How often the newest unproved point is verified; 1 hour to 366 days.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify_every: Option<Interval>,
+    /// How often a drill is held; 1 hour to 366 days.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drill_every: Option<Interval>,
+}
+
+/// A span of time that a policy can state: its field, and what is allowed.
+#[derive(Debug, Clone, Copy)]
+pub struct SpanField {
+    /// As in the API.
+    pub field: &'static str,
+    /// The shortest.
+    pub least: Interval,
+    /// The longest.
+    pub most: Interval,
+}
+
+impl SpanField {
+    /// See [`Policy::rpo`].
+    pub const RPO: Self =
+        Self { field: "rpo", least: Interval::minutes(5), most: Interval::days(366) };
+    /// See [`Policy::rto`].
+    pub const RTO: Self =
+        Self { field: "rto", least: Interval::minutes(1), most: Interval::days(7) };
+    /// See [`Policy::verify_every`].
+    pub const VERIFY_EVERY: Self =
+        Self { field: "verify_every", least: Interval::hours(1), most: Interval::days(366) };
+    /// See [`Policy::drill_every`].
+    pub const DRILL_EVERY: Self =
+        Self { field: "drill_every", least: Interval::hours(1), most: Interval::days(366) };
+
+    fn check(self, value: Option<Interval>) -> Result<(), PolicyError> {
+        match value {
+            Some(value) if !(self.least..=self.most).contains(&value) => {
+                let allowed = format!("it must be {} to {}, or none", self.least, self.most);
+                Err(PolicyError::new(self.field, value, allowed))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The span after a change, in which 0 s is none.
+fn changed_span(old: Option<Interval>, change: Option<u32>) -> Option<Interval> {
+    match change {
+        None => old,
+        Some(0) => None,
+        Some(secs) => Some(Interval::from_secs(secs)),
+    }
 }
 
 impl Default for Policy {
@@ -286,6 +360,10 @@ impl Default for Policy {
             },
             target_region: None,
             consistency: ConsistencyDemand::Prefer,
+            rpo: None,
+            rto: None,
+            verify_every: None,
+            drill_every: None,
         }
     }
 }
@@ -307,12 +385,20 @@ pub struct PolicyChange {
     pub cross_region: Option<bool>,
     /// Starts replication to this region, or moves it there.
     pub target_region: Option<String>,
-    /// `HH:MM`.
+    /// `HH:MM`, or `daily HH:MM`.
     pub schedule_time: Option<String>,
     /// An IANA name.
     pub time_zone: Option<String>,
     /// See [`ConsistencyDemand`].
     pub consistency: Option<ConsistencyDemand>,
+    /// See [`Policy::rpo`]; 0: none.
+    pub rpo_secs: Option<u32>,
+    /// See [`Policy::rto`]; 0: none.
+    pub rto_secs: Option<u32>,
+    /// See [`Policy::verify_every`]; 0: never.
+    pub verify_every_secs: Option<u32>,
+    /// See [`Policy::drill_every`]; 0: never.
+    pub drill_every_secs: Option<u32>,
 }
 
 impl Policy {
@@ -321,6 +407,16 @@ impl Policy {
     /// # Errors
     /// When the outcome is not allowed; nothing is changed then.
     pub fn apply(&self, change: &PolicyChange, vm_region: &Region) -> Result<Self, PolicyError> {
+        let policy = self.apply_anywhere(change)?;
+        policy.check(vm_region)?;
+        Ok(policy)
+    }
+
+    /// The same for a policy of VMs in any region.
+    ///
+    /// # Errors
+    /// As [`Policy::apply`], but for the region.
+    pub fn apply_anywhere(&self, change: &PolicyChange) -> Result<Self, PolicyError> {
         let old = &self.retention;
         let policy = Self {
             enabled: change.enabled.unwrap_or(self.enabled),
@@ -342,8 +438,12 @@ impl Policy {
             },
             target_region: self.changed_target(change)?,
             consistency: change.consistency.unwrap_or(self.consistency),
+            rpo: changed_span(self.rpo, change.rpo_secs),
+            rto: changed_span(self.rto, change.rto_secs),
+            verify_every: changed_span(self.verify_every, change.verify_every_secs),
+            drill_every: changed_span(self.drill_every, change.drill_every_secs),
         };
-        policy.check(vm_region)?;
+        policy.check_anywhere()?;
         Ok(policy)
     }
 
@@ -352,7 +452,7 @@ impl Policy {
     /// # Errors
     /// When a value is not allowed.
     pub fn check(&self, vm_region: &Region) -> Result<(), PolicyError> {
-        self.check_retention()?;
+        self.check_anywhere()?;
         if self.target_region.as_ref() == Some(vm_region) {
             let allowed = "it must differ from the VM's own region";
             return Err(PolicyError::new("target_region", vm_region, allowed));
@@ -361,8 +461,12 @@ impl Policy {
     }
 
     /// Checks what can be checked without knowing the VM's region.
-    pub(crate) fn check_retention(&self) -> Result<(), PolicyError> {
-        self.retention.check()
+    pub(crate) fn check_anywhere(&self) -> Result<(), PolicyError> {
+        self.retention.check()?;
+        SpanField::RPO.check(self.rpo)?;
+        SpanField::RTO.check(self.rto)?;
+        SpanField::VERIFY_EVERY.check(self.verify_every)?;
+        SpanField::DRILL_EVERY.check(self.drill_every)
     }
 
     fn changed_target(&self, change: &PolicyChange) -> Result<Option<Region>, PolicyError> {

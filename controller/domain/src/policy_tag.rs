@@ -6,9 +6,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::arm_id::sha256_hex;
+use crate::interval::Interval;
 use crate::policy::{Policy, Retention, Schedule};
 use crate::region::Region;
+use crate::selection::PolicyName;
 
 /// The name of the tag.
 pub const POLICY_TAG: &str = "azlin:backup-schedule";
@@ -33,10 +37,83 @@ pub enum PolicyTag {
     Corrupt(String),
 }
 
+/// What a tag shows that is not the policy of its VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drift {
+    /// What kind of thing.
+    pub kind: DriftKind,
+    /// In words, with as much of the value as fits.
+    pub words: String,
+}
+
+/// What kind of thing a tag shows instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DriftKind {
+    /// There is no tag.
+    Missing,
+    /// Another policy.
+    Edited,
+    /// Something that azdr has not written.
+    Foreign,
+    /// Something that a newer azdr has written.
+    Newer,
+    /// Something of azdr's that is damaged.
+    Corrupt,
+}
+
+impl DriftKind {
+    /// Whether the value is, as far as one can see, azdr's own to write over.
+    pub fn is_ours(self) -> bool {
+        matches!(self, Self::Missing | Self::Edited)
+    }
+}
+
+/// What a VM's tag, by its value, shows instead of the policy; `None`: it mirrors it.
+pub fn drift(value: Option<&str>, policy: &Policy) -> Option<Drift> {
+    let Some(value) = value else {
+        let words = format!("the VM has no tag {POLICY_TAG}");
+        return Some(Drift { kind: DriftKind::Missing, words });
+    };
+    let tag = PolicyTag::parse(value);
+    if tag.mirrors(policy) {
+        return None;
+    }
+    // A person's terminal must not be steered by what stands in a tag.
+    let plain = |c: char| if c.is_control() || is_invisible(c) { '\u{fffd}' } else { c };
+    let mut shown: String = value.chars().map(plain).take(80).collect();
+    if value.chars().count() > 80 {
+        shown.push('…');
+    }
+    let (kind, words) = match tag {
+        PolicyTag::Policy(_) | PolicyTag::Digest(_) => {
+            (DriftKind::Edited, format!("the tag shows another policy: \"{shown}\""))
+        }
+        PolicyTag::Foreign => {
+            (DriftKind::Foreign, format!("the tag was not written by azdr: \"{shown}\""))
+        }
+        PolicyTag::Newer(_) => {
+            (DriftKind::Newer, format!("the tag was written by a newer azdr: \"{shown}\""))
+        }
+        PolicyTag::Corrupt(why) => {
+            let why: String = why.chars().map(plain).take(120).collect();
+            (DriftKind::Corrupt, format!("the tag is damaged ({why}): \"{shown}\""))
+        }
+    };
+    Some(Drift { kind, words })
+}
+
+/// Characters that change how others are shown, and are not shown themselves.
+pub fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
 impl Policy {
-    /// The value of the tag [`POLICY_TAG`], at most [`TAG_VALUE_LIMIT`] characters.
-    pub fn tag_value(&self) -> String {
-        fit(self.long_tag_value())
+    /// The value of the tag [`POLICY_TAG`], at most [`TAG_VALUE_LIMIT`] characters; too long, it is the
+    /// policy's name and a hash. `origin`: the named policy that the VM has it from.
+    pub fn tag_value(&self, origin: Option<&PolicyName>) -> String {
+        fit(&self.long_tag_value(), origin)
     }
 
     fn long_tag_value(&self) -> String {
@@ -48,6 +125,17 @@ impl Policy {
             self.schedule.time_zone,
             self.consistency,
         );
+        let spans = [
+            ("rpo", self.rpo),
+            ("rto", self.rto),
+            ("verify", self.verify_every),
+            ("drill", self.drill_every),
+        ];
+        for (name, span) in spans {
+            if let Some(span) = span {
+                tag.push_str(&format!(" {name}={span}"));
+            }
+        }
         if let Some(region) = &self.target_region {
             tag.push_str(" to=");
             tag.push_str(region.as_str());
@@ -74,6 +162,12 @@ impl PolicyTag {
                 return Self::Corrupt(format!("\"{name}\" occurs twice"));
             }
         }
+        // Whose it was is for people, and nothing depends on it.
+        if let Some(from) = fields.remove("from")
+            && let Err(e) = from.parse::<PolicyName>()
+        {
+            return Self::Corrupt(in_words(e));
+        }
         if let Some(digest) = fields.get("sha256") {
             return Self::Digest((*digest).to_owned());
         }
@@ -90,11 +184,12 @@ impl PolicyTag {
     }
 }
 
-fn fit(long: String) -> String {
-    if long.len() <= TAG_VALUE_LIMIT {
-        long
+fn fit(long: &str, origin: Option<&PolicyName>) -> String {
+    let from = origin.map(|name| format!(" from={name}")).unwrap_or_default();
+    if long.len() + from.len() <= TAG_VALUE_LIMIT {
+        format!("{long}{from}")
     } else {
-        format!("{VERSION} sha256={}", sha256_hex(&long))
+        format!("{VERSION} sha256={}{from}", sha256_hex(long))
     }
 }
 
@@ -129,11 +224,19 @@ fn read_policy(fields: &mut BTreeMap<&str, &str>) -> Result<Policy, String> {
             Some(region) => Some(Region::parse(region).map_err(in_words)?),
             None => None,
         },
+        rpo: span(fields, "rpo")?,
+        rto: span(fields, "rto")?,
+        verify_every: span(fields, "verify")?,
+        drill_every: span(fields, "drill")?,
     };
     match fields.keys().next() {
         Some(name) => Err(format!("\"{name}\" is unknown")),
-        None => policy.check_retention().map_err(in_words).map(|()| policy),
+        None => policy.check_anywhere().map_err(in_words).map(|()| policy),
     }
+}
+
+fn span(fields: &mut BTreeMap<&str, &str>, name: &str) -> Result<Option<Interval>, String> {
+    fields.remove(name).map(|value| value.parse().map_err(in_words)).transpose()
 }
 
 fn in_words(error: impl std::error::Error) -> String {
@@ -158,8 +261,9 @@ mod tests {
             prop::sample::select(zones),
             prop::option::of("[a-z0-9]{2,40}"),
             prop::sample::select(demands.to_vec()),
+            prop::collection::vec(prop::option::of(3600..600_000u32), 4),
         )
-            .prop_map(|(enabled, (d, w, m, y), (hour, minute), zone, to, need)| {
+            .prop_map(|(enabled, (d, w, m, y), (hour, minute), zone, to, need, spans)| {
                 let change = PolicyChange {
                     enabled: Some(enabled),
                     daily: Some(d),
@@ -171,6 +275,10 @@ mod tests {
                     schedule_time: Some(format!("{hour:02}:{minute:02}")),
                     time_zone: Some(zone),
                     consistency: Some(need),
+                    rpo_secs: spans[0],
+                    rto_secs: spans[1],
+                    verify_every_secs: spans[2],
+                    drill_every_secs: spans[3],
                 };
                 Policy::default().apply(&change, &Region::parse("thevmsown").unwrap()).unwrap()
             })
@@ -178,11 +286,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_policy_fits_and_reads_back(policy in policies()) {
-            let value = policy.tag_value();
+        fn every_policy_fits_and_reads_back(
+            policy in policies(),
+            origin in prop::option::of("[a-z][a-z0-9]{0,62}"),
+        ) {
+            let origin: Option<PolicyName> = origin.map(|name| name.parse().unwrap());
+            let value = policy.tag_value(origin.as_ref());
             prop_assert!(value.len() <= TAG_VALUE_LIMIT);
-            prop_assert_eq!(PolicyTag::parse(&value), PolicyTag::Policy(policy.clone()));
-            prop_assert!(PolicyTag::parse(&value).mirrors(&policy));
+            let read = PolicyTag::parse(&value);
+            prop_assert!(read.mirrors(&policy));
+            prop_assert!(matches!(read, PolicyTag::Policy(_) | PolicyTag::Digest(_)));
+            if let PolicyTag::Policy(read) = read {
+                prop_assert_eq!(read, policy);
+            }
+            prop_assert_eq!(origin.is_some(), value.contains(" from="));
         }
 
         #[test]
@@ -194,14 +311,24 @@ mod tests {
 
     #[test]
     fn the_tag_is_readable() {
-        let value = Policy::default().tag_value();
-        assert_eq!(value, "azdr1 on=1 d=7 w=0 m=0 y=0 at=02:00 tz=UTC need=prefer");
+        let mut policy = Policy::default();
+        assert_eq!(
+            policy.tag_value(None),
+            "azdr1 on=1 d=7 w=0 m=0 y=0 at=02:00 tz=UTC need=prefer"
+        );
+        policy.rpo = Some(Interval::hours(36));
+        policy.drill_every = Some(Interval::days(30));
+        assert_eq!(
+            policy.tag_value(Some(&"gold".parse().unwrap())),
+            "azdr1 on=1 d=7 w=0 m=0 y=0 at=02:00 tz=UTC need=prefer rpo=36h drill=30d from=gold"
+        );
     }
 
     #[test]
     fn a_value_that_is_too_long_becomes_a_digest() {
-        let value = fit(format!("azdr1 {}", "x".repeat(251)));
-        assert!(value.len() <= TAG_VALUE_LIMIT);
+        let name = "x".repeat(63).parse().unwrap();
+        let value = fit(&format!("azdr1 {}", "x".repeat(251)), Some(&name));
+        assert!(value.len() <= TAG_VALUE_LIMIT && value.ends_with(&format!(" from={name}")));
         assert!(matches!(PolicyTag::parse(&value), PolicyTag::Digest(_)));
         assert!(!PolicyTag::parse(&value).mirrors(&Policy::default()));
         let long = Policy::default().long_tag_value();
@@ -209,11 +336,40 @@ mod tests {
     }
 
     #[test]
+    fn drift_says_what_the_tag_shows_instead_and_steers_no_terminal() {
+        let policy = Policy::default();
+        let value = policy.tag_value(None);
+        assert_eq!(drift(Some(&value), &policy), None);
+        for (value, kind, words) in [
+            (None, DriftKind::Missing, "the VM has no tag azlin:backup-schedule"),
+            (
+                Some(value.replace("d=7", "d=8")),
+                DriftKind::Edited,
+                "another policy: \"azdr1 on=1 d=8",
+            ),
+            (Some("azdr1 sha256=00".to_owned()), DriftKind::Edited, "another policy"),
+            (
+                Some("x\u{202e}y\u{1b}[2J".to_owned()),
+                DriftKind::Foreign,
+                "\"x\u{fffd}y\u{fffd}[2J\"",
+            ),
+            (Some("azdr9 z".to_owned()), DriftKind::Newer, "a newer azdr"),
+            (Some("azdr1 on=x\u{1b}".to_owned()), DriftKind::Corrupt, "damaged (on=x\u{fffd}"),
+        ] {
+            let drift = drift(value.as_deref(), &policy).unwrap();
+            assert_eq!(drift.kind, kind);
+            assert!(drift.words.contains(words), "{}", drift.words);
+            assert!(drift.words.len() < 500 && !drift.words.contains('\u{1b}'));
+            assert_eq!(kind.is_ours(), matches!(kind, DriftKind::Missing | DriftKind::Edited));
+        }
+    }
+
+    #[test]
     fn what_others_wrote_is_foreign_and_what_was_edited_is_corrupt() {
         assert_eq!(PolicyTag::parse(r#"{"daily": 7}"#), PolicyTag::Foreign);
         assert_eq!(PolicyTag::parse(""), PolicyTag::Foreign);
         assert_eq!(PolicyTag::parse("azdr2 x"), PolicyTag::Newer("azdr2".to_owned()));
-        let good = Policy::default().tag_value();
+        let good = Policy::default().tag_value(None);
         for (from, to) in [
             ("d=7", "d=x"),
             ("d=7", "d=9999"),
@@ -225,6 +381,9 @@ mod tests {
             ("tz=UTC", "tz=Nowhere"),
             ("need=prefer", "need=maybe"),
             ("need=prefer", "need=prefer z=1"),
+            ("need=prefer", "need=prefer rpo=1s"),
+            ("need=prefer", "need=prefer verify=often"),
+            ("need=prefer", "need=prefer from=A/B"),
         ] {
             let tag = PolicyTag::parse(&good.replace(from, to));
             assert!(matches!(tag, PolicyTag::Corrupt(_)), "{from} -> {to}: {tag:?}");

@@ -32,6 +32,36 @@ impl Region {
     }
 }
 
+/// The known regions whose names are most like a mistyped one, at most three, the likest first.
+pub fn nearest<'a>(mistyped: &Region, known: &'a [Region]) -> Vec<&'a Region> {
+    let mut near: Vec<(usize, &Region)> = known
+        .iter()
+        .map(|region| (edits(mistyped.as_str(), region.as_str()), region))
+        .filter(|(edits, region)| *edits <= 1 + region.as_str().len() / 4)
+        .collect();
+    near.sort();
+    near.into_iter().map(|(_, region)| region).take(3).collect()
+}
+
+/// How many letters must be put in, left out, replaced or swapped with their neighbour.
+fn edits(a: &str, b: &str) -> usize {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut before: Vec<usize> = vec![];
+    let mut last: Vec<usize> = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        let mut row = vec![i; b.len() + 1];
+        for j in 1..=b.len() {
+            let replaced = last[j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            row[j] = replaced.min(last[j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                row[j] = row[j].min(before[j - 2] + 1);
+            }
+        }
+        before = std::mem::replace(&mut last, row);
+    }
+    last[b.len()]
+}
+
 impl fmt::Display for Region {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -69,6 +99,24 @@ impl From<Region> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mistyped_region_is_like_some_and_not_like_others() {
+        let known: Vec<Region> =
+            ["eastus", "eastus2", "westus2", "westus3", "northeurope", "westeurope"]
+                .into_iter()
+                .map(|name| Region::parse(name).unwrap())
+                .collect();
+        let near = |text: &str| -> Vec<&str> {
+            nearest(&Region::parse(text).unwrap(), &known).into_iter().map(Region::as_str).collect()
+        };
+        assert_eq!(near("westsu2"), ["westus2", "westus3"]);
+        assert_eq!(near("westus")[..2], ["westus2", "westus3"]);
+        assert_eq!(near("West Europa"), ["westeurope"]);
+        assert_eq!(near("atlantis"), Vec::<&str>::new());
+        assert_eq!(edits("kitten", "sitting"), 3);
+        assert_eq!(edits("ab", "ba"), 1);
+    }
 
     #[test]
     fn display_names_and_short_names_are_the_same_region() {

@@ -15,6 +15,7 @@ use super::{
     Advertise, Backup, CLIENT_SECRET_VARIABLE, Cloud, CloudName, Config, ConfigError, Credential,
     Drill, DrillAccess, Listen, PollPace, Probe, Scheduler, SecretText, file,
 };
+use crate::reconcile::proofs::ProofBudget;
 
 const PUBLIC_ENDPOINT: &str = "https://management.azure.com/";
 
@@ -44,17 +45,24 @@ impl Checker<'_> {
             probe: Probe {
                 ssh_port: self.number("probe.ssh_port", file.probe.ssh_port, 1, 65_535)? as u16,
             },
-            scheduler: Scheduler {
-                enabled: file.scheduler.enabled,
-                tick: Duration::from_secs(self.number(
-                    "scheduler.tick_secs",
-                    file.scheduler.tick_secs,
-                    1,
-                    3600,
-                )?),
-            },
+            scheduler: self.scheduler(&file.scheduler)?,
             cloud,
             listen,
+        })
+    }
+
+    fn scheduler(&self, given: &file::Scheduler) -> Checked<Scheduler> {
+        let seconds =
+            |field: &str, value, most| self.number(field, value, 1, most).map(Duration::from_secs);
+        let at_once = |field: &str, value| self.number(field, value, 0, 100).map(|n| n as usize);
+        Ok(Scheduler {
+            enabled: given.enabled,
+            tick: seconds("scheduler.tick_secs", given.tick_secs, 3600)?,
+            inventory: seconds("scheduler.inventory_secs", given.inventory_secs, 86_400)?,
+            proofs: ProofBudget {
+                verifications: at_once("scheduler.max_verifications", given.max_verifications)?,
+                drills: at_once("scheduler.max_drills", given.max_drills)?,
+            },
         })
     }
 

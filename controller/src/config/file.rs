@@ -131,11 +131,20 @@ impl Default for Probe {
 pub(super) struct Scheduler {
     pub(super) enabled: bool,
     pub(super) tick_secs: u64,
+    pub(super) inventory_secs: u64,
+    pub(super) max_verifications: u64,
+    pub(super) max_drills: u64,
 }
 
 impl Default for Scheduler {
     fn default() -> Self {
-        Self { enabled: true, tick_secs: 30 }
+        Self {
+            enabled: true,
+            tick_secs: 30,
+            inventory_secs: 300,
+            max_verifications: 4,
+            max_drills: 1,
+        }
     }
 }
 

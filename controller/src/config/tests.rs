@@ -62,6 +62,8 @@ fn the_smallest_file_gets_the_documented_defaults() {
     assert_eq!(config.drill.access, DrillAccess::None);
     assert_eq!(config.probe.ssh_port, 22);
     assert!(config.scheduler.enabled);
+    assert_eq!(config.scheduler.inventory, Duration::from_secs(300));
+    assert_eq!((config.scheduler.proofs.verifications, config.scheduler.proofs.drills), (4, 1));
     let region = Region::parse("eastus").unwrap();
     assert_eq!(config.snapshot_resource_group(&region), "azdr-eastus");
     let bound = "127.0.0.1:5000".parse().unwrap();
@@ -137,7 +139,7 @@ fn every_value_outside_its_limits_is_named_with_what_is_allowed() {
     let subnet = "/subscriptions/x/resourceGroups/rg/providers/Microsoft.Network/virtualNetworks/n";
     let other = format!("[drill]\naccess = \"subnet\"\nsubnets.eastus = \"{subnet}/subnets/s\"");
     let network = format!("[drill]\naccess = \"subnet\"\nsubnets.eastus = \"{subnet}\"");
-    let cases: [(&str, [&str; 3]); 17] = [
+    let cases: [(&str, [&str; 3]); 20] = [
         ("[backup]\nhold_limit_ms = 25001", ["backup.hold_limit_ms", "25001", "1000 to 25000"]),
         ("[backup]\nlease_ms = 1000", ["backup.lease_ms", "1000", "2000 to 10000"]),
         ("[backup]\nmax_concurrent_holds = 0", ["backup.max_concurrent_holds", "0", "1 to 256"]),
@@ -148,6 +150,12 @@ fn every_value_outside_its_limits_is_named_with_what_is_allowed() {
         ("[probe]\nssh_port = 0", ["probe.ssh_port", "0", "1 to 65535"]),
         ("[probe]\nssh_port = 65558", ["probe.ssh_port", "65558", "1 to 65535"]),
         ("[scheduler]\ntick_secs = 0", ["scheduler.tick_secs", "0", "1 to 3600"]),
+        ("[scheduler]\ninventory_secs = 0", ["scheduler.inventory_secs", "0", "1 to 86400"]),
+        (
+            "[scheduler]\nmax_verifications = 101",
+            ["scheduler.max_verifications", "101", "0 to 100"],
+        ),
+        ("[scheduler]\nmax_drills = 200", ["scheduler.max_drills", "200", "0 to 100"]),
         ("[drill]\naccess = \"vpn\"", ["drill.access", "vpn", "public-ip, subnet or none"]),
         ("[drill]\naccess = \"public-ip\"", ["drill.allowed_source", "", "public-ip needs"]),
         ("[drill]\nallowed_source = \"0.0.0.0/0\"", ["drill.allowed_source", "0.0.0.0/0", "/24"]),

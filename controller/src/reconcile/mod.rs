@@ -1,11 +1,13 @@
 //! Idempotent loops that compare what should be with what is, and start runs. They take no input,
 //! repair nothing themselves, and may be stopped at any line.
 
+pub mod inventory;
 mod missing;
 mod pins;
+pub mod proofs;
 pub mod residue;
 pub(crate) mod schedule;
-mod tags;
+pub(crate) mod tags;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -23,6 +23,7 @@ mod journal;
 mod missing;
 mod pins;
 mod points;
+mod policies;
 mod progress;
 mod rebuild;
 mod repetition;
@@ -35,13 +36,14 @@ pub use change::CatalogueChange;
 pub use deletion_hold::DeletionHold;
 pub use error::StoreError;
 pub use fleet_status::{FleetRow, OpenRuns};
-pub use items::{Item, ItemId, PolicyRow};
+pub use items::{Item, ItemId};
 pub use journal::{Event, JournalEntry};
 pub use missing::CataloguedSnapshot;
 pub use pins::StalePins;
 pub use points::{
     DrillRow, PointAttempts, PointRow, ProofRow, ReplicaRow, ReplicaState, SnapshotRow,
 };
+pub use policies::{NOT_WRITTEN_YET, PolicyRow, TagDrift, VmSeen};
 pub use progress::Progress;
 pub use rebuild::{Rebuild, RebuiltItem, RebuiltPoint, RebuiltReplica};
 pub use repetition::Repetition;

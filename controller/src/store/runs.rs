@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use azdr_domain::proving::Attempt;
 use azdr_env::WallTime;
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
@@ -541,6 +542,61 @@ impl Store {
                 |r| r.get(0),
             )?;
             Ok(at.map(WallTime::from_unix_ms))
+        })
+        .await
+    }
+
+    /// Runs of a workflow that are not over: what each is about, and where it stands.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn unfinished_of(
+        &self,
+        workflow: &'static str,
+    ) -> Result<Vec<(Option<ItemId>, RunState)>, StoreError> {
+        self.read(move |c| {
+            let mut s = c.prepare_cached(
+                "SELECT item_id, state FROM run
+                 WHERE state IN ('queued', 'running', 'undoing', 'stuck') AND workflow = ?1",
+            )?;
+            let rows = s.query_map([workflow], |r| {
+                Ok((r.get::<_, Option<i64>>(0)?.map(ItemId), r.get::<_, String>(1)?))
+            })?;
+            rows.map(|row| {
+                let (item, state) = row?;
+                match RunState::parse(&state) {
+                    Some(state) => Ok((item, state)),
+                    None => Err(StoreError::Refused(format!("unknown run state {state:?}"))),
+                }
+            })
+            .collect()
+        })
+        .await
+    }
+
+    /// The newest runs of a workflow for an item that are over, newest first, at most 100.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn attempts(
+        &self,
+        item: ItemId,
+        workflow: &'static str,
+    ) -> Result<Vec<Attempt>, StoreError> {
+        self.read(move |c| {
+            let mut s = c.prepare_cached(
+                "SELECT created_ms, finished_ms, state = 'succeeded' FROM run
+                 WHERE item_id = ?1 AND workflow = ?2 AND finished_ms IS NOT NULL
+                 ORDER BY id DESC LIMIT 100",
+            )?;
+            let rows = s.query_map((item.0, workflow), |r| {
+                Ok(Attempt {
+                    begun: WallTime::from_unix_ms(r.get(0)?),
+                    ended: WallTime::from_unix_ms(r.get(1)?),
+                    passed: r.get(2)?,
+                })
+            })?;
+            rows.collect::<Result<_, _>>().map_err(Into::into)
         })
         .await
     }

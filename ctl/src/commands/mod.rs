@@ -23,6 +23,9 @@ pub(crate) async fn run(cli: Cli, out: Output) -> Result<(), CliError> {
     if let Noun::Ssh(command) = &cli.noun {
         return Err(command.refuse());
     }
+    if let Noun::Policy(policy::Policy::Schema(command)) = cli.noun {
+        return command.run(out);
+    }
     let mut session = Session::open(&cli.global, out).await?;
     let s = &mut session;
     match cli.noun {
@@ -59,6 +62,9 @@ pub(crate) async fn run(cli: Cli, out: Output) -> Result<(), CliError> {
             policy::Policy::Next(command) => command.run(s).await,
             policy::Policy::Simulate(command) => command.run(s).await,
             policy::Policy::Diff(command) => command.run(s).await,
+            policy::Policy::Apply(command) => command.run(s).await,
+            policy::Policy::Follow(command) => command.run(s).await,
+            policy::Policy::Schema(command) => command.run(out),
         },
         Noun::Dr(verb) => match verb {
             dr::Dr::Test(command) => command.run(s).await,

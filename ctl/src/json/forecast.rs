@@ -3,7 +3,7 @@
 use azdr_proto::admin::*;
 use serde_json::{Value, json};
 
-use super::{backup_config, list, recovery_point, text, time};
+use super::{list, recovery_point, some, text, time};
 use crate::names;
 
 pub(crate) fn explanation(m: &PointExplanation) -> Value {
@@ -54,7 +54,13 @@ pub(crate) fn upcoming_runs(m: &ListUpcomingRunsResponse) -> Value {
         "runs": list(&m.runs, upcoming_run),
         "enabled": m.enabled,
         "delay_secs": m.delay_secs,
+        "proofs": list(&m.proofs, upcoming_proof),
     })
+}
+
+/// `local` is the due time in the policy's time zone.
+fn upcoming_proof(m: &UpcomingProof) -> Value {
+    json!({ "kind": names::proof_kind(m.kind), "due_at": time(m.due_unix_ms), "local": m.local })
 }
 
 /// `local` is the scheduled time in the policy's time zone.
@@ -94,6 +100,10 @@ fn policy(m: &BackupConfig) -> Value {
         "schedule_time": m.schedule_time,
         "time_zone": m.time_zone,
         "consistency": names::consistency_demand(m.consistency),
+        "rpo_secs": some(m.rpo_secs),
+        "rto_secs": some(m.rto_secs),
+        "verify_every_secs": some(m.verify_every_secs),
+        "drill_every_secs": some(m.drill_every_secs),
     })
 }
 
@@ -142,7 +152,7 @@ pub(crate) fn policy_diff(m: &PolicyDiff) -> Value {
     })
 }
 
-fn diff_entry(m: &PolicyDiffEntry) -> Value {
+pub(super) fn diff_entry(m: &PolicyDiffEntry) -> Value {
     json!({
         "recovery_point": m.recovery_point,
         "region": m.region,
@@ -154,10 +164,6 @@ fn diff_entry(m: &PolicyDiffEntry) -> Value {
         "before": m.before.as_ref().map(kept_until),
         "after": m.after.as_ref().map(kept_until),
     })
-}
-
-pub(crate) fn policies(m: &ListPoliciesResponse) -> Value {
-    json!({ "policies": list(&m.policies, backup_config) })
 }
 
 pub(crate) fn cost(m: &CostEstimate) -> Value {
@@ -199,6 +205,7 @@ pub(super) fn written() -> Vec<(&'static str, Value)> {
         ("KeptUntil", kept_until(&<_>::default())),
         ("ListUpcomingRunsResponse", upcoming_runs(&<_>::default())),
         ("UpcomingRun", upcoming_run(&<_>::default())),
+        ("UpcomingProof", upcoming_proof(&<_>::default())),
         ("PolicySimulation", simulation(&<_>::default())),
         ("RegionHolding", holding(&<_>::default())),
         ("SimulatedMonth", month(&<_>::default())),
@@ -206,7 +213,6 @@ pub(super) fn written() -> Vec<(&'static str, Value)> {
         ("SimulatedDeletion", deletion(&<_>::default())),
         ("PolicyDiff", policy_diff(&<_>::default())),
         ("PolicyDiffEntry", diff_entry(&<_>::default())),
-        ("ListPoliciesResponse", policies(&<_>::default())),
         ("CostEstimate", cost(&<_>::default())),
         ("MonthlyCost", monthly_cost(&<_>::default())),
         ("CostBasis", basis(&<_>::default())),

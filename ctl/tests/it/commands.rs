@@ -21,8 +21,14 @@ const CASES: &[(&str, &str)] = &[
          --monthly-retention 0 --yearly-retention 3 --no-cross-region --time 22:30 \
          --time-zone America/New_York --consistency require",
     ),
+    (
+        "backup_configure_with_objectives",
+        "backup configure prod-db-vm --schedule \"daily 02:30\" --rpo 36h --rto 15m --verify-every 7d \
+         --drill-every 4w --consistency any",
+    ),
     ("backup_configure_without_tag", "backup configure locked"),
     ("backup_config_show", "backup config-show prod-db-vm"),
+    ("backup_config_show_drifted", "backup config-show drifted"),
     ("backup_disable", "backup disable prod-db-vm"),
     ("backup_trigger", "backup trigger prod-db-vm"),
     ("backup_trigger_no_wait", "backup trigger prod-db-vm --tier weekly --no-wait"),
@@ -107,6 +113,12 @@ const CASES: &[(&str, &str)] = &[
     ("policy_diff", "policy diff prod-db-vm --daily 3 --weekly 8"),
     ("policy_diff_file", "policy diff prod-db-vm -f tests/it/policy.yaml"),
     ("policy_diff_wrong_file", "policy diff prod-db-vm -f tests/it/wrong-policy.yaml"),
+    ("policy_apply", "policy apply -f tests/it/policies.yaml"),
+    ("policy_apply_dry_run", "policy apply -f tests/it/policies.yaml --dry-run --prune"),
+    ("policy_apply_wrong_file", "policy apply -f tests/it/wrong-policies.yaml"),
+    ("policy_apply_tied", "policy apply -f tests/it/no-policies.yaml"),
+    ("policy_follow", "policy follow prod-db-vm"),
+    ("policy_schema", "policy schema"),
     ("dr_test", "dr test prod-db-vm --test-region westus2"),
     ("dr_test_does_not_pass", "dr test does-not-pass"),
     ("dr_test_history", "dr test-history prod-db-vm --days 30"),

@@ -142,6 +142,10 @@ fn configured(r: &ConfigureBackupRequest) -> BackupConfig {
     config.schedule_time = r.schedule_time.unwrap_or(config.schedule_time);
     config.time_zone = r.time_zone.unwrap_or(config.time_zone);
     config.consistency = r.consistency.unwrap_or(config.consistency);
+    config.rpo_secs = r.rpo_secs.unwrap_or_default();
+    config.rto_secs = r.rto_secs.unwrap_or_default();
+    config.verify_every_secs = r.verify_every_secs.unwrap_or_default();
+    config.drill_every_secs = r.drill_every_secs.unwrap_or_default();
     config
 }
 
@@ -188,12 +192,17 @@ impl AdminService for FakeController {
         if r.vm.is_some_and(|vm| vm.name == "locked") {
             config.tag_written = false;
             config.tag_problem = "the VM has a ReadOnly lock".into();
+        } else if config.consistency() == ConsistencyDemand::Any {
+            config.warnings = vec!["the VM has 2 disks: their backups are `uncoordinated`".into()];
         }
         Ok(Response::new(config))
     }
 
     async fn get_backup_config(&self, r: Request<GetBackupConfigRequest>) -> Answer<BackupConfig> {
         check(r.get_ref().vm.as_ref())?;
+        if r.get_ref().vm.as_ref().is_some_and(|vm| vm.name == "drifted") {
+            return Ok(Response::new(values::drifted()));
+        }
         Ok(Response::new(values::config()))
     }
 
@@ -545,5 +554,21 @@ impl AdminService for FakeController {
         } else {
             Box::pin(states.chain(tokio_stream::iter(vec![last])))
         }))
+    }
+
+    async fn apply_policies(
+        &self,
+        r: Request<ApplyPoliciesRequest>,
+    ) -> Answer<ApplyPoliciesResponse> {
+        let r = r.into_inner();
+        if r.policies.is_empty() {
+            return Err(Status::invalid_argument("two policies match one VM: db: a and b"));
+        }
+        Ok(Response::new(values::applied(&r)))
+    }
+
+    async fn follow_policies(&self, r: Request<FollowPoliciesRequest>) -> Answer<BackupConfig> {
+        check(r.get_ref().vm.as_ref())?;
+        Ok(Response::new(BackupConfig { origin: "gold".into(), ..values::config() }))
     }
 }

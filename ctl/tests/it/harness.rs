@@ -126,7 +126,14 @@ impl World {
 
     /// Runs a command line to its end.
     pub(crate) async fn run(&self, line: &str) -> Ran {
-        let args: Vec<&str> = line.split_whitespace().collect();
+        // What stands between quotes is one argument.
+        let parts = line.split('"').enumerate();
+        let args: Vec<&str> = parts
+            .flat_map(|(n, part)| match n % 2 {
+                0 => part.split_whitespace().collect(),
+                _ => vec![part],
+            })
+            .collect();
         run(self.azdr(&args)).await
     }
 }

@@ -104,6 +104,64 @@ pub(crate) fn config() -> BackupConfig {
         tag_written: true,
         tag_problem: String::new(),
         cost_when_filled: Some(monthly_cost(38, 400, 2000, 178)),
+        ..BackupConfig::default()
+    }
+}
+
+/// One that came from a selector, does not match it any more, and whose tag somebody has edited.
+pub(crate) fn drifted() -> BackupConfig {
+    BackupConfig {
+        vm_resource_id: VM_ID.replace("prod-db-vm", "drifted"),
+        vm_name: "drifted".into(),
+        rpo_secs: 36 * 3600,
+        verify_every_secs: 7 * 86_400,
+        origin: "gold".into(),
+        origin_problem: "it does not match gold any more, and keeps the policy as it was".into(),
+        tag_drift: Some(TagDrift {
+            kind: TagDriftKind::Foreign.into(),
+            words: "the tag was not written by azdr: \"nightly\"".into(),
+            since_unix_ms: NOW - DAY,
+        }),
+        warnings: vec!["no agent of it is connected to freeze it".into()],
+        ..config()
+    }
+}
+
+/// What is asked for, as new, and what becomes of some VMs.
+pub(crate) fn applied(r: &ApplyPoliciesRequest) -> ApplyPoliciesResponse {
+    let change = |p: &NamedPolicy| NamedPolicyChange {
+        name: p.name.clone(),
+        kind: NamedPolicyChangeKind::New.into(),
+        select: p.select.as_ref().map_or_else(String::new, |s| {
+            format!("resource group {}, {} tags", s.resource_group, s.tags.len())
+        }),
+    };
+    let vm = |name: &str, kind: VmPolicyChangeKind, reason: &str| VmPolicyChange {
+        vm_resource_id: VM_ID.replace("prod-db-vm", name),
+        vm_name: name.into(),
+        kind: kind.into(),
+        policy: "gold".into(),
+        reason: reason.into(),
+        at_once: vec![],
+    };
+    let mut changed =
+        vm("prod-db-vm", VmPolicyChangeKind::Changed, "matches resource group Production");
+    changed.at_once = policy_diff()
+        .entries
+        .into_iter()
+        .filter(|e| e.kind() == PolicyDiffKind::AtOnce)
+        .map(|e| PolicyDiffEntry { before: None, after: None, ..e })
+        .collect();
+    let by_hand = "its policy is set by hand, which wins over gold";
+    ApplyPoliciesResponse {
+        policies: r.policies.iter().map(change).collect(),
+        vms: vec![
+            changed,
+            vm("new-vm", VmPolicyChangeKind::Enrolled, "matches resource group Production"),
+            vm("own-vm", VmPolicyChangeKind::ByHand, by_hand),
+        ],
+        dry_run: r.dry_run,
+        deletions_held: String::new(),
     }
 }
 
@@ -144,7 +202,31 @@ pub(crate) fn policies() -> ListPoliciesResponse {
         cost_when_filled: None,
         ..config()
     };
-    ListPoliciesResponse { policies: vec![config(), off] }
+    let named = NamedPolicy {
+        name: "gold".into(),
+        select: Some(VmSelector {
+            resource_group: "Production".into(),
+            tags: [("backup".to_owned(), "gold".to_owned())].into(),
+        }),
+        policy: Some(ConfigureBackupRequest {
+            daily_retention: Some(14),
+            ..ConfigureBackupRequest::default()
+        }),
+        vms: 1,
+    };
+    let uncovered = UncoveredVm {
+        vm_resource_id: VM_ID.replace("prod-db-vm", "forgotten"),
+        vm_name: "forgotten".into(),
+        resource_group: "Test".into(),
+        location: "eastus".into(),
+        reason: "no selector matches it".into(),
+    };
+    ListPoliciesResponse {
+        policies: vec![config(), off, drifted()],
+        uncovered: vec![uncovered],
+        uncovered_unknown: String::new(),
+        named: vec![named],
+    }
 }
 
 pub(crate) fn explanation() -> PointExplanation {
@@ -346,6 +428,18 @@ pub(crate) fn upcoming_runs() -> ListUpcomingRunsResponse {
         runs: vec![run(5, &[Tier::Daily]), run(6, &[Tier::Weekly, Tier::Daily])],
         enabled: true,
         delay_secs: 425,
+        proofs: vec![
+            UpcomingProof {
+                kind: ProofKind::Verification.into(),
+                due_unix_ms: NOW + 5 * DAY,
+                local: "2025-12-06T09:00:00+01:00".into(),
+            },
+            UpcomingProof {
+                kind: ProofKind::Drill.into(),
+                due_unix_ms: NOW + 5 * DAY + 3_600_000,
+                local: "2025-12-06T10:00:00+01:00".into(),
+            },
+        ],
     }
 }
 

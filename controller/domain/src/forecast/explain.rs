@@ -144,6 +144,44 @@ pub fn diff(before: &Start<'_>, after: &Start<'_>) -> Vec<Change> {
     changes
 }
 
+/// A point that the first pruning under a new policy deletes in a region.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AtOnce {
+    /// The point.
+    pub point: PointName,
+    /// Where.
+    pub region: Region,
+    /// When it was taken.
+    pub created: WallTime,
+    /// Its tiers.
+    pub tiers: TierSet,
+    /// Why.
+    pub reason: DeleteReason,
+    /// The present policy does not want it either.
+    pub anyway: bool,
+}
+
+/// What goes at once when `after` takes the place of `before`, newest first: [`diff`] without the later
+/// fates, which take long to compute.
+pub fn at_once(before: &Start<'_>, after: &Start<'_>) -> Vec<AtOnce> {
+    let doomed_before = Forecast::new(before, &[]).doomed();
+    let doomed = Forecast::new(after, &[]).doomed();
+    let points = retention::by_region(after.points).into_values().flatten();
+    points
+        .filter_map(|p| {
+            let same = |d: &&retention::Delete| d.point == p.name && d.region == p.region;
+            Some(AtOnce {
+                reason: doomed.iter().find(same)?.reason.clone(),
+                anyway: doomed_before.iter().any(|d| same(&d)),
+                point: p.name.clone(),
+                region: p.region.clone(),
+                created: p.created,
+                tiers: p.tiers,
+            })
+        })
+        .collect()
+}
+
 type Key = (PointName, Region);
 
 /// When each of these points goes, in each region.

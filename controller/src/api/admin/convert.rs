@@ -3,6 +3,7 @@
 use azdr_domain::consistency::Consistency;
 use azdr_domain::cost::MonthlyCost;
 use azdr_domain::forecast::Fate;
+use azdr_domain::policy_tag::DriftKind;
 use azdr_domain::recovery_point::ProofLevel;
 use azdr_domain::retention::{HoldKind, KeepReason};
 use azdr_domain::tier::{Tier, TierSet};
@@ -10,7 +11,7 @@ use azdr_env::WallTime;
 use azdr_proto::admin::{self as api, Job, JobError, JobResult, JobStep, StepState};
 use serde_json::Value;
 
-use crate::store::{Item, PointRow, ReplicaRow, ReplicaState, RunRow, RunState};
+use crate::store::{Item, PointRow, ReplicaRow, ReplicaState, RunRow, RunState, TagDrift};
 use crate::workflow::{Definition, History, Situation, StepProgress, StepRecord, Way};
 use crate::workflows::Services;
 
@@ -67,6 +68,21 @@ pub(super) fn monthly_cost(cost: MonthlyCost) -> api::MonthlyCost {
         storage_usd_cents: cost.storage_cents,
         copy_usd_cents: cost.copy_cents,
         total_usd_cents: cost.cents(),
+    }
+}
+
+pub(super) fn tag_drift(seen: &TagDrift) -> api::TagDrift {
+    let kind = match seen.drift.kind {
+        DriftKind::Missing => api::TagDriftKind::Missing,
+        DriftKind::Edited => api::TagDriftKind::Edited,
+        DriftKind::Foreign => api::TagDriftKind::Foreign,
+        DriftKind::Newer => api::TagDriftKind::Newer,
+        DriftKind::Corrupt => api::TagDriftKind::Corrupt,
+    };
+    api::TagDrift {
+        kind: kind.into(),
+        words: seen.drift.words.clone(),
+        since_unix_ms: seen.since.unix_ms(),
     }
 }
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::cost::{Growth, MonthlyCost, PRICES_AS_OF};
-use azdr_domain::forecast::{self, Change, Holding, Month, Outage, Start, Step};
+use azdr_domain::forecast::{self, AtOnce, Change, Holding, Month, Outage, Start, Step};
 use azdr_domain::policy::{Policy, PolicyChange};
+use azdr_domain::proving::{self, Past};
 use azdr_domain::region::Region;
 use azdr_domain::retention::{Hold, LineageFact, PointFacts};
 use azdr_domain::schedule;
@@ -23,6 +24,7 @@ use super::errors::unavailable;
 use super::inventory::Named;
 use super::points::{no_copy, parse_region};
 use super::policies::{change, no_policy, shown};
+use crate::reconcile::proofs::Kind;
 use crate::reconcile::schedule::JITTER;
 use crate::store::{Item, PolicyRow};
 use crate::workflows::{backup, prune};
@@ -147,7 +149,8 @@ impl Admin {
         let count = in_range("count", request.count, 10, 1..=1000)?;
         let named = self.resolve(request.vm.as_ref()).await?;
         let present = self.present_of(&named).await?;
-        let policy = present.policy().ok_or_else(|| no_policy(named.id.name()))?.clone();
+        let row = present.policy.clone().ok_or_else(|| no_policy(named.id.name()))?;
+        let policy = row.policy.clone();
         let (taken, now) = (present.taken, present.now);
         let (enabled, time_zone) = (policy.enabled, policy.schedule.time_zone.clone());
         let runs = self
@@ -155,14 +158,16 @@ impl Admin {
             .compute(move || schedule::upcoming(&policy, &taken, now, count as usize))
             .await
             .map_err(unavailable)?;
-        let zone = time_zone.zone();
-        let run = |run: &schedule::Upcoming| {
-            let local = run.at.timestamp().to_zoned(zone.clone());
-            api::UpcomingRun {
-                scheduled_unix_ms: run.at.unix_ms(),
-                local: local.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string(),
-                tiers: tiers(run.tiers),
+        let run = |run: &schedule::Upcoming| api::UpcomingRun {
+            scheduled_unix_ms: run.at.unix_ms(),
+            local: time_zone.local(run.at),
+            tiers: tiers(run.tiers),
+        };
+        let proofs = match (&named.item, runs.last()) {
+            (Some(item), Some(last)) => {
+                self.upcoming_proofs(item, &row, now, last.at, count as usize).await?
             }
+            _ => vec![],
         };
         Ok(api::ListUpcomingRunsResponse {
             vm_resource_id: named.id.to_string(),
@@ -171,6 +176,7 @@ impl Admin {
             runs: runs.iter().map(run).collect(),
             enabled,
             delay_secs: schedule::jitter(&named.id, JITTER).as_secs() as u32,
+            proofs,
         })
     }
 
@@ -240,6 +246,62 @@ impl Admin {
             entries: changes.iter().map(entry).collect(),
             deletions_held: self.why_held().await?,
         })
+    }
+
+    /// What pruning deletes after the VM's next backup when it gets this policy.
+    pub(super) async fn at_once(
+        &self,
+        item: &Item,
+        policy: &Policy,
+    ) -> Result<Vec<api::PolicyDiffEntry>, Status> {
+        let home = Region::parse(&item.location).map_err(|e| Status::internal(e.to_string()))?;
+        let present = self.present(item.arm_id.clone(), home, Some(item)).await?;
+        let policy = policy.clone();
+        let gone = self.store.compute(move || {
+            forecast::at_once(&present.start(present.policy()), &present.start(Some(&policy)))
+        });
+        let entry = |gone: &AtOnce| api::PolicyDiffEntry {
+            recovery_point: gone.point.to_string(),
+            region: gone.region.to_string(),
+            created_unix_ms: gone.created.unix_ms(),
+            tiers: tiers(gone.tiers),
+            kind: api::PolicyDiffKind::AtOnce.into(),
+            reason: gone.reason.to_string(),
+            anyway: gone.anyway,
+            before: None,
+            after: None,
+        };
+        Ok(gone.await.map_err(unavailable)?.iter().map(entry).collect())
+    }
+
+    /// Verifications and drills that become due until then.
+    async fn upcoming_proofs(
+        &self,
+        item: &Item,
+        row: &PolicyRow,
+        now: WallTime,
+        until: WallTime,
+        count: usize,
+    ) -> Result<Vec<api::UpcomingProof>, Status> {
+        let zone = &row.policy.schedule.time_zone;
+        let mut proofs = vec![];
+        for (kind, shown) in [
+            (Kind::Verification, api::ProofKind::Verification),
+            (Kind::Drill, api::ProofKind::Drill),
+        ] {
+            let Some(every) = kind.every(&row.policy) else { continue };
+            let attempts =
+                self.store.attempts(item.id, kind.workflow()).await.map_err(unavailable)?;
+            let past = Past::of(&attempts, row.enabled_since, now);
+            let due = proving::upcoming(&past, every, now, until, count);
+            proofs.extend(due.into_iter().map(|at| api::UpcomingProof {
+                kind: shown.into(),
+                due_unix_ms: at.unix_ms(),
+                local: zone.local(at),
+            }));
+        }
+        proofs.sort_by_key(|p| (p.due_unix_ms, p.kind));
+        Ok(proofs)
     }
 
     pub(super) async fn cost(

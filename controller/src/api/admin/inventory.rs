@@ -11,6 +11,7 @@ use azdr_domain::arm_id::ArmId;
 use azdr_domain::region::Region;
 use azdr_env::Monotonic;
 use azdr_proto::admin::{AgentState, ListVmsResponse, Vm, VmRef};
+use tokio::sync::Notify;
 use tonic::{Code, Status};
 
 use super::Admin;
@@ -23,12 +24,18 @@ const FRESH: Duration = Duration::from_secs(10);
 /// How long a screen waits for the first listing of all.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The last listing. Cheap to clone.
+/// How long regions are good for.
+const REGIONS_FRESH: Duration = Duration::from_secs(3600);
+
+/// The last listings. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Inventory {
     last: Arc<Mutex<Option<Listing>>>,
     /// Somebody is listing, and nobody waits for it.
     refreshing: Arc<AtomicBool>,
+    regions: Arc<Mutex<Option<(Monotonic, Vec<Region>)>>>,
+    /// Rung when named policies have changed, to have the tags of their VMs follow.
+    pub policies_changed: Arc<Notify>,
 }
 
 /// When it was made, and what it showed.
@@ -121,6 +128,28 @@ impl Admin {
             });
         }
         Ok((age, vms))
+    }
+
+    /// Regions of the subscriptions, as Azure listed them at most an hour ago; sorted.
+    pub(super) async fn azure_regions(&self) -> Result<Vec<Region>, Status> {
+        let now = self.env.clock.monotonic();
+        {
+            let last = self.inventory.regions.lock().expect("only replaced");
+            if let Some((at, regions)) = &*last
+                && now.since(*at) < REGIONS_FRESH
+            {
+                return Ok(regions.clone());
+            }
+        }
+        let mut all = Vec::new();
+        for subscription in &self.stamp.subscriptions {
+            let names = self.services.azure.list_locations(subscription).await;
+            all.extend(names.map_err(|e| azure(&e))?.iter().filter_map(|n| Region::parse(n).ok()));
+        }
+        all.sort();
+        all.dedup();
+        *self.inventory.regions.lock().expect("only replaced") = Some((now, all.clone()));
+        Ok(all)
     }
 
     /// Provisioned size of the VM's disks in the last listing, however old it is; Azure is not asked.

@@ -14,6 +14,7 @@ mod errors;
 mod forecasts;
 mod inventory;
 mod jobs;
+mod named_policies;
 mod pins;
 mod point_details;
 mod points;
@@ -38,7 +39,6 @@ use tonic::{Request, Response, Status};
 
 pub use confirmations::Confirmations;
 pub use inventory::Inventory;
-pub(crate) use policies::mirror;
 
 use crate::fleet::Fleet;
 use crate::reconcile::residue::Sweeper;
@@ -358,5 +358,21 @@ impl AdminService for Admin {
     async fn start_dr_test_all(&self, request: Request<StartDrTestAllRequest>) -> Answer<Job> {
         let operator = self.authorise(&request, Role::Operator).await?;
         self.dr_test_all(operator.name, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn apply_policies(
+        &self,
+        request: Request<ApplyPoliciesRequest>,
+    ) -> Answer<ApplyPoliciesResponse> {
+        let operator = self.authorise(&request, Role::Operator).await?;
+        self.apply(operator.name, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn follow_policies(
+        &self,
+        request: Request<FollowPoliciesRequest>,
+    ) -> Answer<BackupConfig> {
+        self.authorise(&request, Role::Operator).await?;
+        self.follow(request.into_inner()).await.map(Response::new)
     }
 }

@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::cost::{Growth, MonthlyCost};
+use azdr_domain::interval::Interval;
 use azdr_domain::policy::{ConsistencyDemand as Demand, Policy, PolicyChange};
-use azdr_domain::region::Region;
+use azdr_domain::policy_tag::POLICY_TAG;
+use azdr_domain::region::{Region, nearest};
 use azdr_domain::schedule;
+use azdr_domain::selection::{Decision, Present, decide};
 use azdr_domain::tier::TierSet;
 use azdr_env::WallTime;
 use azdr_proto::admin::{
-    BackupConfig, ConfigureBackupRequest, ConsistencyDemand, DisableBackupRequest,
-    GetBackupConfigRequest, ListPoliciesResponse, TierStatus,
+    AgentState, BackupConfig, ConfigureBackupRequest, ConsistencyDemand, DisableBackupRequest,
+    GetBackupConfigRequest, TierStatus,
 };
 use tonic::{Code, Status};
 
@@ -19,10 +22,9 @@ use super::Admin;
 use super::convert;
 use super::errors::{hinted, unavailable};
 use crate::mutation::{Mutation, planted};
+use crate::reconcile::inventory;
+use crate::reconcile::tags::{Asked, mirror};
 use crate::store::{Item, PolicyRow};
-
-/// The VM's tag that mirrors its policy.
-pub(crate) const POLICY_TAG: &str = "azlin:backup-schedule";
 
 impl Admin {
     pub(super) async fn configure(
@@ -31,7 +33,8 @@ impl Admin {
         request: ConfigureBackupRequest,
     ) -> Result<BackupConfig, Status> {
         let named = self.resolve(request.vm.as_ref()).await?;
-        named.in_azure("only a VM that exists can be protected; its recovery points are kept")?;
+        let vm = named
+            .in_azure("only a VM that exists can be protected; its recovery points are kept")?;
         let change = PolicyChange { enabled: Some(true), ..change(&request) };
         // Checked before the row is made: a refused policy changes nothing.
         let region = named.region()?;
@@ -39,12 +42,31 @@ impl Admin {
             Some(item) => self.store.policy(item.id).await.map_err(unavailable)?,
             None => None,
         };
-        let before = before.map(|row| row.policy).unwrap_or_default();
-        let policy =
-            before.apply(&change, &region).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let policy = before
+            .as_ref()
+            .map(|row| row.policy.clone())
+            .unwrap_or_default()
+            .apply(&change, &region)
+            .map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let mut warnings = vec![];
+        if let Some(target) =
+            policy.target_region.as_ref().filter(|_| request.target_region.is_some())
+        {
+            warnings.extend(self.check_region(target).await?);
+        }
+        if let Some(name) = before.as_ref().and_then(|row| row.origin.as_ref()) {
+            warnings.push(format!(
+                "the policy came from {name}; from now on it is set by hand, which wins over every \
+                 selector; `azdr policy follow {}` ends that",
+                named.id.name()
+            ));
+        }
         let item = self.item_of(&named).await?;
-        self.store_policy(&item, policy, by).await?;
-        self.config_of(&item).await
+        warnings.extend(self.store_policy(&item, before, policy, by).await?);
+        let mut config = self.config_of(&item).await?;
+        config.warnings.extend(warnings);
+        config.warnings.extend(self.advice(&item, vm, &config).await?);
+        Ok(config)
     }
 
     pub(super) async fn show_config(
@@ -53,7 +75,11 @@ impl Admin {
     ) -> Result<BackupConfig, Status> {
         let named = self.resolve(request.vm.as_ref()).await?;
         let item = named.item.ok_or_else(|| no_policy(named.id.name()))?;
-        self.config_of(&item).await
+        let mut config = self.config_of(&item).await?;
+        if let Some(vm) = &named.vm {
+            config.warnings.extend(self.advice(&item, vm, &config).await?);
+        }
+        Ok(config)
     }
 
     pub(super) async fn disable(
@@ -64,46 +90,126 @@ impl Admin {
         let named = self.resolve(request.vm.as_ref()).await?;
         let item = named.item.ok_or_else(|| no_policy(named.id.name()))?;
         let row = self.store.policy(item.id).await.map_err(unavailable)?;
-        let mut policy = row.ok_or_else(|| no_policy(item.arm_id.name()))?.policy;
+        let before = row.ok_or_else(|| no_policy(item.arm_id.name()))?;
+        let mut policy = before.policy.clone();
         policy.enabled = false;
-        self.store_policy(&item, policy, by).await?;
-        self.config_of(&item).await
+        let warnings = self.store_policy(&item, Some(before), policy, by).await?;
+        let mut config = self.config_of(&item).await?;
+        config.warnings.extend(warnings);
+        Ok(config)
     }
 
-    async fn store_policy(&self, item: &Item, policy: Policy, by: String) -> Result<(), Status> {
+    /// Stores a policy and mirrors it; answers what a person should know of that.
+    async fn store_policy(
+        &self,
+        item: &Item,
+        before: Option<PolicyRow>,
+        policy: Policy,
+        by: String,
+    ) -> Result<Vec<String>, Status> {
         let now = self.env.clock.wall();
-        let tag = policy.tag_value();
         if planted(Mutation::AnswerBeforeCommit) && self.env.ids.u64().is_multiple_of(4) {
-            return Ok(());
+            return Ok(Vec::new());
         }
         self.store.set_policy(item.id, policy, by, now).await.map_err(unavailable)?;
-        mirror(&self.store, &self.services.azure, item, tag).await.map_err(unavailable)
+        let row = self.store.policy(item.id).await.map_err(unavailable)?;
+        let row = row.ok_or_else(|| no_policy(item.arm_id.name()))?;
+        let asked = Asked::ByPerson { before: before.as_ref().map(|row| &row.policy) };
+        let azure = &self.services.azure;
+        let replaced = mirror(&self.store, azure, now, item, &row, asked).await;
+        let replaced = replaced.map_err(unavailable)?;
+        Ok(replaced
+            .map(|drift| format!("the VM's tag {POLICY_TAG} was replaced: {}", drift.words))
+            .into_iter()
+            .collect())
+    }
+
+    /// Whether the subscriptions have such a region; a warning where that cannot be known.
+    pub(super) async fn check_region(&self, target: &Region) -> Result<Option<String>, Status> {
+        let known = match self.azure_regions().await {
+            Ok(known) => known,
+            Err(e) => {
+                return Ok(Some(format!(
+                    "whether there is a region {target} could not be checked: {}",
+                    e.message()
+                )));
+            }
+        };
+        if known.contains(target) {
+            return Ok(None);
+        }
+        let near: Vec<&str> = nearest(target, &known).into_iter().map(Region::as_str).collect();
+        let meant = match near.as_slice() {
+            [] => {
+                let all: Vec<&str> = known.iter().map(Region::as_str).collect();
+                format!("they have {}", all.join(", "))
+            }
+            near => format!("did you mean {}?", near.join(" or ")),
+        };
+        Err(Status::invalid_argument(format!(
+            "target_region cannot be \"{target}\": the subscriptions have no such region; {meant}"
+        )))
+    }
+
+    /// What to know of a VM's policy beside what it says.
+    async fn advice(
+        &self,
+        item: &Item,
+        vm: &azdr_arm::Vm,
+        config: &BackupConfig,
+    ) -> Result<Vec<String>, Status> {
+        let mut advice = vec![];
+        let disks = 1 + vm.data_disks.len();
+        let frozen = match config.consistency() {
+            ConsistencyDemand::Any => Some("the policy never freezes it"),
+            ConsistencyDemand::Require => None,
+            _ => match self.agent_state(Some(item)).await? {
+                AgentState::Connected => None,
+                _ => Some("no agent of it is connected to freeze it"),
+            },
+        };
+        if let (2.., Some(why)) = (disks, frozen) {
+            advice.push(format!(
+                "the VM has {disks} disks, and {why}: their backups are `uncoordinated`, the order of \
+                 writes across disks is not kept"
+            ));
+        }
+        if (1..86_400).contains(&config.rpo_secs) {
+            advice.push(format!(
+                "one backup a day cannot meet an RPO of {}",
+                Interval::from_secs(config.rpo_secs)
+            ));
+        }
+        if config.origin.is_empty()
+            && let Some(seen) = inventory::seen(vm)
+        {
+            let policies = self.store.named_policies().await.map_err(unavailable)?;
+            let decision = decide(&policies, &seen.id, &seen.tags, &seen.region, Present::ByHand);
+            if let Decision::ByHand { instead_of: Some(_) } = decision {
+                advice.push(decision.to_string());
+            }
+        }
+        Ok(advice)
     }
 
     pub(super) async fn config_of(&self, item: &Item) -> Result<BackupConfig, Status> {
         let row = self.store.policy(item.id).await.map_err(unavailable)?;
-        let PolicyRow { policy, tag_problem, .. } =
-            row.ok_or_else(|| no_policy(item.arm_id.name()))?;
+        let row = row.ok_or_else(|| no_policy(item.arm_id.name()))?;
         let points = self.store.point_tiers(item.id).await.map_err(unavailable)?;
         let size = self.size_of(&item.arm_id, Some(item)).await?;
         let now = self.env.clock.wall();
-        let mut config = shown(&item.arm_id, &policy, &points, now);
+        let mut config = shown(&item.arm_id, &row.policy, &points, now);
         let growth = Growth { size_bytes: size, change_per_mille: Growth::DEFAULT_PER_MILLE };
         if let (1.., Ok(home)) = (size, Region::parse(&item.location)) {
             config.cost_when_filled =
-                Some(convert::monthly_cost(MonthlyCost::when_filled(&policy, &home, growth)));
+                Some(convert::monthly_cost(MonthlyCost::when_filled(&row.policy, &home, growth)));
         }
-        config.tag_written = tag_problem.is_none();
-        config.tag_problem = tag_problem.unwrap_or_default();
+        config.tag_written = row.tag_problem.is_none();
+        config.tag_problem = row.tag_problem.unwrap_or_default();
+        config.tag_drift = row.tag_drift.as_ref().map(convert::tag_drift);
+        config.origin = row.origin.map(String::from).unwrap_or_default();
+        config.origin_problem = row.origin_problem.unwrap_or_default();
         Ok(config)
-    }
-
-    pub(super) async fn all_policies(&self) -> Result<ListPoliciesResponse, Status> {
-        let mut policies = vec![];
-        for (item, _) in self.store.policies().await.map_err(unavailable)? {
-            policies.push(self.config_of(&item).await?);
-        }
-        Ok(ListPoliciesResponse { policies })
     }
 
     /// Provisioned size of the VM's disks: by Azure's word, else by the newest point's; 0 when neither
@@ -136,6 +242,10 @@ pub(super) fn change(request: &ConfigureBackupRequest) -> PolicyChange {
             ConsistencyDemand::Prefer => Some(Demand::Prefer),
             ConsistencyDemand::Any => Some(Demand::Any),
         },
+        rpo_secs: request.rpo_secs,
+        rto_secs: request.rto_secs,
+        verify_every_secs: request.verify_every_secs,
+        drill_every_secs: request.drill_every_secs,
     }
 }
 
@@ -167,12 +277,7 @@ pub(super) fn shown(
         target_region: policy.target_region.as_ref().map(ToString::to_string).unwrap_or_default(),
         schedule_time: policy.schedule.time.to_string(),
         time_zone: policy.schedule.time_zone.as_str().to_owned(),
-        consistency: match policy.consistency {
-            Demand::Require => ConsistencyDemand::Require,
-            Demand::Prefer => ConsistencyDemand::Prefer,
-            Demand::Any => ConsistencyDemand::Any,
-        }
-        .into(),
+        consistency: demand(policy.consistency).into(),
         tiers: tiers
             .into_iter()
             .map(|(tier, (count, last))| TierStatus {
@@ -184,29 +289,24 @@ pub(super) fn shown(
         total_recovery_points: points.len() as u32,
         next_run_unix_ms: next.map_or(0, |at| at.unix_ms()),
         tag_written: true,
-        tag_problem: String::new(),
-        cost_when_filled: None,
+        rpo_secs: secs(policy.rpo),
+        rto_secs: secs(policy.rto),
+        verify_every_secs: secs(policy.verify_every),
+        drill_every_secs: secs(policy.drill_every),
+        ..BackupConfig::default()
     }
 }
 
-/// Writes the VM's tag as a merge and records whether that worked. The store is the truth; a tag that
-/// could not be written is shown, and tried again by the scheduler.
-///
-/// # Errors
-/// When the store cannot be written.
-pub(crate) async fn mirror(
-    store: &crate::store::Store,
-    azure: &azdr_arm::ArmClient,
-    item: &Item,
-    tag: String,
-) -> Result<(), crate::store::StoreError> {
-    store.set_tag_problem(item.id, Some("not written yet".to_owned())).await?;
-    let written = azure.merge_tags(&item.arm_id, [(POLICY_TAG.to_owned(), tag)].into()).await;
-    let problem = written.err().map(|e| format!("{} ({})", e.message, e.code));
-    if let Some(problem) = &problem {
-        tracing::warn!(vm = %item.arm_id, problem, "the VM's policy tag could not be written");
+pub(super) fn demand(demand: Demand) -> ConsistencyDemand {
+    match demand {
+        Demand::Require => ConsistencyDemand::Require,
+        Demand::Prefer => ConsistencyDemand::Prefer,
+        Demand::Any => ConsistencyDemand::Any,
     }
-    store.set_tag_problem(item.id, problem).await
+}
+
+fn secs(span: Option<Interval>) -> u32 {
+    span.map_or(0, Interval::as_secs)
 }
 
 pub(super) fn no_policy(vm: &str) -> Status {

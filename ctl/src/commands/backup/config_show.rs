@@ -4,7 +4,7 @@ use azdr_proto::admin::{BackupConfig, GetBackupConfigRequest, TierStatus};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
-use super::configure::{cross_region, retention};
+use super::configure::{cross_region, retention, spans, warn};
 use crate::error::CliError;
 use crate::quantity::minute;
 use crate::session::Session;
@@ -25,6 +25,7 @@ impl ConfigShow {
         let request = GetBackupConfigRequest { vm: s.vm(&self.vm) };
         let config = s.client.get_backup_config(request).await?.into_inner();
         s.out.result(json::backup_config(&config), |style| text(&config, style));
+        warn(s, &config);
         Ok(())
     }
 }
@@ -59,6 +60,20 @@ pub(super) fn text(config: &BackupConfig, style: Style) -> String {
     text.push_str(&format!("  Schedule: {time} {zone}{next}\n"));
     if let Some(demand) = names::consistency_demand(config.consistency) {
         text.push_str(&format!("  Consistency: {demand}\n"));
+    }
+    for (label, words) in spans(config) {
+        text.push_str(&format!("  {label}: {words}\n"));
+    }
+    if !config.origin.is_empty() {
+        let problem = match config.origin_problem.as_str() {
+            "" => String::new(),
+            problem => format!(" ({problem})"),
+        };
+        text.push_str(&format!("  From: policy {}{problem}\n", config.origin));
+    }
+    if let Some(drift) = &config.tag_drift {
+        let since = minute(drift.since_unix_ms);
+        text.push_str(&format!("  VM tag: {} (since {since} UTC)\n", drift.words));
     }
     if !config.tag_written && !config.tag_problem.is_empty() {
         text.push_str(&format!("  VM tag: not written ({})\n", config.tag_problem));

@@ -6,8 +6,9 @@ use clap::{Args, ValueEnum};
 
 use crate::error::CliError;
 use crate::json;
-use crate::quantity::count;
+use crate::quantity::{count, span};
 use crate::session::Session;
+use crate::since;
 use crate::style::Style;
 use crate::whole::whole;
 
@@ -16,7 +17,9 @@ use crate::whole::whole;
 /// What is not given stays as it is or, for a VM that had no backups yet, takes its default.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr backup configure critical-vm --daily-retention 7 \
-    --weekly-retention 4 --monthly-retention 12 --cross-region --target-region westus2")]
+    --weekly-retention 4 --monthly-retention 12 --cross-region --target-region westus2\n  \
+    azdr backup configure critical-vm --schedule \"daily 02:30\" --time-zone Europe/Berlin \
+    --rpo 36h --rto 15m --verify-every 7d --drill-every 30d")]
 pub(crate) struct Configure {
     /// Name of the VM, or its ARM resource ID
     #[arg(value_parser = NonEmptyStringValueParser::new())]
@@ -42,7 +45,10 @@ pub(crate) struct Configure {
     /// Region of the copies, other than the VM's own; switches the copying on
     #[arg(long, value_name = "REGION", conflicts_with = "no_cross_region", value_parser = NonEmptyStringValueParser::new())]
     target_region: Option<String>,
-    /// When the daily run is due, in the time zone
+    /// When backups are due, in the time zone: "daily HH:MM"
+    #[arg(long, value_name = "WHEN", conflicts_with = "time", value_parser = schedule)]
+    schedule: Option<String>,
+    /// The same, by the time alone
     #[arg(long, value_name = "HH:MM", value_parser = NonEmptyStringValueParser::new())]
     time: Option<String>,
     /// IANA time zone of the schedule, such as Europe/Berlin
@@ -51,6 +57,44 @@ pub(crate) struct Configure {
     /// What to do when file systems cannot be frozen
     #[arg(long, value_enum, value_name = "DEMAND")]
     consistency: Option<Demand>,
+    #[command(flatten)]
+    spans: Spans,
+}
+
+/// Objectives and proofs, as flags.
+#[derive(Args, Debug)]
+pub(crate) struct Spans {
+    /// How old the newest restorable backup may be: 5m to 366d, or none
+    #[arg(long, value_name = "SPAN", value_parser = bounded::<300, 31_622_400>)]
+    pub(crate) rpo: Option<u32>,
+    /// How long a restore may take: 1m to 7d, or none
+    #[arg(long, value_name = "SPAN", value_parser = bounded::<60, 604_800>)]
+    pub(crate) rto: Option<u32>,
+    /// How often to verify the newest unproved backup: 1h to 366d, or none
+    #[arg(long, value_name = "SPAN", value_parser = bounded::<3600, 31_622_400>)]
+    pub(crate) verify_every: Option<u32>,
+    /// How often to hold a DR test, in the target region or else the VM's own: 1h to 366d, or none
+    #[arg(long, value_name = "SPAN", value_parser = bounded::<3600, 31_622_400>)]
+    pub(crate) drill_every: Option<u32>,
+}
+
+/// Seconds between two bounds; 0 for "none".
+fn bounded<const LEAST: u32, const MOST: u32>(text: &str) -> Result<u32, String> {
+    if text == "none" {
+        return Ok(0);
+    }
+    let secs = since::span(text).ok().and_then(|d| u32::try_from(d.as_secs()).ok());
+    secs.filter(|secs| (LEAST..=MOST).contains(secs)).ok_or_else(|| {
+        let (least, most) = (span(LEAST), span(MOST));
+        format!("must be {least} to {most}, a number with m, h, d or w, or none")
+    })
+}
+
+/// The time of "daily HH:MM", which the controller checks.
+fn schedule(text: &str) -> Result<String, String> {
+    let time = text.strip_prefix("daily ").filter(|time| !time.trim().is_empty());
+    time.map(str::to_owned)
+        .ok_or_else(|| "must be \"daily HH:MM\", like \"daily 02:30\"".to_owned())
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -85,9 +129,13 @@ impl Configure {
             yearly_retention: self.yearly_retention,
             cross_region: if self.no_cross_region { Some(false) } else { on },
             target_region: self.target_region,
-            schedule_time: self.time,
+            schedule_time: self.schedule.or(self.time),
             time_zone: self.time_zone,
             consistency: self.consistency.map(Demand::wire),
+            rpo_secs: self.spans.rpo,
+            rto_secs: self.spans.rto,
+            verify_every_secs: self.spans.verify_every,
+            drill_every_secs: self.spans.drill_every,
         };
         let config = s.client.configure_backup(request).await?.into_inner();
         s.out.result(json::backup_config(&config), |style| text(&config, style));
@@ -99,8 +147,34 @@ impl Configure {
                 config.tag_problem
             ));
         }
+        warn(s, &config);
         Ok(())
     }
+}
+
+/// What the controller wants to be known.
+pub(crate) fn warn(s: &Session, config: &BackupConfig) {
+    for words in &config.warnings {
+        s.out.words(&format!("{}: {words}", s.out.err.warning()));
+    }
+}
+
+/// Objectives and proofs, for those that are set: label, value.
+pub(super) fn spans(config: &BackupConfig) -> Vec<(&'static str, String)> {
+    let objectives: Vec<String> = [("RPO", config.rpo_secs), ("RTO", config.rto_secs)]
+        .into_iter()
+        .filter(|(_, secs)| *secs > 0)
+        .map(|(name, secs)| format!("{name} {}", span(secs)))
+        .collect();
+    let every = |secs: u32| (secs > 0).then(|| format!("every {}", span(secs)));
+    [
+        ("Objectives", Some(objectives.join(", ")).filter(|words| !words.is_empty())),
+        ("Verification", every(config.verify_every_secs)),
+        ("DR tests", every(config.drill_every_secs)),
+    ]
+    .into_iter()
+    .filter_map(|(label, words)| Some((label, words?)))
+    .collect()
 }
 
 /// What each tier keeps, for the tiers that are on: label, unit, count.
@@ -132,6 +206,9 @@ pub(super) fn text(config: &BackupConfig, style: Style) -> String {
         text.push_str(&format!("  {label} retention: {kept}\n"));
     }
     text.push_str(&format!("  Cross-region replication: {}\n", cross_region(config, style)));
+    for (label, words) in spans(config) {
+        text.push_str(&format!("  {label}: {words}\n"));
+    }
     if let Some(cost) = &config.cost_when_filled {
         text.push_str(&format!("  Cost: {}\n", super::cost::line(cost)));
     }

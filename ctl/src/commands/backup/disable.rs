@@ -31,6 +31,7 @@ impl Disable {
             let problem = &config.tag_problem;
             s.out.words(&format!("The VM's tag still shows the old policy: {problem}"));
         }
+        super::configure::warn(s, &config);
         Ok(())
     }
 }

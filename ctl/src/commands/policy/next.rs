@@ -1,6 +1,6 @@
 //! `azdr policy next`
 
-use azdr_proto::admin::{ListUpcomingRunsRequest, ListUpcomingRunsResponse};
+use azdr_proto::admin::{ListUpcomingRunsRequest, ListUpcomingRunsResponse, ProofKind};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
@@ -11,7 +11,8 @@ use crate::table::Table;
 use crate::whole::whole;
 use crate::{json, names};
 
-/// Show a VM's coming backups, in its time zone and in UTC, with the tiers that they will carry
+/// Show a VM's coming backups, in its time zone and in UTC, with the tiers that they will carry, and the
+/// verifications and DR tests that become due in between
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr policy next prod-db-vm --count 10")]
 pub(crate) struct Next {
@@ -36,16 +37,25 @@ fn text(answer: &ListUpcomingRunsResponse) -> String {
     if !answer.enabled {
         return format!("Backups of {} are disabled: there is no next run\n", answer.vm_name);
     }
-    let local = format!("LOCAL ({})", answer.time_zone);
-    let mut table = Table::new(&[local.as_str(), "UTC", "TIERS"]);
+    let heading = format!("LOCAL ({})", answer.time_zone);
+    let mut rows: Vec<(i64, [String; 3])> = vec![];
     for run in &answer.runs {
         let tiers: Vec<String> = run.tiers.iter().filter_map(|t| names::tier(*t)).collect();
-        // "2025-12-01T08:00:00+01:00", without the seconds.
-        let (day, rest) = run.local.split_once('T').unwrap_or((&run.local, ""));
-        let (time, offset) = rest.split_at_checked(8).unwrap_or((rest, ""));
-        let time = time.get(..5).unwrap_or(time);
-        let local = format!("{day} {time} {offset}");
-        table.row([local.trim_end().to_owned(), minute(run.scheduled_unix_ms), tiers.join(", ")]);
+        let at = run.scheduled_unix_ms;
+        rows.push((at, [local(&run.local), minute(at), tiers.join(", ")]));
+    }
+    for proof in &answer.proofs {
+        let what = match proof.kind() {
+            ProofKind::Drill => "DR test due",
+            _ => "verification due",
+        };
+        let at = proof.due_unix_ms;
+        rows.push((at, [local(&proof.local), minute(at), what.to_owned()]));
+    }
+    rows.sort_by_key(|(at, _)| *at);
+    let mut table = Table::new(&[heading.as_str(), "UTC", "TIERS"]);
+    for (_, row) in rows {
+        table.row(row);
     }
     format!(
         "Next backups of {}:\n{}\nEach starts {}m {:02}s after its time, to spread the load\n",
@@ -54,4 +64,12 @@ fn text(answer: &ListUpcomingRunsResponse) -> String {
         answer.delay_secs / 60,
         answer.delay_secs % 60
     )
+}
+
+/// "2025-12-01T08:00:00+01:00", without the seconds.
+fn local(time: &str) -> String {
+    let (day, rest) = time.split_once('T').unwrap_or((time, ""));
+    let (time, offset) = rest.split_at_checked(8).unwrap_or((rest, ""));
+    let time = time.get(..5).unwrap_or(time);
+    format!("{day} {time} {offset}").trim_end().to_owned()
 }

@@ -5,7 +5,7 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
 use crate::error::CliError;
-use crate::quantity::minute;
+use crate::quantity::{minute, span};
 use crate::session::Session;
 use crate::{json, names};
 
@@ -38,9 +38,15 @@ fn text(config: &BackupConfig) -> String {
         "" => "none",
         region => region,
     };
+    let span = |secs: u32| if secs == 0 { "none".to_owned() } else { span(secs) };
+    let origin = match config.origin.as_str() {
+        "" => "set by hand".to_owned(),
+        name => format!("from policy {name}"),
+    };
     format!(
-        "# Policy of {} ({state})\ndaily: {}\nweekly: {}\nmonthly: {}\nyearly: {}\ntime: \"{}\"\n\
-         time_zone: {}\nconsistency: {}\ntarget_region: {target}\n",
+        "# Policy of {} ({state}; {origin})\ndaily: {}\nweekly: {}\nmonthly: {}\nyearly: {}\ntime: \"{}\"\n\
+         time_zone: {}\nconsistency: {}\ntarget_region: {target}\nrpo: {}\nrto: {}\n\
+         verify_every: {}\ndrill_every: {}\n",
         config.vm_name,
         config.daily_retention,
         config.weekly_retention,
@@ -49,5 +55,9 @@ fn text(config: &BackupConfig) -> String {
         config.schedule_time,
         config.time_zone,
         names::consistency_demand(config.consistency).unwrap_or_else(|| "prefer".to_owned()),
+        span(config.rpo_secs),
+        span(config.rto_secs),
+        span(config.verify_every_secs),
+        span(config.drill_every_secs),
     )
 }

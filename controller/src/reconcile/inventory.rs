@@ -1,0 +1,135 @@
+//! Looks at the VMs of the subscriptions: gives new ones the policy whose selector matches them, notes
+//! where one does not match any more, and where a tag does not show its policy (drift).
+//!
+//! A VM that azdr has made carries its original's tags: no selector is asked about it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use azdr_arm::AzureError;
+use azdr_domain::policy_tag::{self, POLICY_TAG};
+use azdr_domain::region::Region;
+use azdr_env::WallTime;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::Reconciler;
+use super::tags::{Asked, mirror};
+use crate::store::{NOT_WRITTEN_YET, StoreError, VmSeen};
+use crate::workflows::tags;
+
+/// A listing may show tags as they were this long ago.
+const LISTING_LAG: Duration = Duration::from_secs(120);
+
+/// An inventory that could not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum InventoryError {
+    /// The store.
+    #[error("the store does not answer")]
+    Store(#[from] StoreError),
+    /// Azure.
+    #[error("Azure does not list the VMs")]
+    Azure(#[from] AzureError),
+}
+
+/// A VM of a listing that selectors may be asked about.
+pub(crate) fn seen(vm: &azdr_arm::Vm) -> Option<VmSeen> {
+    if is_made_by_azdr(vm) {
+        return None;
+    }
+    Some(VmSeen {
+        id: vm.id.clone()?,
+        region: Region::parse(vm.location.as_deref()?).ok()?,
+        tags: vm.tags.clone(),
+    })
+}
+
+/// Whether a drill or a restore has made it.
+pub(crate) fn is_made_by_azdr(vm: &azdr_arm::Vm) -> bool {
+    tags::value(&vm.tags, tags::OWNER) == Some(tags::OWNED)
+}
+
+impl Reconciler {
+    /// Takes an inventory now, `every` so often, and when named policies have changed, until `stop`.
+    pub async fn keep_inventory(
+        self,
+        subscriptions: Vec<String>,
+        every: Duration,
+        changed: Arc<Notify>,
+        stop: CancellationToken,
+    ) {
+        loop {
+            if let Err(e) = self.take_inventory(&subscriptions).await {
+                tracing::warn!(error = %e, cause = ?e, "no inventory could be taken; later");
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = changed.notified() => {}
+                () = azdr_env::sleep(every) => {}
+            }
+        }
+    }
+
+    /// Takes one inventory. A subscription that cannot be listed takes nothing from the others.
+    ///
+    /// # Errors
+    /// The last of what failed.
+    pub async fn take_inventory(&self, subscriptions: &[String]) -> Result<(), InventoryError> {
+        let mut outcome = Ok(());
+        for subscription in subscriptions {
+            let began = self.env.clock.wall();
+            match self.services.azure.list_vms(subscription).await {
+                Ok(vms) => self.look_at_vms(&vms, began).await?,
+                Err(e) => outcome = Err(e.into()),
+            }
+        }
+        self.write_new_tags().await?;
+        outcome
+    }
+
+    async fn look_at_vms(&self, vms: &[azdr_arm::Vm], began: WallTime) -> Result<(), StoreError> {
+        let named = self.store.named_policies().await?;
+        let policies = self.store.policies().await?;
+        let follows = |vm: &VmSeen| {
+            named.iter().any(|p| p.select.matches(&vm.id, &vm.tags))
+                || policies.iter().any(|(i, row)| i.arm_id == vm.id && row.origin.is_some())
+        };
+        let concerned: Vec<VmSeen> = vms.iter().filter_map(seen).filter(follows).collect();
+        if !concerned.is_empty() {
+            let changed = self.store.follow_selectors(concerned, self.env.clock.wall()).await?;
+            if !changed.is_empty() {
+                tracing::info!(vms = changed.len(), "policies were given by selectors");
+            }
+        }
+        self.note_drift(vms, began).await
+    }
+
+    async fn note_drift(&self, vms: &[azdr_arm::Vm], began: WallTime) -> Result<(), StoreError> {
+        for (item, row) in self.store.policies().await? {
+            let Some(vm) = vms.iter().find(|vm| vm.id.as_ref() == Some(&item.arm_id)) else {
+                continue;
+            };
+            // One that is still to be written, or that the listing may not show yet, is no drift.
+            if row.tag_problem.is_some() || row.tag_written.plus(LISTING_LAG) > began {
+                continue;
+            }
+            let drift = policy_tag::drift(tags::value(&vm.tags, POLICY_TAG), &row.policy);
+            if row.tag_drift.as_ref().map(|d| &d.drift) != drift.as_ref() {
+                self.store.set_tag_drift(item.id, drift, self.env.clock.wall()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the tags of policies that were just given.
+    async fn write_new_tags(&self) -> Result<(), StoreError> {
+        for (item, row) in self.store.policies_not_mirrored().await? {
+            if row.tag_problem.as_deref() == Some(NOT_WRITTEN_YET) {
+                let now = self.env.clock.wall();
+                mirror(&self.store, &self.services.azure, now, &item, &row, Asked::BySelf).await?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,108 @@
+//! `azdr policy apply`
+
+use std::path::PathBuf;
+
+use azdr_proto::admin::{ApplyPoliciesRequest, ApplyPoliciesResponse, VmPolicyChange};
+use clap::Args;
+
+use super::group_of;
+use crate::error::CliError;
+use crate::quantity::minute;
+use crate::session::Session;
+use crate::style::Style;
+use crate::table::Table;
+use crate::{json, names, policy_file};
+
+/// Set named policies for all VMs that match their selectors, now and later
+///
+/// A selector is a resource group, tags, or both; a VM must meet all of it. Of the policies that match a
+/// VM, the one with the most conditions wins; with equally many, the file is refused. A policy set with
+/// `backup configure` wins over all. A VM that no longer matches keeps its policy and its backups, and
+/// `policy list` says so.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  azdr policy apply -f policies.yaml --dry-run\n  \
+    azdr policy apply -f policies.yaml\n\nA file:\n  policies:\n  - name: gold\n    select:\n      \
+    resource_group: Production\n      tags: {backup: gold}\n    daily: 14\n    weekly: 8\n    \
+    target_region: westus2\n    verify_every: 7d")]
+pub(crate) struct Apply {
+    /// A YAML file, as `azdr policy schema` describes it
+    #[arg(long, short = 'f', value_name = "FILE")]
+    file: PathBuf,
+    /// Only show what would change
+    #[arg(long)]
+    dry_run: bool,
+    /// Remove named policies that the file does not have; their VMs keep the policy that they have
+    #[arg(long)]
+    prune: bool,
+}
+
+impl Apply {
+    pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
+        let request = ApplyPoliciesRequest {
+            policies: policy_file::read_named(&self.file)?,
+            prune: self.prune,
+            dry_run: self.dry_run,
+        };
+        let answer = s.client.apply_policies(request).await?.into_inner();
+        s.out.result(json::applied(&answer), |style| text(&answer, style));
+        Ok(())
+    }
+}
+
+fn text(answer: &ApplyPoliciesResponse, style: Style) -> String {
+    let mut text = String::new();
+    let mut policies = Table::new(&["POLICY", "CHANGE", "FOR VMS WITH"]);
+    for change in &answer.policies {
+        let kind = names::or_dash(names::named_policy_change(change.kind));
+        policies.row([change.name.clone(), kind, change.select.clone()]);
+    }
+    text.push_str(&policies.render(""));
+    if answer.vms.is_empty() {
+        text.push_str("\nNo VM matches\n");
+    } else {
+        let mut vms = Table::new(&["VM", "RESOURCE GROUP", "CHANGE", "POLICY", "WHY"]);
+        for vm in &answer.vms {
+            vms.row([
+                vm.vm_name.clone(),
+                names::or_dash(group_of(&vm.vm_resource_id).map(str::to_owned)),
+                names::or_dash(names::vm_policy_change(vm.kind)).replace('_', " "),
+                names::or_dash(Some(vm.policy.clone())),
+                vm.reason.clone(),
+            ]);
+        }
+        text.push_str(&format!("\n{}", vms.render("")));
+    }
+    text.push_str(&deleted(&answer.vms));
+    if !answer.deletions_held.is_empty() {
+        text.push_str(&format!("{}: {}\n", style.warning(), answer.deletions_held));
+    }
+    let sentence = if answer.dry_run {
+        "Dry run: nothing was changed".to_owned()
+    } else {
+        style
+            .headline(true, "Policies applied; new VMs that match get theirs at the next inventory")
+    };
+    text.push_str(&format!("\n{sentence}\n"));
+    text
+}
+
+/// The backups that go at once, of all VMs.
+fn deleted(vms: &[VmPolicyChange]) -> String {
+    let gone: Vec<_> = vms.iter().flat_map(|vm| &vm.at_once).collect();
+    if gone.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(&["BACKUP", "REGION", "CREATED", "TIERS", "WHY"]);
+    for entry in &gone {
+        let anyway = if entry.anyway { " (so does the present policy)" } else { "" };
+        let tiers: Vec<String> = entry.tiers.iter().filter_map(|t| names::tier(*t)).collect();
+        table.row([
+            entry.recovery_point.clone(),
+            entry.region.clone(),
+            minute(entry.created_unix_ms),
+            tiers.join(", "),
+            format!("{}{anyway}", entry.reason),
+        ]);
+    }
+    format!("\nDeleted at once, after the next backup ({}):\n{}", gone.len(), table.render("  "))
+}

@@ -1,0 +1,142 @@
+use super::*;
+
+#[test]
+fn a_policy_is_read_and_what_is_left_out_stays_open() {
+    let text = "# nightly\ndaily: 7\nweekly: 0\ntime: \"02:30\"\ntime_zone: Europe/Berlin\n\
+                consistency: require\ntarget_region: none\nrpo: 36h\nverify_every: none\n";
+    let policy = parse(text).unwrap();
+    assert_eq!((policy.daily_retention, policy.weekly_retention), (Some(7), Some(0)));
+    assert_eq!(policy.monthly_retention, None);
+    assert_eq!(policy.schedule_time.as_deref(), Some("02:30"));
+    assert_eq!((policy.cross_region, policy.target_region), (Some(false), None));
+    assert_eq!((policy.rpo_secs, policy.rto_secs), (Some(36 * 3600), None));
+    assert_eq!(policy.verify_every_secs, Some(0));
+    assert_eq!(parse("time: 02:30").unwrap().schedule_time.as_deref(), Some("02:30"));
+    assert_eq!(parse("schedule: daily 04:15").unwrap().schedule_time.as_deref(), Some("04:15"));
+}
+
+#[test]
+fn what_is_wrong_is_named_with_its_place_its_field_and_what_is_allowed() {
+    for (text, line, column, words) in [
+        ("daily: 7\nweekly: lots\n", 2, 9, "weekly is \"lots\": it must be a whole number from 0"),
+        ("daily: 9999\n", 1, 8, "daily is \"9999\": it must be a whole number from 0 to 3650"),
+        ("daily: -1\n", 1, 8, "daily is \"-1\""),
+        ("daily: +1\n", 1, 8, "daily is \"+1\""),
+        ("daily: 7\n\nhourly: 3\n", 3, 1, "there is no field \"hourly\": a policy has daily"),
+        ("daily: 7\ndaily: 8\n", 2, 1, "daily is given twice"),
+        ("daily: [7]\n", 1, 8, "daily must be a single value"),
+        ("daily:\n  weekly: 4\n", 2, 3, "daily must be a single value"),
+        ("- daily\n", 1, 1, "a policy is a list of"),
+        ("daily: &a 7\nweekly: *a\n", 1, 8, "anchors are not allowed"),
+        ("a: &a [x,x]\nb: &b [*a,*a]\n", 1, 4, "anchors are not allowed"),
+        ("daily: !!int 7\n", 1, 8, "types (\"!…\") are not allowed"),
+        ("daily: 7\n---\nweekly: 4\n", 2, 1, "second document"),
+        ("consistency: maybe\n", 1, 14, "it must be require, prefer or any"),
+        ("time:\n", 1, 5, "time has no value: it must be HH:MM"),
+        ("time: 25:00\n", 1, 7, "time is \"25:00\": it must be HH:MM"),
+        ("schedule: hourly 02:00\n", 1, 11, "it must be daily HH:MM"),
+        ("time: 02:00\nschedule: daily 02:00\n", 2, 1, "say the same: give one"),
+        ("rpo: 1m\n", 1, 6, "rpo is \"1m\": it must be 5m to 366d"),
+        ("rto: 8d\n", 1, 6, "rto is \"8d\": it must be 1m to 7d"),
+        ("drill_every: weekly\n", 1, 14, "a number with m, h, d or w"),
+        ("? [a]\n: b\n", 1, 3, "the name of a field must be a single value"),
+        ("", 1, 1, "there is no policy"),
+        ("7\n", 1, 1, "a policy is a list of"),
+    ] {
+        let wrong = parse(text).unwrap_err();
+        assert!(wrong.message.contains(words), "{text:?}: {}", wrong.message);
+        assert_eq!(wrong.at, Place { line, column }, "{text:?}: {}", wrong.message);
+    }
+    assert!(parse("daily: 'x\n").unwrap_err().message.contains("this is no YAML"));
+}
+
+#[test]
+fn what_is_huge_or_deep_is_refused_at_once_and_in_few_words() {
+    let many = 1_000_000;
+    for text in [
+        "[".repeat(many),
+        "{".repeat(many),
+        format!("daily: {}", "[".repeat(many)),
+        format!("daily: {}", "9".repeat(many)),
+        format!("{}: 7", "x".repeat(many)),
+        format!("consistency: {}", "x".repeat(many)),
+        "- ".repeat(many / 2),
+        "- a\n".repeat(many / 4),
+        format!("a: &a [x]\nb: &b [{}]\n", "*a,".repeat(many / 4)),
+    ] {
+        for wrong in [parse(&text).unwrap_err(), parse_named(&text).unwrap_err()] {
+            assert!(wrong.message.len() < 400, "{:.400}", wrong.message);
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_too_large_or_missing_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("policy.yaml");
+    assert!(read(&path).unwrap_err().message.contains("cannot be read"));
+    std::fs::write(&path, "#".repeat((1 << 20) + 1)).unwrap();
+    assert!(read(&path).unwrap_err().message.contains("larger than 1 MB"));
+    std::fs::write(&path, "daily: x").unwrap();
+    assert!(read(&path).unwrap_err().message.contains("policy.yaml:1:8: daily"));
+    std::fs::write(&path, [0xff, 0xfe]).unwrap();
+    assert!(read_named(&path).unwrap_err().message.contains("cannot be read"));
+}
+
+#[test]
+fn named_policies_are_read_with_their_selectors() {
+    let text = "policies:\n- name: gold\n  select:\n    resource_group: Prod\n    tags: {backup: gold}\n\
+                \x20 daily: 14\n  target_region: westus2\n- name: rest\n  select: {tags: {env: 7}}\n";
+    let policies = parse_named(text).unwrap();
+    let gold = &policies[0];
+    assert_eq!(gold.name, "gold");
+    let select = gold.select.as_ref().unwrap();
+    assert_eq!((&*select.resource_group, &*select.tags["backup"]), ("Prod", "gold"));
+    let policy = gold.policy.as_ref().unwrap();
+    assert_eq!((policy.daily_retention, policy.cross_region), (Some(14), Some(true)));
+    assert_eq!(policies[1].select.as_ref().unwrap().tags["env"], "7");
+    assert_eq!(parse_named("policies: []").unwrap(), []);
+}
+
+#[test]
+fn what_is_wrong_in_a_named_policy_is_named_with_its_place() {
+    let head = "policies:\n- name: gold\n  select: {resource_group: prod}\n";
+    let many: String =
+        (0..101).map(|n| format!("- {{name: p{n}, select: {{resource_group: g}}}}\n")).collect();
+    let tags: String = (0..21).map(|n| format!("t{n}: x, ")).collect();
+    for (text, line, column, words) in [
+        ("daily: 7\n".to_owned(), 1, 1, "there is no field \"daily\" here: expected \"policies:\""),
+        (String::new(), 1, 1, "expected \"policies:\""),
+        ("policies: 7\n".to_owned(), 1, 11, "policies must be a list"),
+        ("policies:\n- gold\n".to_owned(), 2, 3, "a policy must be a mapping"),
+        ("policies:\n- daily: 7\n".to_owned(), 2, 3, "name is missing"),
+        ("policies:\n- name: Gold\n".to_owned(), 2, 9, "name is \"Gold\": it must be 1 to 63"),
+        ("policies:\n- name: \"\u{5d0}\"\n".to_owned(), 2, 9, "lower-case letters"),
+        ("policies:\n- name: gold\n".to_owned(), 2, 3, "select is missing"),
+        (format!("{head}  hourly: 3\n"), 4, 3, "a policy has name, select, daily"),
+        (format!("{head}  daily: x\n"), 4, 10, "daily is \"x\""),
+        (format!("{head}{}", &head[10..]), 4, 9, "policy gold is given twice"),
+        (head.replace("prod", "''"), 3, 28, "the name of a resource group"),
+        (head.replace("resource_group: prod", ""), 3, 11, "must have a resource_group, tags"),
+        (head.replace("resource_group", "group"), 3, 12, "there is no field \"group\""),
+        (head.replace("resource_group: prod", "tags: {a: }"), 3, 20, "tag a has no value"),
+        (head.replace("resource_group: prod", "tags: [a]"), 3, 18, "tags must be a list of"),
+        (head.replace("prod", "&x prod"), 3, 28, "anchors are not allowed"),
+        (format!("policies:\n{many}"), 102, 3, "at most 100 policies"),
+    ] {
+        let wrong = parse_named(&text).unwrap_err();
+        assert!(wrong.message.contains(words), "{text:?}: {}", wrong.message);
+        assert_eq!(wrong.at, Place { line, column }, "{text:?}: {}", wrong.message);
+    }
+    let wrong = parse_named(&head.replace("resource_group: prod", &format!("tags: {{{tags}}}")))
+        .unwrap_err();
+    assert!(wrong.message.contains("at most 20 tags"), "{}", wrong.message);
+}
+
+#[test]
+fn the_published_schema_is_the_programs() {
+    let published = include_str!("../../../docs/policy.schema.json");
+    let mut schema = schema();
+    schema.sort_all_objects();
+    assert_eq!(published, format!("{schema:#}\n"), "azdr policy schema > docs/policy.schema.json");
+}
