@@ -237,7 +237,7 @@ pub(super) fn parse_arm_id(text: &str, column: usize) -> rusqlite::Result<ArmId>
     })
 }
 
-fn item_by_key(c: &Connection, key: &str) -> Result<Option<Item>, StoreError> {
+pub(super) fn item_by_key(c: &Connection, key: &str) -> Result<Option<Item>, StoreError> {
     Ok(c.query_row_cached(&format!("{SELECT} WHERE arm_key = ?1"), [key], item).optional()?)
 }
 

@@ -37,7 +37,7 @@ pub use journal::{Event, JournalEntry};
 pub use pins::StalePins;
 pub use points::{DrillRow, PointRow, ProofRow, ReplicaRow, ReplicaState, SnapshotRow};
 pub use progress::Progress;
-pub use rebuild::{Rebuild, RebuiltItem, RebuiltPoint, RebuiltReplica};
+pub use rebuild::{Rebuild, RebuiltItem, RebuiltKept, RebuiltPoint, RebuiltReplica};
 pub use repetition::Repetition;
 pub use residue::{KeptDisk, REBUILD, Rebuilt};
 pub use runs::{LockNeed, MAX_QUEUED, NewRun, RunId, RunRow, RunState};
