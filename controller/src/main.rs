@@ -127,12 +127,13 @@ fn rebuild_from_azure(args: &RebuildArgs) -> anyhow::Result<()> {
     writeln!(out, "azdr is rebuilt (installation {}).", report.installation)?;
     writeln!(
         out,
-        "  Recovered: {} ({} with a policy), {}, {} in other regions, {}",
+        "  Recovered: {} ({} with a policy), {}, {} in other regions, {}, {}",
         count(report.vms, "VM"),
         report.policies,
         count(report.points, "recovery point"),
         count(report.replicas, "replica"),
         count(report.pins, "pin"),
+        count(report.kept_disks, "replaced disk"),
     )?;
     writeln!(out, "  Admin bundle: {} (context.toml for --context-file)", args.bundle.display())?;
     writeln!(out, "Not recovered:")?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use azdr_arm::PollPace;
 use azdr_controller::store::{Item, RunState};
 use azdr_controller::workflow::{Effect, StepOutline};
-use azdr_controller::workflows;
+use azdr_controller::workflows::{self, tags};
 use serde_json::Value;
 
 use crate::cases::Case;
@@ -92,7 +92,12 @@ async fn run(case: Case, plan: Plan, spoil: Option<(usize, Spoil)>) -> Ran {
     if row.state != RunState::Succeeded {
         catalogue.push(format!("error {}", row.error.clone().unwrap_or_default()["kind"]));
     }
-    let end = End { state: row.state, world: world(&bench.cloud.listing().await), catalogue };
+    let listing = bench.cloud.listing().await;
+    let mut resources = listing["resources"].as_array().unwrap().iter();
+    let marked = resources.any(|r| r["tags"][tags::KEPT_BY].is_string());
+    let undone = case == Case::RestoreInPlace && row.state != RunState::Succeeded;
+    assert!(!(undone && marked), "{case:?}: a disk in use is marked as kept");
+    let end = End { state: row.state, world: world(&listing), catalogue };
     let seen = bench.meddler.seen();
     life.end().await;
     Ran { end, points, seen, stuck_with, requests, bench }

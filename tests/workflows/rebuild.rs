@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use azdr_controller::rebuild::{self, Report, listing};
 use azdr_controller::reconcile::Reconciler;
-use azdr_controller::store::{Executor, Item, PointRow, RunState, Stamp, Store};
-use azdr_controller::workflows::{self, prune, replicate, restore_new_vm, tags};
+use azdr_controller::reconcile::residue::{Sweep, Sweeper, What};
+use azdr_controller::store::{Executor, Item, PointRow, ReplicaState, RunState, Stamp, Store};
+use azdr_controller::workflows::{self, prune, replicate, restore_in_place, restore_new_vm, tags};
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::pin::Pin;
 use azdr_domain::policy::{Policy, PolicyChange};
 use azdr_domain::recovery_point::PointName;
 
-use crate::cases::{take, verified};
-use crate::cloud::SUBSCRIPTION;
+use crate::cases::{Case, restored_in_place, stray_disk, take, verified};
+use crate::cloud::{SUBSCRIPTION, Spoil};
 use crate::life::{Bench, Life, db};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -321,19 +322,193 @@ async fn a_point_whose_originals_are_damaged_comes_back_by_its_copy_and_stranger
     life.end().await;
 }
 
+fn sweeper(bench: &Bench, life: &Life) -> Sweeper {
+    Sweeper::new(Reconciler {
+        store: life.store.clone(),
+        engine: life.engine.clone(),
+        services: life.services.clone(),
+        env: bench.env.clone(),
+    })
+}
+
+async fn sweep(bench: &Bench, life: &Life) -> std::sync::Arc<Sweep> {
+    sweeper(bench, life).sweep(&[SUBSCRIPTION.to_owned()]).await.unwrap()
+}
+
+/// Sweeps and lets what is started end; answers the workflows that ran.
+async fn reap(bench: &Bench, life: &Life) -> Vec<String> {
+    let sweeper = sweeper(bench, life);
+    let sweep = sweeper.sweep(&[SUBSCRIPTION.to_owned()]).await.unwrap();
+    let mut ran = Vec::new();
+    for run in sweeper.start_reaping(&sweep).await.unwrap() {
+        let row = life.ended(run).await;
+        assert_eq!(row.state, RunState::Succeeded, "{row:?}");
+        ran.push(row.workflow);
+    }
+    ran
+}
+
+#[tokio::test(start_paused = true)]
+async fn replaced_disks_are_kept_to_their_end_by_a_rebuilt_catalogue_too_unless_in_doubt() {
+    let bench = Bench::new();
+    let life = bench.life().await;
+    let item = bench.protect(&life, PolicyChange::default()).await;
+    let point = take(&life, &item).await;
+    let disks = restored_in_place(&bench, &life, &item, point).await;
+    let before = life.store.kept_disks().await.unwrap();
+    let azure = &life.services.azure;
+    // The old data disk is in use again; a disk of somebody's has been given the tags of the other.
+    let data = disks.iter().find(|d| d.name().contains("data")).unwrap().clone();
+    let os = disks.iter().find(|d| **d != data).unwrap().clone();
+    let vm = azure.get_vm(&other()).await.unwrap();
+    let body = serde_json::json!({"properties": {"storageProfile": {"dataDisks": [
+        {"lun": 7, "createOption": "Attach", "managedDisk": {"id": data.as_str()}},
+    ]}}});
+    azure.begin_patch_vm(&other(), body, vm.etag.as_deref()).await.unwrap();
+    let copy = stray_disk(&life, "precious", "ffffffff.1").await;
+    azure.merge_tags(&copy, azure.get_tags(&os).await.unwrap()).await.unwrap();
+    azdr_env::sleep(Duration::from_secs(60)).await;
+
+    let (life, report) = lose_and_rebuild(&bench, life).await;
+    assert_eq!(report.kept_disks, 1);
+    for words in [
+        format!("disk {}: a restore had replaced it, and it is attached again", data.name()),
+        format!("disk precious: its tags are those of {}", os.name()),
+    ] {
+        assert!(report.lost.iter().any(|l| l.contains(&words)), "{words}: {:#?}", report.lost);
+    }
+    let kept = life.store.kept_disks().await.unwrap();
+    assert_eq!(kept.len(), 1);
+    let known = before.iter().find(|k| k.disk == os).unwrap();
+    assert_eq!((&kept[0].disk, kept[0].run), (&os, known.run));
+    assert_eq!(kept[0].until.unix_ms() / 1000, known.until.unix_ms() / 1000);
+    let shown = sweep(&bench, &life).await;
+    let found = |id: &ArmId| shown.found.iter().find(|f| f.id == *id).unwrap();
+    assert!(found(&os).why.starts_with("replaced by job"), "{:?}", found(&os));
+    assert!(found(&os).monthly_cents.is_some_and(|cents| cents > 0));
+    for left in [&data, &copy] {
+        assert!(matches!(found(left).what, What::Person(_)), "{:?}", found(left));
+    }
+
+    // Nothing before an admin has released it, and nothing before its days are over.
+    assert_eq!(reap(&bench, &life).await, [""; 0]);
+    life.store.release_deletions().await.unwrap();
+    assert_eq!(reap(&bench, &life).await, [""; 0]);
+    tokio::time::advance(8 * DAY).await;
+    assert_eq!(reap(&bench, &life).await, ["remove_kept_disk"]);
+    let azure = &life.services.azure;
+    assert!(azure.get_disk(&os).await.unwrap_err().is_not_found());
+    for left in [&data, &copy] {
+        azure.get_disk(left).await.unwrap();
+    }
+    assert!(life.store.kept_disks().await.unwrap().is_empty());
+    life.end().await;
+}
+
+/// A catalogue that is lost when the first of two disks has been copied.
+async fn lost_while_copying() -> (Bench, Life, Report, Item, PointRow) {
+    let (prepared, run) = Case::Replicate.prepared();
+    let begin = async || {
+        let bench = Bench::again(prepared, 43);
+        let life = bench.life().await;
+        azdr_env::sleep(Duration::from_secs(1)).await;
+        (bench, life)
+    };
+    let (whole, life) = begin().await;
+    let (life, row) =
+        whole.run_meddled(life, run.clone(), crate::meddling::Plan::default(), None).await;
+    assert_eq!(row.state, RunState::Succeeded);
+    life.end().await;
+    let is_copy = |n: &usize| {
+        whole.cloud.request(*n).starts_with("PUT")
+            && whole.cloud.request(*n).contains("/snapshots/")
+    };
+    let first = (1..=whole.cloud.requests()).find(is_copy).unwrap();
+    let (bench, life) = begin().await;
+    bench.cloud.count_from_here(Some((first, Spoil::CrashAfter)));
+    life.engine.submit(run.clone()).await.unwrap();
+    life.mortal.dead().await;
+    bench.cloud.count_from_here(None);
+    let (life, report) = lose_and_rebuild(&bench, life).await;
+    let item = life.store.item(&db()).await.unwrap().unwrap();
+    let point = life.points(&item).await.remove(0);
+    (bench, life, report, item, point)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_was_not_whole_is_shown_after_a_rebuild_and_taken_up() {
+    let (bench, life, report, item, point) = lost_while_copying().await;
+    assert_eq!((report.points, report.replicas), (1, 0));
+    let said = |l: &String| l.contains("in westus2 lacks") && l.contains("takes up what is there");
+    assert!(report.lost.iter().any(said), "{:#?}", report.lost);
+    let replica = &point.replicas[0];
+    assert_eq!((&*replica.region, replica.state), ("westus2", ReplicaState::Failed));
+    assert!(replica.error.as_ref().unwrap().contains("lacks the"), "{replica:?}");
+    let shown = sweep(&bench, &life).await;
+    assert_eq!(shown.found.len(), 1, "{:#?}", shown.found);
+    let begun = shown.found[0].clone();
+    assert!(begun.why.contains("for a copy that is not whole"), "{begun:?}");
+    // What may go on is not reaped, however long it takes.
+    life.store.release_deletions().await.unwrap();
+    tokio::time::advance(DAY).await;
+    assert_eq!(reap(&bench, &life).await, [""; 0]);
+    let made = life.services.azure.get_snapshot(&begun.id).await.unwrap().time_created;
+    copy(&life, &item, &point.name).await;
+    let point = life.points(&item).await.remove(0);
+    assert!(point.is_restorable_in("westus2"));
+    let taken_up = life.services.azure.get_snapshot(&begun.id).await.unwrap();
+    assert_eq!(taken_up.time_created, made, "it was copied anew");
+    assert_eq!(sweep(&bench, &life).await.found.len(), 0);
+    life.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_was_not_whole_is_reaped_after_a_rebuild_when_a_newer_one_is_there() {
+    let (bench, life, _, item, old) = lost_while_copying().await;
+    let begun = sweep(&bench, &life).await.found[0].id.clone();
+    tokio::time::advance(DAY).await;
+    let newer = take(&life, &item).await;
+    copy(&life, &item, &newer).await;
+    assert_eq!(reap(&bench, &life).await, [""; 0], "deletions are held");
+    life.store.release_deletions().await.unwrap();
+    assert_eq!(reap(&bench, &life).await, ["reap"]);
+    assert!(life.services.azure.get_snapshot(&begun).await.unwrap_err().is_not_found());
+    let points = life.points(&item).await;
+    assert!(points[0].is_restorable_in("westus2") && points[0].name == newer);
+    assert!(points[1].is_restorable_in("eastus") && points[1].name == old.name);
+    assert_eq!(sweep(&bench, &life).await.found.len(), 0);
+    life.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_restore_of_the_first_version_is_still_finished() {
     let bench = Bench::new();
     let life = bench.life().await;
-    let mut run = crate::cases::Case::RestoreNewVm.prepare(&bench, &life).await;
+    let mut run = Case::RestoreNewVm.prepare(&bench, &life).await;
     run.version = restore_new_vm::FIRST;
     life.settle().await;
-    let crash = Some((12, crate::cloud::Spoil::CrashAfter));
+    let crash = Some((12, Spoil::CrashAfter));
     bench.cloud.count_from_here(crash);
     let (life, row) = bench.run(life, run).await;
     assert_eq!(row.state, RunState::Succeeded, "{row:?}");
     assert_eq!(row.version, restore_new_vm::FIRST);
     let steps = life.engine.history(row.id).await.unwrap();
     assert_eq!(steps.records_of("group").count(), 0);
+    life.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restore_in_place_of_the_first_version_is_still_finished() {
+    let bench = Bench::new();
+    let life = bench.life().await;
+    let mut run = Case::RestoreInPlace.prepare(&bench, &life).await;
+    run.version = restore_in_place::FIRST;
+    life.settle().await;
+    bench.cloud.count_from_here(Some((12, Spoil::CrashAfter)));
+    let (life, row) = bench.run(life, run).await;
+    assert_eq!((row.state, row.version), (RunState::Succeeded, restore_in_place::FIRST));
+    let steps = life.engine.history(row.id).await.unwrap();
+    assert_eq!(steps.records_of("mark_replaced").count(), 0);
+    assert_eq!(life.store.kept_disks().await.unwrap().len(), 2);
     life.end().await;
 }

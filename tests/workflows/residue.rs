@@ -6,12 +6,13 @@ use std::time::Duration;
 use azdr_controller::reconcile::Reconciler;
 use azdr_controller::reconcile::residue::{Found, Sweep, Sweeper, What};
 use azdr_controller::store::{DeletionHold, RunState};
+use azdr_controller::workflows::tags;
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::policy::PolicyChange;
 
 use crate::cases::{Case, restored_in_place, stray_disk, take, verified};
 use crate::cloud::SUBSCRIPTION;
-use crate::life::{Bench, Life};
+use crate::life::{Bench, Life, db};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -126,6 +127,20 @@ async fn replaced_disks_are_listed_with_their_end_and_removed_then_unless_in_use
     let early = sweep(&bench, &life).await;
     assert_eq!(early.found.len(), 2);
     for disk in &disks {
+        let until = until.to_string();
+        assert_eq!(found(&early, disk).why, format!("replaced by job 3 and kept until {until}"));
+        let tags = life.services.azure.get_tags(disk).await.unwrap();
+        let kept = tags::read_kept(&tags).unwrap();
+        assert_eq!((&kept.disk, kept.vm, kept.by.to_string()), (disk, db(), "1nstall.3".into()));
+        assert_eq!(tags::value(&tags, tags::OWNER), None, "it is not of azdr's making");
+    }
+    // Somebody takes the tags off: the list says what that means.
+    let os = disks.iter().find(|d| !d.name().contains("data")).unwrap();
+    let names = life.services.azure.get_tags(os).await.unwrap().into_keys().collect::<Vec<_>>();
+    life.services.azure.remove_tags(os, &names).await.unwrap();
+    let untagged = sweep(&bench, &life).await;
+    assert!(found(&untagged, os).why.contains("a rebuilt catalogue would not know it"));
+    for disk in &disks {
         assert_eq!(found(&early, disk).what, What::ReapedAfter(until));
         assert_eq!(found(&early, disk).workflow.as_deref(), Some("restore_in_place"));
     }
@@ -148,5 +163,8 @@ async fn replaced_disks_are_listed_with_their_end_and_removed_then_unless_in_use
         assert_eq!(exists(&life, disk).await, disk == data, "{disk}");
     }
     assert!(life.store.kept_disks().await.unwrap().is_empty());
+    // In use again: nothing says any more that it is kept.
+    let tags = life.services.azure.get_tags(data).await.unwrap();
+    assert!(tags.keys().all(|name| !name.starts_with("azdr:")), "{tags:?}");
     life.end().await;
 }

@@ -73,6 +73,15 @@ pub enum RunFacts {
     Unknown,
 }
 
+/// A snapshot of a copy that is not whole, of a recovery point that is whole where it was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnfinishedCopy {
+    /// Copying the point again takes it up.
+    CanGoOn,
+    /// A newer point is whole in that region: this one cannot be copied there any more.
+    Overtaken,
+}
+
 /// What is known of a resource.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
@@ -88,6 +97,8 @@ pub struct Facts<'a> {
     pub run: RunFacts,
     /// That run's journal names the resource.
     pub journalled: bool,
+    /// It is part of such a copy; asked only of what was made before a rebuild.
+    pub copy: Option<UnfinishedCopy>,
 }
 
 /// What is to become of a resource.
@@ -150,13 +161,20 @@ pub fn judge(facts: &Facts<'_>, ours: &str, now: WallTime) -> Verdict {
         }
         RunFacts::BeforeRebuild { rebuilt } => {
             let why = format!("job {run} made it before the catalogue was rebuilt");
-            match purpose {
-                Some(Purpose::Verify | Purpose::Drill) => {
-                    let from = facts.created.map_or(rebuilt, |created| created.max(rebuilt));
-                    reap(why, from, now)
+            let from = facts.created.map_or(rebuilt, |created| created.max(rebuilt));
+            match (purpose, facts.copy) {
+                (Some(Purpose::Verify | Purpose::Drill), _) => reap(why, from, now),
+                (Some(Purpose::Restore), _) => {
+                    residue(&why, "it may be part of a restored machine")
                 }
-                Some(Purpose::Restore) => residue(&why, "it may be part of a restored machine"),
-                None => residue(&why, "nothing is known of what the job made it for"),
+                (None, Some(UnfinishedCopy::Overtaken)) => {
+                    reap(format!("{why}, for a copy that newer ones have overtaken"), from, now)
+                }
+                (None, Some(UnfinishedCopy::CanGoOn)) => residue(
+                    &format!("{why}, for a copy that is not whole"),
+                    "copying the recovery point again takes it up (azdr backup replicate)",
+                ),
+                (None, None) => residue(&why, "nothing is known of what the job made it for"),
             }
         }
         RunFacts::Unknown => residue(
@@ -231,7 +249,15 @@ mod tests {
     fn verdict(name: &str, run: RunFacts, journalled: bool, created: i64) -> Verdict {
         let (id, tag) = (disk(name), tag(OURS, 7));
         let created = Some(at(created));
-        let facts = Facts { id: &id, tag: Some(&tag), created, catalogued: false, run, journalled };
+        let facts = Facts {
+            id: &id,
+            tag: Some(&tag),
+            created,
+            catalogued: false,
+            run,
+            journalled,
+            copy: None,
+        };
         judge(&facts, OURS, at(10))
     }
 
@@ -290,6 +316,29 @@ mod tests {
     }
 
     #[test]
+    fn of_a_copy_that_was_not_whole_before_a_rebuild_only_what_is_overtaken_is_reaped() {
+        let (id, tag) = (disk("db-backup-daily-20251201-0800-0a1b2c3d"), tag(OURS, 7));
+        let judged = |run, copy| {
+            let created = Some(at(0));
+            let facts = Facts {
+                id: &id,
+                tag: Some(&tag),
+                created,
+                catalogued: false,
+                run,
+                journalled: false,
+                copy,
+            };
+            fate(judge(&facts, OURS, at(10)))
+        };
+        let before = RunFacts::BeforeRebuild { rebuilt: at(1) };
+        assert_eq!(judged(before, Some(UnfinishedCopy::Overtaken)), Fate::Reap);
+        assert!(matches!(judged(before, Some(UnfinishedCopy::CanGoOn)), Fate::Person(_)));
+        let snapshots = RunFacts::Ended { at: at(1), leaves: Leaves::Snapshots };
+        assert!(matches!(judged(snapshots, Some(UnfinishedCopy::Overtaken)), Fate::Person(_)));
+    }
+
+    #[test]
     fn what_is_anothers_is_not_ours_to_judge_and_what_the_catalogue_names_is_wanted() {
         let (id, other) = (disk("azdr-verify-ffffffff-7-os"), tag("ffffffff", 7));
         let facts = Facts {
@@ -299,6 +348,7 @@ mod tests {
             catalogued: false,
             run: nothing(),
             journalled: true,
+            copy: None,
         };
         assert_eq!(judge(&facts, OURS, at(10)), Verdict::Foreign);
         assert_eq!(judge(&Facts { catalogued: true, ..facts }, OURS, at(10)), Verdict::Wanted);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use azdr_arm::{ArmClient, AzureError, Snapshot, Vm};
+use azdr_arm::{ArmClient, AzureError, Disk, Snapshot, Vm};
 use azdr_domain::residue::RunTag;
 
 use crate::workflows::tags;
@@ -14,6 +14,8 @@ pub struct Listing {
     pub vms: Vec<Vm>,
     /// All snapshots that are part of a recovery point, of any installation.
     pub snapshots: Vec<Snapshot>,
+    /// All disks that restores have replaced and that are kept, of any installation.
+    pub kept: Vec<Disk>,
     /// The highest run whose tag was seen, by installation.
     pub runs: BTreeMap<String, i64>,
 }
@@ -32,7 +34,20 @@ pub async fn read(azure: &ArmClient, subscriptions: &[String]) -> Result<Listing
         let resources = azure.list_with_tag(subscription, tags::RUN).await?;
         let groups = azure.list_resource_groups_with_tag(subscription, tags::RUN).await?;
         let all = resources.into_iter().map(|r| r.tags).chain(groups.into_iter().map(|g| g.tags));
-        for tag in all.filter_map(|t| tags::value(&t, tags::RUN).and_then(RunTag::parse)) {
+        let mut kept = Vec::new();
+        for disk in azure.list_with_tag(subscription, tags::KEPT_BY).await? {
+            // The listing lags: a disk may be gone.
+            match azure.get_disk(&disk.id).await {
+                Ok(disk) => kept.push(disk),
+                Err(e) if e.is_not_found() => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let replacing = kept.iter().filter_map(|d| tags::value(&d.tags, tags::KEPT_BY));
+        let replacing: Vec<RunTag> = replacing.filter_map(RunTag::parse).collect();
+        listing.kept.extend(kept);
+        let made = all.filter_map(|t| tags::value(&t, tags::RUN).and_then(RunTag::parse));
+        for tag in made.chain(replacing) {
             let highest = listing.runs.entry(tag.installation).or_default();
             *highest = tag.run.max(*highest);
         }

@@ -5,6 +5,7 @@
 //! | the encrypted export | the certificate authority |
 //! | the configuration | cloud, tenant, subscriptions of the stamp |
 //! | tags of snapshots and copies | the installation, recovery points, replicas, pins ([`points`]) |
+//! | tags of disks that restores have replaced | until when they are kept ([`kept`]) |
 //! | the VMs' tag `azlin:backup-schedule`, their `vmId` | items and policies |
 //!
 //! Everything is read first and written last, in one transaction with the stamp: a database without a
@@ -12,6 +13,7 @@
 //! is deleted until an admin has looked at the report and released it: what would have kept a point
 //! may be among the things that were lost.
 
+pub mod kept;
 pub mod listing;
 pub mod points;
 
@@ -136,17 +138,18 @@ pub struct Report {
     pub replicas: usize,
     /// People's holds on them.
     pub pins: usize,
+    /// Disks that restores have replaced and that are kept for some days.
+    pub kept_disks: usize,
     /// What could not be recovered, one thing each.
     pub lost: Vec<String>,
 }
 
 /// What no rebuild can recover: it is nowhere but in the database.
-const NEVER: [&str; 5] = [
+const NEVER: [&str; 4] = [
     "proofs: every recovery point counts as unproved until it is verified again",
     "the history of jobs and DR tests",
     "operators other than the new admin, and revocations of agents' certificates: revoke again with \
      `azdr agent revoke` what must not come back",
-    "replaced disks that were kept for some days: azdr does not remove them any more",
     "jobs that were under way: what they left is shown by `azdr residue list`",
 ];
 
@@ -286,14 +289,17 @@ pub fn plan(listing: &Listing, installation: &str, now: WallTime) -> (Rebuild, R
             points: own,
         });
     }
+    let (kept_disks, left) = kept::read(&listing.kept, installation);
+    lost.extend(left);
     let all = || items.iter().flat_map(|i| &i.points);
     let report = Report {
         installation: installation.to_owned(),
         vms: items.iter().filter(|i| i.policy.is_some() || !i.points.is_empty()).count(),
         policies: items.iter().filter(|i| i.policy.is_some()).count(),
         points: all().count(),
-        replicas: all().map(|p| p.replicas.len()).sum(),
+        replicas: all().flat_map(|p| &p.replicas).filter(|r| r.problem.is_none()).count(),
         pins: all().map(|p| p.pins.len()).sum(),
+        kept_disks: kept_disks.len(),
         lost: lost.into_iter().chain(NEVER.map(str::to_owned)).collect(),
     };
     let highest = listing.runs.get(installation).copied().unwrap_or_default();
@@ -306,6 +312,7 @@ pub fn plan(listing: &Listing, installation: &str, now: WallTime) -> (Rebuild, R
         },
         admin: (String::new(), String::new()),
         items,
+        kept_disks,
         run: highest + RUNS_WITHOUT_TRACE,
         hold: DeletionHold {
             since: now,

@@ -162,13 +162,15 @@ fn put_together(
     };
     let originals = regions.remove(home.as_str()).unwrap_or_default();
     let gone = missing(&originals);
-    let mut replicas = Vec::new();
+    let (mut replicas, mut unfinished) = (Vec::new(), Vec::new());
     for (region, copies) in regions {
         let gone = missing(&copies);
         if gone.is_empty() {
             replicas.push((region, copies));
         } else {
-            note(&format!("its copy in {region} lacks the {}; copy it again", gone.join(", the ")));
+            let lacks = format!("lacks the {}", gone.join(", the "));
+            note(&format!("its copy in {region} {lacks}; copying it again takes up what is there"));
+            unfinished.push((region, copies, lacks));
         }
     }
     if !gone.is_empty() {
@@ -206,15 +208,21 @@ fn put_together(
         snapshots: snapshots(&originals, description),
         description: description.clone(),
     };
-    let replicas = replicas
-        .into_iter()
-        .map(|(region, copies)| RebuiltReplica {
-            region: region.to_owned(),
-            run: copies.iter().map(|p| p.run).max().unwrap_or_default(),
-            started: copies.iter().filter_map(|p| p.snapshot.time_created).min().unwrap_or(created),
-            snapshots: snapshots(&copies, description),
-        })
-        .collect();
+    let replica = |region: &str, copies: &[&Part<'_>]| RebuiltReplica {
+        region: region.to_owned(),
+        run: copies.iter().map(|p| p.run).max().unwrap_or_default(),
+        started: copies.iter().filter_map(|p| p.snapshot.time_created).min().unwrap_or(created),
+        snapshots: snapshots(copies, description),
+        problem: None,
+    };
+    let whole = replicas.iter().map(|(region, copies)| replica(region, copies));
+    let unfinished = unfinished.iter().map(|(region, copies, lacks)| RebuiltReplica {
+        // Nobody's yet: a copy takes them up, or they are residue.
+        snapshots: Vec::new(),
+        problem: Some(format!("it was not whole when the catalogue was rebuilt: it {lacks}")),
+        ..replica(region, copies)
+    });
+    let replicas = whole.chain(unfinished).collect();
     Ok(RebuiltPoint { point, run, replicas, pins })
 }
 

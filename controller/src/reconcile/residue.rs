@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::Reconciler;
 use crate::store::{NewRun, RunId, StoreError};
 use crate::workflows::azure::Resource;
-use crate::workflows::{new_run, reap, remove_kept_disk, tags};
+use crate::workflows::{new_run, reap, remove_kept_disk, replicate, tags};
 
 /// Pause between sweeps.
 pub const EVERY: Duration = Duration::from_secs(3600);
@@ -98,6 +98,16 @@ pub(super) struct Listed {
     pub(super) tags: tags::Tags,
     /// Its region.
     pub(super) location: Option<String>,
+    /// A disk that a restore has replaced: the tag names that one, not its maker.
+    kept: bool,
+}
+
+/// What a resource's own document says.
+#[derive(Default)]
+struct Priced {
+    monthly_cents: Option<u64>,
+    created: Option<WallTime>,
+    tags: tags::Tags,
 }
 
 impl Sweeper {
@@ -176,6 +186,21 @@ impl Sweeper {
                     (*facts, Some(journal))
                 }
             };
+            if l.kept {
+                if facts != residue::RunFacts::Live {
+                    let person = "it is somebody's disk and not of azdr's making";
+                    let why = match run {
+                        Some(run) => format!(
+                            "its tags say that job {run} replaced it; the catalogue does not"
+                        ),
+                        None => "its tags say that a restore replaced it; the catalogue does not"
+                            .to_owned(),
+                    };
+                    let fate = Fate::Person(person);
+                    sweep.found.push(self.describe(l, run, why, fate, held.as_ref()).await?);
+                }
+                continue;
+            }
             let facts = Facts {
                 id: &l.id,
                 tag: l.tag.as_ref(),
@@ -183,6 +208,7 @@ impl Sweeper {
                 catalogued: false,
                 run: facts,
                 journalled: journal.is_some_and(|j| j.contains(l.id.key())),
+                copy: self.unfinished_copy(&l.id, facts).await?,
             };
             if let Verdict::Residue { why, fate } = residue::judge(&facts, ours, at) {
                 sweep.found.push(self.describe(l, run, why, fate, held.as_ref()).await?);
@@ -209,6 +235,7 @@ impl Sweeper {
                 id: r.id,
                 location: r.location,
                 tags: r.tags,
+                kept: false,
             })
             .collect();
         listed.extend(groups.into_iter().filter_map(|g| {
@@ -221,7 +248,18 @@ impl Sweeper {
                 id: g.id?,
                 location: None,
                 tags: tags::Tags::new(),
+                kept: false,
             })
+        }));
+        let replaced = azure.list_with_tag(subscription, tags::KEPT_BY).await?;
+        listed.extend(replaced.into_iter().map(|r| Listed {
+            tag: tags::value(&r.tags, tags::KEPT_BY).and_then(RunTag::parse),
+            resource_type: r.resource_type,
+            created: r.created,
+            id: r.id,
+            location: r.location,
+            tags: r.tags,
+            kept: true,
         }));
         Ok(listed)
     }
@@ -238,7 +276,7 @@ impl Sweeper {
             Some(run) => self.reconciler.store.run(run).await?.map(|row| row.workflow),
             None => None,
         };
-        let (billed, made) = self.price(&l.id).await?;
+        let seen = self.price(&l.id).await?;
         let reapable = Resource::of(&l.id).is_some();
         let what = match (fate, held) {
             (Fate::Person(why), _) => What::Person(why.to_owned()),
@@ -252,8 +290,8 @@ impl Sweeper {
         Ok(Found {
             id: l.id,
             resource_type: l.resource_type,
-            created: l.created.or(made),
-            monthly_cents: billed,
+            created: l.created.or(seen.created),
+            monthly_cents: seen.monthly_cents,
             run,
             workflow,
             why,
@@ -265,48 +303,73 @@ impl Sweeper {
         let Reconciler { store, env, .. } = &self.reconciler;
         let mut found = Vec::new();
         for kept in store.kept_disks().await? {
-            let (monthly_cents, created) = self.price(&kept.disk).await?;
+            let seen = self.price(&kept.disk).await?;
+            let mut why = format!("replaced by job {} and kept until {}", kept.run, kept.until);
+            if tags::value(&seen.tags, tags::KEPT_BY).is_none() {
+                why += "; it is not tagged so, and a rebuilt catalogue would not know it";
+            }
             let what = match held {
                 Some(held) => What::Person(held.clone()),
                 None if kept.until <= env.clock.wall() => What::Reaped,
                 None => What::ReapedAfter(kept.until),
             };
             found.push(Found {
-                why: format!("replaced by job {} and kept until {}", kept.run, kept.until),
+                why,
                 workflow: store.run(kept.run).await?.map(|row| row.workflow),
                 resource_type: kept.disk.resource_type().to_owned(),
                 run: Some(kept.run),
                 id: kept.disk,
-                created,
-                monthly_cents,
+                created: seen.created,
+                monthly_cents: seen.monthly_cents,
                 what,
             });
         }
         Ok(found)
     }
 
-    /// What it costs, and when it was made, where its own document says so.
-    async fn price(&self, id: &ArmId) -> Result<(Option<u64>, Option<WallTime>), AzureError> {
+    /// What a snapshot that was made before a rebuild is part of.
+    async fn unfinished_copy(
+        &self,
+        id: &ArmId,
+        run: residue::RunFacts,
+    ) -> Result<Option<residue::UnfinishedCopy>, SweepError> {
+        let services = &self.reconciler.services;
+        let before = matches!(run, residue::RunFacts::BeforeRebuild { .. });
+        if !before || Resource::of(id) != Some(Resource::Snapshot) {
+            return Ok(None);
+        }
+        match services.azure.get_snapshot(id).await {
+            Ok(found) => Ok(replicate::unfinished_copy(&services.catalogue, &found).await?),
+            Err(e) if e.is_not_found() => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// What it costs, when it was made, and its tags, where its own document says so.
+    async fn price(&self, id: &ArmId) -> Result<Priced, AzureError> {
         let azure = &self.reconciler.services.azure;
+        let only = |cost| Ok(Priced { monthly_cents: monthly_cents(cost), ..Priced::default() });
         let seen = match Resource::of(id) {
             Some(Resource::Disk) => azure.get_disk(id).await.map(|disk| {
                 let sku = disk.sku.unwrap_or_default();
                 let size_bytes = disk.size_bytes.unwrap_or_default();
-                (monthly_cents(Billed::Disk { sku: &sku, size_bytes }), disk.time_created)
+                let monthly_cents = monthly_cents(Billed::Disk { sku: &sku, size_bytes });
+                Priced { monthly_cents, created: disk.time_created, tags: disk.tags }
             }),
             Some(Resource::Snapshot) => azure.get_snapshot(id).await.map(|snapshot| {
                 let size_bytes = snapshot.size_bytes.unwrap_or_default();
-                (monthly_cents(Billed::Snapshot { size_bytes }), snapshot.time_created)
+                let monthly_cents = monthly_cents(Billed::Snapshot { size_bytes });
+                Priced { monthly_cents, created: snapshot.time_created, tags: snapshot.tags }
             }),
             Some(Resource::Group | Resource::Vnet | Resource::Nsg | Resource::Nic) => {
-                Ok((monthly_cents(Billed::Free), None))
+                only(Billed::Free)
             }
-            Some(Resource::Vm | Resource::PublicIp) | None => {
-                Ok((monthly_cents(Billed::Unknown), None))
-            }
+            Some(Resource::Vm | Resource::PublicIp) | None => only(Billed::Unknown),
         };
         match seen {
-            Err(e) if e.is_not_found() => Ok((Some(0), None)),
+            Err(e) if e.is_not_found() => {
+                Ok(Priced { monthly_cents: Some(0), ..Priced::default() })
+            }
             seen => seen,
         }
     }

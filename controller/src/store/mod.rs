@@ -45,7 +45,7 @@ pub use points::{
 };
 pub use policies::{NOT_WRITTEN_YET, PolicyRow, TagDrift, VmSeen};
 pub use progress::Progress;
-pub use rebuild::{Rebuild, RebuiltItem, RebuiltPoint, RebuiltReplica};
+pub use rebuild::{Rebuild, RebuiltItem, RebuiltKept, RebuiltPoint, RebuiltReplica};
 pub use repetition::Repetition;
 pub use residue::{KeptDisk, REBUILD, Rebuilt};
 pub use runs::{LockNeed, MAX_QUEUED, NewRun, QueueLimit, RunId, RunRow, RunState};

@@ -9,7 +9,8 @@ use serde_json::json;
 use super::cached::Cached;
 use super::change::{NewPoint, NewSnapshot, add_point, add_snapshot, point_id};
 use super::error::to_json;
-use super::items::ensure_vm;
+use super::items::{ensure_vm, item_by_key};
+use super::points::ReplicaState;
 use super::{DeletionHold, REBUILD, RunId, Stamp, Store, StoreError, deletion_hold, pins, stamp};
 
 /// Everything that a rebuilt database begins with.
@@ -21,6 +22,8 @@ pub struct Rebuild {
     pub admin: (String, String),
     /// VMs with what is known of them.
     pub items: Vec<RebuiltItem>,
+    /// Disks that restores have replaced.
+    pub kept_disks: Vec<RebuiltKept>,
     /// Number of the run that stands for the rebuild; later ones count from here.
     pub run: i64,
     /// Nothing is deleted until it is released.
@@ -42,6 +45,21 @@ pub struct RebuiltItem {
     pub points: Vec<RebuiltPoint>,
 }
 
+/// A disk that a restore has replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RebuiltKept {
+    /// Which.
+    pub disk: ArmId,
+    /// Whose it was.
+    pub vm: ArmId,
+    /// Azure region.
+    pub location: String,
+    /// Until when it is kept.
+    pub until: WallTime,
+    /// The restore that replaced it.
+    pub run: i64,
+}
+
 /// A recovery point.
 #[derive(Clone, Debug)]
 pub struct RebuiltPoint {
@@ -49,13 +67,13 @@ pub struct RebuiltPoint {
     pub point: NewPoint,
     /// The run that made it.
     pub run: i64,
-    /// Its whole copies.
+    /// Its copies, as far as anything of them is there.
     pub replicas: Vec<RebuiltReplica>,
     /// People's holds.
     pub pins: Vec<Pin>,
 }
 
-/// A whole copy in another region.
+/// A copy in another region.
 #[derive(Clone, Debug)]
 pub struct RebuiltReplica {
     /// Azure region.
@@ -66,6 +84,8 @@ pub struct RebuiltReplica {
     pub started: WallTime,
     /// Its snapshots.
     pub snapshots: Vec<NewSnapshot>,
+    /// Why it is not whole, if so.
+    pub problem: Option<String>,
 }
 
 impl Store {
@@ -82,6 +102,23 @@ impl Store {
                 (rebuild.items.len(), rebuild.items.iter().map(|i| i.points.len()).sum::<usize>());
             for item in rebuild.items {
                 write_item(c, item, now)?;
+            }
+            for kept in &rebuild.kept_disks {
+                let none = None::<&str>;
+                let item = match item_by_key(c, kept.vm.key())? {
+                    Some(item) => item,
+                    None => ensure_vm(c, &kept.vm, &kept.location, none, now)?,
+                };
+                c.execute_cached(
+                    "INSERT INTO kept_disk VALUES (?1, ?2, ?3, ?4, ?5)",
+                    (
+                        kept.disk.key(),
+                        kept.disk.as_str(),
+                        item.id.0,
+                        kept.run,
+                        kept.until.unix_ms(),
+                    ),
+                )?;
             }
             // Those before it are nobody's any more, and their numbers are not given again.
             c.execute_cached(
@@ -130,8 +167,19 @@ fn write_item(
         )?;
         for replica in rebuilt.replicas {
             c.execute_cached(
-                "INSERT INTO replica VALUES (?1, ?2, 'complete', ?3, ?4, ?5, NULL)",
-                (id, &replica.region, replica.run, replica.started.unix_ms(), now.unix_ms()),
+                "INSERT INTO replica VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                (
+                    id,
+                    &replica.region,
+                    match replica.problem {
+                        None => ReplicaState::Complete.as_str(),
+                        Some(_) => ReplicaState::Failed.as_str(),
+                    },
+                    replica.run,
+                    replica.started.unix_ms(),
+                    now.unix_ms(),
+                    &replica.problem,
+                ),
             )?;
             for snapshot in &replica.snapshots {
                 add_snapshot(c, id, &replica.region, snapshot)?;
@@ -177,6 +225,7 @@ mod tests {
                 policy: None,
                 points: Vec::new(),
             }],
+            kept_disks: Vec::new(),
             run: 1007,
             hold: DeletionHold { since: at(10), reason: "rebuilt".into() },
         };

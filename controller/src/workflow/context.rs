@@ -320,6 +320,16 @@ impl<S, I> StepCx<S, I> {
         keys.iter().filter_map(|item| self.read_output(key.name, item).transpose()).collect()
     }
 
+    /// The list that an `each` goes over, once it has been fixed; empty before, and where this version
+    /// of the workflow has no such step.
+    ///
+    /// # Errors
+    /// When an item cannot be read as `T`.
+    pub fn each_items<T: DeserializeOwned, O>(&self, key: StepKey<O>) -> Result<Vec<T>, StepError> {
+        let items = self.raw.run.with_history(|h| h.items(key.name).unwrap_or_default().to_vec());
+        items.into_iter().map(|(_, payload)| read_document(key.name, payload)).collect()
+    }
+
     /// The list of a step's [children](super::Workflow::children) in its order, each with its end;
     /// `None`: not over, or never started because the run turned back before.
     ///

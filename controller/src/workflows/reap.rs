@@ -11,13 +11,13 @@
 //! Machines go before what they use, groups last.
 
 use azdr_domain::arm_id::ArmId;
-use azdr_domain::residue::{self, Facts, Fate, RunTag, Verdict};
+use azdr_domain::residue::{self, Facts, Fate, RunFacts, RunTag, UnfinishedCopy, Verdict};
 use azdr_env::WallTime;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::azure::{Resource, delete_if_tagged, existing};
-use super::{StepCx, Workflow};
+use super::{Services, StepCx, Workflow, replicate};
 use crate::store::RunId;
 use crate::workflow::{
     Concluded, Definition, Done, Failure, LockKey, Outcome, RunPriority, StepError, StepKey,
@@ -62,7 +62,7 @@ struct Checked {
 struct Left(Option<String>);
 
 /// The step list.
-pub fn workflow() -> Definition<super::Services> {
+pub fn workflow() -> Definition<Services> {
     Workflow::new(RUN.0, Version(RUN.1), RUN.2)
         .lock_keys(|i: &Input| vec![LockKey(format!("reap:{}", i.tag))])
         .step(CHECK, "Making sure that nobody wants it", check)
@@ -109,6 +109,7 @@ async fn check(cx: &StepCx<Input>) -> Result<Done<Checked>, StepError> {
             catalogued: catalogue.wants(&target.id).await?,
             run,
             journalled: journal.contains(target.id.key()),
+            copy: copy_of(services, target, run).await?,
         };
         match residue::judge(&facts, &services.settings.installation, cx.now()) {
             Verdict::Residue { fate: Fate::Reap, .. } => checked.targets.push(target.clone()),
@@ -117,6 +118,21 @@ async fn check(cx: &StepCx<Input>) -> Result<Done<Checked>, StepError> {
     }
     checked.targets.sort_by_key(|t| rank(t.kind));
     Ok(Done::new(checked))
+}
+
+async fn copy_of(
+    services: &Services,
+    target: &Target,
+    run: RunFacts,
+) -> Result<Option<UnfinishedCopy>, StepError> {
+    let before = matches!(run, RunFacts::BeforeRebuild { .. });
+    if !before || target.kind != Resource::Snapshot {
+        return Ok(None);
+    }
+    match existing(services.azure.get_snapshot(&target.id).await)? {
+        Some(found) => Ok(replicate::unfinished_copy(&services.catalogue, &found).await?),
+        None => Ok(None),
+    }
 }
 
 fn targets(cx: &StepCx<Input>) -> Result<Vec<(String, Target)>, StepError> {

@@ -3,20 +3,22 @@
 //! | step | effect | undo |
 //! |---|---|---|
 //! | `check` | is it due, and is it still the disk that was replaced? | – |
-//! | `delete` | deletes it; **point of no return** | – |
+//! | `delete` | deletes it, or takes its tags off when it is left; **point of no return** | – |
 //! | `forget` | it is kept no longer | – |
 //!
-//! The disk is the VM's original, without any tag of azdr's: the only word for deleting it is the
-//! catalogue's. So one that is attached again, or that was made after the restore (another disk of the
-//! same name), is left alone and no longer azdr's to remove (I6).
+//! The disk is the VM's original and not of azdr's making: the word for deleting it is the catalogue's.
+//! So one that is attached again, or that was made after the restore (another disk of the same name), is
+//! left alone and no longer azdr's to remove (I6). Its tags then go too: a catalogue that is rebuilt must
+//! not take it for kept. Where the catalogue was rebuilt they are the only word, and must still be there.
 
 use azdr_domain::arm_id::ArmId;
+use azdr_domain::residue::RunTag;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::azure::{Resource, delete as delete_resource, existing};
-use super::{StepCx, Workflow};
-use crate::store::{CatalogueChange, ItemId};
+use super::{StepCx, Workflow, tags};
+use crate::store::{CatalogueChange, ItemId, KeptDisk};
 use crate::workflow::{
     Concluded, Definition, Done, Failure, LockKey, Outcome, RunPriority, StepError, StepKey,
     Version,
@@ -92,13 +94,29 @@ async fn check(cx: &StepCx<Input>) -> Result<Done<Decision>, StepError> {
         let why = "it was made after the restore: another disk of the same name";
         return Ok(Done::new(Decision::Leave(why.to_owned())));
     }
+    let by = tag_of(cx, &kept);
+    let says_so = tags::read_kept(&found.tags).is_ok_and(|k| k.by == by && k.disk == *disk);
+    if replaced.is_none() && !says_so {
+        let why = "its tags do not say any more that it is kept";
+        return Ok(Done::new(Decision::Leave(why.to_owned())));
+    }
     Ok(Done::new(Decision::Delete))
 }
 
+fn tag_of(cx: &StepCx<Input>, kept: &KeptDisk) -> RunTag {
+    RunTag { installation: cx.services().settings.installation.clone(), run: kept.run.0 }
+}
+
 async fn delete(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
-    if cx.output(CHECK)? == Decision::Delete {
+    let (services, disk) = (cx.services(), &cx.input.disk);
+    match cx.output(CHECK)? {
         // Azure refuses to delete a disk that somebody has attached in between.
-        delete_resource(cx, Resource::Disk, &cx.input.disk).await?;
+        Decision::Delete => delete_resource(cx, Resource::Disk, disk).await?,
+        Decision::Leave(_) => {
+            if let Some(kept) = services.catalogue.kept_disk(disk).await? {
+                tags::unmark_kept(services, disk, &tag_of(cx, &kept)).await?;
+            }
+        }
     }
     Ok(Done::new(()))
 }

@@ -13,9 +13,11 @@
 //! creation order, one in flight: the lock on the VM's chains into the region sees to it, and a point
 //! older than the newest copied one is refused (I2).
 
-use azdr_arm::CopySpec;
+use azdr_arm::{CopySpec, Snapshot};
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::recovery_point::{PointName, snapshot_name};
+use azdr_domain::region::Region;
+use azdr_domain::residue::{RunFacts, RunTag, UnfinishedCopy};
 use azdr_env::WallTime;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -23,9 +25,9 @@ use serde_json::json;
 use super::azure::{
     Resource, delete_if_ours, ensure_shared_group, existing, finish, named, snapshot_group,
 };
-use super::{StepCx, Workflow, tags};
+use super::{Catalogue, StepCx, Workflow, tags};
 use crate::store::change::NewSnapshot;
-use crate::store::{CatalogueChange, ItemId, PointRow, ReplicaState};
+use crate::store::{CatalogueChange, ItemId, PointRow, ReplicaState, RunId, StoreError};
 use crate::workflow::{
     Concluded, Definition, Done, Failure, LockKey, Outcome, RunPriority, StepError, StepKey,
     Version,
@@ -192,12 +194,71 @@ fn copies(cx: &StepCx<Input>) -> Result<Vec<(String, Copy)>, StepError> {
     Ok(copies.into_iter().map(|c| (c.target.id.name().to_owned(), c)).collect())
 }
 
-/// Asks Azure to copy one snapshot. A copy of ours that is there already is what we asked for.
+/// The copy that a snapshot is part of when it is not whole, of a point that is whole at home.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn unfinished_copy(
+    catalogue: &Catalogue,
+    snapshot: &Snapshot,
+) -> Result<Option<UnfinishedCopy>, StoreError> {
+    let said = tags::read_snapshot(&snapshot.tags);
+    let (Ok(vm), Ok(name)) = (ArmId::parse(&said.vm), PointName::parse(&said.point)) else {
+        return Ok(None);
+    };
+    let lun = said.lun.parse().ok();
+    let own_name =
+        |id: &ArmId| id.name().eq_ignore_ascii_case(snapshot_name(&name, &vm, lun).as_str());
+    let region = snapshot.location.as_deref().and_then(|l| Region::parse(l).ok());
+    let (Some(region), true) = (region, snapshot.id.as_ref().is_some_and(own_name)) else {
+        return Ok(None);
+    };
+    let region = region.to_string();
+    let Some(item) = catalogue.item(&vm).await? else { return Ok(None) };
+    let points = catalogue.points(item.id).await?;
+    let Some(point) = points.iter().find(|p| p.name == name) else { return Ok(None) };
+    let elsewhere = region != point.region && !point.is_restorable_in(&region);
+    if !elsewhere || !point.is_restorable_in(&point.region) {
+        return Ok(None);
+    }
+    let newer = |p: &PointRow| p.created > point.created && p.is_restorable_in(&region);
+    Ok(Some(match points.iter().any(newer) {
+        true => UnfinishedCopy::Overtaken,
+        false => UnfinishedCopy::CanGoOn,
+    }))
+}
+
+/// Whether a snapshot is this very copy, begun by a job that the catalogue has forgotten: no other can
+/// be at work on it, since this run has the chains.
+async fn can_be_taken_up(
+    cx: &StepCx<Input>,
+    copy: &Copy,
+    found: &Snapshot,
+) -> Result<bool, StepError> {
+    let services = cx.services();
+    let made_by = tags::value(&found.tags, tags::RUN).and_then(RunTag::parse);
+    let Some(made_by) = made_by.filter(|t| t.installation == services.settings.installation) else {
+        return Ok(false);
+    };
+    let (run, _) = services.catalogue.run_facts(RunId(made_by.run)).await?;
+    let same_source = found.source_resource_id.as_ref() == Some(&copy.source);
+    Ok(matches!(run, RunFacts::BeforeRebuild { .. })
+        && same_source
+        && found.copy_error.is_none()
+        && unfinished_copy(&services.catalogue, found).await? == Some(UnfinishedCopy::CanGoOn))
+}
+
+/// Asks Azure to copy one snapshot. A copy of ours that is there already is what we asked for; one that
+/// was under way when the catalogue was lost becomes ours.
 async fn start_copy(cx: &StepCx<Input>, copy: &Copy) -> Result<Done<()>, StepError> {
     let azure = &cx.services().azure;
     let target = &copy.target.id;
     if let Some(found) = existing(azure.get_snapshot(target).await)? {
         if tags::is_of_run(cx, &found.tags) {
+            return Ok(Done::new(()));
+        }
+        if can_be_taken_up(cx, copy, &found).await? {
+            azure.merge_tags(target, copy.tags.clone()).await?;
             return Ok(Done::new(()));
         }
         let message = format!("a snapshot named {} exists in {}", target.name(), cx.input.region);

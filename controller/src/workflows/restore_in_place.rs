@@ -12,6 +12,7 @@
 //! | `await_agent` | hello with the witness; a wrong one turns back | – |
 //! | `probe_address` | reads the VM's address | – |
 //! | `await_ssh` | the banner, from outside | – |
+//! | `mark_replaced` (each) | tags on the replaced disks: by whom and until when they are kept | takes them off |
 //! | `record` | replaced disks are kept for a while | – |
 //!
 //! The replaced disks are neither deleted nor written to (I6): whatever fails until the machine is
@@ -24,6 +25,7 @@ use std::time::Duration;
 use azdr_arm::{PowerState, Vm};
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::recovery_point::PointName;
+use azdr_domain::residue::RunTag;
 use azdr_domain::vm_description::DiskDescription;
 use azdr_env::WallTime;
 use serde::{Deserialize, Serialize};
@@ -56,7 +58,10 @@ pub struct Input {
 }
 
 /// Name, version, priority.
-pub const RUN: (&str, u32, RunPriority) = ("restore_in_place", 1, RunPriority::Restore);
+pub const RUN: (&str, u32, RunPriority) = ("restore_in_place", 2, RunPriority::Restore);
+
+/// It did not tag the disks that it replaced.
+pub const FIRST: u32 = 1;
 
 const BOOT: Duration = Duration::from_secs(30 * 60);
 
@@ -70,6 +75,7 @@ const START: StepKey<()> = StepKey::new("start");
 const AGENT: StepKey<Option<Reported>> = StepKey::new("await_agent");
 const ADDRESS: StepKey<Option<SocketAddr>> = StepKey::new("probe_address");
 const SSH: StepKey<Option<String>> = StepKey::new("await_ssh");
+const MARK: StepKey<Marked> = StepKey::new("mark_replaced");
 const RECORD: StepKey<()> = StepKey::new("record");
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -112,9 +118,24 @@ struct Swap {
     original: DiskDescription,
 }
 
-/// The step list.
-pub fn workflow() -> Definition<super::Services> {
-    Workflow::new(RUN.0, Version(RUN.1), RUN.2)
+/// A replaced disk.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Replaced {
+    disk: ArmId,
+    /// Until when it is kept.
+    until: WallTime,
+}
+
+/// What became of a replaced disk's tags.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Marked {
+    /// Why it has none.
+    problem: Option<String>,
+}
+
+/// The step list of this version.
+pub fn workflow(version: u32) -> Definition<super::Services> {
+    let mut steps = Workflow::new(RUN.0, Version(version), RUN.2)
         .lock_keys(|i: &Input| vec![LockKey(format!("vm:{}", i.vm.key()))])
         .step(PLAN, "Reading the VM", plan)
         .no_undo("a lease ends with its run")
@@ -137,7 +158,11 @@ pub fn workflow() -> Definition<super::Services> {
         .no_undo("reads only")
         .step(SSH, "Verifying SSH connectivity", await_ssh)
         .within(BOOT)
-        .no_undo("looks only")
+        .no_undo("looks only");
+    if version > FIRST {
+        steps = steps.each(MARK, "Marking the replaced disks", 8, replaced, mark).undo_each(unmark);
+    }
+    steps
         .step(RECORD, "Recording the restore", record)
         .no_undo("last step: its changes are applied together with its journal entry")
         .residue(left_over)
@@ -453,12 +478,59 @@ async fn await_ssh(cx: &StepCx<Input>) -> Result<Done<Option<String>>, StepError
     }
 }
 
+fn keep_until(cx: &StepCx<Input>) -> WallTime {
+    cx.now().plus(cx.services().settings.keep_replaced)
+}
+
+fn replaced(cx: &StepCx<Input>) -> Result<Vec<(String, Replaced)>, StepError> {
+    let plan = cx.output(PLAN)?;
+    let until = keep_until(cx);
+    let disks = std::iter::once(plan.os).chain(plan.data).filter_map(|s| s.current);
+    Ok(disks.map(|disk| (disk.key().to_owned(), Replaced { disk, until })).collect())
+}
+
+fn own_tag(cx: &StepCx<Input>) -> RunTag {
+    let installation = cx.services().settings.installation.clone();
+    RunTag { installation, run: cx.run_id().0 }
+}
+
+/// For a catalogue that is rebuilt, and for people. The machine is restored and confirmed: a disk that
+/// cannot be tagged is no reason to take that back.
+async fn mark(cx: &StepCx<Input>, replaced: &Replaced) -> Result<Done<Marked>, StepError> {
+    let kept = tags::KeptTags {
+        by: own_tag(cx),
+        until: replaced.until,
+        vm: cx.input.vm.clone(),
+        disk: replaced.disk.clone(),
+    };
+    let marked = cx.services().azure.merge_tags(&replaced.disk, tags::of_kept(&kept)).await;
+    let problem = match marked.map_err(StepError::from) {
+        Ok(()) => None,
+        Err(StepError::Fail(failure)) => Some(failure.message.to_string()),
+        Err(StepError::Retry { failure, .. }) if is_overdue(cx, MARK.name) => {
+            Some(failure.message.to_string())
+        }
+        Err(e) => return Err(e),
+    };
+    if let Some(problem) = &problem {
+        tracing::warn!(run = %cx.run_id(), disk = %replaced.disk, problem, "not tagged as kept");
+    }
+    Ok(Done::new(Marked { problem }))
+}
+
+async fn unmark(cx: &StepCx<Input>, replaced: &Replaced) -> Result<Done<()>, StepError> {
+    tags::unmark_kept(cx.services(), &replaced.disk, &own_tag(cx)).await?;
+    Ok(Done::new(()))
+}
+
 async fn record(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
     let plan = cx.output(PLAN)?;
-    let until = cx.now().plus(cx.services().settings.keep_replaced);
+    let marked: Vec<Replaced> = cx.each_items(MARK)?;
+    let now = keep_until(cx);
     let mut done = Done::new(());
     for swap in std::iter::once(plan.os).chain(plan.data) {
         if let Some(disk) = swap.current {
+            let until = marked.iter().find(|m| m.disk == disk).map_or(now, |m| m.until);
             if planted(Mutation::RestoreDeletesDisks) {
                 let _ = cx.services().azure.begin_delete_disk(&disk).await;
             }

@@ -7,9 +7,13 @@
 use std::collections::BTreeMap;
 
 use azdr_domain::arm_id::ArmId;
+use azdr_domain::residue::RunTag;
+use azdr_env::WallTime;
 use serde::{Deserialize, Serialize};
 
+use super::azure::existing;
 use super::{Services, StepCx};
+use crate::workflow::StepError;
 
 /// Which run made it: `{installation}.{run}`.
 pub const RUN: &str = "azdr:run";
@@ -37,6 +41,19 @@ const VM: &str = "azdr:vm";
 const DISK: &str = "azdr:disk";
 /// The VM's description (JSON), in parts.
 const DESCRIPTION: &str = "azdr:description";
+
+/// On a disk that a restore has replaced and that is kept for a while: that restore, as
+/// `{installation}.{run}`. Not [`RUN`] and not [`OWNER`]: those say that azdr has made something, and
+/// what an undo may delete.
+pub const KEPT_BY: &str = "azdr:kept-by";
+/// Until when it is kept.
+const KEPT_UNTIL: &str = "azdr:kept-until";
+/// Resource ID of its VM, in parts.
+const KEPT_VM: &str = "azdr:kept-vm";
+/// Its own resource ID, in parts: a copy may have been given its tags.
+const KEPT_DISK: &str = "azdr:kept-disk";
+/// All of these begin so.
+const KEPT: &str = "azdr:kept-";
 
 /// Longest tag value (AZURE.md A.7).
 const MAX_VALUE: usize = 256;
@@ -140,6 +157,63 @@ pub fn read_snapshot(tags: &Tags) -> SnapshotTags {
 /// Puts the parts of a long text together again, as far as they are there.
 fn joined(tags: &Tags, name: &str) -> String {
     (0..MAX_PARTS).map_while(|i| value(tags, &format!("{name}-{i}"))).collect()
+}
+
+/// What the tags of a kept disk say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptTags {
+    /// The restore that replaced it.
+    pub by: RunTag,
+    /// Until when it is kept, to the second.
+    pub until: WallTime,
+    /// Whose it was.
+    pub vm: ArmId,
+    /// Which disk.
+    pub disk: ArmId,
+}
+
+/// What a disk carries from when a restore has replaced it until it is deleted or in use again.
+pub fn of_kept(kept: &KeptTags) -> Tags {
+    let until = WallTime::from_unix_ms(kept.until.unix_ms() / 1000 * 1000);
+    let mut tags = BTreeMap::from([
+        (KEPT_BY.to_owned(), kept.by.to_string()),
+        (KEPT_UNTIL.to_owned(), until.to_string()),
+    ]);
+    put_parts(&mut tags, KEPT_VM, kept.vm.as_str());
+    put_parts(&mut tags, KEPT_DISK, kept.disk.as_str());
+    tags
+}
+
+/// Reads the tags that [`of_kept`] wrote.
+///
+/// # Errors
+/// What is wrong with them, in words.
+pub fn read_kept(tags: &Tags) -> Result<KeptTags, &'static str> {
+    let by = value(tags, KEPT_BY).and_then(RunTag::parse).ok_or("azdr:kept-by names no job")?;
+    let until = value(tags, KEPT_UNTIL).and_then(|v| v.parse().ok());
+    let id = |name| ArmId::parse(&joined(tags, name)).ok();
+    let vm = id(KEPT_VM).filter(|id| id.is_type("Microsoft.Compute/virtualMachines"));
+    Ok(KeptTags {
+        by,
+        until: until.ok_or("azdr:kept-until is no time")?,
+        vm: vm.ok_or("azdr:kept-vm-0… name no VM")?,
+        disk: id(KEPT_DISK).ok_or("azdr:kept-disk-0… name no disk")?,
+    })
+}
+
+/// Takes the tags of [`of_kept`] from a disk, if they are this restore's. One that is gone has none.
+///
+/// # Errors
+/// By class.
+pub async fn unmark_kept(services: &Services, disk: &ArmId, by: &RunTag) -> Result<(), StepError> {
+    let Some(tags) = existing(services.azure.get_tags(disk).await)? else { return Ok(()) };
+    if value(&tags, KEPT_BY) != Some(by.to_string().as_str()) {
+        return Ok(());
+    }
+    let ours = |name: &&String| name.to_ascii_lowercase().starts_with(KEPT);
+    let names: Vec<String> = tags.keys().filter(ours).cloned().collect();
+    existing(services.azure.remove_tags(disk, &names).await)?;
+    Ok(())
 }
 
 /// Whether a resource was made by this run.

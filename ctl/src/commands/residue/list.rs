@@ -4,7 +4,7 @@ use azdr_proto::admin::{ListResidueRequest, ListResidueResponse, ResidueResource
 use clap::Args;
 
 use crate::error::CliError;
-use crate::quantity::{count, dollars, minute};
+use crate::quantity::{between, count, dollars, minute};
 use crate::session::Session;
 use crate::style::Style;
 use crate::table::Table;
@@ -31,9 +31,13 @@ fn text(answer: &ListResidueResponse, style: Style) -> String {
     let mut text = match answer.resources.len() as u32 {
         0 => format!("{}\n", style.headline(true, "Nothing is left behind")),
         n => format!(
-            "{}, about ${} per month (estimate, list prices of {})\n\n",
+            "{}, about ${} per month{} (estimate, list prices of {})\n\n",
             count(n, "resource"),
             dollars(answer.monthly_cost_usd_cents),
+            match answer.resources.iter().filter(|r| r.monthly_cost_usd_cents.is_none()).count() {
+                0 => String::new(),
+                unknown => format!(", not counting {unknown} without a price"),
+            },
             answer.prices_as_of
         ),
     };
@@ -41,12 +45,12 @@ fn text(answer: &ListResidueResponse, style: Style) -> String {
         text.push_str(&format!("{}: {}\n\n", style.warning(), answer.held));
     }
     if !answer.resources.is_empty() {
-        let mut table = Table::new(&["RESOURCE", "TYPE", "CREATED", "PER MONTH", "JOB", "FATE"]);
+        let mut table = Table::new(&["RESOURCE", "TYPE", "AGE", "PER MONTH", "JOB", "FATE"]);
         for resource in &answer.resources {
             table.row([
                 names::last_segment(&resource.resource_id).to_owned(),
                 names::last_segment(&resource.resource_type).to_owned(),
-                at(resource.created_unix_ms),
+                age(resource.created_unix_ms, answer.as_of_unix_ms),
                 resource
                     .monthly_cost_usd_cents
                     .map_or_else(|| "?".to_owned(), |cents| format!("${}", dollars(cents))),
@@ -57,7 +61,11 @@ fn text(answer: &ListResidueResponse, style: Style) -> String {
         text.push_str(&table.render(""));
         text.push('\n');
         for resource in &answer.resources {
-            text.push_str(&format!("{}\n  {}\n", resource.resource_id, resource.reason));
+            let made = match resource.created_unix_ms {
+                0 => String::new(),
+                at => format!("; made {}", minute(at)),
+            };
+            text.push_str(&format!("{}\n  {}{made}\n", resource.resource_id, resource.reason));
         }
     }
     for other in &answer.others {
@@ -71,8 +79,14 @@ fn text(answer: &ListResidueResponse, style: Style) -> String {
     text
 }
 
-fn at(unix_ms: i64) -> String {
-    if unix_ms == 0 { "-".to_owned() } else { minute(unix_ms) }
+/// "8d", "5h", "12m"; a dash where Azure does not say when it was made.
+fn age(created_unix_ms: i64, now_unix_ms: i64) -> String {
+    let Some(age) = between(created_unix_ms, now_unix_ms) else { return "-".to_owned() };
+    match age.as_secs() / 60 {
+        minutes @ 0..60 => format!("{minutes}m"),
+        minutes @ 60..1440 => format!("{}h", minutes / 60),
+        minutes => format!("{}d", minutes / 1440),
+    }
 }
 
 fn job(resource: &ResidueResource) -> String {
