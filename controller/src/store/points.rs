@@ -82,10 +82,10 @@ impl PointRow {
     }
 
     /// The highest level that has been proved, and when; a later failure at any level voids it. What
-    /// was proved of a copy that is gone proves nothing any more.
+    /// was proved of a copy that is gone, pruned or deleted by somebody, proves nothing any more.
     pub fn proof(&self) -> (ProofLevel, Option<WallTime>) {
         let mut level = (ProofLevel::Unproved, None);
-        for proof in self.proofs.iter().filter(|p| !self.is_missing_in(&p.region)) {
+        for proof in self.proofs.iter().filter(|p| self.is_restorable_in(&p.region)) {
             if !proof.passed {
                 level = (ProofLevel::Unproved, None);
             } else if proof.level >= level.0 {

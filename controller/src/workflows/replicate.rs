@@ -254,7 +254,7 @@ async fn start_copy(cx: &StepCx<Input>, copy: &Copy) -> Result<Done<()>, StepErr
     let azure = &cx.services().azure;
     let target = &copy.target.id;
     if let Some(found) = existing(azure.get_snapshot(target).await)? {
-        if tags::is_of_run(cx, &found.tags) {
+        if tags::is_of_run(cx, &found.tags) || is_left_of_a_replica(cx, copy, &found) {
             return Ok(Done::new(()));
         }
         if can_be_taken_up(cx, copy, &found).await? {
@@ -271,6 +271,20 @@ async fn start_copy(cx: &StepCx<Input>, copy: &Copy) -> Result<Done<()>, StepErr
     spec.tags = copy.tags.clone();
     finish(cx, "copy", azure.begin_copy_snapshot(target, &spec)).await?;
     Ok(Done::new(()))
+}
+
+/// Whether a snapshot is what an earlier job of ours has made of the same original: somebody has deleted
+/// another part of that replica, and this one is still good. It carries that job's tag: undoing this one
+/// leaves it alone.
+fn is_left_of_a_replica(cx: &StepCx<Input>, copy: &Copy, found: &Snapshot) -> bool {
+    let tag = |tags: &tags::Tags, name| tags::value(tags, name).map(str::to_owned);
+    let run = tag(&found.tags, tags::RUN).as_deref().and_then(RunTag::parse);
+    let (said, ours) = (tags::read_snapshot(&found.tags), tags::read_snapshot(&copy.tags));
+    run.is_some_and(|run| run.installation == cx.services().settings.installation)
+        && found.ready()
+        && found.source_resource_id.as_ref() == Some(&copy.source)
+        && (said.point, said.lun) == (ours.point, ours.lun)
+        && said.vm.eq_ignore_ascii_case(&ours.vm)
 }
 
 async fn delete_copy(cx: &StepCx<Input>, copy: &Copy) -> Result<Done<()>, StepError> {

@@ -507,7 +507,7 @@ async fn mark(cx: &StepCx<Input>, replaced: &Replaced) -> Result<Done<Marked>, S
     let problem = match marked.map_err(StepError::from) {
         Ok(()) => None,
         Err(StepError::Fail(failure)) => Some(failure.message.to_string()),
-        Err(StepError::Retry { failure, .. }) if is_overdue(cx, MARK.name) => {
+        Err(StepError::Retry { failure, .. }) if is_overdue(cx) => {
             Some(failure.message.to_string())
         }
         Err(e) => return Err(e),

@@ -174,7 +174,9 @@ impl Cloud {
         match status {
             503 => self.record.count(Kind::RegionDown, 1),
             409 if says("ScopeLocked") => self.record.count(Kind::Locked, 1),
-            200 if path.contains("/operations/") && says("AllocationFailed") => {
+            200 if path.to_ascii_lowercase().contains("operations/")
+                && says("AllocationFailed") =>
+            {
                 self.record.count(Kind::NoCapacity, 1);
             }
             _ => {}

@@ -216,9 +216,11 @@ impl Machines {
         }
     }
 
-    /// Whether the machine's disks did not belong together before this point was taken of it.
-    pub fn was_torn_before(&self, vm_id: &str, point: &str) -> bool {
-        self.lock().torn_before.contains(&(vm_id.to_owned(), point.to_owned()))
+    /// Whether the machine's disks did not belong together before this point was taken of it. `None`: a
+    /// machine that is gone, of which only the point's name is known.
+    pub fn was_torn_before(&self, vm_id: Option<&str>, point: &str) -> bool {
+        let is_it = |id: &String| vm_id.is_none_or(|vm_id| vm_id == id);
+        self.lock().torn_before.iter().any(|(id, of)| of == point && is_it(id))
     }
 
     /// vmIds of all running machines.

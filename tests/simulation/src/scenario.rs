@@ -682,7 +682,7 @@ impl Scenario {
                     let place = snapshot.common.location.clone();
                     let vm = vm.to_lowercase();
                     let vm_id = azure.vms.get(&vm).map(|vm| vm.vm_id.as_str());
-                    if machines.was_torn_before(vm_id.unwrap_or_default(), &point) {
+                    if machines.was_torn_before(vm_id, &point) {
                         continue;
                     }
                     let id = snapshot.volume.unique_id.clone();

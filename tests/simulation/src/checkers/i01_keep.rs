@@ -178,13 +178,13 @@ impl Checker for Keep {
             return Err(format!("{key} goes while job {run} holds it for {disk}"));
         }
         let key = (vm, name);
-        if self.is_pinned(&key, view.now) {
-            return Err(format!("{} of {} goes while it is pinned", key.1, key.0));
-        }
         let Some(point) = self.points.all.get(&key).filter(|_| self.points.is_whole(&key, &region))
         else {
             return Ok(());
         };
+        if self.is_pinned(&key, view.now) {
+            return Err(format!("{} of {} goes while it is pinned", key.1, key.0));
+        }
         let (vm, name) = &key;
         let own = taken(name).unwrap_or(point.created);
         let mut newer = self.points.complete(view.azure, view.now, vm, &region);
