@@ -32,3 +32,4 @@ mod properties;
 mod rebuild;
 mod residue;
 mod schedule;
+mod untouchable;

@@ -23,6 +23,7 @@ use std::time::Duration;
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::name::{NameKind, ResourceName};
 use azdr_domain::recovery_point::PointName;
+use azdr_domain::residue::Leaves;
 use azdr_env::WallTime;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -127,7 +128,7 @@ pub fn workflow() -> Definition<super::Services> {
         .step(CONNECTIVITY, "Verifying SSH connectivity", await_ssh)
         .within(BOOT)
         .no_undo("looks only")
-        .residue(left_over)
+        .residue(Leaves::Nothing, left_over)
         .conclude(conclude)
         .build()
 }
