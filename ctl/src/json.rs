@@ -6,11 +6,15 @@
 //! null. Fields are added, never renamed or removed.
 
 mod forecast;
+mod point;
+mod status;
 
 use azdr_proto::admin::*;
 use serde_json::{Value, json};
 
 pub(crate) use forecast::*;
+pub(crate) use point::*;
+pub(crate) use status::*;
 
 use crate::{names, quantity};
 
@@ -132,6 +136,7 @@ pub(crate) fn recovery_point(m: &RecoveryPoint) -> Value {
         "frozen_ms": m.frozen_ms,
         "pins": list(&m.pins, pin),
         "deleting_job_id": (m.deleting_job_id != 0).then_some(m.deleting_job_id),
+        "missing_snapshots": m.missing_snapshots,
     })
 }
 
@@ -267,6 +272,8 @@ pub(crate) fn job(m: &Job) -> Value {
         "decisions": list(&m.decisions, job_decision),
         "abandoned": m.abandoned.as_ref().map(job_abandoned),
         "note": text(&m.note),
+        "child_of": (m.child_of != 0).then_some(m.child_of),
+        "recovery_point": text(&m.recovery_point),
     })
 }
 
@@ -489,6 +496,8 @@ mod tests {
             ("OtherInstallation", other_installation(&<_>::default())),
         ];
         written.extend(forecast::written());
+        written.extend(point::written());
+        written.extend(status::written());
         for (message, document) in &written {
             let mut fields: Vec<String> =
                 interface[*message].iter().map(|f| f.replace("_unix_ms", "_at")).collect();

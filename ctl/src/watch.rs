@@ -59,7 +59,7 @@ pub(crate) async fn to_end(s: &mut Session, job: Job, wait: Wait) -> Result<Job,
     let result = tokio::select! {
         biased;
         _ = tokio::signal::ctrl_c() => Err(interrupted(id)),
-        result = follow(s, job, Duration::from_secs(wait.reconnect_for), &mut progress) => result,
+        result = follow(s, job, Duration::from_secs(wait.reconnect_for.into()), &mut progress) => result,
     };
     out.raw_words(&progress.close());
     result

@@ -5,6 +5,7 @@
 //! does). What needs something absent is *ignored with the reason*; where `AZDR_REQUIRE_QEMU` is set,
 //! a missing QEMU is a failure instead. `AZDR_KEEP_FAILED=1` keeps the folder of a test that failed.
 
+mod fleet;
 mod forecasts;
 mod guests;
 mod host_agent;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         lock_file::TESTS,
         whole_flow::TESTS,
         forecasts::TESTS,
+        fleet::TESTS,
         names::TESTS,
         lost_answers::TESTS,
         wrong_input::TESTS,

@@ -28,6 +28,7 @@ mod keeping;
 mod life;
 mod many_drills;
 mod meddling;
+mod missing;
 mod properties;
 mod rebuild;
 mod residue;

@@ -5,15 +5,15 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use azdr_arm::PollPace;
-use azdr_controller::store::{RunId, RunState};
-use azdr_controller::workflow::StepOutline;
+use azdr_controller::store::{Item, RunId, RunState};
+use azdr_controller::workflow::{Effect, StepOutline};
 use azdr_controller::workflows;
 use azdr_domain::residue::Leaves;
 use serde_json::Value;
 
 use crate::cases::Case;
 use crate::cloud::Spoil;
-use crate::life::Bench;
+use crate::life::{Bench, Life};
 use crate::meddling::{Plan, Seen, Side};
 use crate::untouchable::{Untouchable, untouchable};
 
@@ -91,15 +91,9 @@ async fn run(case: Case, plan: Plan, spoil: Option<(usize, Spoil)>) -> Ran {
     }
     let requests = bench.cloud.requests();
     let items = life.store.items().await.unwrap();
-    let (mut points, mut catalogue) = (Vec::new(), Vec::new());
-    for point in life.points(&items[0]).await {
-        let regions: Vec<_> = point.snapshots.iter().map(|s| s.region.clone()).collect();
-        let line = format!("{} {regions:?} {:?}", point.name, point.leases);
-        catalogue.push(format!("{line} {}", point.proof().0));
-        points.push(line);
-    }
-    points.extend(items.iter().map(|i| i.arm_id.to_string()));
-    catalogue.extend(items.iter().map(|i| i.arm_id.to_string()));
+    let points = catalogued(&life, &items).await;
+    let mut catalogue = points.clone();
+    catalogue.extend(life.points(&items[0]).await.iter().map(|p| p.proof().0.to_string()));
     if row.state != RunState::Succeeded {
         catalogue.push(format!("error {}", row.error.clone().unwrap_or_default()["kind"]));
     }
@@ -108,6 +102,17 @@ async fn run(case: Case, plan: Plan, spoil: Option<(usize, Spoil)>) -> Ran {
     let seen = bench.meddler.seen();
     life.end().await;
     Ran { case, id: row.id, end, exists, points, seen, stuck_with, requests, bench }
+}
+
+/// What the catalogue says of points, and which machines it knows.
+async fn catalogued(life: &Life, items: &[Item]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for point in life.points(&items[0]).await {
+        let regions: Vec<_> = point.snapshots.iter().map(|s| s.region.clone()).collect();
+        lines.push(format!("{} {regions:?} {:?}", point.name, point.leases));
+    }
+    lines.extend(items.iter().map(|i| i.arm_id.to_string()));
+    lines
 }
 
 /// What was there before the run.
@@ -311,6 +316,51 @@ async fn requests_to_stop(case: Case) {
         }
     }
     println!("{}: asked to stop: {cancelled} stopped, {too_late} too late", case.workflow());
+}
+
+/// Every step is done and something temporary does not go, so that the run is stuck on its way forward;
+/// then somebody asks it to stop. It turns back, is stuck there until the cause is gone, and in the end
+/// the world is the prior one. The controller dies once on the way.
+async fn requests_to_stop_while_stuck(case: Case) {
+    let prior = prior(case).await;
+    let mut runs = 0;
+    for step in outline(case).iter().filter(|s| s.temporary) {
+        let (prepared, run) = case.prepared();
+        let bench = Bench::again(prepared, 43);
+        let life = bench.life().await;
+        azdr_env::sleep(Duration::from_secs(1)).await;
+        let plan = Plan { fail_undo: Some(step.name), ..Plan::default() };
+        let (life, row) = bench.run_meddled(life, run.clone(), plan, None).await;
+        let what = format!("{case:?}: {} is not cleaned up", step.name);
+        assert_eq!(row.state, RunState::Stuck, "{what}");
+        let history = life.engine.history(row.id).await.unwrap();
+        assert!(history.turned_back().is_none(), "{what}: went back by itself");
+        assert_eq!(life.engine.cancel(row.id).await.unwrap(), Effect::Taken, "{what}");
+        assert_eq!(life.ended(row.id).await.state, RunState::Stuck, "{what}");
+        let life = bench.next(life).await;
+        assert_eq!(life.ended(row.id).await.state, RunState::Stuck, "{what}");
+        bench.meddler.mend();
+        life.engine.retry(row.id, "alice").await.unwrap();
+        let row = life.ended(row.id).await;
+        assert_eq!(row.state, RunState::Cancelled, "{what}: {row:?}");
+        life.settle().await;
+        assert_eq!(case.undone(untouchable(&bench).await), prior.exists, "{what}");
+        let items = life.store.items().await.unwrap();
+        assert_eq!(catalogued(&life, &items).await, prior.points, "{what}");
+        life.end().await;
+        runs += 1;
+    }
+    assert!(runs > 0, "{case:?} has nothing temporary");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_verification_stuck_cleaning_up_can_be_stopped() {
+    requests_to_stop_while_stuck(Case::Verify).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drill_stuck_cleaning_up_can_be_stopped() {
+    requests_to_stop_while_stuck(Case::DrTest).await;
 }
 
 /// Crash points of each workflow, for the sum.

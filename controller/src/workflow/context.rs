@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use super::children::ChildEnd;
 use super::failure::StepError;
 use super::history::History;
 use crate::store::{CatalogueChange, Event, Progress, Repetition, RunId, Store, StoreError};
@@ -78,6 +79,7 @@ pub struct StepProgress {
 /// A run in this process: what its steps share.
 pub(super) struct RunShared<S> {
     pub(super) id: RunId,
+    pub(super) priority: u8,
     pub(super) input: Value,
     pub(super) services: Arc<S>,
     pub(super) env: Env,
@@ -98,6 +100,8 @@ pub(super) struct RunShared<S> {
     pub(super) shutdown: CancellationToken,
     /// The point of no return is past: requests to stop come too late.
     pub(super) no_return: AtomicBool,
+    /// It only waits for runs that it has started: it takes no place among those in flight.
+    pub(super) waits_for_children: AtomicBool,
     pub(super) changed: Arc<dyn Fn() + Send + Sync>,
 }
 
@@ -189,9 +193,14 @@ impl<S> RunShared<S> {
     }
 
     /// Takes in the start of a child, which the store has journalled together with the child.
-    pub(super) fn note_child(&self, at: WallTime, step: &str, child: RunId) {
+    pub(super) fn note_child(&self, at: WallTime, step: &str, item: &str, child: RunId) {
         let mut history = self.history.lock().expect("the history is only read and appended to");
-        history.apply(at, step, "", Event::Started, &Value::from(child.0));
+        history.apply(at, step, item, Event::Started, &Value::from(child.0));
+    }
+
+    pub(super) fn progress_of(&self, step: &str, item: &str) -> Option<StepProgress> {
+        let progress = self.progress.lock().expect("progress is only set and read");
+        progress.get(&(step.to_owned(), item.to_owned())).cloned()
     }
 
     pub(super) fn set_progress(&self, step: &str, item: &str, progress: StepProgress) {
@@ -309,6 +318,22 @@ impl<S, I> StepCx<S, I> {
             h.items(key.name).unwrap_or_default().iter().map(|(k, _)| k.clone()).collect()
         });
         keys.iter().filter_map(|item| self.read_output(key.name, item).transpose()).collect()
+    }
+
+    /// The list of a step's [children](super::Workflow::children) in its order, each with its end;
+    /// `None`: not over, or never started because the run turned back before.
+    ///
+    /// # Errors
+    /// When a journalled end cannot be read.
+    pub fn child_ends(
+        &self,
+        key: StepKey<ChildEnd>,
+    ) -> Result<Vec<(String, Option<ChildEnd>)>, StepError> {
+        let keys: Vec<String> = self.raw.run.with_history(|h| {
+            h.items(key.name).unwrap_or_default().iter().map(|(k, _)| k.clone()).collect()
+        });
+        let end = |item: String| Ok((item.clone(), self.read_output(key.name, &item)?));
+        keys.into_iter().map(end).collect()
     }
 
     fn read_output<O: DeserializeOwned>(

@@ -195,6 +195,7 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
         };
         self.store().record(id, progress, self.inner.env.clock.wall()).await?;
         tracing::warn!(run = %id, by, reason, ?left, "abandoned");
+        self.child_ended(row.parent).await;
         self.notify();
         Ok(Effect::Taken)
     }
@@ -262,11 +263,13 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
         history: &History,
     ) -> Result<Vec<String>, StoreError> {
         let mut jobs = Vec::new();
-        for node in definition.nodes.iter().filter(|n| matches!(n.kind, Kind::Child(_))) {
-            let id = history.record(node.name, "").and_then(|r| r.attempts.last()?.as_i64());
-            let Some(id) = id else { continue };
-            let row = self.store().run(RunId(id)).await?;
-            jobs.extend(row.filter(|r| !r.state.is_terminal()).map(|r| format!("job {}", r.id)));
+        let starts_runs = |kind: &Kind<S>| matches!(kind, Kind::Child(_) | Kind::Children { .. });
+        for node in definition.nodes.iter().filter(|n| starts_runs(&n.kind)) {
+            for id in history.records_of(node.name).filter_map(|(_, r)| r.child()) {
+                let row = self.store().run(id).await?;
+                let open = row.filter(|r| !r.state.is_terminal());
+                jobs.extend(open.map(|r| format!("job {}", r.id)));
+            }
         }
         Ok(jobs)
     }

@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::children::ChildEnd;
 use super::context::{Done, RawCx, StepCx, StepKey, to_document};
 use super::failure::{Failure, StepError};
 use crate::store::{CatalogueChange, NewRun, RunState};
@@ -72,6 +73,8 @@ pub(super) struct RawDone {
 pub(super) type Act<S> =
     Arc<dyn Fn(RawCx<S>, Value) -> BoxFuture<'static, Result<RawDone, StepError>> + Send + Sync>;
 type Items<S> = Arc<dyn Fn(RawCx<S>) -> Result<Vec<(String, Value)>, StepError> + Send + Sync>;
+type MakeChildren<S> =
+    Arc<dyn Fn(RawCx<S>) -> Result<Vec<(String, NewRun)>, StepError> + Send + Sync>;
 type MakeChild<S> = Arc<dyn Fn(RawCx<S>) -> Result<NewRun, StepError> + Send + Sync>;
 type LockKeys = Arc<dyn Fn(&Value) -> Result<Vec<String>, StepError> + Send + Sync>;
 type Conclude<S> = Arc<dyn Fn(RawCx<S>, &Outcome) -> Result<Concluded, StepError> + Send + Sync>;
@@ -88,6 +91,8 @@ pub(super) enum Kind<S> {
     Hold { act: Act<S>, attempts: u32 },
     /// Another run.
     Child(MakeChild<S>),
+    /// Other runs.
+    Children { make: MakeChildren<S>, parallel: usize },
 }
 
 /// One line of a step list.
@@ -151,7 +156,7 @@ impl<S> Definition<S> {
     }
 }
 
-/// Gives the list that an `each` goes over: key and payload of each item.
+/// Gives the list that an `each` or `children` go over: key and payload of each item.
 pub(super) type ListItems<S, I, T> = fn(&StepCx<S, I>) -> Result<Vec<(String, T)>, StepError>;
 
 /// A workflow under construction.
@@ -341,16 +346,37 @@ where
     /// Starts another run and waits for it. Its result is this step's output; when it does not
     /// succeed, this step fails. Turning back cancels it and waits for its end.
     pub fn child(
-        mut self,
+        self,
         key: StepKey<Value>,
         title: &'static str,
         make: fn(&StepCx<S, I>) -> Result<NewRun, StepError>,
     ) -> Self {
         let make: MakeChild<S> = Arc::new(move |raw| make(&typed(raw)?));
+        self.starts_runs(key.name, title, Kind::Child(make))
+    }
+
+    /// Starts a run for each item of a list and waits for all of them, at most `parallel` at a time.
+    /// `make` gives each a key (unique and stable) and is asked once, then the list is journalled.
+    /// One that fails leaves the others alone; this step fails when all are over and any did not
+    /// succeed. Turning back cancels those that are not over and starts no more. How each ended:
+    /// [`StepCx::child_ends`]. A child that is stuck gives its place to the next; when only stuck ones
+    /// are left, this run is stuck until they are over. It must not hold a lock that a child needs.
+    pub fn children(
+        self,
+        key: StepKey<ChildEnd>,
+        title: &'static str,
+        parallel: usize,
+        make: ListItems<S, I, NewRun>,
+    ) -> Self {
+        let make: MakeChildren<S> = Arc::new(move |raw| make(&typed(raw)?));
+        self.starts_runs(key.name, title, Kind::Children { make, parallel })
+    }
+
+    fn starts_runs(mut self, name: &'static str, title: &'static str, kind: Kind<S>) -> Self {
         self.definition.nodes.push(Node {
-            name: key.name,
+            name,
             title,
-            kind: Kind::Child(make),
+            kind,
             undo: None,
             temporary: false,
             point_of_no_return: false,

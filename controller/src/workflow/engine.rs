@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::context::{RunShared, StepProgress, to_document};
 use super::decision::{state_of, way};
 use super::definition::{Definition, RunPriority};
-use super::failure::{Failure, StepError};
+use super::failure::StepError;
 use super::history::History;
 use super::retry::RetryPolicy;
 use super::runner::Runner;
@@ -32,7 +32,7 @@ pub trait ForRun {
 /// The engine's limits.
 #[derive(Clone, Copy, Debug)]
 pub struct EngineConfig {
-    /// Runs in flight at once.
+    /// Runs in flight at once, without restores (unlimited) and drills (half as many again).
     pub max_running: usize,
     /// Pauses between repetitions of a step.
     pub retry: RetryPolicy,
@@ -66,7 +66,7 @@ pub(super) struct Inner<S> {
     handles: Mutex<Handles>,
     /// Runs started so far: some slots go by age.
     pub(super) starts: AtomicU32,
-    max_queued: AtomicU32,
+    pub(super) max_queued: AtomicU32,
     pub(super) config: EngineConfig,
 }
 
@@ -195,8 +195,23 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
         if self.is_killed() {
             return Err(StoreError::Closed);
         }
-        let id =
-            self.store().queue_run(run, self.max_queued(), self.inner.env.clock.wall()).await?;
+        let limit = self.queue_limit(run.priority);
+        let id = self.store().queue_run(run, limit, self.inner.env.clock.wall()).await?;
+        self.notify();
+        Ok(id)
+    }
+
+    /// The same for a run that decides what to do when it starts: while an equal one is queued, that
+    /// one is answered, and no second is queued.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit).
+    pub async fn submit_once(&self, run: NewRun) -> Result<RunId, StoreError> {
+        if self.is_killed() {
+            return Err(StoreError::Closed);
+        }
+        let limit = self.queue_limit(run.priority);
+        let id = self.store().queue_run_once(run, limit, self.inner.env.clock.wall()).await?;
         self.notify();
         Ok(id)
     }
@@ -241,8 +256,7 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
         let mut changes = self.subscribe();
         loop {
             changes.mark_seen();
-            let row = self.store().run(id).await?;
-            let row = row.ok_or_else(|| StoreError::Missing(format!("job {id}")))?;
+            let row = self.run(id).await?;
             if is_reached(&row) {
                 return Ok(row);
             }
@@ -313,36 +327,52 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
         &self,
         parent: &RunShared<S>,
         step: &'static str,
+        item: &str,
         new: NewRun,
     ) -> Result<RunId, StepError> {
         let now = self.inner.env.clock.wall();
-        let most = self.max_queued();
-        let id = self.store().queue_child(parent.id, step, new, most, now).await?;
-        parent.note_child(now, step, id);
+        let limit = self.queue_limit(new.priority);
+        let id =
+            self.store().queue_child(parent.id, step, item.to_owned(), new, limit, now).await?;
+        parent.note_child(now, step, item, id);
         self.notify();
         Ok(id)
     }
 
-    /// Cancels a child and waits for its end. One that is stuck waits for a person; so does its
-    /// parent then, instead of for ever.
-    pub(super) async fn cancel_and_wait(&self, id: RunId) -> Result<(), StepError> {
+    /// Asks a child to stop; one that cannot any more goes on to its end.
+    pub(super) async fn ask_to_stop(&self, id: RunId) -> Result<(), StepError> {
         match self.cancel(id).await {
-            Ok(_) | Err(StoreError::Refused(_)) => {}
-            Err(e) => return Err(e.into()),
+            Ok(_) | Err(StoreError::Refused(_)) => Ok(()),
+            Err(e) => Err(e.into()),
         }
-        let over = |row: &RunRow| row.state.is_terminal() || row.state == RunState::Stuck;
-        let row = tokio::select! {
-           biased;
-            () = self.inner.shutdown.cancelled() => return Err(StepError::ShuttingDown),
-            row = self.wait_until(id, over) => row?,
+    }
+
+    /// Waits until a child is over or stuck. One that is stuck waits for a person; so does its parent
+    /// then, instead of for ever.
+    pub(super) async fn over_or_stuck(&self, id: RunId) -> Result<RunRow, StepError> {
+        let reached = |row: &RunRow| row.state.is_terminal() || row.state == RunState::Stuck;
+        tokio::select! {
+            biased;
+            () = self.inner.shutdown.cancelled() => Err(StepError::ShuttingDown),
+            row = self.wait_until(id, reached) => Ok(row?),
+        }
+    }
+
+    /// A run that is stuck on its children goes on when one of them is over.
+    pub(super) async fn child_ended(&self, parent: Option<RunId>) {
+        let Some(parent) = parent else { return };
+        let is_stuck = {
+            let stuck = self.inner.stuck.lock().expect("the map is only edited");
+            stuck.contains_key(&parent)
         };
-        if row.state == RunState::Stuck {
-            let failure = Failure::new("child_stuck", format!("job {id} is stuck"))
-                .resource(format!("job {id}"))
-                .hint(format!("see azdr job show {id}; this job goes on when that one is over"));
-            return Err(StepError::Fail(failure));
+        if is_stuck && let Err(e) = self.try_stuck_again(parent).await {
+            tracing::error!(run = %parent, error = %e, "cannot go on now; it is tried again later");
         }
-        Ok(())
+    }
+
+    /// A run as it is now.
+    pub(super) async fn run(&self, id: RunId) -> Result<RunRow, StoreError> {
+        self.store().run(id).await?.ok_or_else(|| StoreError::Missing(format!("job {id}")))
     }
 
     /// The store, as this engine may write to it.
@@ -350,13 +380,10 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
         self.inner.store.read().expect("nothing panics while it is held").clone()
     }
 
-    /// At most so many runs wait in the queue; further ones are refused.
+    /// At most so many runs wait in the queue; further ones are refused, restores and drills only when
+    /// so many restores and drills wait.
     pub fn limit_queue(&self, most: u32) {
         self.inner.max_queued.store(most, Ordering::Relaxed);
-    }
-
-    fn max_queued(&self) -> u32 {
-        self.inner.max_queued.load(Ordering::Relaxed)
     }
 
     /// Waits until a newer controller has opened the database. Everything of this engine has stopped
@@ -380,8 +407,11 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
         self.inner.active.lock().expect("the map is only read and written").get(&id).cloned()
     }
 
-    pub(super) fn active_count(&self) -> usize {
-        self.inner.active.lock().expect("the map is only read and written").len()
+    /// Priorities of the runs that take a place among those in flight.
+    pub(super) fn priorities_in_flight(&self) -> Vec<u8> {
+        let active = self.inner.active.lock().expect("the map is only read and written");
+        let busy = active.values().filter(|run| !run.waits_for_children.load(Ordering::Acquire));
+        busy.map(|run| run.priority).collect()
     }
 
     /// Drives a run in a task of its own. Boxed: a run that is driven may cancel another, which may
@@ -408,7 +438,7 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
             run.cancel.cancel();
         }
         let engine = self.clone();
-        self.launch(async move { engine.drive(row.id, row.workflow, runner).await });
+        self.launch(async move { engine.drive(row, runner).await });
         Ok(())
     }
 
@@ -424,6 +454,7 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
         let wall = inner.env.clock.wall();
         let run = RunShared {
             id: row.id,
+            priority: row.priority,
             input: row.input.clone(),
             services: Arc::new(inner.services.for_run(definition.priority)),
             env: inner.env.clone(),
@@ -438,18 +469,22 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
             cancel: CancellationToken::new(),
             shutdown: inner.shutdown.clone(),
             no_return: AtomicBool::new(false),
+            waits_for_children: AtomicBool::new(false),
             changed: Arc::new(move || engine.changed()),
         };
         let run = Arc::new(run);
         Ok(Runner { run, definition, retry: inner.config.retry, engine: self.clone() })
     }
 
-    async fn drive(&self, id: RunId, workflow: String, runner: Runner<S>) {
+    async fn drive(&self, row: RunRow, runner: Runner<S>) {
+        let RunRow { id, workflow, parent, .. } = row;
+        let mut is_over = false;
         tracing::info!(run = %id, workflow, "run goes on");
         let mut failures = 0;
         loop {
             match runner.drive().await {
                 Ok(state) => {
+                    is_over = state.is_terminal();
                     if state == RunState::Stuck {
                         let now = self.inner.env.clock.monotonic();
                         let mut stuck = self.inner.stuck.lock().expect("the map is only edited");
@@ -487,6 +522,9 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
             if active.get(&id).is_some_and(|run| Arc::ptr_eq(run, &runner.run)) {
                 active.remove(&id);
             }
+        }
+        if is_over {
+            self.child_ended(parent).await;
         }
         self.notify();
     }

@@ -85,6 +85,8 @@ pub enum StepError {
         /// What is being waited for, where it is one resource: its ARM resource ID.
         resource: Option<Box<str>>,
     },
+    /// Something else waits for a person first: so does this run, and then goes on from here.
+    Stuck(Failure),
     /// Somebody asked the run to stop.
     Cancelled,
     /// The controller is shutting down: the run goes on after the next start.

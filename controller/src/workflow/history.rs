@@ -9,7 +9,7 @@ use azdr_env::WallTime;
 use serde_json::Value;
 
 use super::failure::Failure;
-use crate::store::Event;
+use crate::store::{Event, RunId};
 
 /// What has become of one step, or of one item of an `each`.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +36,11 @@ impl StepRecord {
     /// Whether its effect may be in the world.
     pub fn may_have_happened(&self) -> bool {
         self.started.is_some() && self.undone.is_none()
+    }
+
+    /// The run that it started, of a step that starts runs.
+    pub(super) fn child(&self) -> Option<RunId> {
+        self.attempts.last()?.as_i64().map(RunId)
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use super::context::RawCx;
 use super::definition::{Act, Definition, Kind};
 use super::failure::StepError;
 use crate::store::RunId;
@@ -46,7 +47,7 @@ pub struct StepOutline {
 }
 
 impl<S: Send + Sync + 'static> Definition<S> {
-    /// The same step list, with `hook` around every step and undo. Of a child only the making is
+    /// The same step list, with `hook` around every step and undo. Of children only the making is
     /// hooked, where the hook must answer without waiting.
     #[must_use]
     pub fn hooked(mut self, hook: &Arc<dyn StepHook>) -> Self {
@@ -57,16 +58,11 @@ impl<S: Send + Sync + 'static> Definition<S> {
                 }
                 Kind::Child(make) => {
                     let (inner, hook) = (make.clone(), hook.clone());
-                    *make = Arc::new(move |raw| {
-                        let call = StepCall {
-                            run: raw.run.id,
-                            step: raw.step,
-                            item: raw.item.clone(),
-                            undoing: false,
-                        };
-                        hook.before(&call).now_or_never().unwrap_or(Ok(()))?;
-                        inner(raw)
-                    });
+                    *make = Arc::new(move |raw| ask(&*hook, &raw).and_then(|()| inner(raw)));
+                }
+                Kind::Children { make, .. } => {
+                    let (inner, hook) = (make.clone(), hook.clone());
+                    *make = Arc::new(move |raw| ask(&*hook, &raw).and_then(|()| inner(raw)));
                 }
             }
             node.undo = node.undo.take().map(|undo| around(undo, hook.clone()));
@@ -84,6 +80,12 @@ impl<S: Send + Sync + 'static> Definition<S> {
         });
         outline.collect()
     }
+}
+
+/// Before the making of children, which does not wait.
+fn ask<S>(hook: &dyn StepHook, raw: &RawCx<S>) -> Result<(), StepError> {
+    let call = StepCall { run: raw.run.id, step: raw.step, item: raw.item.clone(), undoing: false };
+    hook.before(&call).now_or_never().unwrap_or(Ok(()))
 }
 
 fn around<S: Send + Sync + 'static>(act: Act<S>, hook: Arc<dyn StepHook>) -> Act<S> {

@@ -6,7 +6,7 @@
 //! | `each` | the same step over a list, journalled per item, bounded parallelism |
 //! | `temporary` | a step whose undo runs on success too |
 //! | `hold` | a critical section: done whole, or cleaned up and tried again whole |
-//! | `child` | another run |
+//! | `child` | another run, or (`children`) one for each item of a list |
 //!
 //! The journal is written *before* an effect may happen (`started`) and *after* it (`done`, together
 //! with the step's catalogue changes, in one transaction). On failure undo runs for every step that
@@ -16,6 +16,7 @@
 //! The engine knows nothing of Azure, agents or backups: `S` is what steps may use. It owns retries,
 //! back-off and deadlines; steps never wait on their own.
 
+mod children;
 mod context;
 mod decision;
 mod definition;
@@ -30,6 +31,7 @@ mod runner;
 #[cfg(test)]
 mod tests;
 
+pub use children::ChildEnd;
 pub use context::{Done, StepCx, StepKey, StepProgress};
 pub use decision::{Effect, Situation, Way};
 pub use definition::{

@@ -19,7 +19,7 @@ use super::engine::{Engine, ForRun};
 use super::failure::{Failure, StepError};
 use super::retry::{RetryPolicy, Series, grain};
 use crate::mutation::{Mutation, planted};
-use crate::store::{Event, Progress, RunId, RunState};
+use crate::store::{Event, Progress, RunState};
 
 pub(super) struct Runner<S> {
     pub(super) run: Arc<RunShared<S>>,
@@ -38,6 +38,7 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
             match self.forward().await {
                 Ok(()) => return self.succeed().await,
                 Err(e @ (StepError::ShuttingDown | StepError::Store(_))) => return Err(e),
+                Err(StepError::Stuck(failure)) => return self.get_stuck(failure).await,
                 Err(e) => {
                     let failure = match e {
                         StepError::Fail(f) | StepError::Retry { failure: f, .. } => Some(f),
@@ -72,6 +73,14 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
                 Kind::Child(make) => {
                     let make = make.clone();
                     self.child(node, || make(self.cx(node, "", false))).await?;
+                }
+                Kind::Children { make, parallel } => {
+                    if self.run.with_history(|h| h.items(node.name).is_none()) {
+                        let list = make(self.cx(node, "", false))?;
+                        let list = super::context::to_document(&list);
+                        self.run.journal(node.name, "", Event::Items, list).await?;
+                    }
+                    self.children(node, *parallel).await?;
                 }
             }
         }
@@ -177,51 +186,6 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
         }
     }
 
-    async fn child(
-        &self,
-        node: &Node<S>,
-        make: impl FnOnce() -> Result<crate::store::NewRun, StepError>,
-    ) -> Result<(), StepError> {
-        if self.run.with_history(|h| h.record(node.name, "").is_some_and(|r| r.done.is_some())) {
-            return Ok(());
-        }
-        let id = match self.child_id(node) {
-            Some(id) => id,
-            None => {
-                self.check_interruption()?;
-                let mut new = make()?;
-                new.parent = Some(self.run.id);
-                self.engine.start_child(&self.run, node.name, new).await?
-            }
-        };
-        let waiting = StepProgress { detail: format!("waiting for job {id}"), percent: None };
-        self.run.set_progress(node.name, "", waiting);
-        let may_turn = !self.past_point_of_no_return();
-        let ended = tokio::select! {
-            biased;
-            () = self.run.cancel.cancelled(), if may_turn => return Err(StepError::Cancelled),
-            () = self.run.shutdown.cancelled() => return Err(StepError::ShuttingDown),
-            ended = self.engine.wait(id) => ended?,
-            () = azdr_env::sleep(self.time_left()) => {
-                return self.record_failure(node, "", self.out_of_time()).await;
-            }
-        };
-        if ended.state == RunState::Succeeded {
-            let output = ended.result.unwrap_or(Value::Null);
-            self.record_done(node, "", RawDone { output, changes: Vec::new() }).await
-        } else {
-            let failure =
-                ended.error.and_then(|e| serde_json::from_value(e).ok()).unwrap_or_else(|| {
-                    Failure::new("child_failed", format!("job {id} {}", ended.state.as_str()))
-                });
-            self.record_failure(node, "", StepError::Fail(failure)).await
-        }
-    }
-
-    fn child_id(&self, node: &Node<S>) -> Option<RunId> {
-        self.run.with_history(|h| h.record(node.name, "")?.attempts.last()?.as_i64().map(RunId))
-    }
-
     /// All steps are done: temporaries go, then the run ends.
     async fn succeed(&self) -> Result<RunState, StepError> {
         for (step, item) in self.run.with_history(super::history::History::to_undo) {
@@ -268,10 +232,9 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
             self.run.journal(node.name, item, Event::UndoStarted, Value::Null).await?;
         }
         let mut changes = Vec::new();
-        if let Kind::Child(_) = node.kind {
-            if let Some(id) = self.child_id(node) {
-                self.engine.cancel_and_wait(id).await?;
-            }
+        let mut ended = None;
+        if let Kind::Child(_) | Kind::Children { .. } = node.kind {
+            ended = self.cancel_children(node, item).await?;
         } else if let Some(undo) = &node.undo {
             let payload = self.run.with_history(|h| {
                 let items = h.items(node.name).unwrap_or_default();
@@ -280,7 +243,9 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
             let done = self.call(node, undo, item, payload.unwrap_or(Value::Null), true).await?;
             changes = done.changes;
         }
-        let entries = vec![(node.name.to_owned(), item.to_owned(), Event::Undone, Value::Null)];
+        let entry = |event, payload| (node.name.to_owned(), item.to_owned(), event, payload);
+        let mut entries: Vec<_> = ended.map(|end| entry(Event::Done, end)).into_iter().collect();
+        entries.push(entry(Event::Undone, Value::Null));
         self.run.record(Progress { entries, changes, ..Progress::default() }).await
     }
 
@@ -468,11 +433,11 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
     }
 
     /// What is left of the run's time to go forward.
-    fn time_left(&self) -> Duration {
+    pub(super) fn time_left(&self) -> Duration {
         self.definition.run_limit.saturating_sub(self.run.spent())
     }
 
-    fn out_of_time(&self) -> StepError {
+    pub(super) fn out_of_time(&self) -> StepError {
         let hours = self.definition.run_limit.as_secs_f64() / 3600.0;
         let message = format!("the {} took longer than {hours:.1} h", self.definition.name);
         StepError::Fail(Failure::new("run_timed_out", message))
@@ -485,13 +450,16 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
         payload: Value,
     ) -> Result<RawDone, StepError> {
         let step = cx.step;
+        // A step that is called again and again writes rarely, and a newer controller may have undone
+        // it meanwhile.
+        self.run.store.check_newest().await?;
         // A step that panics is a mistake of ours; it must not take the run's locks with it.
         AssertUnwindSafe(act(cx, payload)).catch_unwind().await.unwrap_or_else(|_| {
             Err(StepError::fail("internal", format!("step {step} panicked; see the log")))
         })
     }
 
-    async fn record_done(
+    pub(super) async fn record_done(
         &self,
         node: &Node<S>,
         item: &str,
@@ -501,7 +469,7 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
         self.run.record(Progress { entries, changes: done.changes, ..Progress::default() }).await
     }
 
-    async fn record_failure(
+    pub(super) async fn record_failure(
         &self,
         node: &Node<S>,
         item: &str,
@@ -516,9 +484,9 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
 
     async fn stuck_or_pause(&self, e: StepError) -> Result<RunState, StepError> {
         match e {
-            StepError::Fail(failure) | StepError::Retry { failure, .. } => {
-                self.get_stuck(failure).await
-            }
+            StepError::Fail(failure)
+            | StepError::Retry { failure, .. }
+            | StepError::Stuck(failure) => self.get_stuck(failure).await,
             other => Err(other),
         }
     }
@@ -535,11 +503,11 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
         Ok(RunState::Stuck)
     }
 
-    fn past_point_of_no_return(&self) -> bool {
+    pub(super) fn past_point_of_no_return(&self) -> bool {
         self.run.with_history(|h| self.definition.past_point_of_no_return(h))
     }
 
-    fn check_interruption(&self) -> Result<(), StepError> {
+    pub(super) fn check_interruption(&self) -> Result<(), StepError> {
         if self.run.shutdown.is_cancelled() {
             return Err(StepError::ShuttingDown);
         }

@@ -1,6 +1,7 @@
 //! The engine on a toy world: numbered marks that steps put down and undos take away.
 
 mod cancelling;
+mod children;
 mod deadlines;
 mod decisions;
 mod disk;

@@ -111,15 +111,18 @@ async fn session_of(
         s.hello.vm_id == expected.vm_guid && is_new
     };
     let fleet = &services.fleet;
-    let Some(own) = &expected.own_vm else {
-        let restored = fleet.restored(expected.item, &expected.vm_guid).filter(fits);
-        return Ok(restored.or_else(|| fleet.protected(expected.item).filter(fits)));
-    };
-    // A machine that was quarantined because it said hello too early is sent away to come again.
-    let early = fleet.restored(expected.item, &expected.vm_guid);
-    if let Some(early) = early.filter(|s| s.kind == SessionKind::Restored { run: None }) {
-        fleet.leave(&early);
+    // Azure names a machine's vmId only once there is the machine, which may say hello before the run
+    // expects it: it is quarantined then. Now that it is expected it is sent away to come again as what
+    // it is, and nobody is alerted of a clone that we have made.
+    let restored = fleet.restored(expected.item, &expected.vm_guid);
+    if let Some(early) = restored.as_ref().filter(|s| s.kind == SessionKind::Restored { run: None })
+    {
+        fleet.leave(early);
     }
+    let Some(own) = &expected.own_vm else {
+        // What it has shown counts all the same: the measured RTO does not wait for its return.
+        return Ok(restored.filter(fits).or_else(|| fleet.protected(expected.item).filter(fits)));
+    };
     // It counts when it has come back with an identity of its own.
     let own = services.catalogue.item(own).await?;
     Ok(own.and_then(|own| fleet.protected(own.id)).filter(fits))

@@ -14,11 +14,14 @@ mod forecasts;
 mod inventory;
 mod jobs;
 mod pins;
+mod point_details;
 mod points;
 mod policies;
 mod residue;
 mod restores;
 mod retention;
+mod status;
+mod which_point;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -304,5 +307,15 @@ impl AdminService for Admin {
         let id = request.into_inner().id;
         self.job(id).await?;
         Ok(Response::new(Box::pin(self.clone().watch(id))))
+    }
+
+    async fn get_point(&self, request: Request<GetPointRequest>) -> Answer<PointDetails> {
+        self.authorise(&request, Role::Viewer).await?;
+        self.point_details(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_status(&self, request: Request<GetStatusRequest>) -> Answer<FleetStatus> {
+        self.authorise(&request, Role::Viewer).await?;
+        self.status().await.map(Response::new)
     }
 }

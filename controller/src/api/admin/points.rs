@@ -4,7 +4,7 @@ use azdr_env::WallTime;
 use azdr_proto::admin::{
     GetReplicationStatusRequest, Job, ListRecoveryPointsRequest, ListRecoveryPointsResponse,
     ReplicationEntry, ReplicationStatus, StartReplicateRequest, StartVerifyRequest,
-    TriggerBackupRequest, VmRef,
+    TriggerBackupRequest,
 };
 use tonic::{Code, Status};
 
@@ -12,7 +12,7 @@ use super::Admin;
 use super::convert;
 use super::deletions::refuse_if_deleted;
 use super::errors::{hinted, unavailable};
-use crate::store::{Item, PointRow, ReplicaRow, ReplicaState};
+use crate::store::{PointRow, ReplicaRow, ReplicaState};
 use crate::workflows::{backup, new_run, replicate, verify};
 
 impl Admin {
@@ -70,47 +70,6 @@ impl Admin {
             .map(|p| convert::point(p, &item, now, |r| self.copied(r)))
             .collect();
         Ok(ListRecoveryPointsResponse { vm_resource_id, points })
-    }
-
-    /// Finds a recovery point by its name, with its VM.
-    pub(super) async fn find_point(
-        &self,
-        name: &str,
-        vm: Option<&VmRef>,
-    ) -> Result<(PointRow, Item), Status> {
-        if name.is_empty() || name.len() > 128 {
-            return Err(Status::invalid_argument("no recovery point is named"));
-        }
-        let mut points = self.store.points_named(name).await.map_err(unavailable)?;
-        if let Some(vm) = vm.filter(|v| !v.name.is_empty()) {
-            let item = self.resolve(Some(vm)).await?.item;
-            points.retain(|p| item.as_ref().is_some_and(|i| i.id == p.item));
-        } else if let Some(vm) = vm.filter(|v| !v.resource_group.is_empty()) {
-            let items = self.store.items().await.map_err(unavailable)?;
-            points.retain(|p| {
-                items.iter().any(|i| {
-                    i.id == p.item
-                        && i.arm_id.resource_group().eq_ignore_ascii_case(&vm.resource_group)
-                })
-            });
-        }
-        match points.len() {
-            1 => {
-                let point = points.remove(0);
-                let item = self.store.item_by_id(point.item).await.map_err(unavailable)?;
-                Ok((point, item))
-            }
-            0 => Err(hinted(
-                Code::NotFound,
-                format!("there is no recovery point {name:?}"),
-                "see `azdr backup list VM`",
-            )),
-            n => Err(hinted(
-                Code::InvalidArgument,
-                format!("{n} VMs have a recovery point named {name:?}"),
-                "say which with --resource-group or --vm",
-            )),
-        }
     }
 
     pub(super) async fn replicate(
@@ -185,7 +144,7 @@ impl Admin {
                     job_id: replica.run.0,
                     recovery_point: point.name.to_string(),
                     target_region: replica.region.clone(),
-                    state: convert::replica_state(replica.state).into(),
+                    state: convert::shown_state(&point, replica).into(),
                     percent,
                     eta_secs: eta.unwrap_or(0),
                     elapsed_secs: elapsed as u32,

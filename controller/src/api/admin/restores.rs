@@ -34,8 +34,7 @@ impl Admin {
         let named = self.resolve(request.vm.as_ref()).await?;
         let vm_name = named.id.name().to_owned();
         let item = named.item.clone().ok_or_else(|| no_points(&vm_name))?;
-        let points = self.store.points(item.id).await.map_err(unavailable)?;
-        let point = self.choose(&vm_name, &points, &request.recovery_point)?;
+        let point = &self.choose(&item, &request.recovery_point).await?;
         let new_vm = match request.new_vm_name.as_str() {
             "" => None,
             name => {
@@ -91,30 +90,20 @@ impl Admin {
     }
 
     /// The named point, or the newest that can be restored.
-    fn choose<'a>(
-        &self,
-        vm: &str,
-        points: &'a [PointRow],
-        name: &str,
-    ) -> Result<&'a PointRow, Status> {
+    async fn choose(&self, item: &Item, name: &str) -> Result<PointRow, Status> {
         if name.is_empty() {
+            let points = self.store.points(item.id).await.map_err(unavailable)?;
             return points
-                .iter()
+                .into_iter()
                 .find(|p| p.is_restorable_in(&p.region) && p.deleted_by.is_none())
-                .ok_or_else(|| no_points(vm));
+                .ok_or_else(|| no_points(item.arm_id.name()));
         }
-        let point = points.iter().find(|p| p.name.as_str() == name).ok_or_else(|| {
-            hinted(
-                Code::NotFound,
-                format!("{vm} has no recovery point {name:?}"),
-                &format!("see `azdr backup list {vm}`"),
-            )
-        })?;
-        refuse_if_deleted(&point.name, point)?;
+        let point = self.find_point_of(item, name).await?;
+        refuse_if_deleted(&point.name, &point)?;
         if point.is_restorable_in(&point.region) {
             Ok(point)
         } else {
-            Err(no_copy(point, &point.region))
+            Err(no_copy(&point, &point.region))
         }
     }
 

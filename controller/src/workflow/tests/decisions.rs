@@ -161,25 +161,3 @@ async fn a_stuck_run_keeps_its_error_and_its_locks_and_is_tried_again_by_itself(
     let life = lab.life().await;
     life.until(id, RunState::Succeeded).await;
 }
-
-#[tokio::test(start_paused = true)]
-async fn a_parent_whose_child_is_stuck_on_the_way_back_is_stuck_too_and_names_it() {
-    let lab = Lab::new();
-    let life = lab.life().await;
-    lab.world.set("do brief", Mood::Fails);
-    lab.world.set("undo brief", Mood::Fails);
-    let parent = life.submit("rough", &[]).await;
-    life.until(parent, RunState::Running).await;
-    azdr_env::sleep(Duration::from_secs(5)).await;
-    let child = life.store.recent_runs(None, None, Some("brief"), 1).await.unwrap().remove(0);
-    assert_eq!(child.state, RunState::Stuck);
-    life.engine.cancel(parent).await.unwrap();
-    let row = life.until(parent, RunState::Stuck).await;
-    assert_eq!(kind(&row), "child_stuck");
-    assert_eq!(row.error.unwrap()["resource"], format!("job {}", child.id));
-    lab.world.mend();
-    life.engine.retry(child.id, "alice").await.unwrap();
-    life.until(child.id, RunState::Failed).await;
-    life.engine.retry(parent, "alice").await.unwrap();
-    life.until(parent, RunState::Cancelled).await;
-}

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use azdr_domain::residue::Leaves;
 use azdr_env::{Clock, Env, Monotonic, WallTime};
+use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
 use super::super::*;
-use crate::store::{Executor, NewRun, RunId, RunRow, RunState, Store};
+use crate::store::{Executor, NewRun, RunId, RunRow, RunState, Store, StoreError, WriteGate};
 
 /// How an act goes wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,6 +32,8 @@ pub(super) enum Mood {
 #[derive(Default)]
 pub(super) struct Rough {
     moods: Mutex<BTreeMap<&'static str, Mood>>,
+    /// How many more calls fail.
+    failing_next: Mutex<BTreeMap<&'static str, usize>>,
     log: Mutex<Vec<&'static str>>,
     pub(super) left: Mutex<Vec<String>>,
     mended: tokio::sync::Notify,
@@ -39,6 +42,21 @@ pub(super) struct Rough {
 impl Rough {
     pub(super) fn set(&self, act: &'static str, mood: Mood) {
         self.moods.lock().unwrap().insert(act, mood);
+    }
+
+    /// The next calls of an act fail, then it works again.
+    pub(super) fn fail_next(&self, act: &'static str, times: usize) {
+        self.failing_next.lock().unwrap().insert(act, times);
+    }
+
+    fn fails_now(&self, act: &str) -> bool {
+        match self.failing_next.lock().unwrap().get_mut(act) {
+            Some(left) if *left > 0 => {
+                *left -= 1;
+                true
+            }
+            _ => false,
+        }
     }
 
     pub(super) fn mend(&self) {
@@ -71,6 +89,9 @@ impl Rough {
             })?;
         }
         let failure = || Failure::new("rough", format!("{act} fails")).resource("/res/disk-1");
+        if self.fails_now(act) {
+            return Err(StepError::Fail(failure()));
+        }
         match self.mood(act) {
             Some(Mood::Fails) => Err(StepError::Fail(failure())),
             Some(Mood::Falters) => Err(StepError::Retry { failure: failure(), after: None }),
@@ -126,6 +147,18 @@ fn make_brief(_: &Cx) -> Result<NewRun, StepError> {
     Ok(new_run("brief", RunPriority::Verify, &[]))
 }
 
+const BRIEFS: StepKey<ChildEnd> = StepKey::new("briefs");
+
+/// One for each name in the input.
+fn make_briefs(cx: &Cx) -> Result<Vec<(String, NewRun)>, StepError> {
+    let names = locks(&cx.input).into_iter();
+    Ok(names.map(|name| (name.0, new_run("brief", RunPriority::Verify, &[]))).collect())
+}
+
+fn conclude_briefs(cx: &Cx, _: &Outcome) -> Result<Concluded, StepError> {
+    Ok(Concluded { result: Some(json!(cx.child_ends(BRIEFS)?)), ..Concluded::default() })
+}
+
 pub(super) fn definitions() -> Vec<Definition<Arc<Rough>>> {
     let rough = Workflow::new("rough", Version(1), RunPriority::Backup)
         .lock_keys(locks)
@@ -162,7 +195,20 @@ pub(super) fn definitions() -> Vec<Definition<Arc<Rough>>> {
         .undo(undo_copy)
         .makes_nothing("a toy")
         .build();
-    vec![rough, brief, copy, patient]
+    let tidy = Workflow::new("tidy", Version(1), RunPriority::Verify)
+        .lock_keys(locks)
+        .step(key("prepare"), "Prepare", prepare)
+        .undo(undo_prepare)
+        .temporary(key("scratch"), "Scratch", scratch)
+        .undo(undo_scratch)
+        .residue(Leaves::Nothing, left)
+        .build();
+    let many = Workflow::new("many", Version(1), RunPriority::Housekeeping)
+        .children(BRIEFS, "Briefs", 2, make_briefs)
+        .makes_nothing("its children make things")
+        .conclude(conclude_briefs)
+        .build();
+    vec![rough, brief, copy, patient, tidy, many]
 }
 
 async fn copy_forever(cx: &Cx) -> Result<Done<()>, StepError> {
@@ -204,6 +250,47 @@ pub(super) struct Lab {
     pub(super) world: Arc<Rough>,
     env: Env,
     offset_secs: Arc<Mutex<i64>>,
+    death: Arc<Death>,
+}
+
+/// The store's gate: counts writes, and lets nothing pass from the chosen one on.
+#[derive(Default)]
+pub(super) struct Death {
+    plan: Mutex<(usize, Option<(usize, bool)>)>,
+    came: tokio::sync::Notify,
+}
+
+impl Death {
+    async fn die(&self) {
+        self.came.notify_one();
+        std::future::pending().await
+    }
+}
+
+impl WriteGate for Death {
+    fn before(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        let dies = {
+            let (count, at) = &mut *self.plan.lock().unwrap();
+            *count += 1;
+            *at == Some((*count, false))
+        };
+        Box::pin(async move {
+            if dies {
+                self.die().await;
+            }
+            Ok(())
+        })
+    }
+
+    fn after(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        let (count, at) = *self.plan.lock().unwrap();
+        Box::pin(async move {
+            if at == Some((count, true)) {
+                self.die().await;
+            }
+            Ok(())
+        })
+    }
 }
 
 /// A controller that lives.
@@ -218,7 +305,28 @@ impl Lab {
         let mut env = Env::simulated(1);
         let moved = offset_secs.clone();
         env.clock = Arc::new(JumpyClock { steady: env.clock, offset_secs: moved });
-        Self { dir: tempfile::tempdir().unwrap(), world: Arc::default(), env, offset_secs }
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            world: Arc::default(),
+            env,
+            offset_secs,
+            death: Arc::default(),
+        }
+    }
+
+    /// Counts writes from here on; at write `n`, before or after it, the controller dies.
+    pub(super) fn die_at_write(&self, n: Option<usize>, after: bool) {
+        *self.death.plan.lock().unwrap() = (0, n.map(|n| (n, after)));
+    }
+
+    /// Writes since then.
+    pub(super) fn writes(&self) -> usize {
+        self.death.plan.lock().unwrap().0
+    }
+
+    /// Waits for the death that was planned.
+    pub(super) async fn death(&self) {
+        self.death.came.notified().await;
     }
 
     pub(super) async fn life(&self) -> Life {
@@ -226,7 +334,8 @@ impl Lab {
     }
 
     pub(super) async fn life_with(&self, max_running: usize, retry: RetryPolicy) -> Life {
-        let store = Store::open(&self.dir.path().join("db"), Executor::Inline).unwrap();
+        let path = self.dir.path().join("db");
+        let store = Store::open_with(&path, Executor::Inline, self.death.clone()).unwrap();
         let env = self.env.clone();
         let config = EngineConfig { max_running, retry };
         let services = self.world.clone().into();

@@ -11,6 +11,7 @@ pub(crate) mod pin;
 pub(crate) mod replicate;
 pub(crate) mod replication_status;
 pub(crate) mod restore;
+pub(crate) mod show;
 pub(crate) mod trigger;
 pub(crate) mod unpin;
 pub(crate) mod verify;
@@ -28,6 +29,7 @@ pub(crate) enum Backup {
     Disable(disable::Disable),
     Trigger(trigger::Trigger),
     List(list::List),
+    Show(show::Show),
     Restore(restore::Restore),
     Replicate(replicate::Replicate),
     ReplicationStatus(replication_status::ReplicationStatus),

@@ -38,6 +38,7 @@ pub(super) fn text(vm: &str, entries: &[ReplicationEntry], style: Style) -> Stri
         ("Queued", ReplicaState::Queued, ""),
         ("Completed", ReplicaState::Complete, "(no completed replications)"),
         ("Failed", ReplicaState::Failed, "(no failed replications)"),
+        ("Missing in Azure", ReplicaState::Missing, ""),
     ];
     for (label, state, nothing) in sections {
         let members: Vec<_> = entries.iter().filter(|entry| entry.state() == state).collect();
@@ -72,6 +73,7 @@ fn line(vm: &str, entry: &ReplicationEntry, style: Style) -> String {
         }
         ReplicaState::Complete => format!("{what}  {}  {took}", style.mark(true)),
         ReplicaState::Failed => format!("{what}  {}  {}", style.mark(false), entry.error),
+        ReplicaState::Missing => format!("{what}  {}  deleted by somebody else", style.mark(false)),
         ReplicaState::Queued | ReplicaState::Unspecified => what,
     }
 }

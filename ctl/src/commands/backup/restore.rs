@@ -27,7 +27,7 @@ pub(crate) struct Restore {
     /// Name of the VM, or its ARM resource ID
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
-    /// Name of the backup; the newest if not given
+    /// The backup, as `azdr backup show` takes it; the newest if not given
     #[arg(long, value_name = "POINT", value_parser = NonEmptyStringValueParser::new())]
     backup: Option<String>,
     /// Choose the backup from a list

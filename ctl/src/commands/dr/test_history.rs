@@ -12,6 +12,7 @@ use crate::quantity::{count, millis, minute};
 use crate::session::Session;
 use crate::style::Style;
 use crate::table::Table;
+use crate::whole::whole;
 use crate::{json, names};
 
 /// Show past DR tests and what they measured
@@ -21,8 +22,9 @@ pub(crate) struct TestHistory {
     /// Name of the VM, or its ARM resource ID; all VMs if not given
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: Option<String>,
-    /// How many days to look back
+    /// How many days to look back, 1 to 3650
     #[arg(long, value_name = "N", default_value_t = 30)]
+    #[arg(allow_negative_numbers = true, value_parser = whole::<1, 3650>)]
     days: u32,
 }
 

@@ -16,6 +16,7 @@ use crate::{json, names, outcome};
 #[command(after_help = "Example:\n  azdr job show 1234")]
 pub(crate) struct Show {
     /// Number of the job
+    #[arg(allow_negative_numbers = true, value_parser = crate::whole::job)]
     id: i64,
 }
 
@@ -32,6 +33,9 @@ pub(super) fn text(job: &Job, style: Style) -> String {
     let mut text = format!("Job {}: {} of {}\n", job.id, job.workflow, job_subject(job));
     text.push_str(&format!("  State: {state}\n"));
     text.push_str(&format!("  Requested by: {}\n", job.requested_by));
+    if job.child_of != 0 {
+        text.push_str(&format!("  Part of: job {}\n", job.child_of));
+    }
     for (label, at) in [
         ("Created", job.created_unix_ms),
         ("Started", job.started_unix_ms),
