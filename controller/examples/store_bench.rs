@@ -121,7 +121,7 @@ fn definition() -> Definition<Nothing> {
         let name: &'static str = Box::leak(format!("step_{n}").into_boxed_str());
         list = list.step(StepKey::<()>::new(name), "Wait", wait).no_undo("waits only");
     }
-    list.build()
+    list.makes_nothing("waits only").build()
 }
 
 /// From opening the database to the moment at which every unfinished run is being driven.

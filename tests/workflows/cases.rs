@@ -15,6 +15,7 @@ use azdr_domain::recovery_point::PointName;
 
 use crate::cloud::SUBSCRIPTION;
 use crate::life::{Bench, Life, Prepared, db};
+use crate::untouchable::Untouchable;
 
 /// A workflow's case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +65,27 @@ impl Case {
             Self::Prune | Self::DeletePoint => prune::RUN.0,
             Self::Reap => reap::RUN.0,
             Self::RemoveKeptDisk => remove_kept_disk::RUN.0,
+        }
+    }
+
+    /// The types of the resources that carry its run's tag when it has succeeded, where it leaves a
+    /// machine; nothing where it makes nothing.
+    pub(crate) fn makes(self) -> &'static [&'static str] {
+        const DISKS: &str = "Microsoft.Compute/disks";
+        const VM: &str = "Microsoft.Compute/virtualMachines";
+        const NIC: &str = "Microsoft.Network/networkInterfaces";
+        match self {
+            Self::RestoreInPlace => &[DISKS],
+            Self::RestoreNewVm => &[DISKS, VM, NIC],
+            _ => &[],
+        }
+    }
+
+    /// What existed before a run and after it was undone, comparably.
+    pub(crate) fn undone(self, exists: Untouchable) -> Untouchable {
+        match self {
+            Self::RestoreInPlace => exists.changed_and_changed_back(),
+            _ => exists,
         }
     }
 

@@ -35,3 +35,4 @@ mod rebuild;
 mod residue;
 mod schedule;
 mod selectors;
+mod untouchable;

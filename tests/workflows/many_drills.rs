@@ -8,11 +8,11 @@ use azdr_controller::workflows::{self, backup, dr_test};
 use azdr_domain::policy::PolicyChange;
 use azdr_domain::recovery_point::PointName;
 use azdr_env::{Ids, SeededIds};
-use serde_json::Value;
 
 use crate::cloud::world;
 use crate::life::{Bench, Life, Prepared, vm};
 use crate::meddling::{Plan, Side};
+use crate::untouchable::untouchable;
 
 /// How many machines are drilled.
 const MACHINES: usize = 50;
@@ -46,22 +46,6 @@ fn prepared() -> &'static Prepared {
         });
         thread.join().unwrap()
     })
-}
-
-/// What drills must leave as it is: everything that exists (machines with their power states), and
-/// each machine's document with its etag, its tags and its disks.
-async fn untouchable(bench: &Bench) -> (Value, Vec<Value>) {
-    let mut listing = bench.cloud.listing().await;
-    // Of a resource that comes and goes again nothing remains but the operations' records.
-    listing.as_object_mut().unwrap().remove("unfinished_operations");
-    let mut machines = Vec::new();
-    for name in names() {
-        let mut machine = bench.cloud.machine(&name).await;
-        // It tells the time.
-        machine["properties"].as_object_mut().unwrap().remove("instanceView");
-        machines.push(machine);
-    }
-    (listing, machines)
 }
 
 async fn declare_all(bench: &Bench, life: &Life) -> Vec<RunId> {
@@ -116,8 +100,7 @@ async fn drill(
         assert!(!journal.is_empty());
     }
     let after = untouchable(bench).await;
-    assert_eq!(after.0, before.0);
-    assert_eq!(after.1, before.1);
+    assert_eq!(after, before);
     life.end().await;
     (lives, writes)
 }

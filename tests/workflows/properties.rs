@@ -5,15 +5,17 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use azdr_arm::PollPace;
-use azdr_controller::store::{Item, RunState};
+use azdr_controller::store::{Item, RunId, RunState};
 use azdr_controller::workflow::{Effect, StepOutline};
 use azdr_controller::workflows::{self, tags};
+use azdr_domain::residue::Leaves;
 use serde_json::Value;
 
 use crate::cases::Case;
 use crate::cloud::Spoil;
 use crate::life::{Bench, Life};
 use crate::meddling::{Plan, Seen, Side};
+use crate::untouchable::{Untouchable, untouchable};
 
 /// How a case ended: the run's state, what exists, and what the catalogue says.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,7 +50,10 @@ pub(crate) fn world(listing: &Value) -> Vec<String> {
 
 /// What a case did on its way.
 struct Ran {
+    case: Case,
+    id: RunId,
     end: End,
+    exists: Untouchable,
     /// What the catalogue says of points, whatever became of the run.
     points: Vec<String>,
     seen: Seen,
@@ -92,6 +97,7 @@ async fn run(case: Case, plan: Plan, spoil: Option<(usize, Spoil)>) -> Ran {
     if row.state != RunState::Succeeded {
         catalogue.push(format!("error {}", row.error.clone().unwrap_or_default()["kind"]));
     }
+    let exists = untouchable(&bench).await;
     let listing = bench.cloud.listing().await;
     let mut resources = listing["resources"].as_array().unwrap().iter();
     let marked = resources.any(|r| r["tags"][tags::KEPT_BY].is_string());
@@ -100,7 +106,7 @@ async fn run(case: Case, plan: Plan, spoil: Option<(usize, Spoil)>) -> Ran {
     let end = End { state: row.state, world: world(&listing), catalogue };
     let seen = bench.meddler.seen();
     life.end().await;
-    Ran { end, points, seen, stuck_with, requests, bench }
+    Ran { case, id: row.id, end, exists, points, seen, stuck_with, requests, bench }
 }
 
 /// What the catalogue says of points, and which machines it knows.
@@ -114,20 +120,28 @@ async fn catalogued(life: &Life, items: &[Item]) -> Vec<String> {
     lines
 }
 
-/// The world and the catalogue's points before the run.
-async fn prior(case: Case) -> (Vec<String>, Vec<String>) {
+/// What was there before the run.
+struct Prior {
+    exists: Untouchable,
+    /// What the catalogue says of points.
+    points: Vec<String>,
+}
+
+async fn prior(case: Case) -> Prior {
     // A run that fails before its first step has done nothing.
     let first = outline(case)[0].name;
     let plan = Plan { fail: Some((first, Side::Before)), ..Plan::default() };
-    let untouched = world(&Bench::again(&case.prepared().0, 43).cloud.listing().await);
+    let untouched = untouchable(&Bench::again(&case.prepared().0, 43)).await;
     let ran = run(case, plan, None).await;
-    assert_eq!(ran.end.world, untouched, "{case:?}");
-    (untouched, ran.points)
+    assert_eq!(ran.exists, untouched, "{case:?}");
+    Prior { exists: case.undone(untouched), points: ran.points }
 }
 
-/// Groups that are shared are made once and stay.
-fn without_shared(world: &[String]) -> Vec<String> {
-    world.iter().filter(|line| !line.starts_with("group azdr-")).cloned().collect()
+impl Ran {
+    /// What exists, comparable with what was there before.
+    fn exists(&self) -> Untouchable {
+        self.case.undone(self.exists.clone())
+    }
 }
 
 fn outline(case: Case) -> Vec<StepOutline> {
@@ -160,15 +174,15 @@ async fn same_end(case: Case, spoil: Spoil) {
 /// point of no return is past) it gets stuck, and goes on once the cause is gone.
 async fn refusals(case: Case) {
     let expected = run(case, Plan::default(), None).await;
-    let (world, _) = prior(case).await;
+    let prior = prior(case).await;
     for n in 1..=expected.requests {
         let ran = run(case, Plan::default(), Some((n, Spoil::Refuse))).await;
-        let end = ran.end;
+        let end = &ran.end;
         let what = format!("{case:?}: request {n} ({}) refused", ran.bench.cloud.request(n));
         match end.state {
             RunState::Succeeded => assert_eq!(end.world, expected.end.world, "{what}"),
             RunState::Failed => {
-                assert_eq!(without_shared(&end.world), without_shared(&world), "{what}");
+                assert_eq!(ran.exists(), prior.exists, "{what}");
             }
             other => panic!("{what}: ended {other:?}"),
         }
@@ -184,7 +198,7 @@ const ENDLESS: Duration = Duration::from_secs(50 * 60);
 async fn operations_that_never_end(case: Case) {
     // Nothing is prolonged, at the same pace.
     let expected = run(case, Plan::default(), Some((usize::MAX, Spoil::Prolong(ENDLESS)))).await;
-    let (world, points) = prior(case).await;
+    let prior = prior(case).await;
     let (mut failed, mut stuck, mut succeeded) = (0, 0, 0);
     for n in 1..=expected.requests {
         let request = expected.bench.cloud.request(n);
@@ -199,8 +213,8 @@ async fn operations_that_never_end(case: Case) {
         let what = format!("{case:?}: request {n} ({request}) begins what never ends");
         match (ran.end.state, &ran.stuck_with) {
             (RunState::Failed, None) => {
-                assert_eq!(without_shared(&ran.end.world), without_shared(&world), "{what}");
-                assert_eq!(ran.points, points, "{what}");
+                assert_eq!(ran.exists(), prior.exists, "{what}");
+                assert_eq!(ran.points, prior.points, "{what}");
                 failed += 1;
             }
             (state, Some(error)) => {
@@ -217,7 +231,7 @@ async fn operations_that_never_end(case: Case) {
                 assert!(refused || error["kind"] == "timed_out", "{what}: {error}");
                 if state == RunState::Failed {
                     assert!(refused, "{what}: {error}");
-                    assert_eq!(without_shared(&ran.end.world), without_shared(&world), "{what}");
+                    assert_eq!(ran.exists(), prior.exists, "{what}");
                 } else {
                     assert_eq!(state, RunState::Succeeded, "{what}");
                     assert_eq!(ran.end.world, expected.end.world, "{what}");
@@ -244,16 +258,21 @@ async fn succeeds(case: Case) {
         let executed = ran.seen.executed.keys().any(|(s, _, undo)| *s == step.name && !undo);
         assert!(executed, "{case:?} never executes {}", step.name);
     }
-    let temporary = |l: &&String| l.contains("verify") || l.contains("drill");
-    let left: Vec<_> = ran.end.world.iter().filter(temporary).collect();
-    assert!(left.is_empty(), "{case:?} left {left:?}");
+    let left = ran.exists.of_run(&format!("1nstall.{}", ran.id));
+    let leaves = workflows::leaves(case.workflow(), RunState::Succeeded);
+    let expected: &[&str] = match leaves {
+        Leaves::Nothing => &[],
+        Leaves::Snapshots => &["Microsoft.Compute/snapshots"],
+        Leaves::Machine => case.makes(),
+    };
+    assert_eq!(left, expected, "{case:?} is to leave {leaves:?}");
 }
 
 /// Each step fails for good, before its effect and after it: the world is the prior one. From the
 /// point of no return on the run gets stuck instead, and succeeds when the cause is gone.
 async fn failures(case: Case) {
     let expected = run(case, Plan::default(), None).await.end;
-    let (world, points) = prior(case).await;
+    let prior = prior(case).await;
     let mut forward_only = false;
     let mut runs = 0;
     for step in outline(case) {
@@ -272,8 +291,8 @@ async fn failures(case: Case) {
             } else {
                 assert_eq!(ran.end.state, RunState::Failed, "{what}");
                 assert!(ran.stuck_with.is_none(), "{what}: got stuck");
-                assert_eq!(without_shared(&ran.end.world), without_shared(&world), "{what}");
-                assert_eq!(ran.points, points, "{what}");
+                assert_eq!(ran.exists(), prior.exists, "{what}");
+                assert_eq!(ran.points, prior.points, "{what}");
             }
             runs += 1;
         }
@@ -285,7 +304,7 @@ async fn failures(case: Case) {
 /// just ended: the world is the prior one. From the point of no return on the run succeeds.
 async fn requests_to_stop(case: Case) {
     let expected = run(case, Plan::default(), None).await;
-    let (world, points) = prior(case).await;
+    let prior = prior(case).await;
     let (mut cancelled, mut too_late) = (0, 0);
     for n in 1..=expected.seen.writes {
         let ran = run(case, Plan { cancel: Some(n), ..Plan::default() }, None).await;
@@ -293,8 +312,8 @@ async fn requests_to_stop(case: Case) {
         let accepted = ran.seen.cancel_accepted.unwrap_or_else(|| panic!("{what}: not asked"));
         if ran.end.state == RunState::Cancelled {
             assert!(accepted, "{what}: refused, and cancelled all the same");
-            assert_eq!(without_shared(&ran.end.world), without_shared(&world), "{what}");
-            assert_eq!(ran.points, points, "{what}");
+            assert_eq!(ran.exists(), prior.exists, "{what}");
+            assert_eq!(ran.points, prior.points, "{what}");
             cancelled += 1;
         } else {
             // The last step had begun already, or there was no way back.
@@ -312,7 +331,7 @@ async fn requests_to_stop(case: Case) {
 /// then somebody asks it to stop. It turns back, is stuck there until the cause is gone, and in the end
 /// the world is the prior one. The controller dies once on the way.
 async fn requests_to_stop_while_stuck(case: Case) {
-    let (world, points) = prior(case).await;
+    let prior = prior(case).await;
     let mut runs = 0;
     for step in outline(case).iter().filter(|s| s.temporary) {
         let (prepared, run) = case.prepared();
@@ -334,10 +353,9 @@ async fn requests_to_stop_while_stuck(case: Case) {
         let row = life.ended(row.id).await;
         assert_eq!(row.state, RunState::Cancelled, "{what}: {row:?}");
         life.settle().await;
-        let listing = self::world(&bench.cloud.listing().await);
-        assert_eq!(without_shared(&listing), without_shared(&world), "{what}");
+        assert_eq!(case.undone(untouchable(&bench).await), prior.exists, "{what}");
         let items = life.store.items().await.unwrap();
-        assert_eq!(catalogued(&life, &items).await, points, "{what}");
+        assert_eq!(catalogued(&life, &items).await, prior.points, "{what}");
         life.end().await;
         runs += 1;
     }

@@ -1,12 +1,14 @@
 //! How a workflow is written down: a list of named steps, each with its undo beside it.
 //!
 //! Plain builder calls. A step without an undo states the reason, or it does not compile: the
-//! builder hands the workflow back only from `undo` or `no_undo`.
+//! builder hands the workflow back only from `undo` or `no_undo`. Neither does a workflow that does not
+//! say what it leaves: only `residue` and `makes_nothing` lead to `build`.
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use azdr_domain::residue::Leaves;
 use futures::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -15,7 +17,7 @@ use serde_json::Value;
 use super::children::ChildEnd;
 use super::context::{Done, RawCx, StepCx, StepKey, to_document};
 use super::failure::{Failure, StepError};
-use crate::store::{CatalogueChange, NewRun};
+use crate::store::{CatalogueChange, NewRun, RunState};
 
 /// A version of a step list: a journal written by one version is finished by it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -119,6 +121,8 @@ pub struct Definition<S> {
     pub(super) lock_keys: LockKeys,
     pub(super) conclude: Option<Conclude<S>>,
     pub(super) residue: Option<Residue<S>>,
+    /// What a run leaves that has succeeded.
+    leaves: Leaves,
     /// How long a run may take, forward.
     pub(super) run_limit: Duration,
 }
@@ -135,6 +139,17 @@ impl<S> Definition<S> {
             .iter()
             .filter(|n| n.point_of_no_return)
             .any(|n| history.records_of(n.name).any(|(_, r)| r.may_have_happened()))
+    }
+
+    /// What a run that ended in this state was meant to leave in Azure (I5).
+    pub fn leaves(&self, state: RunState) -> Leaves {
+        match (self.leaves, state) {
+            // It makes nothing: what carries its tag is somebody else's doing.
+            (Leaves::Machine, _) if self.residue.is_none() => Leaves::Machine,
+            (leaves, RunState::Succeeded) => leaves,
+            // What was undone leaves nothing.
+            _ => Leaves::Nothing,
+        }
     }
 
     pub(super) fn node(&self, name: &str) -> Option<&Node<S>> {
@@ -245,6 +260,7 @@ where
                 lock_keys: Arc::new(|_| Ok(Vec::new())),
                 conclude: None,
                 residue: None,
+                leaves: Leaves::Machine,
                 run_limit: run_limit(priority),
             },
             input: std::marker::PhantomData,
@@ -372,36 +388,28 @@ where
         self
     }
 
-    /// Asked at the end, after undo or clean-up: which resources of this run does a *listing* still
+    /// What it leaves, when it has succeeded (undone it leaves nothing), and how that is looked up. `f`
+    /// is asked at the end, after undo or clean-up: which resources of this run does a *listing* still
     /// show that should be gone (I5)? While there are any the run does not end.
-    pub fn residue<F: for<'a> ResidueFn<'a, S, I>>(mut self, f: F) -> Self {
+    pub fn residue<F: for<'a> ResidueFn<'a, S, I>>(
+        mut self,
+        leaves: Leaves,
+        f: F,
+    ) -> Accountable<S, I> {
         let f = Arc::new(f);
+        self.definition.leaves = leaves;
         self.definition.residue = Some(Arc::new(move |raw| {
             let f = f.clone();
             Box::pin(async move { f.call(&typed::<S, I>(raw)?).await })
         }));
-        self
+        Accountable(self)
     }
 
-    /// Pure: what is written together with the terminal state, however the run ended.
-    pub fn conclude(
-        mut self,
-        f: fn(&StepCx<S, I>, &Outcome) -> Result<Concluded, StepError>,
-    ) -> Self {
-        self.definition.conclude = Some(Arc::new(move |raw, outcome| f(&typed(raw)?, outcome)));
-        self
-    }
-
-    /// The finished step list.
-    ///
-    /// # Panics
-    /// When two steps have one name.
-    pub fn build(self) -> Definition<S> {
-        let mut names: Vec<_> = self.definition.nodes.iter().map(|n| n.name).collect();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), self.definition.nodes.len(), "step names are unique");
-        self.definition
+    /// It makes nothing that carries its tag, so there is nothing to look up; `reason` is for the
+    /// reader.
+    pub fn makes_nothing(self, reason: &'static str) -> Accountable<S, I> {
+        debug_assert!(!reason.is_empty());
+        Accountable(self)
     }
 
     fn node(
@@ -421,6 +429,37 @@ where
             deadline: STEP_DEADLINE,
         };
         StepBuilder { workflow: self, node }
+    }
+}
+
+/// A workflow that has said what it leaves: without that there is no building it.
+pub struct Accountable<S, I>(Workflow<S, I>);
+
+impl<S, I> Accountable<S, I>
+where
+    S: Send + Sync + 'static,
+    I: Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    /// Pure: what is written together with the terminal state, however the run ended.
+    pub fn conclude(
+        mut self,
+        f: fn(&StepCx<S, I>, &Outcome) -> Result<Concluded, StepError>,
+    ) -> Self {
+        self.0.definition.conclude = Some(Arc::new(move |raw, outcome| f(&typed(raw)?, outcome)));
+        self
+    }
+
+    /// The finished step list.
+    ///
+    /// # Panics
+    /// When two steps have one name.
+    pub fn build(self) -> Definition<S> {
+        let definition = self.0.definition;
+        let mut names: Vec<_> = definition.nodes.iter().map(|n| n.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), definition.nodes.len(), "step names are unique");
+        definition
     }
 }
 

@@ -35,8 +35,8 @@ pub use children::ChildEnd;
 pub use context::{Done, StepCx, StepKey, StepProgress};
 pub use decision::{Effect, Situation, Way};
 pub use definition::{
-    Concluded, Definition, EachFn, LockKey, Outcome, ResidueFn, RunPriority, StepBuilder, StepFn,
-    Version, Workflow,
+    Accountable, Concluded, Definition, EachFn, LockKey, Outcome, ResidueFn, RunPriority,
+    StepBuilder, StepFn, Version, Workflow,
 };
 pub use engine::{Engine, EngineConfig, ForRun};
 pub use failure::{Failure, StepError};

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use azdr_domain::residue::Leaves;
 use azdr_env::Env;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -194,7 +195,7 @@ fn definitions() -> Vec<Definition<Arc<World>>> {
         .child(CHILD, "Child", make_child)
         .step(LAST, "Last", last)
         .undo(undo_last)
-        .residue(left)
+        .residue(Leaves::Nothing, left)
         .conclude(conclude)
         .build();
     async fn small(cx: &Cx) -> Result<Done<()>, StepError> {
@@ -204,6 +205,7 @@ fn definitions() -> Vec<Definition<Arc<World>>> {
     let small = Workflow::new("small", Version(1), RunPriority::Verify)
         .step(StepKey::<()>::new("small"), "Small", small)
         .no_undo("the toy's child leaves its mark on purpose")
+        .makes_nothing("a toy")
         .build();
     vec![toy, small]
 }

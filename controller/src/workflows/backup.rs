@@ -17,6 +17,7 @@ use azdr_domain::arm_id::ArmId;
 use azdr_domain::policy::{ConsistencyDemand, Policy};
 use azdr_domain::recovery_point::{PointName, snapshot_name};
 use azdr_domain::region::Region;
+use azdr_domain::residue::Leaves;
 use azdr_domain::schedule::tiers_for_run;
 use azdr_domain::tier::{Tier, TierSet};
 use azdr_domain::vm_description::VmDescription;
@@ -88,7 +89,7 @@ pub fn workflow() -> Definition<super::Services> {
         .no_undo("the snapshots themselves go when the run turns back")
         .step(RECORD, "Recording the recovery point", record_point)
         .no_undo("last step: its changes are applied together with its journal entry")
-        .residue(left_over)
+        .residue(Leaves::Snapshots, left_over)
         .conclude(conclude)
         .build()
 }

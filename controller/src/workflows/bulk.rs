@@ -96,6 +96,7 @@ pub fn workflow() -> Definition<super::Services> {
         .children(PARTS, "Running the parts", |input: &Input| input.max_parallel, parts)
         .step(REFUSALS, "Looking at what could not be started", refusals)
         .no_undo("reads its input only")
+        .makes_nothing("its parts are jobs of their own")
         .conclude(conclude)
         .build()
 }

@@ -30,6 +30,7 @@ use std::time::Duration;
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::name::{NameKind, ResourceName};
 use azdr_domain::recovery_point::PointName;
+use azdr_domain::residue::Leaves;
 use azdr_env::WallTime;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -119,7 +120,7 @@ struct Connectivity {
 
 /// The step list.
 pub fn workflow() -> Definition<super::Services> {
-    drill(RUN).residue(left_over).conclude(conclude).build()
+    drill(RUN).residue(Leaves::Nothing, left_over).conclude(conclude).build()
 }
 
 /// The step list of a drill whose machine is kept.
@@ -131,7 +132,7 @@ pub fn workflow_kept() -> Definition<super::Services> {
         .within(MAX_KEEP + BOOT)
         .no_undo("waits only")
         .run_within(MAX_KEEP + Duration::from_secs(12 * 3600))
-        .residue(left_over)
+        .residue(Leaves::Nothing, left_over)
         .conclude(conclude)
         .build()
 }
@@ -169,7 +170,7 @@ fn drill(run: (&'static str, u32, RunPriority)) -> Workflow<Input> {
 
 /// When the drill was declared.
 fn declared(cx: &StepCx<Input>) -> WallTime {
-    cx.input.declared.or(cx.started_at(PLAN.name)).unwrap_or(cx.now())
+    cx.input.declared.or(cx.started_at(PLAN.name)).unwrap_or(cx.steady_now())
 }
 
 async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
@@ -480,8 +481,9 @@ async fn record(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
 /// Waits until the time is over; cancelling ends it earlier.
 async fn keep(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
     let plan = cx.output(PLAN)?;
-    let until = cx.started_at(KEEP.name).unwrap_or(cx.now()).plus(cx.input.keep.min(MAX_KEEP));
-    let left = until.since(cx.now());
+    let until =
+        cx.started_at(KEEP.name).unwrap_or(cx.steady_now()).plus(cx.input.keep.min(MAX_KEEP));
+    let left = until.since(cx.steady_now());
     if left.is_zero() {
         return Ok(Done::new(()));
     }

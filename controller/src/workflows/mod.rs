@@ -81,29 +81,12 @@ pub fn all() -> Vec<Definition<Services>> {
     ]
 }
 
-/// What a run that is over was meant to leave in Azure (I5).
+/// What a run that is over was meant to leave in Azure (I5), as its workflow says.
 pub fn leaves(workflow: &str, state: crate::store::RunState) -> azdr_domain::residue::Leaves {
-    use azdr_domain::residue::Leaves;
-    match workflow {
-        // Whatever became of them, all that they make is temporary; `bulk` makes nothing.
-        _ if [verify::RUN.0, dr_test::RUN.0, dr_test::KEPT.0, bulk::RUN.0].contains(&workflow) => {
-            Leaves::Nothing
-        }
-        _ if workflow == backup::RUN.0 || workflow == replicate::RUN.0 => {
-            match state == crate::store::RunState::Succeeded {
-                true => Leaves::Snapshots,
-                false => Leaves::Nothing,
-            }
-        }
-        _ if workflow == restore_in_place::RUN.0 || workflow == restore_new_vm::RUN.0 => {
-            match state == crate::store::RunState::Succeeded {
-                true => Leaves::Machine,
-                false => Leaves::Nothing,
-            }
-        }
-        // One that this table does not know: nobody's to delete.
-        _ => Leaves::Machine,
-    }
+    static ALL: std::sync::OnceLock<Vec<Definition<Services>>> = std::sync::OnceLock::new();
+    let newest = ALL.get_or_init(all).iter().rev().find(|d| d.name == workflow);
+    // One that this build does not know: nobody's to delete.
+    newest.map_or(azdr_domain::residue::Leaves::Machine, |d| d.leaves(state))
 }
 
 /// Describes a run of a workflow, for a step or the scheduler to start.

@@ -106,6 +106,7 @@ pub fn workflow() -> Definition<super::Services> {
         .no_undo("a deleted snapshot cannot be brought back: forward or stuck")
         .step(FORGET, "Forgetting the points", forget)
         .no_undo("past the point of no return")
+        .makes_nothing("deletes only")
         .conclude(conclude)
         .build()
 }

@@ -70,6 +70,7 @@ pub fn workflow() -> Definition<Services> {
         .each(DELETE, "Deleting what was left behind", 1, targets, delete)
         .point_of_no_return()
         .no_undo("a deleted temporary is not wanted back: forward or stuck")
+        .makes_nothing("deletes only")
         .conclude(conclude)
         .build()
 }

@@ -61,6 +61,7 @@ pub fn workflow() -> Definition<super::Services> {
         .no_undo("a deleted disk cannot be brought back: forward or stuck")
         .step(FORGET, "Recording it", forget)
         .no_undo("past the point of no return")
+        .makes_nothing("deletes only")
         .conclude(conclude)
         .build()
 }

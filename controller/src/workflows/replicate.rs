@@ -17,7 +17,7 @@ use azdr_arm::{CopySpec, Snapshot};
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::recovery_point::{PointName, snapshot_name};
 use azdr_domain::region::Region;
-use azdr_domain::residue::{RunFacts, RunTag, UnfinishedCopy};
+use azdr_domain::residue::{Leaves, RunFacts, RunTag, UnfinishedCopy};
 use azdr_env::WallTime;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -92,7 +92,7 @@ pub fn workflow() -> Definition<super::Services> {
         .no_undo("waits only")
         .step(RECORD, "Recording the replica", record_replica)
         .no_undo("last step: its changes are applied together with its journal entry")
-        .residue(left_over)
+        .residue(Leaves::Snapshots, left_over)
         .conclude(conclude)
         .build()
 }

@@ -25,7 +25,7 @@ use std::time::Duration;
 use azdr_arm::{PowerState, Vm};
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::recovery_point::PointName;
-use azdr_domain::residue::RunTag;
+use azdr_domain::residue::{Leaves, RunTag};
 use azdr_domain::vm_description::DiskDescription;
 use azdr_env::WallTime;
 use serde::{Deserialize, Serialize};
@@ -165,7 +165,7 @@ pub fn workflow(version: u32) -> Definition<super::Services> {
     steps
         .step(RECORD, "Recording the restore", record)
         .no_undo("last step: its changes are applied together with its journal entry")
-        .residue(left_over)
+        .residue(Leaves::Machine, left_over)
         .conclude(conclude)
         .build()
 }

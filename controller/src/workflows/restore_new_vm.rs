@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::recovery_point::PointName;
+use azdr_domain::residue::Leaves;
 use azdr_env::WallTime;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -132,7 +133,7 @@ pub fn workflow(version: u32) -> Definition<super::Services> {
         .step(SSH, "Verifying SSH connectivity", await_ssh)
         .within(BOOT)
         .no_undo("looks only")
-        .residue(left_over)
+        .residue(Leaves::Machine, left_over)
         .conclude(conclude)
         .build()
 }

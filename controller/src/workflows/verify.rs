@@ -16,6 +16,7 @@ use std::time::Duration;
 use azdr_arm::ErrorClass;
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::recovery_point::PointName;
+use azdr_domain::residue::Leaves;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -78,7 +79,7 @@ pub fn workflow() -> Definition<super::Services> {
         .undo_each(revoke_access)
         .step(CHECK, "Comparing with the catalogue", check)
         .no_undo("compares only")
-        .residue(left_over)
+        .residue(Leaves::Nothing, left_over)
         .conclude(conclude)
         .build()
 }

@@ -134,6 +134,11 @@ pub(crate) fn resources(world: &World) -> Value {
                     if let Some(vm) = state.vms.get(key) {
                         entry["vm_id"] = json!(vm.vm_id);
                         entry["power"] = json!(vm.power);
+                        entry["disks"] = vm
+                            .disks
+                            .iter()
+                            .map(|d| json!({"lun": d.lun, "id": d.disk.to_string(), "caching": d.caching}))
+                            .collect();
                         entry["reachable_at"] = json!(
                             world
                                 .ways_in(vm)
@@ -148,12 +153,14 @@ pub(crate) fn resources(world: &World) -> Value {
                         entry["managed_by"] =
                             json!(disk.managed_by.as_ref().map(ToString::to_string));
                         entry["size_bytes"] = json!(disk.volume.size_bytes);
+                        entry["access_until"] = json!(disk.volume.grant.as_ref().map(|g| g.expires));
                         entry["file"] = json!(disk.volume.file());
                     }
                 }
                 Kind::Snapshot => {
                     if let Some(snapshot) = state.snapshots.get(key) {
                         entry["incremental"] = json!(snapshot.incremental);
+                        entry["access_until"] = json!(snapshot.volume.grant.as_ref().map(|g| g.expires));
                         entry["source"] = json!(
                             snapshot.volume.creation.source.as_ref().map(ToString::to_string)
                         );

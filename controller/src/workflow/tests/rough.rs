@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use azdr_domain::residue::Leaves;
 use azdr_env::{Clock, Env, Monotonic, WallTime};
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
@@ -173,23 +174,26 @@ pub(super) fn definitions() -> Vec<Definition<Arc<Rough>>> {
         .no_undo("there is no way back")
         .step(key("finish"), "Finish", finish)
         .no_undo("there is no way back")
-        .residue(left)
+        .residue(Leaves::Nothing, left)
         .build();
     let brief = Workflow::new("brief", Version(1), RunPriority::Verify)
         .lock_keys(locks)
         .step(key("brief"), "Brief", brief)
         .undo(undo_brief)
+        .makes_nothing("a toy")
         .build();
     let copy = Workflow::new("copy", Version(1), RunPriority::Replicate)
         .step(key("copy"), "Copy", copy)
         .within(Duration::from_secs(72 * 3600))
         .undo(undo_copy)
+        .makes_nothing("a toy")
         .build();
     let patient = Workflow::new("patient", Version(1), RunPriority::Replicate)
         .run_within(Duration::from_secs(3600))
         .step(key("copy"), "Copy", copy_forever)
         .within(Duration::MAX)
         .undo(undo_copy)
+        .makes_nothing("a toy")
         .build();
     let tidy = Workflow::new("tidy", Version(1), RunPriority::Verify)
         .lock_keys(locks)
@@ -197,10 +201,11 @@ pub(super) fn definitions() -> Vec<Definition<Arc<Rough>>> {
         .undo(undo_prepare)
         .temporary(key("scratch"), "Scratch", scratch)
         .undo(undo_scratch)
-        .residue(left)
+        .residue(Leaves::Nothing, left)
         .build();
     let many = Workflow::new("many", Version(1), RunPriority::Housekeeping)
         .children(BRIEFS, "Briefs", |_| 2, make_briefs)
+        .makes_nothing("its children make things")
         .conclude(conclude_briefs)
         .build();
     vec![rough, brief, copy, patient, tidy, many]

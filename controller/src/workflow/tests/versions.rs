@@ -59,6 +59,7 @@ fn one() -> Definition<Arc<Road>> {
         .no_undo("toy")
         .step(StepKey::new("b"), "B", b1)
         .no_undo("toy")
+        .makes_nothing("a toy")
         .build()
 }
 
@@ -68,6 +69,7 @@ fn two() -> Definition<Arc<Road>> {
         .no_undo("toy")
         .step(StepKey::new("b"), "B", b2)
         .no_undo("toy")
+        .makes_nothing("a toy")
         .build()
 }
 
