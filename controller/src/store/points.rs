@@ -1,5 +1,8 @@
 //! Recovery points, their snapshots, replicas and proofs, and DR tests.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::consistency::Consistency;
 use azdr_domain::pin::Pin;
@@ -38,8 +41,8 @@ pub struct PointRow {
     pub nonce: String,
     /// The capture that made it.
     pub operation_id: String,
-    /// The VM at that time.
-    pub description: VmDescription,
+    /// The VM at that time. Points of one VM that did not change share it.
+    pub description: Arc<VmDescription>,
     /// All snapshots, in all regions, OS disk first.
     pub snapshots: Vec<SnapshotRow>,
     /// Copies in other regions.
@@ -235,6 +238,18 @@ impl Store {
         .await
     }
 
+    /// The names of a VM's points.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn point_names(&self, item: ItemId) -> Result<BTreeSet<String>, StoreError> {
+        self.read(move |c| {
+            let mut s = c.prepare_cached("SELECT name FROM point WHERE item_id = ?1")?;
+            s.query_map([item.0], |r| r.get(0))?.collect::<Result<_, _>>().map_err(Into::into)
+        })
+        .await
+    }
+
     /// All recovery points of a name: several VMs may have one of the same.
     ///
     /// # Errors
@@ -303,10 +318,23 @@ pub(super) fn read_points<P: rusqlite::Params>(
         "SELECT id, item_id, name, region, created_ms, tiers_json, consistency, consistency_reason,
            frozen_ms, size_bytes, operation_id, nonce, description_json, pruned_by FROM point {filter}"
     ))?;
-    let rows = statement.query_map(params, |r| Ok(point_row(r)))?;
-    let mut points = Vec::new();
-    for row in rows {
-        let (id, mut point) = row??;
+    let mut rows = statement.query(params)?;
+    let mut points: Vec<PointRow> = Vec::new();
+    // Most points of a VM have the same description, which is long: it is parsed once.
+    let mut last: Option<(String, Arc<VmDescription>)> = None;
+    while let Some(r) = rows.next()? {
+        let text = r.get_ref(12)?.as_str().map_err(rusqlite::Error::from)?;
+        let description = match &last {
+            Some((same, description)) if same == text => description.clone(),
+            _ => {
+                let parsed: VmDescription =
+                    serde_json::from_str(text).map_err(StoreError::corrupt("VM description"))?;
+                let description = Arc::new(parsed);
+                last = Some((text.to_owned(), description.clone()));
+                description
+            }
+        };
+        let (id, mut point) = point_row(r, description)?;
         point.snapshots = snapshots(c, id)?;
         point.replicas = replicas(c, id)?;
         point.proofs = proofs(c, id)?;
@@ -318,11 +346,10 @@ pub(super) fn read_points<P: rusqlite::Params>(
     Ok(points)
 }
 
-fn point_row(r: &Row<'_>) -> Result<(i64, PointRow), StoreError> {
+fn point_row(r: &Row<'_>, description: Arc<VmDescription>) -> Result<(i64, PointRow), StoreError> {
     let name: String = r.get(2)?;
     let tiers: String = r.get(5)?;
     let consistency: String = r.get(6)?;
-    let description: String = r.get(12)?;
     let point = PointRow {
         item: ItemId(r.get(1)?),
         name: name
@@ -339,8 +366,7 @@ fn point_row(r: &Row<'_>) -> Result<(i64, PointRow), StoreError> {
         size_bytes: r.get::<_, i64>(9)? as u64,
         operation_id: r.get(10)?,
         nonce: r.get(11)?,
-        description: serde_json::from_str(&description)
-            .map_err(StoreError::corrupt("VM description"))?,
+        description,
         snapshots: Vec::new(),
         replicas: Vec::new(),
         proofs: Vec::new(),

@@ -135,8 +135,7 @@ impl<S> RunShared<S> {
     pub(super) async fn record(&self, mut progress: Progress) -> Result<(), StepError> {
         progress.spent = Some(self.spent());
         let now = self.env.clock.wall();
-        let entries = progress.entries.clone();
-        self.store.record(self.id, progress, now).await.map_err(|e| match &e {
+        let entries = self.store.record(self.id, progress, now).await.map_err(|e| match &e {
             // A rule of the catalogue said no: that is the step's failure, not the store's.
             StoreError::Refused(_) | StoreError::Missing(_) => {
                 StepError::fail("refused", e.to_string())
@@ -152,8 +151,8 @@ impl<S> RunShared<S> {
         {
             let mut history =
                 self.history.lock().expect("the history is only read and appended to");
-            for (step, item, event, payload) in &entries {
-                history.apply(now, step, item, *event, payload);
+            for (step, item, event, payload) in entries {
+                history.apply(now, &step, &item, event, payload);
             }
         }
         (self.changed)();
@@ -174,7 +173,7 @@ impl<S> RunShared<S> {
     /// Takes in the start of a child, which the store has journalled together with the child.
     pub(super) fn note_child(&self, at: WallTime, step: &str, child: RunId) {
         let mut history = self.history.lock().expect("the history is only read and appended to");
-        history.apply(at, step, "", Event::Started, &Value::from(child.0));
+        history.apply(at, step, "", Event::Started, Value::from(child.0));
     }
 
     pub(super) fn set_progress(&self, step: &str, item: &str, progress: StepProgress) {
@@ -275,10 +274,10 @@ impl<S, I> StepCx<S, I> {
         step: &str,
         item: &str,
     ) -> Result<Option<O>, StepError> {
-        let value = self.raw.run.with_history(|h| {
-            h.record(step, item).and_then(|r| r.done.as_ref()).map(|(_, v)| v.clone())
-        });
-        value.map(|v| read_document(step, v)).transpose()
+        self.raw.run.with_history(|h| {
+            let done = h.record(step, item).and_then(|r| r.done.as_ref());
+            done.map(|(_, v)| read_document(step, v)).transpose()
+        })
     }
 
     /// When a step was done.
@@ -298,10 +297,10 @@ impl<S, I> StepCx<S, I> {
     /// # Errors
     /// When it cannot be read as `T`.
     pub fn checkpoint<T: DeserializeOwned>(&self) -> Result<Option<T>, StepError> {
-        let value = self.raw.run.with_history(|h| {
-            h.record(self.raw.step, &self.raw.item).and_then(|r| r.checkpoint.clone())
-        });
-        value.map(|v| read_document(self.raw.step, v)).transpose()
+        self.raw.run.with_history(|h| {
+            let saved = h.record(self.raw.step, &self.raw.item).and_then(|r| r.checkpoint.as_ref());
+            saved.map(|v| read_document(self.raw.step, v)).transpose()
+        })
     }
 
     /// Saves something to resume from, durably. `None` forgets it.
@@ -354,8 +353,8 @@ impl<S, I> StepCx<S, I> {
     }
 }
 
-fn read_document<T: DeserializeOwned>(step: &str, value: Value) -> Result<T, StepError> {
-    serde_json::from_value(value).map_err(|e| {
+fn read_document<T: DeserializeOwned>(step: &str, value: &Value) -> Result<T, StepError> {
+    T::deserialize(value).map_err(|e| {
         StepError::fail("internal", format!("the journal entry of step {step} cannot be read: {e}"))
     })
 }

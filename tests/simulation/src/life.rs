@@ -8,7 +8,7 @@ use anyhow::Context;
 use azdr_arm::{ArmClient, ArmConfig, CredentialConfig, PollPace, Secret, Tokens};
 use azdr_controller::api::admin::{Admin, Confirmations, Inventory};
 use azdr_controller::api::agent_service::{Agents, Presence};
-use azdr_controller::app::{DataDirLock, database};
+use azdr_controller::app::DataDirLock;
 use azdr_controller::fleet::Fleet;
 use azdr_controller::reconcile::Reconciler;
 use azdr_controller::reconcile::residue::Sweeper;
@@ -58,7 +58,7 @@ impl Life {
         let data_dir = world.dir.path().join("controller");
         std::fs::create_dir_all(&data_dir)?;
         let lock = DataDirLock::take(&data_dir)?;
-        let store = Store::open(&database(&data_dir), Executor::Inline)?;
+        let store = Store::open(&world.database, Executor::Inline)?;
         let stamp = stamp();
         if store.read_stamp().await?.is_none() {
             initialise(world, &store, &stamp).await?;
