@@ -36,7 +36,7 @@ fn fields(points: &[PointRow]) -> Vec<Vec<(&'static str, String)>> {
             ("size_bytes", p.size_bytes.to_string()),
             ("operation_id", p.operation_id.clone()),
             ("nonce", p.nonce.clone()),
-            ("description", serde_json::to_string(&p.description).unwrap()),
+            ("description", serde_json::to_string(&*p.description).unwrap()),
             ("snapshots", format!("{:?}", p.snapshots)),
             (
                 "replicas",

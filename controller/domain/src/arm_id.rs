@@ -96,27 +96,26 @@ impl ArmId {
                     && pairs.len().is_multiple_of(2)
                     && is_namespace(namespace) =>
             {
-                let mut type_name = (*namespace).to_owned();
                 for pair in pairs.chunks(2) {
                     if !is_type_word(pair[0]) {
                         return Err(form());
                     }
-                    type_name.push('/');
-                    type_name.push_str(pair[0]);
                     check_generic_name(pair[1]).map_err(name_error)?;
                 }
-                let known = KNOWN_TYPES.iter().find(|(n, _)| n.eq_ignore_ascii_case(&type_name));
+                let words = || [*namespace].into_iter().chain(pairs.iter().step_by(2).copied());
+                let known = KNOWN_TYPES.iter().find(|(name, _)| is_spelled(name, words()));
                 match (known, pairs.last()) {
                     (Some((spelling, kind)), Some(name)) => {
                         kind.check(name).map_err(name_error)?;
                         Cow::Borrowed(*spelling)
                     }
-                    _ => Cow::Owned(type_name),
+                    _ => Cow::Owned(words().collect::<Vec<_>>().join("/")),
                 }
             }
             _ => return Err(form()),
         };
-        Ok(Self { text: id.to_owned(), key: id.to_lowercase(), resource_type })
+        let key = if id.is_ascii() { id.to_ascii_lowercase() } else { id.to_lowercase() };
+        Ok(Self { text: id.to_owned(), key, resource_type })
     }
 
     /// The ID as it was written.
@@ -310,6 +309,26 @@ fn check_subscription(subscription: &str) -> Result<(), ArmIdError> {
 fn is_namespace(word: &str) -> bool {
     !word.is_empty()
         && word.split('.').all(|w| !w.is_empty() && w.bytes().all(|b| b.is_ascii_alphanumeric()))
+}
+
+/// Whether a type's name consists of these words, whatever their case.
+fn is_spelled<'a>(name: &str, words: impl Iterator<Item = &'a str>) -> bool {
+    let mut rest = Some(name);
+    for word in words {
+        let Some(front) = rest.and_then(|rest| rest.get(..word.len())) else { return false };
+        if !front.eq_ignore_ascii_case(word) {
+            return false;
+        }
+        rest = match rest.and_then(|rest| rest.get(word.len()..)) {
+            Some("") => None,
+            Some(more) => match more.strip_prefix('/') {
+                Some(more) => Some(more),
+                None => return false,
+            },
+            None => return false,
+        };
+    }
+    rest.is_none()
 }
 
 fn is_type_word(word: &str) -> bool {

@@ -44,7 +44,7 @@ pub use points::{
     DrillRow, PointAttempts, PointRow, ProofRow, ReplicaRow, ReplicaState, SnapshotRow,
 };
 pub use policies::{NOT_WRITTEN_YET, PolicyRow, TagDrift, VmSeen};
-pub use progress::Progress;
+pub use progress::{Entry, Progress};
 pub use rebuild::{Rebuild, RebuiltItem, RebuiltKept, RebuiltPoint, RebuiltReplica};
 pub use repetition::Repetition;
 pub use residue::{KeptDisk, REBUILD, Rebuilt};
@@ -495,6 +495,35 @@ mod tests {
         }
         assert_eq!(refused, 20);
         assert_eq!(count(&store).await, 80);
+    }
+
+    #[tokio::test]
+    async fn a_lone_write_that_fails_leaves_nothing_and_the_next_one_is_as_any() {
+        let dir = tempfile::tempdir().unwrap();
+        for executor in [Executor::BlockingPool, Executor::Inline] {
+            let path = dir.path().join(format!("{executor:?}.db"));
+            let store = Store::open(&path, executor).unwrap();
+            let refused = store.write(|c| {
+                insert("half".into())(c)?;
+                Err::<(), _>(StoreError::Refused("no".into()))
+            });
+            assert!(matches!(refused.await, Err(StoreError::Refused(_))));
+            assert_eq!(store.trouble(), None);
+            assert_eq!(count(&store).await, 0);
+            store.write(insert("whole".into())).await.unwrap();
+            assert_eq!(count(&store).await, 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn commits_are_counted_before_they_are_answered_and_reads_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir, Executor::BlockingPool);
+        let before = store.commits();
+        count(&store).await;
+        assert_eq!(store.commits(), before);
+        store.clone().write(insert("one".into())).await.unwrap();
+        assert_eq!(store.commits(), before + 1);
     }
 
     /// Lets nothing pass on one side of a write.

@@ -1,5 +1,7 @@
 //! Recovery points, their snapshots, replicas and proofs, and DR tests.
 
+use std::sync::Arc;
+
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::capture_record::CaptureRecord;
 use azdr_domain::consistency::Consistency;
@@ -40,8 +42,8 @@ pub struct PointRow {
     pub nonce: String,
     /// The capture that made it.
     pub operation_id: String,
-    /// The VM at that time.
-    pub description: VmDescription,
+    /// The VM at that time. Points of one VM that did not change share it.
+    pub description: Arc<VmDescription>,
     /// All snapshots, in all regions, OS disk first.
     pub snapshots: Vec<SnapshotRow>,
     /// Copies in other regions.
@@ -414,10 +416,23 @@ pub(super) fn read_points<P: rusqlite::Params>(
            frozen_ms, size_bytes, operation_id, nonce, description_json, pruned_by, run_id
          FROM point {filter}"
     ))?;
-    let rows = statement.query_map(params, |r| Ok(point_row(r)))?;
-    let mut points = Vec::new();
-    for row in rows {
-        let (id, mut point) = row??;
+    let mut rows = statement.query(params)?;
+    let mut points: Vec<PointRow> = Vec::new();
+    // Most points of a VM have the same description, which is long: it is parsed once.
+    let mut last: Option<(String, Arc<VmDescription>)> = None;
+    while let Some(r) = rows.next()? {
+        let text = r.get_ref(12)?.as_str().map_err(rusqlite::Error::from)?;
+        let description = match &last {
+            Some((same, description)) if same == text => description.clone(),
+            _ => {
+                let parsed: VmDescription =
+                    serde_json::from_str(text).map_err(StoreError::corrupt("VM description"))?;
+                let description = Arc::new(parsed);
+                last = Some((text.to_owned(), description.clone()));
+                description
+            }
+        };
+        let (id, mut point) = point_row(r, description)?;
         point.snapshots = snapshots(c, id)?;
         point.replicas = replicas(c, id)?;
         point.proofs = proofs(c, id)?;
@@ -429,11 +444,10 @@ pub(super) fn read_points<P: rusqlite::Params>(
     Ok(points)
 }
 
-fn point_row(r: &Row<'_>) -> Result<(i64, PointRow), StoreError> {
+fn point_row(r: &Row<'_>, description: Arc<VmDescription>) -> Result<(i64, PointRow), StoreError> {
     let name: String = r.get(2)?;
     let tiers: String = r.get(5)?;
     let consistency: String = r.get(6)?;
-    let description: String = r.get(12)?;
     let point = PointRow {
         item: ItemId(r.get(1)?),
         name: point_name(&name)?,
@@ -448,8 +462,7 @@ fn point_row(r: &Row<'_>) -> Result<(i64, PointRow), StoreError> {
         size_bytes: r.get::<_, i64>(9)? as u64,
         operation_id: r.get(10)?,
         nonce: r.get(11)?,
-        description: serde_json::from_str(&description)
-            .map_err(StoreError::corrupt("VM description"))?,
+        description,
         snapshots: Vec::new(),
         replicas: Vec::new(),
         proofs: Vec::new(),

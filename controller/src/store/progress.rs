@@ -12,11 +12,14 @@ use super::repetition;
 use super::runs::{check_state, set_state};
 use super::{RunId, RunState, Store, StoreError};
 
+/// A journal entry to be written: step, item, event, payload.
+pub type Entry = (String, String, Event, Value);
+
 /// What happens to a run's row together with journal entries and catalogue changes.
 #[derive(Clone, Debug, Default)]
 pub struct Progress {
-    /// Journal entries: step, item, event, payload.
-    pub entries: Vec<(String, String, Event, Value)>,
+    /// Journal entries.
+    pub entries: Vec<Entry>,
     /// Applied in the same transaction.
     pub changes: Vec<CatalogueChange>,
     /// A new state, if it changes.
@@ -36,7 +39,7 @@ pub struct Progress {
 
 impl Store {
     /// Writes a run's progress: journal entries, catalogue changes and state, all or nothing. A
-    /// terminal state releases the run's locks, leases and expectations.
+    /// terminal state releases the run's locks, leases and expectations. Answers the entries.
     ///
     /// # Errors
     /// When a change is refused or the database cannot be written.
@@ -45,7 +48,7 @@ impl Store {
         id: RunId,
         progress: Progress,
         now: WallTime,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<Entry>, StoreError> {
         self.write(move |c| {
             if let Some(state) = progress.only_from {
                 check_state(c, id, state)?;
@@ -79,7 +82,7 @@ impl Store {
             if let Some(state) = progress.state {
                 set_state(c, id, state, now)?;
             }
-            Ok(())
+            Ok(progress.entries)
         })
         .await
     }

@@ -149,32 +149,29 @@ impl<S> RunShared<S> {
         progress.spent = Some(self.spent());
         let (now, monotonic) = (self.steady_now(), self.env.clock.monotonic());
         progress.entered = Some(now);
-        let entries = progress.entries.clone();
-        self.store.record(self.id, progress, self.env.clock.wall()).await.map_err(
-            |e| match &e {
-                // A rule of the catalogue said no: that is the step's failure, not the store's.
-                StoreError::Refused(_) | StoreError::Missing(_) => {
-                    StepError::fail("refused", e.to_string())
-                }
-                // Repeating would break the same constraint for ever.
-                StoreError::Sqlite(cause)
-                    if cause.sqlite_error_code()
-                        == Some(rusqlite::ErrorCode::ConstraintViolation) =>
-                {
-                    StepError::fail("refused", format!("the catalogue refuses the change: {cause}"))
-                }
-                _ => StepError::Store(e),
-            },
-        )?;
+        let recorded = self.store.record(self.id, progress, self.env.clock.wall()).await;
+        let entries = recorded.map_err(|e| match &e {
+            // A rule of the catalogue said no: that is the step's failure, not the store's.
+            StoreError::Refused(_) | StoreError::Missing(_) => {
+                StepError::fail("refused", e.to_string())
+            }
+            // Repeating would break the same constraint for ever.
+            StoreError::Sqlite(cause)
+                if cause.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) =>
+            {
+                StepError::fail("refused", format!("the catalogue refuses the change: {cause}"))
+            }
+            _ => StepError::Store(e),
+        })?;
         {
             let mut history =
                 self.history.lock().expect("the history is only read and appended to");
-            for (step, item, event, payload) in &entries {
-                if *event == Event::Started && history.records_of(step).next().is_none() {
+            for (step, item, event, payload) in entries {
+                if event == Event::Started && history.records_of(&step).next().is_none() {
                     let mut begun = self.steps_begun.lock().expect("the map is only edited");
                     begun.insert(step.clone(), monotonic);
                 }
-                history.apply(now, step, item, *event, payload);
+                history.apply(now, &step, &item, event, payload);
             }
         }
         (self.changed)();
@@ -195,7 +192,7 @@ impl<S> RunShared<S> {
     /// Takes in the start of a child, which the store has journalled together with the child.
     pub(super) fn note_child(&self, at: WallTime, step: &str, item: &str, child: RunId) {
         let mut history = self.history.lock().expect("the history is only read and appended to");
-        history.apply(at, step, item, Event::Started, &Value::from(child.0));
+        history.apply(at, step, item, Event::Started, Value::from(child.0));
     }
 
     pub(super) fn progress_of(&self, step: &str, item: &str) -> Option<StepProgress> {
@@ -327,7 +324,7 @@ impl<S, I> StepCx<S, I> {
     /// When an item cannot be read as `T`.
     pub fn each_items<T: DeserializeOwned, O>(&self, key: StepKey<O>) -> Result<Vec<T>, StepError> {
         let items = self.raw.run.with_history(|h| h.items(key.name).unwrap_or_default().to_vec());
-        items.into_iter().map(|(_, payload)| read_document(key.name, payload)).collect()
+        items.into_iter().map(|(_, payload)| read_document(key.name, &payload)).collect()
     }
 
     /// The list of a step's [children](super::Workflow::children) in its order, each with its end;
@@ -351,10 +348,10 @@ impl<S, I> StepCx<S, I> {
         step: &str,
         item: &str,
     ) -> Result<Option<O>, StepError> {
-        let value = self.raw.run.with_history(|h| {
-            h.record(step, item).and_then(|r| r.done.as_ref()).map(|(_, v)| v.clone())
-        });
-        value.map(|v| read_document(step, v)).transpose()
+        self.raw.run.with_history(|h| {
+            let done = h.record(step, item).and_then(|r| r.done.as_ref());
+            done.map(|(_, v)| read_document(step, v)).transpose()
+        })
     }
 
     /// When a step was done, by [`steady_now`](Self::steady_now).
@@ -379,10 +376,10 @@ impl<S, I> StepCx<S, I> {
     /// # Errors
     /// When it cannot be read as `T`.
     pub fn checkpoint<T: DeserializeOwned>(&self) -> Result<Option<T>, StepError> {
-        let value = self.raw.run.with_history(|h| {
-            h.record(self.raw.step, &self.raw.item).and_then(|r| r.checkpoint.clone())
-        });
-        value.map(|v| read_document(self.raw.step, v)).transpose()
+        self.raw.run.with_history(|h| {
+            let saved = h.record(self.raw.step, &self.raw.item).and_then(|r| r.checkpoint.as_ref());
+            saved.map(|v| read_document(self.raw.step, v)).transpose()
+        })
     }
 
     /// Saves something to resume from, durably. `None` forgets it.
@@ -445,8 +442,8 @@ impl<S, I> StepCx<S, I> {
     }
 }
 
-fn read_document<T: DeserializeOwned>(step: &str, value: Value) -> Result<T, StepError> {
-    serde_json::from_value(value).map_err(|e| {
+fn read_document<T: DeserializeOwned>(step: &str, value: &Value) -> Result<T, StepError> {
+    T::deserialize(value).map_err(|e| {
         StepError::fail("internal", format!("the journal entry of step {step} cannot be read: {e}"))
     })
 }

@@ -270,7 +270,7 @@ where
     /// What a run locks before its first step and until its end. Taken all at once.
     pub fn lock_keys(mut self, keys: fn(&I) -> Vec<LockKey>) -> Self {
         self.definition.lock_keys = Arc::new(move |input| {
-            let input: I = parse_input(input.clone())?;
+            let input: I = parse_input(input)?;
             Ok(keys(&input).into_iter().map(|k| k.0).collect())
         });
         self
@@ -371,7 +371,7 @@ where
         make: ListItems<S, I, NewRun>,
     ) -> Self {
         let make: MakeChildren<S> = Arc::new(move |raw| make(&typed(raw)?));
-        let parallel: Parallel = Arc::new(move |input| Ok(parallel(&parse_input(input.clone())?)));
+        let parallel: Parallel = Arc::new(move |input| Ok(parallel(&parse_input(input)?)));
         self.starts_runs(key.name, title, Kind::Children { make, parallel })
     }
 
@@ -517,12 +517,11 @@ where
 }
 
 fn typed<S, I: DeserializeOwned>(raw: RawCx<S>) -> Result<StepCx<S, I>, StepError> {
-    let input = raw.run.input.clone();
-    Ok(StepCx { input: parse_input(input)?, raw })
+    Ok(StepCx { input: parse_input(&raw.run.input)?, raw })
 }
 
-fn parse_input<I: DeserializeOwned>(input: Value) -> Result<I, StepError> {
-    serde_json::from_value(input)
+fn parse_input<I: DeserializeOwned>(input: &Value) -> Result<I, StepError> {
+    I::deserialize(input)
         .map_err(|e| StepError::fail("internal", format!("the run's input cannot be read: {e}")))
 }
 
@@ -557,7 +556,7 @@ where
         let f = f.clone();
         Box::pin(async move {
             let cx = typed::<S, I>(raw)?;
-            let item: T = parse_input(item)?;
+            let item: T = parse_input(&item)?;
             let done = f.call(&cx, &item).await?;
             Ok(RawDone { output: to_document(&done.output), changes: done.changes })
         })

@@ -235,7 +235,7 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
     pub async fn history(&self, id: RunId) -> Result<History, StoreError> {
         let mut history = History::default();
         for e in self.store().journal(id).await? {
-            history.apply(e.at, &e.step, &e.item, e.event, &e.payload);
+            history.apply(e.at, &e.step, &e.item, e.event, e.payload);
         }
         Ok(history)
     }

@@ -58,20 +58,20 @@ pub struct History {
 
 impl History {
     /// Takes in the next entry.
-    pub fn apply(&mut self, at: WallTime, step: &str, item: &str, event: Event, payload: &Value) {
+    pub fn apply(&mut self, at: WallTime, step: &str, item: &str, event: Event, payload: Value) {
         self.latest = self.latest.max(Some(at));
         if event == Event::TurnedBack {
             // Null stands for a cancellation.
-            self.turned_back = Some(serde_json::from_value(payload.clone()).unwrap_or_default());
+            self.turned_back = Some(serde_json::from_value(payload).unwrap_or_default());
             self.turned_back_at = Some(at);
             return;
         }
         if event == Event::Decided {
-            self.decisions.push((at, payload.clone()));
+            self.decisions.push((at, payload));
             return;
         }
         if event == Event::Items {
-            let items = serde_json::from_value(payload.clone()).unwrap_or_default();
+            let items = serde_json::from_value(payload).unwrap_or_default();
             self.items.insert(step.to_owned(), items);
             return;
         }
@@ -84,20 +84,20 @@ impl History {
                     record.order = *starts;
                     record.started = Some(at);
                 }
-                record.attempts.push(payload.clone());
+                record.attempts.push(payload);
                 record.undone = None;
                 record.undo_started = false;
                 record.checkpoint = None;
                 record.done = None;
             }
             Event::Checkpoint => {
-                record.checkpoint = (!payload.is_null()).then(|| payload.clone());
+                record.checkpoint = (!payload.is_null()).then_some(payload);
             }
             Event::Done => {
-                record.done = Some((at, payload.clone()));
+                record.done = Some((at, payload));
                 record.failed = None;
             }
-            Event::Failed => record.failed = Some(payload.clone()),
+            Event::Failed => record.failed = Some(payload),
             Event::UndoStarted => {
                 record.undo_started = true;
                 // What the step could have resumed is not what its undo may resume.
@@ -164,7 +164,7 @@ mod tests {
         let mut history = History::default();
         for (i, (step, item, event)) in entries.iter().enumerate() {
             let at = WallTime::from_unix_ms(i as i64);
-            history.apply(at, step, item, *event, &json!(i));
+            history.apply(at, step, item, *event, json!(i));
         }
         history
     }

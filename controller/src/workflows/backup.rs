@@ -115,20 +115,18 @@ async fn reserve_names(cx: &StepCx<Input>) -> Result<Done<Names>, StepError> {
     let vm = cx.output(DESCRIBE)?.vm;
     let services = cx.services();
     let policy = services.catalogue.policy(input.item).await?;
-    let points = services.catalogue.points(input.item).await?;
     let now = cx.now();
     let tiers = match &policy {
         Some(policy) => {
-            // A point that somebody has deleted in Azure fills no slot.
-            let whole = points.iter().filter(|p| !p.is_missing_in(&p.region));
-            let history: Vec<_> = whole.map(|p| (p.created, p.tiers)).collect();
+            let history = services.catalogue.point_tiers(input.item).await?;
             tiers_for_run(policy, &history, now, input.tier)
                 .map_err(|e| StepError::fail("tier_not_retained", e.to_string()))?
         }
         None => TierSet::only(input.tier.unwrap_or(Tier::Daily)),
     };
     let highest = tiers.highest().unwrap_or(Tier::Daily);
-    let taken = |name: &str| points.iter().any(|p| p.name.as_str() == name);
+    let names = services.catalogue.point_names(input.item).await?;
+    let taken = |name: &str| names.contains(name);
     let point = PointName::choose(input.vm.name(), highest, now, taken);
     let group = snapshot_group(cx, &input.vm, vm.location.as_str())?;
     let tier_list = tiers.iter().map(|t| t.to_string()).collect::<Vec<_>>().join(",");

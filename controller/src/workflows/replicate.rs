@@ -129,7 +129,7 @@ async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
     }
     let group = snapshot_group(cx, &input.vm, &input.region)?;
     let tiers = point.tiers.iter().map(|t| t.to_string()).collect::<Vec<_>>().join(",");
-    let description = serde_json::to_string(&point.description).expect("has string keys");
+    let description = serde_json::to_string(&*point.description).expect("has string keys");
     let copies = point
         .snapshots_in(&point.region)
         .into_iter()

@@ -9,6 +9,7 @@ use azdr_domain::arm_id::ArmId;
 use azdr_domain::policy::Policy;
 use azdr_domain::recovery_point::PointName;
 use azdr_domain::residue::RunFacts;
+use azdr_domain::tier::TierSet;
 use azdr_env::WallTime;
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -113,6 +114,23 @@ impl Catalogue {
     /// When the store cannot be read.
     pub async fn points(&self, item: ItemId) -> Result<Vec<PointRow>, StoreError> {
         self.store.points(item).await
+    }
+
+    /// When each of a VM's points was taken and its tiers, newest first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn point_tiers(&self, item: ItemId) -> Result<Vec<(WallTime, TierSet)>, StoreError> {
+        self.store.point_tiers(item).await
+    }
+
+    /// The names of a VM's points.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn point_names(&self, item: ItemId) -> Result<BTreeSet<String>, StoreError> {
+        let names = self.store.point_names(item).await?;
+        Ok(names.into_iter().map(|(name, _)| name.to_string()).collect())
     }
 
     /// One recovery point.

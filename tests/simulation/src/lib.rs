@@ -14,7 +14,7 @@
 //!
 //! Time is paused and jumps from timer to timer, so a quiet day costs nothing. There is no socket,
 //! no TLS and no HTTP/2 here (a second suite runs those); agents come in at the protobuf messages,
-//! the client at its HTTP seam, the store runs inline. One simulation per process: tokio's task ids
+//! the client at its HTTP seam, the store runs inline and in memory. One simulation per process: tokio's task ids
 //! are the process's, and they decide in which order tasks are dropped.
 
 pub mod checkers;

@@ -8,7 +8,7 @@ use anyhow::Context;
 use azdr_arm::{ArmClient, ArmConfig, CredentialConfig, PollPace, Secret, Tokens};
 use azdr_controller::api::admin::{Admin, Confirmations, Inventory};
 use azdr_controller::api::agent_service::{Agents, Presence};
-use azdr_controller::app::{DataDirLock, claim_database, database};
+use azdr_controller::app::{DataDirLock, claim_database};
 use azdr_controller::fleet::Fleet;
 use azdr_controller::reconcile::Reconciler;
 use azdr_controller::reconcile::residue::Sweeper;
@@ -63,7 +63,7 @@ impl Life {
         let lock = DataDirLock::take(&data_dir)?;
         let doom = Doom::none_yet();
         let gate = Arc::new(Gate(doom.clone()));
-        let store = Store::open_with(&database(&data_dir), Executor::Inline, gate)?;
+        let store = Store::open_with(&world.database, Executor::Inline, gate)?;
         let stamp = stamp();
         if store.read_stamp().await?.is_none() {
             initialise(world, &store, &stamp).await?;

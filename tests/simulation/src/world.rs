@@ -1,8 +1,10 @@
 //! What outlives every life of the controller: Azure, the machines, the files, the clocks.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use azdr_controller::store::{Executor, Store};
 use azdr_env::{Env, SeededIds};
 use azdr_identity::CertificateAuthority;
 use azure_sim::guests::simulated::{BOOTABLE, SimulatedGuests};
@@ -66,6 +68,11 @@ pub struct World {
     pub known: Known,
     /// The controller's data directory is in here.
     pub dir: tempfile::TempDir,
+    /// What the controller's database is opened by. SQLite keeps it in memory: what a transaction has
+    /// committed is there for the next life, without the work of a file.
+    pub database: PathBuf,
+    /// Nobody's: the database is there as long as somebody has it open.
+    _open: Store,
 }
 
 /// Resource group and name of the `n`th machine: every fourth has a namesake in another group.
@@ -144,7 +151,11 @@ impl World {
         let cloud =
             Cloud::open(dir.path(), &description(vms), &truth, machines, record.clone(), seed)?;
         let authority = Arc::new(CertificateAuthority::generate(&env)?);
+        let database = dir.path().join("azdr.db");
+        let database = PathBuf::from(format!("file:{}?vfs=memdb", database.display()));
         let world = Self {
+            _open: Store::open(&database, Executor::Inline)?,
+            database,
             seed,
             truth,
             env,

@@ -61,7 +61,7 @@ async fn writes_of_an_older_epoch_are_refused_with_words_and_change_nothing() {
     let new = second.take_over().await.unwrap();
     for refused in [
         old.try_start_run(id, Vec::new(), now).await.map(|_| ()),
-        old.record(id, crate::store::Progress::default(), now).await,
+        old.record(id, crate::store::Progress::default(), now).await.map(|_| ()),
         old.request_cancel(id, now).await,
     ] {
         let refused = refused.unwrap_err();
