@@ -12,6 +12,7 @@ mod interruptions;
 mod lock_file;
 mod lost_answers;
 mod names;
+mod policies;
 mod rebuild;
 mod secrets;
 mod setup;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         whole_flow::TESTS,
         forecasts::TESTS,
         names::TESTS,
+        policies::TESTS,
         lost_answers::TESTS,
         wrong_input::TESTS,
         interruptions::TESTS,
