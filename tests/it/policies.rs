@@ -50,7 +50,7 @@ fn kinds(answer: &Value) -> Vec<(String, String)> {
     vms.map(|vm| (text(&vm["vm_name"]), text(&vm["kind"]))).collect()
 }
 
-fn of<'a>(pairs: &'a [(String, String)]) -> Vec<(&'a str, &'a str)> {
+fn of(pairs: &[(String, String)]) -> Vec<(&str, &str)> {
     pairs.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect()
 }
 

@@ -37,6 +37,12 @@ pub enum PolicyTag {
     Corrupt(String),
 }
 
+/// The named policy that a value says its VM has the policy from.
+pub fn origin(value: &str) -> Option<PolicyName> {
+    let from = value.split_ascii_whitespace().find_map(|word| word.strip_prefix("from="));
+    from?.parse().ok().filter(|_| !matches!(PolicyTag::parse(value), PolicyTag::Foreign))
+}
+
 /// What a tag shows that is not the policy of its VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drift {
@@ -299,7 +305,7 @@ mod tests {
             if let PolicyTag::Policy(read) = read {
                 prop_assert_eq!(read, policy);
             }
-            prop_assert_eq!(origin.is_some(), value.contains(" from="));
+            prop_assert_eq!(super::origin(&value), origin);
         }
 
         #[test]

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use azdr_arm::{ArmClient, AzureError};
 use azdr_domain::policy::Policy;
-use azdr_domain::policy_tag::{POLICY_TAG, PolicyTag};
+use azdr_domain::policy_tag::{self, POLICY_TAG, PolicyTag};
 use azdr_domain::region::Region;
 use azdr_env::{Env, WallTime};
 use azdr_identity::CertificateAuthority;
@@ -350,7 +350,15 @@ fn policy(vm: &azdr_arm::Vm, is_ours: bool, lost: &mut Vec<String>) -> Option<Po
     };
     match PolicyTag::parse(value) {
         PolicyTag::Policy(_) if !is_ours => lose("another installation has its recovery points"),
-        PolicyTag::Policy(policy) => Some(policy),
+        PolicyTag::Policy(policy) => {
+            if let Some(origin) = policy_tag::origin(value) {
+                lost.push(format!(
+                    "the named policy {origin}: {name} keeps what it said as a policy of its own; apply the \
+                     file again, then `azdr policy follow {name}`"
+                ));
+            }
+            Some(policy)
+        }
         PolicyTag::Digest(_) => lose("it was too long for its tag"),
         PolicyTag::Foreign => lose("its tag was not written by azdr"),
         PolicyTag::Newer(version) => lose(&format!("its tag is of a newer version ({version})")),

@@ -3,6 +3,7 @@
 //!
 //! A VM that azdr has made carries its original's tags: no selector is asked about it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,9 +92,14 @@ impl Reconciler {
     async fn look_at_vms(&self, vms: &[azdr_arm::Vm], began: WallTime) -> Result<(), StoreError> {
         let named = self.store.named_policies().await?;
         let policies = self.store.policies().await?;
+        let selected: BTreeSet<&str> = policies
+            .iter()
+            .filter(|(_, row)| row.origin.is_some())
+            .map(|(item, _)| item.arm_id.key())
+            .collect();
         let follows = |vm: &VmSeen| {
-            named.iter().any(|p| p.select.matches(&vm.id, &vm.tags))
-                || policies.iter().any(|(i, row)| i.arm_id == vm.id && row.origin.is_some())
+            selected.contains(vm.id.key())
+                || named.iter().any(|p| p.select.matches(&vm.id, &vm.tags))
         };
         let concerned: Vec<VmSeen> = vms.iter().filter_map(seen).filter(follows).collect();
         if !concerned.is_empty() {
@@ -106,10 +112,10 @@ impl Reconciler {
     }
 
     async fn note_drift(&self, vms: &[azdr_arm::Vm], began: WallTime) -> Result<(), StoreError> {
+        let vms: BTreeMap<&str, &azdr_arm::Vm> =
+            vms.iter().filter_map(|vm| Some((vm.id.as_ref()?.key(), vm))).collect();
         for (item, row) in self.store.policies().await? {
-            let Some(vm) = vms.iter().find(|vm| vm.id.as_ref() == Some(&item.arm_id)) else {
-                continue;
-            };
+            let Some(vm) = vms.get(item.arm_id.key()) else { continue };
             // One that is still to be written, or that the listing may not show yet, is no drift.
             if row.tag_problem.is_some() || row.tag_written.plus(LISTING_LAG) > began {
                 continue;

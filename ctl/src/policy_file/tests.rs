@@ -140,3 +140,110 @@ fn the_published_schema_is_the_programs() {
     schema.sort_all_objects();
     assert_eq!(published, format!("{schema:#}\n"), "azdr policy schema > docs/policy.schema.json");
 }
+
+mod strange {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GOOD: &str = "policies:\n- name: gold\n  select:\n    resource_group: Prod\n    \
+                        tags: {backup: gold, \"a b\": 'c'}\n  daily: 14\n  schedule: daily 02:30\n  \
+                        target_region: westus2\n  rpo: 36h\n# rest\n- {name: rest, select: {tags: {e: 1}}}\n";
+
+    /// Whatever it is, the answer is a policy or a short message about a place in the file.
+    fn judge(text: &str) -> Result<(), TestCaseError> {
+        let lines = text.lines().count() + 1;
+        let check = |wrong: Wrong| {
+            prop_assert!(wrong.message.chars().count() < 500, "{}", wrong.message);
+            prop_assert!((1..=lines).contains(&wrong.at.line), "{:?} of {} lines", wrong.at, lines);
+            prop_assert!(wrong.at.column >= 1);
+            prop_assert!(!wrong.message.chars().any(char::is_control), "{:?}", wrong.message);
+            Ok(())
+        };
+        if let Err(wrong) = parse(text) {
+            check(wrong)?;
+        }
+        match parse_named(text) {
+            Err(wrong) => check(wrong)?,
+            Ok(policies) => {
+                prop_assert!(policies.len() <= MAX_POLICIES);
+                for policy in policies {
+                    let select = policy.select.unwrap();
+                    prop_assert!(is_name(&policy.name));
+                    prop_assert!(!select.resource_group.is_empty() || !select.tags.is_empty());
+                    prop_assert!(policy.policy.unwrap().daily_retention.unwrap_or(0) <= 3650);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn any_text(text in "\\PC{0,80}") {
+            judge(&text)?;
+        }
+
+        #[test]
+        fn anything_that_looks_like_yaml(
+            words in prop::collection::vec(prop::sample::select(vec![
+                "policies", "name", "select", "tags", "daily", "rpo", "7", "gold", ": ", ":", "- ", "\n", "\n  ",
+                "\n    ", "{", "}", "[", "]", ", ", "&a ", "*a", "!!str ", "'", "\"", "|\n", ">\n", "---\n", "...\n",
+                "? ", "# ", "%YAML 1.2\n", "<<: ", "~", "null", "\t", "\u{0}", "\u{202e}", "\u{5d0}", "\r\n", "\\",
+            ]), 0..60),
+        ) {
+            judge(&words.concat())?;
+        }
+
+        /// A good file with some characters changed, left out or put in.
+        #[test]
+        fn a_good_file_after_some_slips_of_the_finger(
+            slips in prop::collection::vec((any::<prop::sample::Index>(), 0..3u8, any::<char>()), 1..6),
+        ) {
+            let mut text: Vec<char> = GOOD.chars().collect();
+            for (at, what, c) in slips {
+                let at = at.index(text.len());
+                match what {
+                    0 => text[at] = c,
+                    1 => { text.remove(at); }
+                    _ => text.insert(at, c),
+                }
+            }
+            judge(&text.into_iter().collect::<String>())?;
+        }
+
+        /// What is written as a file is read as what it was.
+        #[test]
+        fn a_policy_reads_back(
+            daily in 0..=3650u32, yearly in 0..=100u32, hour in 0..24u8, minute in 0..60u8,
+            rpo in prop::option::of(1..=8784u32), tags in prop::collection::btree_map("[a-zA-Z0-9 _-]{1,20}", "[^\\p{C}\\p{Z}]{1,20}", 1..5),
+        ) {
+            let quoted = |text: &str| format!("'{}'", text.replace('\'', "''"));
+            let shown: Vec<String> =
+                tags.iter().map(|(n, v)| format!("      {}: {}\n", quoted(n), quoted(v))).collect();
+            let rpo_text = rpo.map_or("none".to_owned(), |h| format!("{h}h"));
+            let text = format!(
+                "policies:\n  - name: p\n    select:\n     tags:\n{}    daily: {daily}\n    yearly: {yearly}\n    \
+                 schedule: \"daily {hour:02}:{minute:02}\"\n    rpo: {rpo_text}\n",
+                shown.concat()
+            );
+            let policies = parse_named(&text).map_err(|e| TestCaseError::fail(format!("{e:?}\n{text}")))?;
+            let policy = policies[0].policy.as_ref().unwrap();
+            prop_assert_eq!(policy.daily_retention, Some(daily));
+            prop_assert_eq!(policy.yearly_retention, Some(yearly));
+            let time = format!("{hour:02}:{minute:02}");
+            prop_assert_eq!(policy.schedule_time.as_deref(), Some(time.as_str()));
+            prop_assert_eq!(policy.rpo_secs, Some(rpo.unwrap_or(0) * 3600));
+            let read: std::collections::BTreeMap<_, _> =
+                policies[0].select.clone().unwrap().tags.into_iter().collect();
+            prop_assert_eq!(read, tags);
+        }
+    }
+
+    #[test]
+    fn the_good_file_is_good() {
+        assert_eq!(parse_named(GOOD).unwrap().len(), 2);
+    }
+}

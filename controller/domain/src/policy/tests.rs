@@ -107,3 +107,129 @@ fn a_policy_survives_json_and_a_broken_one_does_not_get_in() {
     assert!(serde_json::from_str::<Policy>(&json.replace("UTC", "Mars/Olympus")).is_err());
     assert!(serde_json::from_str::<Policy>(&json.replace("02:00", "25:00")).is_err());
 }
+
+#[test]
+fn objectives_and_proofs_have_limits_and_can_be_taken_back() {
+    let hour = 3600;
+    let change = PolicyChange {
+        rpo_secs: Some(36 * hour),
+        rto_secs: Some(900),
+        verify_every_secs: Some(hour),
+        drill_every_secs: Some(366 * 24 * hour),
+        ..Default::default()
+    };
+    let policy = Policy::default().apply(&change, &eastus()).unwrap();
+    assert_eq!(policy.rpo.unwrap().to_string(), "36h");
+    let json = serde_json::to_string(&policy).unwrap();
+    assert_eq!(serde_json::from_str::<Policy>(&json).unwrap(), policy);
+    // What was stored before there were any still reads.
+    let old = serde_json::to_string(&Policy::default()).unwrap();
+    assert!(!old.contains("rpo") && !old.contains("verify_every"), "{old}");
+    let off = PolicyChange { rpo_secs: Some(0), verify_every_secs: Some(0), ..Default::default() };
+    let policy = policy.apply(&off, &eastus()).unwrap();
+    assert_eq!((policy.rpo, policy.verify_every), (None, None));
+    assert!(policy.rto.is_some() && policy.drill_every.is_some());
+    for (change, words) in [
+        (
+            PolicyChange { rpo_secs: Some(299), ..Default::default() },
+            "rpo cannot be \"299s\": it must be 5m to 366d, or none",
+        ),
+        (
+            PolicyChange { rto_secs: Some(604_801), ..Default::default() },
+            "it must be 1m to 7d, or none",
+        ),
+        (
+            PolicyChange { verify_every_secs: Some(60), ..Default::default() },
+            "verify_every cannot be \"1m\": it must be 1h to 366d",
+        ),
+        (
+            PolicyChange { drill_every_secs: Some(u32::MAX), ..Default::default() },
+            "drill_every cannot be",
+        ),
+    ] {
+        let message = error(change);
+        assert!(message.contains(words), "{message}");
+    }
+}
+
+mod parsing {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_time_of_day_reads_back_in_both_ways_of_writing_it(hour in 0..24u8, minute in 0..60u8) {
+            let text = format!("{hour:02}:{minute:02}");
+            let time: TimeOfDay = text.parse().unwrap();
+            prop_assert_eq!(time.to_string(), text.clone());
+            prop_assert_eq!(format!("daily {text}").parse::<TimeOfDay>().unwrap(), time);
+        }
+
+        /// Whatever is read as a schedule is one, and is written as it was read.
+        #[test]
+        fn no_schedule_is_too_strange_to_read(
+            text in "\\PC{0,20}|(daily |weekly )?[0-9]{0,3}:[0-9]{0,3}|(daily ){0,3}[0-2][0-9]:[0-5][0-9]",
+        ) {
+            match text.parse::<TimeOfDay>() {
+                Ok(time) => {
+                    let plain = text.strip_prefix("daily ").unwrap_or(&text);
+                    prop_assert_eq!(time.to_string(), plain);
+                }
+                Err(e) => prop_assert!(e.to_string().starts_with("schedule_time cannot be")),
+            }
+        }
+
+        #[test]
+        fn no_zone_is_too_strange_to_read(text in "\\PC{0,40}|[A-Za-z]{1,10}/[A-Za-z_]{1,12}") {
+            if let Ok(zone) = text.parse::<ZoneName>() {
+                prop_assert!(zone.as_str().eq_ignore_ascii_case(&text));
+                prop_assert_eq!(zone.as_str().parse::<ZoneName>().unwrap(), zone);
+            }
+        }
+
+        /// A change either leads to a policy that passes every check, or changes nothing.
+        #[test]
+        fn a_change_leads_to_a_whole_policy_or_to_an_error_that_names_its_field(
+            counts in prop::collection::vec(prop::option::of(0..5000u32), 4),
+            spans in prop::collection::vec(prop::option::of(prop_oneof![Just(0u32), any::<u32>(), 3600..700_000u32]), 4),
+            time in prop::option::of("[0-2][0-9]:[0-6][0-9]"),
+            zone in prop::option::of(prop::sample::select(vec!["UTC", "Europe/Berlin", "Mars/Olympus"])),
+            target in prop::option::of("[a-z]{1,6}[0-9-]{0,2}"),
+            cross in prop::option::of(any::<bool>()),
+        ) {
+            let change = PolicyChange {
+                enabled: None,
+                daily: counts[0],
+                weekly: counts[1],
+                monthly: counts[2],
+                yearly: counts[3],
+                cross_region: cross,
+                target_region: target,
+                schedule_time: time,
+                time_zone: zone.map(str::to_owned),
+                consistency: None,
+                rpo_secs: spans[0],
+                rto_secs: spans[1],
+                verify_every_secs: spans[2],
+                drill_every_secs: spans[3],
+            };
+            let fields = [
+                "daily_retention", "weekly_retention", "monthly_retention", "yearly_retention", "retention",
+                "rpo", "rto", "verify_every", "drill_every", "schedule_time", "time_zone",
+                "target_region", "cross_region",
+            ];
+            match Policy::default().apply(&change, &eastus()) {
+                Ok(policy) => {
+                    prop_assert!(policy.check(&eastus()).is_ok());
+                    let again = policy.apply(&PolicyChange::default(), &eastus()).unwrap();
+                    prop_assert_eq!(again, policy);
+                }
+                Err(e) => {
+                    prop_assert!(fields.contains(&e.field), "{}", e);
+                    prop_assert!(!e.allowed.is_empty());
+                }
+            }
+        }
+    }
+}

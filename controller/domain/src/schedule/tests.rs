@@ -95,6 +95,81 @@ fn jitter_is_stable_and_below_its_maximum() {
 }
 
 #[test]
+fn the_first_of_a_month_is_monthly_a_sunday_weekly_and_both_carry_everything_under_the_higher_name()
+{
+    use crate::recovery_point::PointName;
+
+    let p = policy("Europe/Berlin", "00:30");
+    // A year of nights, each of which succeeds, from a day on which nothing is missing.
+    let mut successes = vec![(t("2025-08-31T22:30:00Z"), Tier::ALL.into())];
+    for (at, tiers, name) in [
+        // Half past midnight of the next day in Berlin, in summer and in winter time.
+        ("2025-09-02T22:30:00Z", vec![Tier::Daily], "db-backup-daily-20250902-2230"),
+        ("2025-09-06T22:30:00Z", vec![Tier::Weekly], "db-backup-weekly-20250906-2230"),
+        ("2025-09-07T22:30:00Z", vec![Tier::Daily], "db-backup-daily-20250907-2230"),
+        (
+            "2025-09-30T22:30:00Z",
+            vec![Tier::Monthly, Tier::Weekly],
+            "db-backup-monthly-20250930-2230",
+        ),
+        ("2025-10-04T22:30:00Z", vec![Tier::Weekly], "db-backup-weekly-20251004-2230"),
+        (
+            "2025-11-01T23:30:00Z",
+            vec![Tier::Monthly, Tier::Weekly],
+            "db-backup-monthly-20251101-2330",
+        ),
+    ] {
+        let at = t(at);
+        let expected: TierSet = tiers.into_iter().chain([Tier::Daily]).collect();
+        let carried = tiers_for_run(&p, &successes, at, None).unwrap();
+        assert_eq!(carried, expected, "{at}");
+        let point = PointName::choose("db", carried.highest().unwrap(), at, |_| false);
+        assert_eq!(point.to_string(), name);
+        successes.push((at, carried));
+    }
+}
+
+#[test]
+fn over_a_year_each_night_has_the_tiers_of_its_day_whatever_was_missed_before() {
+    let p = policy("UTC", "02:00");
+    let night = |n: i64| t("2025-01-01T02:00:00Z").plus(Duration::from_secs(86_400 * n as u64));
+    // All nights; all but the firsts of months and Sundays; every third.
+    let missed: [fn(i64, Date) -> bool; 3] = [
+        |_, _| false,
+        |_, day| day.day() == 1 || day.weekday() == jiff::civil::Weekday::Sunday,
+        |n, _| n % 3 != 0,
+    ];
+    for missed in missed {
+        let mut successes: Vec<(WallTime, TierSet)> = vec![];
+        let mut before: Option<Date> = None;
+        for n in 0..730 {
+            let day = night(n).timestamp().to_zoned(TimeZone::UTC).date();
+            if missed(n, day) {
+                continue;
+            }
+            // By the calendar alone: what no earlier success has had.
+            let sunday = |d: Date| {
+                d.checked_sub(jiff::Span::new().days(d.weekday().to_sunday_zero_offset())).unwrap()
+            };
+            let mut expected = vec![Tier::Daily];
+            if before.is_none_or(|b| sunday(b) != sunday(day)) {
+                expected.push(Tier::Weekly);
+            }
+            if before.is_none_or(|b| (b.year(), b.month()) != (day.year(), day.month())) {
+                expected.push(Tier::Monthly);
+            }
+            if before.is_none_or(|b| b.year() != day.year()) {
+                expected.push(Tier::Yearly);
+            }
+            let carried = tiers_for_run(&p, &successes, night(n), None).unwrap();
+            assert_eq!(carried, expected.into_iter().collect(), "{day}");
+            successes.push((night(n), carried));
+            before = Some(day);
+        }
+    }
+}
+
+#[test]
 fn the_first_run_of_a_period_carries_its_tier_and_a_missed_one_is_made_up() {
     let p = policy("UTC", "02:00");
     let all: TierSet = Tier::ALL.into();

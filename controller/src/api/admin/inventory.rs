@@ -33,13 +33,16 @@ pub struct Inventory {
     last: Arc<Mutex<Option<Listing>>>,
     /// Somebody is listing, and nobody waits for it.
     refreshing: Arc<AtomicBool>,
-    regions: Arc<Mutex<Option<(Monotonic, Vec<Region>)>>>,
+    regions: Arc<Mutex<Option<Regions>>>,
     /// Rung when named policies have changed, to have the tags of their VMs follow.
     pub policies_changed: Arc<Notify>,
 }
 
 /// When it was made, and what it showed.
 type Listing = (Monotonic, Vec<AzureVm>);
+
+/// When they were listed, and which they are.
+type Regions = (Monotonic, Vec<Region>);
 
 /// A VM that somebody named.
 pub(super) struct Named {
