@@ -5,6 +5,7 @@
 //! does). What needs something absent is *ignored with the reason*; where `AZDR_REQUIRE_QEMU` is set,
 //! a missing QEMU is a failure instead. `AZDR_KEEP_FAILED=1` keeps the folder of a test that failed.
 
+mod bulk;
 mod forecasts;
 mod guests;
 mod host_agent;
@@ -13,6 +14,7 @@ mod lock_file;
 mod lost_answers;
 mod names;
 mod rebuild;
+mod runbook;
 mod secrets;
 mod setup;
 mod simulated_guests;
@@ -37,6 +39,8 @@ fn main() -> ExitCode {
         secrets::TESTS,
         soak::TESTS,
         rebuild::TESTS,
+        runbook::TESTS,
+        bulk::TESTS,
         simulated_guests::TESTS,
         guests::TESTS,
     ];
