@@ -33,7 +33,7 @@ use crate::mutation::{Mutation, planted};
 use crate::pki::AuthorityFile;
 use crate::reconcile::Reconciler;
 use crate::reconcile::residue::{self, Sweeper};
-use crate::store::{Executor, Stamp, Store};
+use crate::store::{Executor, Stamp, Store, StoreError};
 use crate::workflow::{Engine, EngineConfig, RetryPolicy};
 use crate::workflows::{self, Catalogue, DrillAccess, ProbeAddress, Services, Settings};
 
@@ -43,6 +43,8 @@ const RENEW_EVERY: Duration = Duration::from_secs(24 * 3600);
 const SERVER_CERTIFICATE: Duration = Duration::from_secs(90 * 24 * 3600);
 /// How long runs may take to reach a place from which they can go on later.
 const DRAIN: Duration = Duration::from_secs(30);
+/// How often to look whether a newer controller has come. Steps look for themselves each time.
+const LOOK_FOR_NEWER_EVERY: Duration = Duration::from_secs(5);
 /// Runs in flight at once (DESIGN §8).
 const MAX_RUNNING: usize = 1000;
 
@@ -122,9 +124,8 @@ pub async fn run(
     let authority = Arc::new(authority);
     let store = Store::open(&database(&config.data_dir), Executor::BlockingPool)
         .context("cannot open the database")?;
-    let stamp = check_stamp(&store, &config, &env).await?;
     // From here on nobody else's controller writes, whatever became of the lock above.
-    let store = store.take_over().await.context("cannot take over the database")?;
+    let (store, stamp) = claim_database(store, &stamp_of(&config, &env)).await?;
     let azure = arm_client(&config, &env).context("cannot set up the Azure client")?;
     let fleet = Fleet::new(env.clock.clone());
     let advertised_agent = config.advertise.agent.as_ref().map(ToString::to_string);
@@ -256,9 +257,9 @@ pub async fn run(
         ended = servers.join_next() => {
             bail!("a listener ended: {ended:?}");
         }
-        () = engine.fenced() => {
-            bail!("a newer controller has opened the database; this one has stopped");
-        }
+        () = engine.fenced() => bail!(OVERTAKEN),
+        // Also when there is nothing to write: reconcilers go on calling Azure.
+        () = overtaken(&store) => bail!(OVERTAKEN),
     }
     tracing::info!("stopping");
     health.set_ready(false);
@@ -278,18 +279,41 @@ pub async fn run(
     Ok(())
 }
 
+const OVERTAKEN: &str = "a newer controller has opened the database; this one has stopped";
+
+/// Waits until a newer controller has opened the database.
+async fn overtaken(store: &Store) {
+    while !matches!(store.check_newest().await, Err(StoreError::Fenced { .. })) {
+        azdr_env::sleep(LOOK_FOR_NEWER_EVERY).await;
+    }
+}
+
 fn bind(field: &str, address: SocketAddr) -> anyhow::Result<tokio::net::TcpListener> {
     listen(address).with_context(|| format!("{field}: cannot bind {address}"))
 }
 
-async fn check_stamp(store: &Store, config: &Config, env: &Env) -> anyhow::Result<Stamp> {
-    let wanted = stamp_of(config, env);
+/// Opens a database for the cloud that `wanted` names, and takes it over: from then on no other
+/// controller's engine writes to it. The stamp that is answered is the database's own.
+///
+/// # Errors
+/// When it has no stamp yet, or one of another cloud, tenant or subscription list (I11): nothing is
+/// written then.
+pub async fn claim_database(store: Store, wanted: &Stamp) -> anyhow::Result<(Store, Stamp)> {
     let Some(stamp) = store.read_stamp().await.context("cannot read the database")? else {
         bail!(
             "the database is not initialised; run azdr-controller init (or rebuild, if a database \
              was lost or its rebuilding was interrupted)"
         );
     };
+    if !planted(Mutation::StampIgnored) {
+        check_stamp(&stamp, wanted)?;
+    }
+    let store = store.take_over().await.context("cannot take over the database")?;
+    Ok((store, stamp))
+}
+
+/// Compares all but the installation, which is the database's own.
+fn check_stamp(stamp: &Stamp, wanted: &Stamp) -> anyhow::Result<()> {
     if stamp.cloud != wanted.cloud || stamp.tenant_id != wanted.tenant_id {
         bail!(
             "this database belongs to cloud {} and tenant {}, the configuration names cloud {} and \
@@ -307,7 +331,7 @@ async fn check_stamp(store: &Store, config: &Config, env: &Env) -> anyhow::Resul
             wanted.subscriptions
         );
     }
-    Ok(stamp)
+    Ok(())
 }
 
 /// The client that a configuration asks for.

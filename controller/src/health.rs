@@ -78,6 +78,7 @@ impl Health {
         let drills = self.store.drills(None, WallTime::from_unix_ms(0)).await?;
         let now = self.env.clock.wall();
         let held = self.store.deletion_hold().await?;
+        let missing = self.store.missing_snapshots().await?;
         let sweep = self.residue.as_ref().and_then(Sweeper::last);
         metrics::with_local_recorder(&*self.recorder, || {
             for (workflow, state, count) in runs {
@@ -118,6 +119,7 @@ impl Health {
                         .set(rto as f64 / 1000.0);
                 }
             }
+            metrics::gauge!("azdr_snapshots_missing").set(missing as f64);
             metrics::gauge!("azdr_deletions_held").set(f64::from(u8::from(held.is_some())));
             if let Some(sweep) = &sweep {
                 show_residue(sweep);

@@ -23,12 +23,22 @@ pub enum Mutation {
     NamesVary,
     /// I8: a restored instance is asked in its original's stead.
     CloneIsAsked,
-    /// I9: some jobs are acknowledged and never written.
+    /// I9: some jobs, policies and pins are acknowledged and never written.
     AnswerBeforeCommit,
     /// I10: a run that succeeds is first recorded as failed.
     TwoTruths,
     /// I11: the data directory is not locked.
     SecondControllerAllowed,
+    /// I11: a database opens against any cloud.
+    StampIgnored,
+    /// The schedule does not see the backups that were begun already.
+    ScheduleForgets,
+    /// The schedule takes every time for one of UTC.
+    ZoneIgnored,
+    /// Nobody looks whether Azure still has what the catalogue names.
+    MissingUnnoticed,
+    /// I1: pruning does not see pins.
+    PruneIgnoresPins,
 }
 
 #[cfg(feature = "mutations")]

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{agent, backup, dr, job, policy, residue, retention, ssh, vm, whoami};
+use crate::commands::{
+    agent, backup, dr, job, policy, residue, retention, ssh, status, vm, whoami,
+};
+use crate::whole::whole;
 
 /// Backup and disaster recovery for Azure virtual machines.
 ///
@@ -77,6 +80,7 @@ pub(crate) enum Noun {
     /// Whether backups may be deleted
     #[command(subcommand)]
     Retention(retention::Retention),
+    Status(status::Status),
     Whoami(whoami::Whoami),
     Ssh(ssh::Ssh),
 }
@@ -87,7 +91,8 @@ pub(crate) struct Wait {
     /// Return as soon as the job is accepted, instead of watching it to its end
     #[arg(long)]
     pub(crate) no_wait: bool,
-    /// How many seconds to try again when the controller is lost while watching
+    /// How many seconds to try again when the controller is lost while watching, up to 86400
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    pub(crate) reconnect_for: u64,
+    #[arg(allow_negative_numbers = true, value_parser = whole::<0, 86_400>)]
+    pub(crate) reconnect_for: u32,
 }

@@ -5,12 +5,14 @@ use std::time::Duration;
 use azdr_env::{Clock, WallTime};
 use clap::Args;
 
+use crate::whole::whole;
+
 /// A number of days up to now.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Days {
     /// How many days to look back, 1 to 3650
     #[arg(long, value_name = "N", default_value_t = 30)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=3650))]
+    #[arg(allow_negative_numbers = true, value_parser = whole::<1, 3650>)]
     pub(crate) days: u32,
 }
 

@@ -6,13 +6,17 @@
 //! null. Fields are added, never renamed or removed.
 
 mod forecast;
+mod point;
 mod report;
+mod status;
 
 use azdr_proto::admin::*;
 use serde_json::{Value, json};
 
 pub(crate) use forecast::*;
+pub(crate) use point::*;
 pub(crate) use report::*;
+pub(crate) use status::*;
 
 use crate::{names, quantity};
 
@@ -134,6 +138,7 @@ pub(crate) fn recovery_point(m: &RecoveryPoint) -> Value {
         "frozen_ms": m.frozen_ms,
         "pins": list(&m.pins, pin),
         "deleting_job_id": (m.deleting_job_id != 0).then_some(m.deleting_job_id),
+        "missing_snapshots": m.missing_snapshots,
     })
 }
 
@@ -257,6 +262,7 @@ pub(crate) fn job(m: &Job) -> Value {
         "note": text(&m.note),
         "items": list(&m.items, job_item),
         "child_of": (m.child_of != 0).then_some(m.child_of),
+        "recovery_point": text(&m.recovery_point),
     })
 }
 
@@ -511,6 +517,8 @@ mod tests {
             ("OtherInstallation", other_installation(&<_>::default())),
         ];
         written.extend(forecast::written());
+        written.extend(point::written());
+        written.extend(status::written());
         written.extend(report::written());
         for (message, document) in &written {
             let mut fields: Vec<String> =

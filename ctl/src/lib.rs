@@ -33,6 +33,8 @@ mod style;
 mod table;
 mod until;
 mod watch;
+mod which_point;
+mod whole;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

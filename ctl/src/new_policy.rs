@@ -6,9 +6,10 @@ use azdr_proto::admin::{ConfigureBackupRequest, VmRef};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
-use crate::commands::backup::configure::{Demand, retention_count};
+use crate::commands::backup::configure::Demand;
 use crate::error::CliError;
 use crate::policy_file;
+use crate::whole::whole;
 
 /// What is not given stays as it is in the VM's policy.
 #[derive(Args, Debug)]
@@ -22,16 +23,16 @@ pub(crate) struct NewPolicy {
     ])]
     file: Option<PathBuf>,
     /// For how many days to keep daily backups, 0 to 3650
-    #[arg(long, visible_alias = "daily-retention", value_name = "N", allow_negative_numbers = true, value_parser = retention_count::<3650>)]
+    #[arg(long, visible_alias = "daily-retention", value_name = "N", allow_negative_numbers = true, value_parser = whole::<0, 3650>)]
     daily: Option<u32>,
     /// For how many weeks to keep weekly backups, 0 to 520
-    #[arg(long, visible_alias = "weekly-retention", value_name = "N", allow_negative_numbers = true, value_parser = retention_count::<520>)]
+    #[arg(long, visible_alias = "weekly-retention", value_name = "N", allow_negative_numbers = true, value_parser = whole::<0, 520>)]
     weekly: Option<u32>,
     /// For how many months to keep monthly backups, 0 to 240
-    #[arg(long, visible_alias = "monthly-retention", value_name = "N", allow_negative_numbers = true, value_parser = retention_count::<240>)]
+    #[arg(long, visible_alias = "monthly-retention", value_name = "N", allow_negative_numbers = true, value_parser = whole::<0, 240>)]
     monthly: Option<u32>,
     /// For how many years to keep yearly backups, 0 to 100
-    #[arg(long, visible_alias = "yearly-retention", value_name = "N", allow_negative_numbers = true, value_parser = retention_count::<100>)]
+    #[arg(long, visible_alias = "yearly-retention", value_name = "N", allow_negative_numbers = true, value_parser = whole::<0, 100>)]
     yearly: Option<u32>,
     /// Region of the copies
     #[arg(long, value_name = "REGION", conflicts_with = "no_cross_region", value_parser = NonEmptyStringValueParser::new())]

@@ -70,7 +70,7 @@ pub(crate) async fn until(
     let result = tokio::select! {
         biased;
         _ = tokio::signal::ctrl_c() => Err(interrupted(id)),
-        result = follow(s, job, Duration::from_secs(wait.reconnect_for), &mut progress, &enough) => {
+        result = follow(s, job, Duration::from_secs(wait.reconnect_for.into()), &mut progress, &enough) => {
             result
         }
     };

@@ -221,6 +221,9 @@ pub(crate) fn missing(name: &str) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, format!("there is no content {name}"))
 }
 
+/// Most of a simulated disk.
+static NOTHING: [u8; 4 << 20] = [0; 4 << 20];
+
 /// A part of a content of `size_bytes` that holds `extents` and zeroes.
 pub(crate) fn part(
     extents: &[(u64, Bytes)],
@@ -231,6 +234,11 @@ pub(crate) fn part(
     let end = offset.checked_add(length).filter(|end| *end <= size_bytes);
     let end = end.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
     let index = |at: u64| usize::try_from(at).map_err(io::Error::other);
+    let touches =
+        |(start, data): &&(u64, Bytes)| *start < end && offset < start + data.len() as u64;
+    if length <= NOTHING.len() as u64 && !extents.iter().any(|extent| touches(&extent)) {
+        return Ok(Bytes::from_static(&NOTHING[..index(length)?]));
+    }
     let mut bytes = vec![0; index(length)?];
     for (start, data) in extents {
         let (from, to) = ((*start).max(offset), (start + data.len() as u64).min(end));

@@ -87,6 +87,8 @@ pub enum Action {
         /// Words.
         message: String,
     },
+    /// The operation that it starts takes this many milliseconds longer; years are for ever.
+    ProlongOperationMs(u64),
     /// The copy that it starts stops for ever at this percentage.
     StallCopyAtPercent(f64),
     /// The copy that it starts breaks at this percentage, as its `copyCompletionError` says.
@@ -283,6 +285,9 @@ impl Action {
                 let (code, message) = (code.clone(), message.clone());
                 verdict.injected.fail_operation = Some(Failure { code, message });
             }
+            Self::ProlongOperationMs(ms) => {
+                verdict.injected.prolong_operation += Duration::from_millis(*ms);
+            }
             Self::StallCopyAtPercent(percent) => verdict.injected.stall_copy_at = Some(*percent),
             Self::FailCopyAtPercent { percent, code, message } => {
                 verdict.injected.fail_copy_at = Some((*percent, code.clone(), message.clone()));
@@ -373,6 +378,7 @@ mod tests {
     fn a_plan_is_plain_data() {
         let text = r#"[{"match": {"nth": 3}, "action": {"fail_copy_at_percent":
             {"percent": 40.0, "code": "CopySourceNotFound", "message": "gone"}}},
+            {"action": {"prolong_operation_ms": 60000}},
             {"action": {"delete": {"id": "/subscriptions/s"}}},
             {"action": {"lock": {"scope": "/subscriptions/s", "level": "ReadOnly"}}},
             {"action": {"unlock": {"scope": "/subscriptions/s"}}},

@@ -70,6 +70,8 @@ use crate::latency::{Action, Latency};
 pub struct Injected {
     /// The operation that the request starts ends like this, without effect.
     pub fail_operation: Option<Failure>,
+    /// The operation that the request starts takes this much longer.
+    pub prolong_operation: Duration,
     /// The copy that the request starts stops at this percentage.
     pub stall_copy_at: Option<f64>,
     /// The copy that the request starts breaks at this percentage, with this code and these words.

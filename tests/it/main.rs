@@ -6,6 +6,7 @@
 //! a missing QEMU is a failure instead. `AZDR_KEEP_FAILED=1` keeps the folder of a test that failed.
 
 mod bulk;
+mod fleet;
 mod forecasts;
 mod guests;
 mod host_agent;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         lock_file::TESTS,
         whole_flow::TESTS,
         forecasts::TESTS,
+        fleet::TESTS,
         names::TESTS,
         lost_answers::TESTS,
         wrong_input::TESTS,

@@ -1,14 +1,16 @@
 //! The simulator behind the client's HTTP seam, with every request counted and any one of them
 //! spoilt.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use azdr_arm::{HttpRequest, HttpResponse, HttpTransport, TransportError};
 use azdr_controller::store::StoreError;
 use azdr_env::Env;
 use azure_sim::config::{Blocking, Config, Durability};
+use azure_sim::faults::{Action, Fault, Match};
 use azure_sim::guests::none::NoGuests;
 use azure_sim::seed::WorldDescription;
 use azure_sim::{Dropped, Simulator};
@@ -35,6 +37,10 @@ pub(crate) enum Spoil {
     CrashAfter,
     /// It is refused.
     Refuse,
+    /// The operation that it begins, if it begins one, takes this much longer.
+    Prolong(Duration),
+    /// It is carried out, and then somebody sets the controller's clock by so many seconds.
+    Jump(i64),
 }
 
 pub(crate) struct Cloud {
@@ -46,6 +52,10 @@ pub(crate) struct Cloud {
     log: Mutex<Vec<String>>,
     /// Something is under way that a later request may find done.
     restless: AtomicBool,
+    /// The request to be spoilt has begun an operation.
+    prolonged: AtomicBool,
+    /// By how many seconds the controller's wall clock is wrong.
+    pub(crate) wrong_by: Arc<AtomicI64>,
     /// Ticks whenever there may be something new to see.
     pub(crate) changes: watch::Sender<u64>,
 }
@@ -107,6 +117,8 @@ impl Cloud {
             spoil: Mutex::new(None),
             log: Mutex::default(),
             restless: AtomicBool::new(true),
+            prolonged: AtomicBool::new(false),
+            wrong_by: Arc::default(),
             changes: watch::channel(0).0,
         })
     }
@@ -126,6 +138,29 @@ impl Cloud {
     /// The `n`th request since then.
     pub(crate) fn request(&self, n: usize) -> String {
         self.log.lock().unwrap().get(n - 1).cloned().unwrap_or_default()
+    }
+
+    /// Whether the request that was to be prolonged has begun an operation.
+    pub(crate) fn has_prolonged(&self) -> bool {
+        self.prolonged.load(Ordering::SeqCst)
+    }
+
+    /// Carries a request out; the operation that it begins takes longer.
+    async fn prolong(
+        &self,
+        request: HttpRequest,
+        by: Duration,
+    ) -> Result<HttpResponse, TransportError> {
+        let action = Action::ProlongOperationMs(by.as_millis() as u64);
+        self.simulator.set_faults(vec![Fault { matching: Match::default(), action }]);
+        let answer = self.answer(request).await;
+        self.simulator.set_faults(Vec::new());
+        let begun = answer.as_ref().is_ok_and(|a| {
+            let shows = |name: &str| a.headers.contains_key(name);
+            a.status < 300 && (shows("azure-asyncoperation") || a.status == 202)
+        });
+        self.prolonged.store(begun, Ordering::SeqCst);
+        answer
     }
 
     /// What exists: told by the simulator, not by azdr.
@@ -217,6 +252,12 @@ impl HttpTransport for Line {
                     br#"{"error":{"code":"AuthorizationFailed","message":"not allowed"}}"#,
                 ),
             }),
+            Some(Spoil::Jump(seconds)) => {
+                let answer = cloud.answer(request).await;
+                cloud.wrong_by.fetch_add(seconds, Ordering::SeqCst);
+                answer
+            }
+            Some(Spoil::Prolong(by)) => cloud.prolong(request, by).await,
             None => cloud.answer(request).await,
         };
         if !reads || cloud.restless.load(Ordering::SeqCst) {

@@ -38,12 +38,15 @@ async fn snapshots(cloud: &Cloud) -> Vec<String> {
 
 #[tokio::test(start_paused = true)]
 async fn a_frozen_capture_is_recorded_as_filesystem_with_its_window() {
-    let (_, row, points) = backup_with(Behaviour::Well, ConsistencyDemand::Require).await;
+    let (bench, row, points) = backup_with(Behaviour::Well, ConsistencyDemand::Require).await;
     assert_eq!(row.state, RunState::Succeeded);
     assert_eq!(points[0].consistency, Consistency::Filesystem);
     assert_eq!(points[0].frozen_ms, 321);
     assert_eq!(points[0].snapshots.len(), 2);
     assert!(!points[0].nonce.is_empty());
+    let seen = bench.store().capture(&points[0].operation_id).await.unwrap().unwrap();
+    assert_eq!(seen.disks.len(), 2);
+    assert!(seen.disks.iter().all(|d| seen.frozen_ms(d).is_some()), "{seen:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -54,11 +57,13 @@ async fn any_doubt_about_the_hold_is_recorded_as_uncoordinated_with_its_reason()
         (Behaviour::BrokenHold, "the lease ran out"),
         (Behaviour::SilentAfterFreeze, ""),
     ] {
-        let (_, row, points) = backup_with(behaviour, ConsistencyDemand::Prefer).await;
+        let (bench, row, points) = backup_with(behaviour, ConsistencyDemand::Prefer).await;
         assert_eq!(row.state, RunState::Succeeded, "{behaviour:?}");
         assert_eq!(points[0].consistency, Consistency::Uncoordinated, "{behaviour:?}");
         let said = &points[0].consistency_reason;
         assert!(said.contains(reason), "{behaviour:?}: {said}");
+        let seen = bench.store().capture(&points[0].operation_id).await.unwrap().unwrap();
+        assert!(seen.disks.iter().all(|d| seen.frozen_ms(d).is_none()), "{behaviour:?}: {seen:?}");
     }
 }
 

@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use azdr_controller::reconcile::Reconciler;
-use azdr_controller::store::{CatalogueChange, DeletionHold, Item, NewRun, PointRow, RunState};
+use azdr_controller::store::{
+    CatalogueChange, DeletionHold, Item, NewRun, PointRow, RunId, RunState,
+};
 use azdr_controller::workflows::{self, prune, tags, verify};
 use azdr_domain::pin::{PIN_TAG, Pin, parse_tag};
 use azdr_domain::policy::PolicyChange;
 use azdr_domain::recovery_point::PointName;
 
-use crate::cases::take;
+use crate::cases::{back_up, take};
 use crate::life::{Bench, Life, db};
+use crate::meddling::{Plan, Side};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -170,6 +173,55 @@ async fn a_point_is_deleted_on_purpose_unless_something_must_keep_it() {
     assert_eq!(names(&life, &item).await, points[1..]);
     let left = life.services.azure.list_snapshots(crate::cloud::SUBSCRIPTION, None).await.unwrap();
     assert_eq!(left.len(), 4);
+    life.end().await;
+}
+
+/// The prunes in this state, by number.
+async fn prunes(life: &Life, state: RunState) -> Vec<RunId> {
+    let rows = life.store.recent_runs(Some(state), None, Some("prune"), 100).await.unwrap();
+    rows.iter().map(|r| r.id).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn behind_a_stuck_prune_at_most_one_more_waits_and_later_finds_everything() {
+    let bench = Bench::new();
+    let life = bench.life().await;
+    let item = bench.protect(&life, PolicyChange::default()).await;
+    let mut points = several(&life, &item, 2).await;
+    bench.protect(&life, PolicyChange { daily: Some(1), ..PolicyChange::default() }).await;
+    let fail = Plan { fail: Some(("delete", Side::Before)), ..Plan::default() };
+    let (mut life, row) = bench.run_meddled(life, prune_by_policy(&item), fail, None).await;
+    assert_eq!(row.state, RunState::Stuck, "{row:?}");
+    let mut waiting = Vec::new();
+    for round in 0..3 {
+        let id = life.engine.submit(back_up(&item)).await.unwrap();
+        let row = life.ended(id).await;
+        points
+            .push(serde_json::from_value(row.result.unwrap()["backup"]["point"].clone()).unwrap());
+        let queued = prunes(&life, RunState::Queued).await;
+        if round > 0 {
+            assert_eq!(queued, waiting, "after backup {round}");
+        }
+        waiting = queued;
+        assert_eq!(waiting.len(), 1);
+        tokio::time::advance(DAY).await;
+        // The one that waits outlives the controller.
+        life = bench.next(life).await;
+        life.ended(row.id).await;
+        azdr_env::sleep(Duration::from_secs(1)).await;
+    }
+    // Asking for the same does not make it more; asking for something else is something else.
+    assert_eq!(life.engine.submit_once(prune_by_policy(&item)).await.unwrap(), waiting[0]);
+    let chosen = life.engine.submit_once(delete(&item, &points[1], None)).await.unwrap();
+    assert_ne!(chosen, waiting[0]);
+    assert_eq!(life.engine.submit_once(delete(&item, &points[1], None)).await.unwrap(), chosen);
+    bench.meddler.mend();
+    life.engine.retry(row.id, "alice").await.unwrap();
+    life.settle().await;
+    assert_eq!(names(&life, &item).await, points[4..]);
+    // One that has started may have decided already: the next is queued again.
+    assert_ne!(life.engine.submit_once(prune_by_policy(&item)).await.unwrap(), waiting[0]);
+    life.settle().await;
     life.end().await;
 }
 

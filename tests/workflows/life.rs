@@ -1,6 +1,7 @@
 //! One life of a controller on a world that outlives it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use azdr_arm::{ArmClient, ArmConfig, CredentialConfig, PollPace, Secret, Tokens};
@@ -11,7 +12,7 @@ use azdr_controller::workflows::{self, Catalogue, DrillAccess, ProbeAddress, Ser
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::policy::{Policy, PolicyChange};
 use azdr_domain::region::Region;
-use azdr_env::{Env, SeededIds, TokioClock, WallTime};
+use azdr_env::{Clock, Env, Monotonic, SeededIds, TokioClock, WallTime};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
@@ -26,6 +27,8 @@ pub(crate) struct Bench {
     pub(crate) cloud: Arc<Cloud>,
     pub(crate) guests: Arc<Guests>,
     pub(crate) meddler: Arc<Meddler>,
+    /// How often operations are polled.
+    pub(crate) pace: PollPace,
 }
 
 /// A controller that lives.
@@ -42,6 +45,32 @@ pub(crate) struct Prepared {
     image: folder::Image,
     disks: Disks,
     now: WallTime,
+}
+
+/// The controller's clock, which somebody may set; Azure's goes right.
+struct SetClock {
+    right: Arc<dyn Clock>,
+    wrong_by: Arc<AtomicI64>,
+}
+
+impl SetClock {
+    fn of(env: Env, cloud: &Cloud) -> Env {
+        let clock = Self { right: env.clock, wrong_by: cloud.wrong_by.clone() };
+        Env { clock: Arc::new(clock), ..env }
+    }
+}
+
+impl Clock for SetClock {
+    fn wall(&self) -> WallTime {
+        let seconds = self.wrong_by.load(Ordering::SeqCst);
+        let by = Duration::from_secs(seconds.unsigned_abs());
+        let now = self.right.wall();
+        if seconds < 0 { now.minus(by) } else { now.plus(by) }
+    }
+
+    fn monotonic(&self) -> Monotonic {
+        self.right.monotonic()
+    }
 }
 
 const DATABASE: &str = "azdr.db";
@@ -62,7 +91,14 @@ impl Bench {
     pub(crate) fn with(world: Value) -> Self {
         let env = Env::simulated(42);
         let cloud = Cloud::create(&env, world);
-        Self { env, cloud, guests: Arc::default(), meddler: Arc::default() }
+        let env = SetClock::of(env, &cloud);
+        Self {
+            env,
+            cloud,
+            guests: Arc::default(),
+            meddler: Arc::default(),
+            pace: PollPace::quick(),
+        }
     }
 
     /// A prepared world once more; random values depend on the seed.
@@ -72,9 +108,16 @@ impl Bench {
             ids: Arc::new(SeededIds::new(seed)),
         };
         let cloud = Cloud::again(&env, &prepared.image);
+        let env = SetClock::of(env, &cloud);
         let guests = Guests::default();
         *guests.frozen.lock().unwrap() = prepared.disks.clone();
-        Self { env, cloud, guests: Arc::new(guests), meddler: Arc::default() }
+        Self {
+            env,
+            cloud,
+            guests: Arc::new(guests),
+            meddler: Arc::default(),
+            pace: PollPace::quick(),
+        }
     }
 
     /// Ends a life at rest and keeps its world.
@@ -114,7 +157,7 @@ impl Bench {
         let config = ArmConfig {
             authority: Some(endpoint.clone()),
             endpoint,
-            pace: PollPace::quick(),
+            pace: self.pace,
             ..ArmConfig::public_cloud(CredentialConfig::ClientSecret {
                 tenant_id: TENANT.into(),
                 client_id: "client".into(),
@@ -239,16 +282,25 @@ impl Bench {
 }
 
 /// On the paused clock: far more than any workflow here needs.
-const LIMIT: Duration = Duration::from_secs(1200);
+const LIMIT: Duration = Duration::from_secs(3 * 3600);
 
 impl Life {
     /// Waits until a run is over or stuck; one that does not end says where it stands.
     pub(crate) async fn ended(&self, id: RunId) -> RunRow {
+        self.reaches(id, |state| state.is_terminal() || state == RunState::Stuck).await
+    }
+
+    /// Waits until a run is over, however often it gets stuck before.
+    pub(crate) async fn over(&self, id: RunId) -> RunRow {
+        self.reaches(id, RunState::is_terminal).await
+    }
+
+    async fn reaches(&self, id: RunId, end: impl Fn(RunState) -> bool) -> RunRow {
         let over = async {
             let mut changes = self.engine.subscribe();
             loop {
                 let row = self.store.run(id).await.unwrap().unwrap();
-                if row.state.is_terminal() || row.state == RunState::Stuck {
+                if end(row.state) {
                     return row;
                 }
                 changes.changed().await;

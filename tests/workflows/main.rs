@@ -18,6 +18,7 @@
 
 mod agents;
 mod cases;
+mod clocks;
 mod cloud;
 mod evidence;
 mod folder;
@@ -27,6 +28,7 @@ mod keeping;
 mod life;
 mod many_drills;
 mod meddling;
+mod missing;
 mod properties;
 mod rebuild;
 mod residue;

@@ -28,6 +28,8 @@ pub(crate) struct Plan {
     pub(crate) cancel: Option<usize>,
     /// This step (each item of it) fails for good, before or after its effect, in every life.
     pub(crate) fail: Option<(&'static str, Side)>,
+    /// The undo of this step fails for good, in every life.
+    pub(crate) fail_undo: Option<&'static str>,
 }
 
 /// A step or an undo of one run: name, item, and whether it is the undo.
@@ -69,6 +71,7 @@ impl Meddler {
     pub(crate) fn mend(&self) {
         if let Some((_, plan, _)) = &mut *self.armed.lock().unwrap() {
             plan.fail = None;
+            plan.fail_undo = None;
         }
     }
 
@@ -108,6 +111,14 @@ impl Meddler {
                 if *run == call.run && !call.undoing && plan.fail == Some((call.step, side)) =>
             {
                 Err(StepError::fail("meddled", format!("{} must fail", call.step)))
+            }
+            Some((run, plan, _))
+                if *run == call.run
+                    && call.undoing
+                    && side == Side::Before
+                    && plan.fail_undo == Some(call.step) =>
+            {
+                Err(StepError::fail("meddled", format!("the undo of {} must fail", call.step)))
             }
             _ => Ok(()),
         }

@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use azdr_controller::store::RunState;
-use azdr_controller::workflow::StepOutline;
+use azdr_arm::PollPace;
+use azdr_controller::store::{Item, RunState};
+use azdr_controller::workflow::{Effect, StepOutline};
 use azdr_controller::workflows;
 use serde_json::Value;
 
 use crate::cases::Case;
 use crate::cloud::Spoil;
-use crate::life::Bench;
+use crate::life::{Bench, Life};
 use crate::meddling::{Plan, Seen, Side};
 
 /// How a case ended: the run's state, what exists, and what the catalogue says.
@@ -51,21 +52,32 @@ struct Ran {
     /// What the catalogue says of points, whatever became of the run.
     points: Vec<String>,
     seen: Seen,
-    /// It got stuck, and went on when the cause was gone.
-    was_stuck: bool,
+    /// What it got stuck with; it went on when the cause was gone.
+    stuck_with: Option<Value>,
     requests: usize,
     bench: Bench,
 }
 
 async fn run(case: Case, plan: Plan, spoil: Option<(usize, Spoil)>) -> Ran {
     let (prepared, run) = case.prepared();
-    let bench = Bench::again(prepared, 43);
+    let mut bench = Bench::again(prepared, 43);
+    if matches!(spoil, Some((_, Spoil::Prolong(_)))) {
+        // Hours of polls at a test's pace would take long.
+        bench.pace = PollPace::azure();
+    }
     let life = bench.life().await;
     // The agents come.
     azdr_env::sleep(Duration::from_secs(1)).await;
     let (mut life, mut row) = bench.run_meddled(life, run.clone(), plan, spoil).await;
-    let was_stuck = row.state == RunState::Stuck;
-    if was_stuck {
+    let mut stuck_with = None;
+    if row.state == RunState::Stuck {
+        stuck_with = row.error.clone();
+        if bench.cloud.has_prolonged() {
+            // Nobody does anything: what it waits for ends.
+            row = life.over(row.id).await;
+        }
+    }
+    if row.state == RunState::Stuck {
         // Somebody mends what was in the way and starts the controller again.
         bench.meddler.mend();
         life = bench.next(life).await;
@@ -74,22 +86,27 @@ async fn run(case: Case, plan: Plan, spoil: Option<(usize, Spoil)>) -> Ran {
     }
     let requests = bench.cloud.requests();
     let items = life.store.items().await.unwrap();
-    let (mut points, mut catalogue) = (Vec::new(), Vec::new());
-    for point in life.points(&items[0]).await {
-        let regions: Vec<_> = point.snapshots.iter().map(|s| s.region.clone()).collect();
-        let line = format!("{} {regions:?} {:?}", point.name, point.leases);
-        catalogue.push(format!("{line} {}", point.proof().0));
-        points.push(line);
-    }
-    points.extend(items.iter().map(|i| i.arm_id.to_string()));
-    catalogue.extend(items.iter().map(|i| i.arm_id.to_string()));
+    let points = catalogued(&life, &items).await;
+    let mut catalogue = points.clone();
+    catalogue.extend(life.points(&items[0]).await.iter().map(|p| p.proof().0.to_string()));
     if row.state != RunState::Succeeded {
         catalogue.push(format!("error {}", row.error.clone().unwrap_or_default()["kind"]));
     }
     let end = End { state: row.state, world: world(&bench.cloud.listing().await), catalogue };
     let seen = bench.meddler.seen();
     life.end().await;
-    Ran { end, points, seen, was_stuck, requests, bench }
+    Ran { end, points, seen, stuck_with, requests, bench }
+}
+
+/// What the catalogue says of points, and which machines it knows.
+async fn catalogued(life: &Life, items: &[Item]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for point in life.points(&items[0]).await {
+        let regions: Vec<_> = point.snapshots.iter().map(|s| s.region.clone()).collect();
+        lines.push(format!("{} {regions:?} {:?}", point.name, point.leases));
+    }
+    lines.extend(items.iter().map(|i| i.arm_id.to_string()));
+    lines
 }
 
 /// The world and the catalogue's points before the run.
@@ -153,11 +170,71 @@ async fn refusals(case: Case) {
     }
 }
 
+/// Longer than any step here may take, and less than a run may.
+const ENDLESS: Duration = Duration::from_secs(50 * 60);
+
+/// Each operation of Azure's in turn does not end: the run fails and is undone, or succeeds at a
+/// second try; cleaning up, or past the point of no return, or where Azure undoes nothing meanwhile, it
+/// gets stuck, names the resource, and goes on to its end when the operation ends after all.
+async fn operations_that_never_end(case: Case) {
+    // Nothing is prolonged, at the same pace.
+    let expected = run(case, Plan::default(), Some((usize::MAX, Spoil::Prolong(ENDLESS)))).await;
+    let (world, points) = prior(case).await;
+    let (mut failed, mut stuck, mut succeeded) = (0, 0, 0);
+    for n in 1..=expected.requests {
+        let request = expected.bench.cloud.request(n);
+        if request.starts_with("GET") {
+            continue;
+        }
+        let ran = run(case, Plan::default(), Some((n, Spoil::Prolong(ENDLESS)))).await;
+        if !ran.bench.cloud.has_prolonged() {
+            continue;
+        }
+        assert_eq!(ran.bench.cloud.request(n), request, "{case:?}");
+        let what = format!("{case:?}: request {n} ({request}) begins what never ends");
+        match (ran.end.state, &ran.stuck_with) {
+            (RunState::Failed, None) => {
+                assert_eq!(without_shared(&ran.end.world), without_shared(&world), "{what}");
+                assert_eq!(ran.points, points, "{what}");
+                failed += 1;
+            }
+            (state, Some(error)) => {
+                let named = error["resource"].as_str().unwrap_or_default().to_lowercase();
+                let path = request.split(' ').nth(1).unwrap().to_lowercase();
+                // An action's path is its resource's and a word.
+                let about = match request.starts_with("POST") {
+                    true => path.rsplit_once('/').unwrap().0,
+                    false => &*path,
+                };
+                assert!(named.starts_with(about), "{what}: {error}");
+                // Undoing it may be refused while it lasts.
+                let refused = error["kind"] == "azure_conflict";
+                assert!(refused || error["kind"] == "timed_out", "{what}: {error}");
+                if state == RunState::Failed {
+                    assert!(refused, "{what}: {error}");
+                    assert_eq!(without_shared(&ran.end.world), without_shared(&world), "{what}");
+                } else {
+                    assert_eq!(state, RunState::Succeeded, "{what}");
+                    assert_eq!(ran.end.world, expected.end.world, "{what}");
+                }
+                stuck += 1;
+            }
+            (RunState::Succeeded, None) => {
+                assert_eq!(ran.end.world, expected.end.world, "{what}");
+                succeeded += 1;
+            }
+            other => panic!("{what}: ended {other:?}"),
+        }
+    }
+    println!("{case:?}: never ends: {failed} failed, {stuck} stuck, {succeeded} tried again");
+    assert!(failed + stuck + succeeded > 0, "{case:?} begins no operation");
+}
+
 /// Every step is executed, nothing temporary is left, and nothing was stuck.
 async fn succeeds(case: Case) {
     let ran = run(case, Plan::default(), None).await;
     assert_eq!(ran.end.state, RunState::Succeeded, "{case:?} {:#?}", ran.end);
-    assert!(!ran.was_stuck && ran.requests > 0, "{case:?}");
+    assert!(ran.stuck_with.is_none() && ran.requests > 0, "{case:?}");
     for step in outline(case).into_iter().filter(|s| !s.starts_runs) {
         let executed = ran.seen.executed.keys().any(|(s, _, undo)| *s == step.name && !undo);
         assert!(executed, "{case:?} never executes {}", step.name);
@@ -185,11 +262,11 @@ async fn failures(case: Case) {
             let ran = run(case, plan, None).await;
             let what = format!("{case:?}: {} fails {side:?} its effect", step.name);
             if forward_only {
-                assert!(ran.was_stuck, "{what}: was not stuck");
+                assert!(ran.stuck_with.is_some(), "{what}: was not stuck");
                 assert_eq!(ran.end, expected, "{what}");
             } else {
                 assert_eq!(ran.end.state, RunState::Failed, "{what}");
-                assert!(!ran.was_stuck, "{what}: got stuck");
+                assert!(ran.stuck_with.is_none(), "{what}: got stuck");
                 assert_eq!(without_shared(&ran.end.world), without_shared(&world), "{what}");
                 assert_eq!(ran.points, points, "{what}");
             }
@@ -224,6 +301,52 @@ async fn requests_to_stop(case: Case) {
         }
     }
     println!("{}: asked to stop: {cancelled} stopped, {too_late} too late", case.workflow());
+}
+
+/// Every step is done and something temporary does not go, so that the run is stuck on its way forward;
+/// then somebody asks it to stop. It turns back, is stuck there until the cause is gone, and in the end
+/// the world is the prior one. The controller dies once on the way.
+async fn requests_to_stop_while_stuck(case: Case) {
+    let (world, points) = prior(case).await;
+    let mut runs = 0;
+    for step in outline(case).iter().filter(|s| s.temporary) {
+        let (prepared, run) = case.prepared();
+        let bench = Bench::again(prepared, 43);
+        let life = bench.life().await;
+        azdr_env::sleep(Duration::from_secs(1)).await;
+        let plan = Plan { fail_undo: Some(step.name), ..Plan::default() };
+        let (life, row) = bench.run_meddled(life, run.clone(), plan, None).await;
+        let what = format!("{case:?}: {} is not cleaned up", step.name);
+        assert_eq!(row.state, RunState::Stuck, "{what}");
+        let history = life.engine.history(row.id).await.unwrap();
+        assert!(history.turned_back().is_none(), "{what}: went back by itself");
+        assert_eq!(life.engine.cancel(row.id).await.unwrap(), Effect::Taken, "{what}");
+        assert_eq!(life.ended(row.id).await.state, RunState::Stuck, "{what}");
+        let life = bench.next(life).await;
+        assert_eq!(life.ended(row.id).await.state, RunState::Stuck, "{what}");
+        bench.meddler.mend();
+        life.engine.retry(row.id, "alice").await.unwrap();
+        let row = life.ended(row.id).await;
+        assert_eq!(row.state, RunState::Cancelled, "{what}: {row:?}");
+        life.settle().await;
+        let listing = self::world(&bench.cloud.listing().await);
+        assert_eq!(without_shared(&listing), without_shared(&world), "{what}");
+        let items = life.store.items().await.unwrap();
+        assert_eq!(catalogued(&life, &items).await, points, "{what}");
+        life.end().await;
+        runs += 1;
+    }
+    assert!(runs > 0, "{case:?} has nothing temporary");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_verification_stuck_cleaning_up_can_be_stopped() {
+    requests_to_stop_while_stuck(Case::Verify).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drill_stuck_cleaning_up_can_be_stopped() {
+    requests_to_stop_while_stuck(Case::DrTest).await;
 }
 
 /// Crash points of each workflow, for the sum.
@@ -264,7 +387,7 @@ async fn crashes_at_writes(case: Case) {
                 let ran = run(case, plan, None).await;
                 let what = format!("{case:?} {words}: crash {side:?} write {n}");
                 assert_eq!(ran.end, expected.end, "{what}");
-                assert!(!ran.was_stuck, "{what}: got stuck");
+                assert!(ran.stuck_with.is_none(), "{what}: got stuck");
                 let twice = ran.seen.executed.into_iter().filter(|(_, times)| *times > 1);
                 repeated.extend(twice.map(|((step, _, undo), _)| (step, undo)));
                 points += 1;
@@ -337,6 +460,11 @@ macro_rules! properties {
             #[tokio::test(start_paused = true)]
             async fn a_request_to_stop_at_any_write_restores_the_prior_world() {
                 requests_to_stop($case).await;
+            }
+
+            #[tokio::test(start_paused = true)]
+            async fn an_operation_that_never_ends_ends_no_run_in_limbo() {
+                operations_that_never_end($case).await;
             }
 
             #[tokio::test(start_paused = true)]

@@ -13,6 +13,8 @@ use azdr_env::Env;
 use azure_core::http::Pipeline;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use url::Url;
 
@@ -169,17 +171,21 @@ impl ArmClient {
 
     /// All items of a listing. Follows `nextLink` over empty pages, to [`PAGE_LIMIT`].
     pub(crate) async fn list_json(&self, path: &str) -> Result<Vec<Value>, AzureError> {
+        self.list(path).await
+    }
+
+    /// The same, of items that need not become values first.
+    pub(crate) async fn list<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, AzureError> {
         let mut url = self.core.url(path)?;
         let mut items = Vec::new();
         for _ in 0..PAGE_LIMIT {
-            let mut page = json_body(&self.send(Call::new(Method::GET, url.clone())).await?)?;
-            if let Some(Value::Array(values)) = page.get_mut("value").map(Value::take) {
-                items.extend(values);
-            }
-            match page.get("nextLink").and_then(Value::as_str).filter(|link| !link.is_empty()) {
+            let answer = self.send(Call::new(Method::GET, url.clone())).await?;
+            let page: Page<T> = parsed(&answer)?;
+            items.extend(page.value.into_iter().flatten());
+            match page.next_link.filter(|link| !link.is_empty()) {
                 None => return Ok(items),
                 Some(next) => {
-                    url = self.core.own_url(next).ok_or_else(|| {
+                    url = self.core.own_url(&next).ok_or_else(|| {
                         let message = "the next page is at a host that gets no token";
                         AzureError::new(ErrorClass::Failed, "ForeignNextLink", message)
                     })?;
@@ -188,6 +194,20 @@ impl ArmClient {
         }
         let message = format!("a listing of more than {PAGE_LIMIT} pages does not end");
         Err(AzureError::new(ErrorClass::Failed, "EndlessListing", message))
+    }
+}
+
+/// A page of a listing.
+#[derive(Deserialize)]
+struct Page<T> {
+    value: Option<Vec<T>>,
+    #[serde(rename = "nextLink")]
+    next_link: Option<String>,
+}
+
+impl<T> Default for Page<T> {
+    fn default() -> Self {
+        Self { value: None, next_link: None }
     }
 }
 
@@ -240,7 +260,8 @@ impl Call {
     }
 
     pub(crate) fn json(mut self, body: &Value) -> Self {
-        self.body = Bytes::from(body.to_string());
+        // Not its `Display`, which writes piece by piece.
+        self.body = serde_json::to_vec(body).expect("a JSON value can be written").into();
         self.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         self
     }
@@ -395,8 +416,13 @@ pub(crate) async fn within<T>(limit: Duration, future: impl Future<Output = T>) 
 
 /// The body of an answer as JSON; null for an empty one.
 pub(crate) fn json_body(answer: &HttpResponse) -> Result<Value, AzureError> {
+    parsed(answer)
+}
+
+/// The body of an answer; the default for an empty one.
+fn parsed<T: DeserializeOwned + Default>(answer: &HttpResponse) -> Result<T, AzureError> {
     if answer.body.is_empty() {
-        return Ok(Value::Null);
+        return Ok(T::default());
     }
     serde_json::from_slice(&answer.body).map_err(|e| {
         let error = AzureError::new(

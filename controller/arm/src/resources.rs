@@ -12,7 +12,7 @@ use crate::client::{ArmClient, Call, json_body};
 use crate::compute::{invalid_id, with_api};
 use crate::error::{AzureError, ErrorClass};
 use crate::lro::{Action, Family, FinalResult, Started};
-use crate::views::{ResourceGroup, ResourceSummary, tags};
+use crate::views::{Listed, ResourceGroup, ResourceSummary, tags};
 
 const RESOURCES_API: &str = "2021-04-01";
 
@@ -91,8 +91,7 @@ impl ArmClient {
         let path = format!(
             "/subscriptions/{subscription}/resources?$filter={filter}&api-version={RESOURCES_API}"
         );
-        let items = self.list_json(&path).await?;
-        Ok(items.iter().filter_map(ResourceSummary::from_json).collect())
+        Ok(self.list::<Listed>(&path).await?.into_iter().filter_map(|item| item.0).collect())
     }
 
     /// All resources of a subscription that carry a tag, whatever its value, with their tags (which
@@ -114,8 +113,7 @@ impl ArmClient {
             "/subscriptions/{subscription}/resources?$filter={filter}&$expand=createdTime\
              &api-version={RESOURCES_API}"
         );
-        let items = self.list_json(&path).await?;
-        Ok(items.iter().filter_map(ResourceSummary::from_json).collect())
+        Ok(self.list::<Listed>(&path).await?.into_iter().filter_map(|item| item.0).collect())
     }
 
     /// All resource groups of a subscription that carry a tag, whatever its value. A time-out changes
@@ -145,8 +143,8 @@ impl ArmClient {
     pub async fn list_in_group(&self, id: &ArmId) -> Result<Vec<ResourceSummary>, AzureError> {
         expect_group(id)?;
         let path = format!("{}/resources?api-version={RESOURCES_API}", id.as_str());
-        match self.list_json(&path).await {
-            Ok(items) => Ok(items.iter().filter_map(ResourceSummary::from_json).collect()),
+        match self.list::<Listed>(&path).await {
+            Ok(items) => Ok(items.into_iter().filter_map(|item| item.0).collect()),
             Err(error) if error.is_not_found() => Ok(Vec::new()),
             Err(error) => Err(error),
         }

@@ -11,9 +11,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 mod disk;
+mod listed;
 mod vm;
 
 pub use disk::{CopyError, Disk, Snapshot};
+pub(crate) use listed::Listed;
 pub use vm::{DataDisk, OsDisk, PowerState, Vm};
 
 /// One line of a listing of resources.
@@ -31,20 +33,6 @@ pub struct ResourceSummary {
     /// When it was made; absent unless the listing asked for it.
     #[serde(default)]
     pub created: Option<WallTime>,
-}
-
-impl ResourceSummary {
-    /// Reads one item; `None` when it has no ID that azdr can handle.
-    pub fn from_json(item: &Value) -> Option<Self> {
-        let id = arm_id(item, "/id")?;
-        Some(Self {
-            resource_type: text(item, "/type").unwrap_or_else(|| id.resource_type().to_owned()),
-            tags: tags(item),
-            location: text(item, "/location"),
-            created: time(item, "/createdTime"),
-            id,
-        })
-    }
 }
 
 /// A resource group.
@@ -147,24 +135,29 @@ impl PublicIp {
     }
 }
 
+/// As [`Value::pointer`], for the plain names of ARM: that one unescapes every name into a new string.
+fn at<'a>(value: &'a Value, pointer: &str) -> Option<&'a Value> {
+    pointer.split('/').skip(1).try_fold(value, |value, name| value.get(name))
+}
+
 pub(crate) fn text(value: &Value, pointer: &str) -> Option<String> {
-    value.pointer(pointer).and_then(Value::as_str).map(str::to_owned)
+    at(value, pointer).and_then(Value::as_str).map(str::to_owned)
 }
 
 fn number(value: &Value, pointer: &str) -> Option<u64> {
-    value.pointer(pointer).and_then(Value::as_u64)
+    at(value, pointer).and_then(Value::as_u64)
 }
 
 fn arm_id(value: &Value, pointer: &str) -> Option<ArmId> {
-    ArmId::parse(value.pointer(pointer)?.as_str()?).ok()
+    ArmId::parse(at(value, pointer)?.as_str()?).ok()
 }
 
 fn time(value: &Value, pointer: &str) -> Option<WallTime> {
-    value.pointer(pointer)?.as_str()?.parse().ok()
+    at(value, pointer)?.as_str()?.parse().ok()
 }
 
 fn list(value: &Value, pointer: &str) -> Vec<Value> {
-    value.pointer(pointer).and_then(Value::as_array).cloned().unwrap_or_default()
+    at(value, pointer).and_then(Value::as_array).cloned().unwrap_or_default()
 }
 
 fn texts(value: &Value, pointer: &str) -> Vec<String> {
@@ -173,7 +166,7 @@ fn texts(value: &Value, pointer: &str) -> Vec<String> {
 
 /// A part that is kept as it is; null counts as absent.
 fn part(value: &Value, pointer: &str) -> Option<Value> {
-    value.pointer(pointer).filter(|v| !v.is_null()).cloned()
+    at(value, pointer).filter(|v| !v.is_null()).cloned()
 }
 
 pub(crate) fn tags(value: &Value) -> BTreeMap<String, String> {

@@ -25,13 +25,16 @@
 //! This crate must not know of Azure's API, of the catalogue or of agents.
 
 pub mod arm_id;
+pub mod capture_record;
 pub mod consistency;
 pub mod copying;
 pub mod cost;
+pub mod coverage;
 pub mod forecast;
 pub mod name;
 pub mod period;
 pub mod pin;
+pub mod point_reference;
 pub mod policy;
 pub mod policy_tag;
 pub mod recovery_point;
@@ -46,6 +49,7 @@ pub mod verification;
 pub mod vm_description;
 
 pub use arm_id::{ArmId, ArmIdError, RESOURCE_GROUP_TYPE};
+pub use capture_record::CaptureRecord;
 pub use consistency::{CaptureEvidence, Consistency, FreezeEvidence, PutEvidence, ThawAttestation};
 pub use name::{NameError, NameKind, ResourceName};
 pub use period::Period;

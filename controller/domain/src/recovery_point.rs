@@ -87,7 +87,7 @@ fn parts(name: &str) -> Option<(Tier, WallTime)> {
 }
 
 /// The VM's name where it fits and suits, else its beginning with 8 digits of its hash.
-fn vm_part(vm_name: &str) -> String {
+pub(crate) fn vm_part(vm_name: &str) -> String {
     let suits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if !vm_name.is_empty() && vm_name.len() <= VM_PART_LIMIT && vm_name.chars().all(suits) {
         return vm_name.to_owned();

@@ -255,9 +255,9 @@ impl Agents {
             }
         }
         let welcome = self.welcome(&peer, &kind, now);
-        let session = self.fleet.join(|id, now| {
+        let session = self.fleet.join(|id, arrival| {
             let expires = peer.certificate.not_after;
-            Session::new(id, peer.item.id, kind, hello, now, expires, outbox)
+            Session::new(id, peer.item.id, kind, hello, arrival, expires, outbox)
         });
         let agents = self.clone();
         let listened = session.clone();

@@ -10,7 +10,7 @@
 
 mod session;
 
-pub use session::{Reply, ReplyKey, Session, SessionKind};
+pub use session::{Arrival, Reply, ReplyKey, Session, SessionKind};
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -72,11 +72,13 @@ impl Fleet {
     }
 
     /// Takes up a session; an older one of the same machine ends.
-    pub fn join(&self, make: impl FnOnce(u64, azdr_env::WallTime) -> Session) -> Arc<Session> {
+    pub fn join(&self, make: impl FnOnce(u64, Arrival) -> Session) -> Arc<Session> {
         let (session, replaced) = {
             let mut sessions = self.lock();
             sessions.next_id += 1;
-            let session = Arc::new(make(sessions.next_id, self.inner.clock.wall()));
+            let clock = &self.inner.clock;
+            let arrival = Arrival { wall: clock.wall(), monotonic: clock.monotonic() };
+            let session = Arc::new(make(sessions.next_id, arrival));
             let replaced = match &session.kind {
                 SessionKind::Protected => sessions.protected.insert(session.item, session.clone()),
                 SessionKind::Restored { .. } => {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use azdr_env::WallTime;
+use azdr_env::{Monotonic, WallTime};
 use azdr_proto::agent::agent_message::Body as FromAgent;
 use azdr_proto::agent::controller_message::Body;
 use azdr_proto::agent::{
@@ -53,6 +53,15 @@ pub enum Reply {
     Health(HealthReport),
 }
 
+/// When an agent said hello, by both clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// For people.
+    pub wall: WallTime,
+    /// For what must come before or after it.
+    pub monotonic: Monotonic,
+}
+
 /// One live stream with one agent.
 pub struct Session {
     /// Distinguishes sessions of one machine.
@@ -65,6 +74,8 @@ pub struct Session {
     pub hello: Hello,
     /// When it came.
     pub since: WallTime,
+    /// When it came, by this process's monotonic clock.
+    pub arrived: Monotonic,
     /// End of its certificate's validity.
     pub certificate_expires: WallTime,
     state: Mutex<State>,
@@ -85,7 +96,7 @@ impl Session {
         item: ItemId,
         kind: SessionKind,
         hello: Hello,
-        now: WallTime,
+        arrival: Arrival,
         certificate_expires: WallTime,
         outbox: mpsc::Sender<ControllerMessage>,
     ) -> Self {
@@ -94,10 +105,11 @@ impl Session {
             item,
             kind,
             hello,
-            since: now,
+            since: arrival.wall,
+            arrived: arrival.monotonic,
             certificate_expires,
             state: Mutex::new(State {
-                last_seen: now,
+                last_seen: arrival.wall,
                 quiesce: QuiesceState::Unspecified,
                 waiting: BTreeMap::new(),
             }),

@@ -1,6 +1,7 @@
 //! Idempotent loops that compare what should be with what is, and start runs. They take no input,
 //! repair nothing themselves, and may be stopped at any line.
 
+mod missing;
 mod pins;
 pub mod residue;
 pub(crate) mod schedule;
@@ -36,6 +37,26 @@ pub struct Reconciler {
     pub env: Env,
 }
 
+/// Whether anything was written since a loop last looked: what had nothing to do then has nothing to
+/// do now. Forgetting it costs a look.
+#[derive(Default)]
+struct Quiet {
+    /// [`Store::commits`] before that look.
+    since: Option<u64>,
+}
+
+impl Quiet {
+    /// Whether nothing was written since the last [`Quiet::after`].
+    fn lasts(&self, store: &Store) -> bool {
+        self.since == Some(store.commits())
+    }
+
+    /// After a look that began at `commits` and found nothing to do, or something.
+    fn after(&mut self, commits: u64, idle: bool) {
+        self.since = idle.then_some(commits);
+    }
+}
+
 impl Reconciler {
     /// Starts due backups once per `tick`, until `stop`.
     pub async fn keep_schedule(self, tick: Duration, stop: CancellationToken) {
@@ -54,9 +75,15 @@ impl Reconciler {
 
     /// Writes the tags of pins when they change and where they could not be written, until `stop`.
     pub async fn keep_pins(self, changed: Arc<Notify>, stop: CancellationToken) {
+        let mut quiet = Quiet::default();
         loop {
-            if let Err(e) = self.mirror_pins().await {
-                tracing::error!(error = %e, cause = ?e, "changed pins could not be looked up");
+            if !quiet.lasts(&self.store) {
+                let commits = self.store.commits();
+                let idle = self.mirror_pins().await.unwrap_or_else(|e| {
+                    tracing::error!(error = %e, cause = ?e, "changed pins could not be looked up");
+                    false
+                });
+                quiet.after(commits, idle);
             }
             tokio::select! {
                 biased;
@@ -70,9 +97,15 @@ impl Reconciler {
     /// Writes policy tags that could not be written, until `stop`. A loop of its own: an Azure that
     /// does not answer must not keep backups from starting.
     pub async fn keep_tags(self, stop: CancellationToken) {
+        let mut quiet = Quiet::default();
         loop {
-            if let Err(e) = self.rewrite_policy_tags().await {
-                tracing::error!(error = %e, cause = ?e, "policy tags could not be looked up");
+            if !quiet.lasts(&self.store) {
+                let commits = self.store.commits();
+                let idle = self.rewrite_policy_tags().await.unwrap_or_else(|e| {
+                    tracing::error!(error = %e, cause = ?e, "policy tags could not be looked up");
+                    false
+                });
+                quiet.after(commits, idle);
             }
             tokio::select! {
                 biased;

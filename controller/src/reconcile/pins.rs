@@ -7,17 +7,18 @@ use crate::store::{StalePins, StoreError};
 
 impl Reconciler {
     /// Writes the tags of every point whose pins have changed, or that has new copies. What Azure
-    /// refuses is tried again the next time.
+    /// refuses is tried again the next time. Answers whether there was nothing to write.
     ///
     /// # Errors
     /// When the store cannot be read or written.
-    pub async fn mirror_pins(&self) -> Result<(), StoreError> {
-        for stale in self.store.stale_pins().await? {
-            if self.mirror(&stale).await {
-                self.store.pins_are_mirrored(&stale).await?;
+    pub async fn mirror_pins(&self) -> Result<bool, StoreError> {
+        let all = self.store.stale_pins().await?;
+        for stale in &all {
+            if self.mirror(stale).await {
+                self.store.pins_are_mirrored(stale).await?;
             }
         }
-        Ok(())
+        Ok(all.is_empty())
     }
 
     /// Whether all snapshots of the point show its pins now.

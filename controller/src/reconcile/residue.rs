@@ -2,8 +2,9 @@
 //! azdr's (I5).
 //!
 //! A sweep lists everything that carries azdr's tag, in all subscriptions, and asks
-//! [`azdr_domain::residue`] about each. It changes nothing; what it finds is kept for `azdr residue
-//! list` and `/metrics`. Disks that a restore replaced are found in the catalogue.
+//! [`azdr_domain::residue`] about each. It changes nothing in Azure; what it finds is kept for `azdr
+//! residue list` and `/metrics`. What the catalogue has and the listing has not is
+//! [`missing`](super::missing)'s business. Disks that a restore replaced are found in the catalogue.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -89,11 +90,14 @@ pub enum SweepError {
 }
 
 /// Something that carries azdr's tag.
-struct Listed {
-    id: ArmId,
+pub(super) struct Listed {
+    pub(super) id: ArmId,
     resource_type: String,
     tag: Option<RunTag>,
     created: Option<WallTime>,
+    pub(super) tags: tags::Tags,
+    /// Its region.
+    pub(super) location: Option<String>,
 }
 
 impl Sweeper {
@@ -131,7 +135,8 @@ impl Sweeper {
         }
     }
 
-    /// Looks at everything that carries azdr's tag. Changes nothing.
+    /// Looks at everything that carries azdr's tag, and marks what of the catalogue is missing. Changes
+    /// nothing in Azure.
     ///
     /// # Errors
     /// When not all of it can be seen: half a listing proves nothing.
@@ -144,6 +149,7 @@ impl Sweeper {
         for subscription in subscriptions {
             listed.extend(self.list(subscription).await?);
         }
+        self.reconciler.compare_snapshots(&listed, subscriptions).await?;
         // After the listing: what a run makes and records in between is catalogued by now.
         let keys = listed.iter().map(|l| l.id.key().to_owned()).collect();
         let unwanted: BTreeSet<_> = store.not_catalogued(keys).await?.into_iter().collect();
@@ -201,12 +207,21 @@ impl Sweeper {
                 resource_type: r.resource_type,
                 created: r.created,
                 id: r.id,
+                location: r.location,
+                tags: r.tags,
             })
             .collect();
         listed.extend(groups.into_iter().filter_map(|g| {
             (tags::value(&g.tags, tags::OWNER) == Some(tags::OWNED)).then_some(())?;
             let resource_type = RESOURCE_GROUP_TYPE.to_owned();
-            Some(Listed { tag: tag(&g.tags), resource_type, created: None, id: g.id? })
+            Some(Listed {
+                tag: tag(&g.tags),
+                resource_type,
+                created: None,
+                id: g.id?,
+                location: None,
+                tags: tags::Tags::new(),
+            })
         }));
         Ok(listed)
     }

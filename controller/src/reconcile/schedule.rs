@@ -1,13 +1,15 @@
 //! Starts backups that are due.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
-use azdr_domain::policy::Policy;
+use azdr_domain::policy::{Policy, ZoneName};
 use azdr_domain::schedule::{self, History};
 use azdr_env::WallTime;
 
-use super::Reconciler;
+use super::{Quiet, Reconciler};
+use crate::mutation::{Mutation, planted};
 use crate::store::{Item, ItemId, PolicyRow, RunId, StoreError};
 use crate::workflows::{backup, new_run};
 
@@ -18,7 +20,12 @@ pub(crate) const JITTER: Duration = Duration::from_secs(15 * 60);
 /// policy, with a backup, and when the next scheduled time comes; until then nothing is read again.
 /// Forgetting all of it costs time and changes nothing.
 #[derive(Default)]
-pub(super) struct Looked(BTreeMap<ItemId, Found>);
+pub(super) struct Looked {
+    found: BTreeMap<ItemId, Found>,
+    quiet: Quiet,
+    /// While it is quiet: the last look's time, and when the next scheduled time of any VM comes.
+    span: Option<Range<WallTime>>,
+}
 
 struct Found {
     policy: Policy,
@@ -39,42 +46,61 @@ impl Found {
 impl Reconciler {
     /// Starts one backup for every VM that is due and has none in flight.
     pub(super) async fn start_due_backups(&self, looked: &mut Looked) -> Result<(), StoreError> {
-        for (item, row) in self.store.enabled_policies().await? {
-            self.start_if_due(item, row, looked).await?;
+        let (commits, now) = (self.store.commits(), self.env.clock.wall());
+        let good = looked.span.as_ref().is_some_and(|span| span.contains(&now));
+        if good && looked.quiet.lasts(&self.store) {
+            return Ok(());
         }
+        looked.quiet.after(commits, false);
+        let mut until = WallTime::from_unix_ms(i64::MAX);
+        for (item, row) in self.store.enabled_policies().await? {
+            until = until.min(self.start_if_due(item, row, looked).await?.unwrap_or(until));
+        }
+        looked.span = Some(now..until);
+        looked.quiet.after(commits, true);
         Ok(())
     }
 
+    /// Answers until when nothing can become due but by a write to the store, if that is known.
     async fn start_if_due(
         &self,
         item: Item,
-        row: PolicyRow,
+        mut row: PolicyRow,
         looked: &mut Looked,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<WallTime>, StoreError> {
         let now = self.env.clock.wall();
         let last_backup = match self.store.latest_run(item.id, backup::RUN.0).await? {
-            Some((_, state)) if !state.is_terminal() => return Ok(()),
+            Some((_, state)) if !state.is_terminal() => return Ok(None),
             found => found.map(|(id, _)| id),
         };
-        if looked.0.get(&item.id).is_some_and(|f| f.is_good(&row.policy, last_backup, now)) {
-            return Ok(());
+        if let Some(found) = looked.found.get(&item.id)
+            && found.is_good(&row.policy, last_backup, now)
+        {
+            return Ok(Some(found.good_until));
         }
         // A start after now is of a clock that was ahead: it must not silence the VM.
-        let last_run = self.store.last_asked_for(item.id, backup::RUN.0, now).await?;
+        let mut last_run = self.store.last_asked_for(item.id, backup::RUN.0, now).await?;
+        if planted(Mutation::ScheduleForgets) {
+            last_run = None;
+        }
         let successes = self.store.point_tiers(item.id).await?;
         let history = History { enabled_since: row.enabled_since, last_run, successes: &successes };
         let jitter = schedule::jitter(&item.arm_id, JITTER);
+        if planted(Mutation::ZoneIgnored) {
+            row.policy.schedule.time_zone = ZoneName::utc();
+        }
         let Some(due) = schedule::due(&row.policy, &history, jitter, now) else {
             let good_until = schedule::next_due(&row.policy, now.minus(jitter)).plus(jitter);
             let found = Found { policy: row.policy, last_backup, at: now, good_until };
-            looked.0.insert(item.id, found);
-            return Ok(());
+            looked.found.insert(item.id, found);
+            return Ok(Some(good_until));
         };
         tracing::info!(vm = %item.arm_id, scheduled_for = %due.scheduled_for, late = due.late,
             "a backup is due");
         let by = if due.late { "schedule (late)" } else { "schedule" };
         let input = backup::Input { item: item.id, vm: item.arm_id, tier: None };
+        // Which is a write.
         self.engine.submit(new_run(backup::RUN, &input, item.id, by)).await?;
-        Ok(())
+        Ok(None)
     }
 }

@@ -5,12 +5,13 @@ use crate::api::admin::mirror;
 use crate::store::StoreError;
 
 impl Reconciler {
-    /// Tries again where the store says that the tag does not mirror the policy.
-    pub(super) async fn rewrite_policy_tags(&self) -> Result<(), StoreError> {
-        for (item, row) in self.store.policies_not_mirrored().await? {
-            let tag = row.policy.tag_value();
-            mirror(&self.store, &self.services.azure, &item, tag).await?;
+    /// Tries again where the store says that the tag does not mirror the policy. Answers whether there
+    /// was nothing to write.
+    pub(super) async fn rewrite_policy_tags(&self) -> Result<bool, StoreError> {
+        let all = self.store.policies_not_mirrored().await?;
+        for (item, row) in &all {
+            mirror(&self.store, &self.services.azure, item, row.policy.tag_value()).await?;
         }
-        Ok(())
+        Ok(all.is_empty())
     }
 }

@@ -4,6 +4,7 @@
 //! Applying a change twice equals applying it once (I7): a step that is repeated repeats its changes.
 
 use azdr_domain::arm_id::ArmId;
+use azdr_domain::capture_record::CaptureRecord;
 use azdr_domain::consistency::Consistency;
 use azdr_domain::recovery_point::PointName;
 use azdr_domain::tier::TierSet;
@@ -16,7 +17,7 @@ use super::cached::Cached;
 use super::error::to_json;
 use super::items::ensure_vm;
 use super::points::ReplicaState;
-use super::runs::insert_run;
+use super::runs::{insert_run, queued_equal};
 use super::{ItemId, NewRun, RunId, StoreError};
 use crate::mutation::{Mutation, planted};
 
@@ -24,6 +25,18 @@ use crate::mutation::{Mutation, planted};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "snake_case")]
 pub enum CatalogueChange {
+    /// What was seen of a capture, for people.
+    RecordCapture {
+        /// The attempt.
+        operation_id: String,
+        /// What was seen.
+        record: CaptureRecord,
+    },
+    /// Nothing came of a capture.
+    ForgetCapture {
+        /// The attempt.
+        operation_id: String,
+    },
     /// A recovery point now exists.
     AddPoint(Box<NewPoint>),
     /// A recovery point is gone, with its snapshots' rows.
@@ -127,6 +140,11 @@ pub enum CatalogueChange {
         /// Its resource ID.
         vm: ArmId,
     },
+    /// Azure has no such snapshot, and azdr has not deleted it.
+    SnapshotMissing {
+        /// Which.
+        id: ArmId,
+    },
     /// A disk was replaced and is kept for a while.
     KeepDisk {
         /// Which.
@@ -143,6 +161,8 @@ pub enum CatalogueChange {
     },
     /// Start another run.
     StartRun(Box<NewRun>),
+    /// Start another run, unless an equal one is queued: that one will see what there is by then.
+    StartRunUnlessQueued(Box<NewRun>),
     /// Whether the VM's tag mirrors its policy.
     SetTagProblem {
         /// Whose.
@@ -209,6 +229,17 @@ pub(super) fn apply(
 ) -> Result<(), StoreError> {
     use CatalogueChange as Change;
     match change {
+        Change::RecordCapture { operation_id, record } => {
+            c.execute_cached(
+                "INSERT OR REPLACE INTO capture VALUES (?1, ?2)",
+                (operation_id, to_json(record)),
+            )?;
+            Ok(())
+        }
+        Change::ForgetCapture { operation_id } => {
+            c.execute_cached("DELETE FROM capture WHERE operation_id = ?1", [operation_id])?;
+            Ok(())
+        }
         Change::AddPoint(point) => add_point(c, run, point),
         Change::RemovePoint { item, name } => remove_point(c, *item, name, now),
         Change::SetReplica { item, name, region, state, snapshots, error } => {
@@ -308,6 +339,13 @@ pub(super) fn apply(
             Ok(())
         }
         Change::ForgetVm { vm } => forget_vm(c, vm),
+        Change::SnapshotMissing { id } => {
+            c.execute_cached(
+                "UPDATE snapshot SET missing_ms = ?2 WHERE arm_key = ?1 AND missing_ms IS NULL",
+                (id.key(), now.unix_ms()),
+            )?;
+            Ok(())
+        }
         Change::KeepDisk { disk, item, until } => {
             c.execute_cached(
                 "INSERT OR REPLACE INTO kept_disk VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -320,6 +358,10 @@ pub(super) fn apply(
             Ok(())
         }
         Change::StartRun(new) => insert_run(c, new, now).map(|_| ()),
+        Change::StartRunUnlessQueued(new) => match queued_equal(c, new)? {
+            Some(_) => Ok(()),
+            None => insert_run(c, new, now).map(|_| ()),
+        },
         Change::SetTagProblem { item, problem } => {
             c.execute_cached(
                 "UPDATE policy SET tag_problem = ?2 WHERE item_id = ?1",
@@ -396,7 +438,7 @@ pub(super) fn add_snapshot(
         "INSERT INTO snapshot (point_id, region, lun, arm_key, arm_id, source_disk_id,
            source_disk_unique_id, size_bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
          ON CONFLICT (point_id, region, lun) DO UPDATE SET arm_key = excluded.arm_key,
-           arm_id = excluded.arm_id",
+           arm_id = excluded.arm_id, missing_ms = NULL",
         (
             point,
             region,
@@ -420,6 +462,11 @@ fn remove_point(
     refuse_if_leased(c, item, name)?;
     super::pins::refuse_if_pinned(c, item, name, now)?;
     super::pins::remove_lapsed(c, item, name)?;
+    c.execute_cached(
+        "DELETE FROM capture WHERE operation_id IN
+           (SELECT operation_id FROM point WHERE item_id = ?1 AND name = ?2)",
+        (item.0, name.as_str()),
+    )?;
     c.execute_cached(
         "DELETE FROM point WHERE item_id = ?1 AND name = ?2",
         (item.0, name.as_str()),

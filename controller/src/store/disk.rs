@@ -29,7 +29,7 @@ impl Trouble {
 impl Store {
     /// Why the last write failed, if the disk was to blame.
     pub fn trouble(&self) -> Option<String> {
-        self.inner.trouble.0.lock().expect("nothing panics while it is held").clone()
+        self.inner.sink.trouble.0.lock().expect("nothing panics while it is held").clone()
     }
 
     /// Tries to write: room for some pages, given back at once.

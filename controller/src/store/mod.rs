@@ -2,8 +2,8 @@
 //!
 //! One connection writes. Writes are queued, and whatever waits is committed together (group
 //! commit); a caller gets its answer after the commit, and `synchronous=FULL` makes that mean "on
-//! disk" (I9). Each queued write is its own savepoint: one that fails takes nothing of the others
-//! with it. Reads use connections of their own.
+//! disk" (I9). Each of several writes is its own savepoint: one that fails takes nothing of the others
+//! with it. Reads use connections of their own, or inline the writing one.
 //!
 //! Writes run on tokio's blocking pool in production and inline in simulation
 //! ([`Executor`]); never on a bare thread, which would break paused time.
@@ -17,8 +17,10 @@ mod deletion_hold;
 mod disk;
 mod error;
 mod fence;
+mod fleet_status;
 mod items;
 mod journal;
+mod missing;
 mod pins;
 mod points;
 mod progress;
@@ -32,8 +34,10 @@ pub use agents::{AgentCertificate, CertificateScope, ExpectedInstance, OperatorR
 pub use change::CatalogueChange;
 pub use deletion_hold::DeletionHold;
 pub use error::StoreError;
+pub use fleet_status::{FleetRow, OpenRuns};
 pub use items::{Item, ItemId, PolicyRow};
 pub use journal::{Event, JournalEntry};
+pub use missing::CataloguedSnapshot;
 pub use pins::StalePins;
 pub use points::{
     DrillRow, PointAttempts, PointRow, ProofRow, ReplicaRow, ReplicaState, SnapshotRow,
@@ -42,11 +46,12 @@ pub use progress::Progress;
 pub use rebuild::{Rebuild, RebuiltItem, RebuiltPoint, RebuiltReplica};
 pub use repetition::Repetition;
 pub use residue::{KeptDisk, REBUILD, Rebuilt};
-pub use runs::{LockNeed, MAX_QUEUED, NewRun, RunId, RunRow, RunState};
+pub use runs::{LockNeed, MAX_QUEUED, NewRun, QueueLimit, RunId, RunRow, RunState};
 pub use stamp::Stamp;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use disk::Trouble;
 use futures::future::BoxFuture;
@@ -74,12 +79,20 @@ pub enum Executor {
     Inline,
 }
 
-/// A queued write: runs inside a savepoint, then answers after the commit. Without a transaction, it
+/// A queued write: runs where it is told to, then answers after the commit. Without a transaction, it
 /// only answers why.
-type Write = Box<dyn FnOnce(Result<&Connection, &StoreError>) -> Written + Send>;
+type Write = Box<dyn FnOnce(Result<Place<'_>, &StoreError>) -> Written + Send>;
+/// Where a write runs.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    transaction: &'a Connection,
+    /// Nobody else is in the transaction: when it fails, all of it is rolled back.
+    alone: bool,
+}
 /// What has become of a write before the commit.
 struct Written {
     answer: Answer,
+    succeeded: bool,
     /// The disk is to blame.
     trouble: Option<String>,
 }
@@ -95,6 +108,16 @@ pub trait WriteGate: Send + Sync {
     fn after(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 }
 
+/// Where writes end.
+#[derive(Clone)]
+struct Sink {
+    /// The writing connection.
+    connection: Arc<Mutex<Connection>>,
+    trouble: Arc<Trouble>,
+    /// How many transactions were committed.
+    commits: Arc<AtomicU64>,
+}
+
 /// A handle on the store; cheap to clone.
 #[derive(Clone)]
 pub struct Store {
@@ -107,11 +130,10 @@ struct Inner {
     executor: Executor,
     gate: Option<Arc<dyn WriteGate>>,
     queue: mpsc::Sender<Write>,
-    /// The writing connection, used directly when inline.
-    writer: Arc<Mutex<Connection>>,
+    /// Used directly when inline.
+    sink: Sink,
     readers: Mutex<Vec<Connection>>,
     path: std::path::PathBuf,
-    trouble: Arc<Trouble>,
 }
 
 impl Store {
@@ -120,8 +142,8 @@ impl Store {
     /// Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// When the file cannot be opened, another process has it (a second controller), or a migration
-    /// fails; the database is then as it was.
+    /// When the file cannot be opened or a migration fails; the database is then as it was. Another
+    /// process that has it open is no error: [`take_over`](Self::take_over) decides who writes.
     pub fn open(path: &Path, executor: Executor) -> Result<Self, StoreError> {
         Self::open_gated(path, executor, None)
     }
@@ -145,30 +167,36 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let mut connection = Connection::open(path)?;
         configure(&connection)?;
-        // Held for the life of the process: two controllers on one database would both recover the
-        // same runs.
         connection.pragma_update(None, "journal_mode", "WAL")?;
         migrations::migrations::runner()
             .run(&mut connection)
             .map_err(|e| StoreError::Migration(e.to_string()))?;
-        let writer = Arc::new(Mutex::new(connection));
+        let sink = Sink {
+            connection: Arc::new(Mutex::new(connection)),
+            trouble: Arc::default(),
+            commits: Arc::default(),
+        };
         let (queue, waiting) = mpsc::channel(QUEUE);
-        let trouble = Arc::new(Trouble::default());
         if executor == Executor::BlockingPool {
-            tokio::spawn(write_loop(waiting, writer.clone(), trouble.clone()));
+            tokio::spawn(write_loop(waiting, sink.clone()));
         }
         Ok(Self {
             inner: Arc::new(Inner {
                 executor,
                 gate,
                 queue,
-                writer,
+                sink,
                 readers: Mutex::new(Vec::new()),
                 path: path.to_owned(),
-                trouble,
             }),
             epoch: None,
         })
+    }
+
+    /// A number that grows with every transaction of this handle and its clones: as long as it is the
+    /// same, what was read before is still so. (Another controller that writes stops this one.)
+    pub fn commits(&self) -> u64 {
+        self.inner.sink.commits.load(Ordering::SeqCst)
     }
 
     /// Whether writes are still taken. They are not after one has panicked.
@@ -192,7 +220,7 @@ impl Store {
         let epoch = self.epoch;
         let write: Write = Box::new(move |transaction| {
             let result = match transaction {
-                Ok(connection) => in_savepoint(connection, |c| {
+                Ok(place) => in_place(place, |c| {
                     fence::check(c, epoch)?;
                     f(c)
                 }),
@@ -203,6 +231,7 @@ impl Store {
                 Some(words) => Err(StoreError::Unwritable(words.clone())),
                 None => result,
             };
+            let succeeded = result.is_ok();
             let answer: Answer = Box::new(move |commit_failure| {
                 let answer = match (result, commit_failure) {
                     (Err(e), _) => Err(e),
@@ -212,10 +241,10 @@ impl Store {
                 // The caller may have gone; what it asked for has been done all the same.
                 let _ = send.send(answer);
             });
-            Written { answer, trouble }
+            Written { answer, succeeded, trouble }
         });
         match self.inner.executor {
-            Executor::Inline => commit_batch(&self.inner.writer, vec![write], &self.inner.trouble),
+            Executor::Inline => commit_batch(&self.inner.sink, vec![write]),
             Executor::BlockingPool => {
                 self.inner.queue.send(write).await.map_err(|_| StoreError::Closed)?;
             }
@@ -237,6 +266,10 @@ impl Store {
         F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     {
         let inner = self.inner.clone();
+        if inner.executor == Executor::Inline {
+            // Between transactions, since nothing else runs; its page cache is warm.
+            return f(&inner.sink.connection());
+        }
         let work = move || {
             let connection = inner.reader()?;
             let result = f(&connection);
@@ -271,7 +304,7 @@ impl Store {
 impl Store {
     /// Does something to the writing connection itself, outside any transaction.
     pub(crate) fn with_writer<T>(&self, f: impl FnOnce(&Connection) -> T) -> T {
-        f(&self.inner.writer.lock().unwrap())
+        f(&self.inner.sink.connection())
     }
 }
 
@@ -298,16 +331,12 @@ fn configure(connection: &Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn write_loop(
-    mut waiting: mpsc::Receiver<Write>,
-    writer: Arc<Mutex<Connection>>,
-    trouble: Arc<Trouble>,
-) {
+async fn write_loop(mut waiting: mpsc::Receiver<Write>, sink: Sink) {
     let mut batch = Vec::with_capacity(MAX_BATCH);
     while waiting.recv_many(&mut batch, MAX_BATCH).await > 0 {
         let work = std::mem::take(&mut batch);
-        let (writer, trouble) = (writer.clone(), trouble.clone());
-        let committed = tokio::task::spawn_blocking(move || commit_batch(&writer, work, &trouble));
+        let sink = sink.clone();
+        let committed = tokio::task::spawn_blocking(move || commit_batch(&sink, work));
         // A panic in one write poisons the lock and is seen by every later caller as `Closed`.
         if committed.await.is_err() {
             tracing::error!("a write to the store panicked; the store is closed");
@@ -316,32 +345,40 @@ async fn write_loop(
     }
 }
 
+impl Sink {
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().expect("a panicking write closes the store")
+    }
+}
+
 /// Runs the writes in one transaction, and answers each after the commit. When the transaction cannot
 /// begin or is gone before the commit, nothing of the batch has happened, and every answer says so.
-fn commit_batch(writer: &Mutex<Connection>, batch: Vec<Write>, trouble: &Trouble) {
-    let connection = writer.lock().expect("a panicking write closes the store");
+fn commit_batch(sink: &Sink, batch: Vec<Write>) {
+    let connection = sink.connection();
     let mut answers: Vec<Answer> = Vec::with_capacity(batch.len());
     let mut in_the_way = None;
     let mut failure = None;
     match begin(&connection) {
         Ok(()) => {
-            let transaction = &*connection;
+            let place = Place { transaction: &connection, alone: batch.len() == 1 };
+            let mut kept = true;
             for write in batch {
                 let written = match &failure {
-                    None => write(Ok(transaction)),
+                    None => write(Ok(place)),
                     Some(e) => write(Err(e)),
                 };
+                kept = !place.alone || written.succeeded;
                 answers.push(written.answer);
                 in_the_way = in_the_way.or(written.trouble);
                 // After some failures SQLite rolls everything back by itself. What ran from here on
                 // would be on its own, outside any transaction.
-                if failure.is_none() && transaction.is_autocommit() {
+                if failure.is_none() && connection.is_autocommit() {
                     let words = in_the_way.clone().unwrap_or_else(|| "rolled back".to_owned());
                     failure = Some(StoreError::Unwritable(words));
                 }
             }
-            if failure.is_none() {
-                failure = commit(transaction).err().map(|e| unwritable(e.into()));
+            if failure.is_none() && kept {
+                failure = commit(&connection).err().map(|e| unwritable(e.into()));
             }
         }
         Err(e) => {
@@ -351,13 +388,15 @@ fn commit_batch(writer: &Mutex<Connection>, batch: Vec<Write>, trouble: &Trouble
             failure = Some(e);
         }
     }
-    // After a failed commit the transaction may still be open.
+    // After a lone write that failed, or a failed commit, the transaction is still open.
     if !connection.is_autocommit()
         && let Err(e) = connection.execute_batch("ROLLBACK")
     {
         tracing::error!(error = %e, "the store could not roll back");
     }
-    trouble.set(in_the_way.or_else(|| failure.as_ref().and_then(disk::words)));
+    sink.trouble.set(in_the_way.or_else(|| failure.as_ref().and_then(disk::words)));
+    // Also when nothing came of it: a look too many does no harm. Before the first answer.
+    sink.commits.fetch_add(1, Ordering::SeqCst);
     drop(connection);
     for answer in answers {
         answer(failure.as_ref());
@@ -377,10 +416,14 @@ fn commit(connection: &Connection) -> rusqlite::Result<()> {
     connection.prepare_cached("COMMIT")?.execute([]).map(drop)
 }
 
-fn in_savepoint<T>(
-    connection: &Connection,
+fn in_place<T>(
+    place: Place<'_>,
     f: impl FnOnce(&Connection) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
+    let connection = place.transaction;
+    if place.alone {
+        return f(connection);
+    }
     connection.prepare_cached("SAVEPOINT one_write")?.execute([])?;
     match f(connection) {
         Ok(value) => {
@@ -402,6 +445,23 @@ mod tests {
 
     fn open(dir: &tempfile::TempDir, executor: Executor) -> Store {
         Store::open(&dir.path().join("azdr.db"), executor).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_answered_write_is_on_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        for executor in [Executor::BlockingPool, Executor::Inline] {
+            let store = open(&dir, executor);
+            let pragma = |name: &str| {
+                store.with_writer(|c| {
+                    c.pragma_query_value(None, name, |r| r.get::<_, rusqlite::types::Value>(0))
+                })
+            };
+            // FULL: every commit syncs the log before it is answered.
+            assert_eq!(pragma("synchronous"), Ok(2.into()), "{executor:?}");
+            assert_eq!(pragma("journal_mode"), Ok("wal".to_owned().into()), "{executor:?}");
+            assert_eq!(pragma("foreign_keys"), Ok(1.into()), "{executor:?}");
+        }
     }
 
     async fn count(store: &Store) -> i64 {

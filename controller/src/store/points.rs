@@ -1,15 +1,17 @@
 //! Recovery points, their snapshots, replicas and proofs, and DR tests.
 
 use azdr_domain::arm_id::ArmId;
+use azdr_domain::capture_record::CaptureRecord;
 use azdr_domain::consistency::Consistency;
 use azdr_domain::pin::Pin;
 use azdr_domain::recovery_point::{PointName, ProofLevel};
 use azdr_domain::tier::TierSet;
 use azdr_domain::vm_description::VmDescription;
 use azdr_env::WallTime;
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
 
+use super::cached::Cached;
 use super::items::parse_arm_id;
 use super::{ItemId, RunId, Store, StoreError};
 
@@ -52,6 +54,8 @@ pub struct PointRow {
     pub pins: Vec<Pin>,
     /// The run that is deleting it.
     pub deleted_by: Option<RunId>,
+    /// The run that made it.
+    pub run: RunId,
 }
 
 impl PointRow {
@@ -64,6 +68,7 @@ impl PointRow {
     pub fn is_restorable_in(&self, region: &str) -> bool {
         !self.description.disks.is_empty()
             && self.snapshots_in(region).len() == self.description.disks.len()
+            && !self.is_missing_in(region)
             && (region == self.region
                 || self
                     .replicas
@@ -71,10 +76,16 @@ impl PointRow {
                     .any(|r| r.region == region && r.state == ReplicaState::Complete))
     }
 
-    /// The highest level that has been proved, and when; a later failure at any level voids it.
+    /// Whether somebody else has deleted one of its snapshots in the region.
+    pub fn is_missing_in(&self, region: &str) -> bool {
+        self.snapshots.iter().any(|s| s.region == region && s.missing.is_some())
+    }
+
+    /// The highest level that has been proved, and when; a later failure at any level voids it. What
+    /// was proved of a copy that is gone proves nothing any more.
     pub fn proof(&self) -> (ProofLevel, Option<WallTime>) {
         let mut level = (ProofLevel::Unproved, None);
-        for proof in &self.proofs {
+        for proof in self.proofs.iter().filter(|p| !self.is_missing_in(&p.region)) {
             if !proof.passed {
                 level = (ProofLevel::Unproved, None);
             } else if proof.level >= level.0 {
@@ -105,6 +116,9 @@ pub struct SnapshotRow {
     pub source_disk_unique_id: String,
     /// Provisioned size.
     pub size_bytes: u64,
+    /// Azure has it no more, and azdr did not delete it: since then that is known.
+    #[serde(default)]
+    pub missing: Option<WallTime>,
 }
 
 /// How far a copy is.
@@ -167,6 +181,8 @@ pub struct ReplicaRow {
 /// An attempt to prove a point.
 #[derive(Clone, Debug)]
 pub struct ProofRow {
+    /// The run that tried.
+    pub run: RunId,
     /// Region of the copy that was tried.
     pub region: String,
     /// What was tried.
@@ -224,16 +240,16 @@ impl Store {
     }
 
     /// When each of a VM's points was taken and which tiers it carries, newest first: all that the
-    /// schedule has to know.
+    /// schedule has to know. A point whose originals somebody has deleted fills no slot.
     ///
     /// # Errors
     /// When the database cannot be read.
     pub async fn point_tiers(&self, item: ItemId) -> Result<Vec<(WallTime, TierSet)>, StoreError> {
         self.read(move |c| {
-            let mut s = c.prepare_cached(
-                "SELECT created_ms, tiers_json FROM point WHERE item_id = ?1
-                 ORDER BY created_ms DESC",
-            )?;
+            let mut s = c.prepare_cached(&format!(
+                "SELECT created_ms, tiers_json FROM point WHERE item_id = ?1 AND {WHOLE}
+                     ORDER BY created_ms DESC"
+            ))?;
             let rows = s.query_map([item.0], |r| Ok((r.get(0)?, r.get::<_, String>(1)?)))?;
             rows.map(|row| {
                 let (created, tiers) = row?;
@@ -246,24 +262,68 @@ impl Store {
         .await
     }
 
-    /// All recovery points of a name: several VMs may have one of the same.
+    /// All recovery points of a name, without regard to case: several VMs may have one of the same.
     ///
     /// # Errors
     /// When the database cannot be read.
     pub async fn points_named(&self, name: &str) -> Result<Vec<PointRow>, StoreError> {
         let name = name.to_owned();
-        self.read(move |c| read_points(c, "WHERE name = ?1 ORDER BY item_id", [name])).await
+        self.read(move |c| {
+            read_points(c, "WHERE name = ?1 COLLATE NOCASE ORDER BY item_id", [name])
+        })
+        .await
     }
 
-    /// Number of points and time of the newest, per item that has one.
+    /// What was seen of a capture, where it is known.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn capture(&self, operation_id: &str) -> Result<Option<CaptureRecord>, StoreError> {
+        let operation_id = operation_id.to_owned();
+        self.read(move |c| {
+            let sql = "SELECT record_json FROM capture WHERE operation_id = ?1";
+            let row = c.query_row_cached(sql, [operation_id], |r| r.get::<_, String>(0));
+            let text = row.optional()?;
+            text.map(|text| serde_json::from_str(&text).map_err(StoreError::corrupt("capture")))
+                .transpose()
+        })
+        .await
+    }
+
+    /// Names and tiers of a VM's points, newest first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn point_names(&self, item: ItemId) -> Result<Vec<(PointName, TierSet)>, StoreError> {
+        self.read(move |c| {
+            let mut s = c.prepare_cached(
+                "SELECT name, tiers_json FROM point WHERE item_id = ?1
+                 ORDER BY created_ms DESC, id DESC",
+            )?;
+            let rows =
+                s.query_map([item.0], |r| Ok((r.get::<_, String>(0)?, r.get::<_, String>(1)?)))?;
+            rows.map(|row| {
+                let (name, tiers) = row?;
+                let tiers =
+                    serde_json::from_str(&tiers).map_err(StoreError::corrupt("tier set"))?;
+                Ok((point_name(&name)?, tiers))
+            })
+            .collect()
+        })
+        .await
+    }
+
+    /// Number of points and time of the newest, per item that has one; points whose originals somebody
+    /// has deleted do not count.
     ///
     /// # Errors
     /// When the database cannot be read.
     pub async fn point_summary(&self) -> Result<Vec<(ItemId, u32, WallTime)>, StoreError> {
         self.read(|c| {
-            let mut s = c.prepare_cached(
-                "SELECT item_id, count(*), max(created_ms) FROM point GROUP BY item_id",
-            )?;
+            let mut s = c.prepare_cached(&format!(
+                "SELECT item_id, count(*), max(created_ms) FROM point WHERE {WHOLE}
+                     GROUP BY item_id"
+            ))?;
             let rows = s.query_map([], |r| {
                 Ok((ItemId(r.get(0)?), r.get(1)?, WallTime::from_unix_ms(r.get(2)?)))
             })?;
@@ -282,7 +342,8 @@ impl Store {
     ) -> Result<Vec<PointAttempts>, StoreError> {
         self.read(move |c| {
             let mut s = c.prepare_cached(
-                "SELECT p.id, p.item_id, p.name, a.region, a.level, a.passed, a.at_ms, a.detail
+                "SELECT p.id, p.item_id, p.name, a.region, a.level, a.passed, a.at_ms, a.detail,
+                        a.run_id
                  FROM point p LEFT JOIN proof a ON a.point_id = p.id
                  WHERE ?1 IS NULL OR p.item_id = ?1
                  ORDER BY p.item_id, p.created_ms DESC, p.id DESC, a.at_ms, a.run_id",
@@ -339,6 +400,10 @@ impl Store {
     }
 }
 
+/// Azure has all of the point's originals, as far as is known.
+const WHOLE: &str = "NOT EXISTS (SELECT 1 FROM snapshot s WHERE s.point_id = point.id
+   AND s.region = point.region AND s.missing_ms IS NOT NULL)";
+
 pub(super) fn read_points<P: rusqlite::Params>(
     c: &Connection,
     filter: &str,
@@ -346,7 +411,8 @@ pub(super) fn read_points<P: rusqlite::Params>(
 ) -> Result<Vec<PointRow>, StoreError> {
     let mut statement = c.prepare_cached(&format!(
         "SELECT id, item_id, name, region, created_ms, tiers_json, consistency, consistency_reason,
-           frozen_ms, size_bytes, operation_id, nonce, description_json, pruned_by FROM point {filter}"
+           frozen_ms, size_bytes, operation_id, nonce, description_json, pruned_by, run_id
+         FROM point {filter}"
     ))?;
     let rows = statement.query_map(params, |r| Ok(point_row(r)))?;
     let mut points = Vec::new();
@@ -370,9 +436,7 @@ fn point_row(r: &Row<'_>) -> Result<(i64, PointRow), StoreError> {
     let description: String = r.get(12)?;
     let point = PointRow {
         item: ItemId(r.get(1)?),
-        name: name
-            .parse()
-            .map_err(|_| StoreError::Refused(format!("stored point name {name:?} is malformed")))?,
+        name: point_name(&name)?,
         region: r.get(3)?,
         created: WallTime::from_unix_ms(r.get(4)?),
         tiers: serde_json::from_str(&tiers).map_err(StoreError::corrupt("tier set"))?,
@@ -392,13 +456,19 @@ fn point_row(r: &Row<'_>) -> Result<(i64, PointRow), StoreError> {
         leases: Vec::new(),
         pins: Vec::new(),
         deleted_by: r.get::<_, Option<i64>>(13)?.map(RunId),
+        run: RunId(r.get(14)?),
     };
     Ok((r.get(0)?, point))
 }
 
+fn point_name(name: &str) -> Result<PointName, StoreError> {
+    name.parse()
+        .map_err(|_| StoreError::Refused(format!("stored point name {name:?} is malformed")))
+}
+
 fn snapshots(c: &Connection, point: i64) -> Result<Vec<SnapshotRow>, StoreError> {
     let mut s = c.prepare_cached(
-        "SELECT region, lun, arm_id, source_disk_id, source_disk_unique_id, size_bytes
+        "SELECT region, lun, arm_id, source_disk_id, source_disk_unique_id, size_bytes, missing_ms
          FROM snapshot WHERE point_id = ?1 ORDER BY region, lun",
     )?;
     let rows = s.query_map([point], |r| {
@@ -409,6 +479,7 @@ fn snapshots(c: &Connection, point: i64) -> Result<Vec<SnapshotRow>, StoreError>
             source_disk: parse_arm_id(&r.get::<_, String>(3)?, 3)?,
             source_disk_unique_id: r.get(4)?,
             size_bytes: r.get::<_, i64>(5)? as u64,
+            missing: r.get::<_, Option<i64>>(6)?.map(WallTime::from_unix_ms),
         })
     })?;
     rows.collect::<Result<_, _>>().map_err(Into::into)
@@ -434,7 +505,7 @@ fn replicas(c: &Connection, point: i64) -> Result<Vec<ReplicaRow>, StoreError> {
 
 fn proofs(c: &Connection, point: i64) -> Result<Vec<ProofRow>, StoreError> {
     let mut s = c.prepare_cached(
-        "SELECT region, level, passed, at_ms, detail FROM proof WHERE point_id = ?1
+        "SELECT region, level, passed, at_ms, detail, run_id FROM proof WHERE point_id = ?1
          ORDER BY at_ms, run_id",
     )?;
     let rows = s.query_map([point], |r| proof_row(r, r.get(0)?, 1))?;
@@ -445,6 +516,7 @@ fn proofs(c: &Connection, point: i64) -> Result<Vec<ProofRow>, StoreError> {
 fn proof_row(r: &Row<'_>, region: String, from: usize) -> rusqlite::Result<ProofRow> {
     let level: String = r.get(from)?;
     Ok(ProofRow {
+        run: RunId(r.get(from + 4)?),
         region,
         level: level.parse().unwrap_or(ProofLevel::Unproved),
         passed: r.get(from + 1)?,

@@ -29,6 +29,9 @@ pub struct Progress {
     pub only_from: Option<RunState>,
     /// For how long the run has been driven in all, by monotonic clocks.
     pub spent: Option<Duration>,
+    /// The time of the entries, where it is not the time of the write: see
+    /// [`StepCx::steady_now`](crate::workflow::StepCx::steady_now).
+    pub entered: Option<WallTime>,
 }
 
 impl Store {
@@ -48,7 +51,8 @@ impl Store {
                 check_state(c, id, state)?;
             }
             for (step, item, event, payload) in &progress.entries {
-                journal::append(c, id, step, item, *event, payload, now)?;
+                let at = progress.entered.unwrap_or(now);
+                journal::append(c, id, step, item, *event, payload, at)?;
                 if matches!(event, Event::Done | Event::UndoStarted | Event::Undone) {
                     repetition::forget(c, id, step, item)?;
                 }

@@ -231,6 +231,7 @@ mod tests {
             parent: None,
             requested_by: "test".into(),
         };
-        assert_eq!(store.queue_run(run, 100, at(12)).await.unwrap(), RunId(1008));
+        let limit = crate::store::QueueLimit { most: 100, counted_to: u8::MAX };
+        assert_eq!(store.queue_run(run, limit, at(12)).await.unwrap(), RunId(1008));
     }
 }

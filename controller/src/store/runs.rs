@@ -1,6 +1,7 @@
 //! Runs, their locks and their leases.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use azdr_env::WallTime;
@@ -151,19 +152,48 @@ pub struct LockNeed {
 /// has left the queue.
 pub const MAX_QUEUED: u32 = 100_000;
 
+/// Whether one more run may wait.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueLimit {
+    /// So many may.
+    pub most: u32,
+    /// Of those, only runs of this priority and of more urgent ones count.
+    pub counted_to: u8,
+}
+
 impl Store {
     /// Queues a run; it is durable when this returns.
     ///
     /// # Errors
-    /// `Refused` when `most` runs are queued already, or when the database cannot be written.
+    /// `QueueFull` when the limit is reached, or when the database cannot be written.
     pub async fn queue_run(
         &self,
         run: NewRun,
-        most: u32,
+        limit: QueueLimit,
         now: WallTime,
     ) -> Result<RunId, StoreError> {
         self.write(move |c| {
-            check_queue(c, most)?;
+            check_queue(c, limit)?;
+            insert_run(c, &run, now)
+        })
+        .await
+    }
+
+    /// Queues a run, unless an equal one is queued that has not started: then it answers that one.
+    ///
+    /// # Errors
+    /// As [`queue_run`](Self::queue_run).
+    pub async fn queue_run_once(
+        &self,
+        run: NewRun,
+        limit: QueueLimit,
+        now: WallTime,
+    ) -> Result<RunId, StoreError> {
+        self.write(move |c| {
+            if let Some(id) = queued_equal(c, &run)? {
+                return Ok(id);
+            }
+            check_queue(c, limit)?;
             insert_run(c, &run, now)
         })
         .await
@@ -172,18 +202,18 @@ impl Store {
     /// Queues a run and journals it as started by a step of its parent, in one transaction.
     ///
     /// # Errors
-    /// When the database cannot be written.
+    /// `QueueFull` when the limit is reached, or when the database cannot be written.
     pub async fn queue_child(
         &self,
         parent: RunId,
         step: &'static str,
         item: String,
         run: NewRun,
-        most: u32,
+        limit: QueueLimit,
         now: WallTime,
     ) -> Result<RunId, StoreError> {
         self.write(move |c| {
-            check_queue(c, most)?;
+            check_queue(c, limit)?;
             let id = insert_run(c, &run, now)?;
             journal::append(c, parent, step, &item, Event::Started, &Value::from(id.0), now)?;
             Ok(id)
@@ -219,10 +249,9 @@ impl Store {
                     return Ok(false);
                 }
             }
-            c.execute_cached("UPDATE lock_epoch SET epoch = epoch + 1", [])?;
             for need in &needs {
                 c.execute_cached(
-                    "INSERT OR IGNORE INTO lock SELECT ?1, ?2, epoch, ?3 FROM lock_epoch",
+                    "INSERT OR IGNORE INTO lock (key, run_id, taken_ms) VALUES (?1, ?2, ?3)",
                     (&need.key, id.0, now.unix_ms()),
                 )?;
             }
@@ -332,6 +361,37 @@ impl Store {
         self.read(move |c| read_run(c, id)).await
     }
 
+    /// The states of these runs, and of all runs after `after`, by number: without their documents.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn run_states(
+        &self,
+        these: Vec<RunId>,
+        after: RunId,
+    ) -> Result<BTreeMap<RunId, RunState>, StoreError> {
+        let state = |id: i64, text: String| match RunState::parse(&text) {
+            Some(state) => Ok((RunId(id), state)),
+            None => Err(StoreError::Refused(format!("unknown run state {text:?}"))),
+        };
+        self.read(move |c| {
+            let mut found = BTreeMap::new();
+            let mut one = c.prepare_cached("SELECT state FROM run WHERE id = ?1")?;
+            for id in these {
+                if let Some(text) = one.query_row([id.0], |r| r.get(0)).optional()? {
+                    found.extend([state(id.0, text)?]);
+                }
+            }
+            let mut later = c.prepare_cached("SELECT id, state FROM run WHERE id > ?1")?;
+            let mut rows = later.query([after.0])?;
+            while let Some(r) = rows.next()? {
+                found.extend([state(r.get(0)?, r.get(1)?)?]);
+            }
+            Ok(found)
+        })
+        .await
+    }
+
     /// Queued runs in the order in which they should start.
     ///
     /// # Errors
@@ -343,15 +403,20 @@ impl Store {
         .await
     }
 
-    /// Queued runs that are not known to wait for a lock, in the order in which they should start.
+    /// Queued runs of these priorities that are not known to wait for a lock, in the order in which
+    /// they should start.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn ready_runs(&self, limit: u32) -> Result<Vec<RunRow>, StoreError> {
+    pub async fn ready_runs(
+        &self,
+        priorities: RangeInclusive<u8>,
+        limit: u32,
+    ) -> Result<Vec<RunRow>, StoreError> {
         self.read(move |c| {
             let ready = "WHERE state = 'queued' AND waiting_for_job IS NULL
-                         ORDER BY priority, id LIMIT ?1";
-            select(c, ready, [limit])
+                         AND priority BETWEEN ?1 AND ?2 ORDER BY priority, id LIMIT ?3";
+            select(c, ready, (priorities.start(), priorities.end(), limit))
         })
         .await
     }
@@ -497,13 +562,18 @@ impl Store {
     }
 }
 
-fn check_queue(c: &Connection, most: u32) -> Result<(), StoreError> {
-    let queued: u32 =
-        c.prepare_cached("SELECT n FROM queue_length")?.query_row([], |r| r.get(0))?;
-    if queued < most {
+fn check_queue(c: &Connection, limit: QueueLimit) -> Result<(), StoreError> {
+    let all: u32 = c.query_row_cached("SELECT n FROM queue_length", [], |r| r.get(0))?;
+    if all < limit.most {
         return Ok(());
     }
-    Err(StoreError::QueueFull { queued })
+    // Only a full queue is counted.
+    let queued: u32 = c.query_row_cached(
+        "SELECT count(*) FROM run WHERE state = 'queued' AND priority <= ?1",
+        [limit.counted_to],
+        |r| r.get(0),
+    )?;
+    if queued < limit.most { Ok(()) } else { Err(StoreError::QueueFull { queued }) }
 }
 
 fn set_waiting(
@@ -535,6 +605,27 @@ pub(super) fn insert_run(c: &Connection, run: &NewRun, now: WallTime) -> Result<
         now.unix_ms(),
     ))?;
     Ok(RunId(c.last_insert_rowid()))
+}
+
+/// A queued run that will do the same, whoever asked for it.
+pub(super) fn queued_equal(c: &Connection, run: &NewRun) -> Result<Option<RunId>, StoreError> {
+    let id = c
+        .prepare_cached(
+            "SELECT id FROM run WHERE state = 'queued' AND item_id IS ?1 AND workflow = ?2
+               AND version = ?3 AND input_json = ?4 AND parent_run_id IS ?5 ORDER BY id LIMIT 1",
+        )?
+        .query_row(
+            (
+                run.item.map(|i| i.0),
+                &run.workflow,
+                run.version,
+                to_json(&run.input),
+                run.parent.map(|p| p.0),
+            ),
+            |r| r.get(0),
+        )
+        .optional()?;
+    Ok(id.map(RunId))
 }
 
 /// Refuses when a run is not in this state.

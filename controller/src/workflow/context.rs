@@ -79,6 +79,7 @@ pub struct StepProgress {
 /// A run in this process: what its steps share.
 pub(super) struct RunShared<S> {
     pub(super) id: RunId,
+    pub(super) priority: u8,
     pub(super) input: Value,
     pub(super) services: Arc<S>,
     pub(super) env: Env,
@@ -90,6 +91,10 @@ pub(super) struct RunShared<S> {
     pub(super) spent_before: Duration,
     /// When this process took it up.
     pub(super) begun: Monotonic,
+    /// The date then, or that of the journal's latest entry if that is later.
+    pub(super) begun_wall: WallTime,
+    /// When steps first began in this process.
+    pub(super) steps_begun: Mutex<BTreeMap<String, Monotonic>>,
     pub(super) progress: Mutex<BTreeMap<(String, String), StepProgress>>,
     pub(super) cancel: CancellationToken,
     pub(super) shutdown: CancellationToken,
@@ -108,6 +113,11 @@ impl<S> RunShared<S> {
     /// For how long the run has been driven in all.
     pub(super) fn spent(&self) -> Duration {
         self.spent_before + self.env.clock.monotonic().since(self.begun)
+    }
+
+    /// The date, as if nobody had set the clock since this process took up the run.
+    pub(super) fn steady_now(&self) -> WallTime {
+        self.begun_wall.plus(self.env.clock.monotonic().since(self.begun))
     }
 
     /// What an earlier process knew of a step's repetition; asked once.
@@ -137,25 +147,33 @@ impl<S> RunShared<S> {
     /// Writes progress durably, then takes it into the history.
     pub(super) async fn record(&self, mut progress: Progress) -> Result<(), StepError> {
         progress.spent = Some(self.spent());
-        let now = self.env.clock.wall();
+        let (now, monotonic) = (self.steady_now(), self.env.clock.monotonic());
+        progress.entered = Some(now);
         let entries = progress.entries.clone();
-        self.store.record(self.id, progress, now).await.map_err(|e| match &e {
-            // A rule of the catalogue said no: that is the step's failure, not the store's.
-            StoreError::Refused(_) | StoreError::Missing(_) => {
-                StepError::fail("refused", e.to_string())
-            }
-            // Repeating would break the same constraint for ever.
-            StoreError::Sqlite(cause)
-                if cause.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) =>
-            {
-                StepError::fail("refused", format!("the catalogue refuses the change: {cause}"))
-            }
-            _ => StepError::Store(e),
-        })?;
+        self.store.record(self.id, progress, self.env.clock.wall()).await.map_err(
+            |e| match &e {
+                // A rule of the catalogue said no: that is the step's failure, not the store's.
+                StoreError::Refused(_) | StoreError::Missing(_) => {
+                    StepError::fail("refused", e.to_string())
+                }
+                // Repeating would break the same constraint for ever.
+                StoreError::Sqlite(cause)
+                    if cause.sqlite_error_code()
+                        == Some(rusqlite::ErrorCode::ConstraintViolation) =>
+                {
+                    StepError::fail("refused", format!("the catalogue refuses the change: {cause}"))
+                }
+                _ => StepError::Store(e),
+            },
+        )?;
         {
             let mut history =
                 self.history.lock().expect("the history is only read and appended to");
             for (step, item, event, payload) in &entries {
+                if *event == Event::Started && history.records_of(step).next().is_none() {
+                    let mut begun = self.steps_begun.lock().expect("the map is only edited");
+                    begun.insert(step.clone(), monotonic);
+                }
                 history.apply(now, step, item, *event, payload);
             }
         }
@@ -198,6 +216,12 @@ pub(super) struct RawCx<S> {
     pub(super) step: &'static str,
     pub(super) item: String,
     pub(super) undoing: bool,
+    /// When this call is to come back to the engine, should it still be waiting; `None` in a critical
+    /// section, and where nothing waits.
+    pub(super) until: Option<Monotonic>,
+    /// For how long the step had been called when this call began, and when that was.
+    pub(super) spent_before: Duration,
+    pub(super) begun: Monotonic,
 }
 
 impl<S> Clone for RawCx<S> {
@@ -207,6 +231,9 @@ impl<S> Clone for RawCx<S> {
             step: self.step,
             item: self.item.clone(),
             undoing: self.undoing,
+            until: self.until,
+            spent_before: self.spent_before,
+            begun: self.begun,
         }
     }
 }
@@ -232,6 +259,21 @@ impl<S, I> StepCx<S, I> {
     /// The date. For records; what must be the same on a repetition comes from an earlier step.
     pub fn now(&self) -> WallTime {
         self.raw.run.env.clock.wall()
+    }
+
+    /// The date by which the journal counts: from when this process took up the run it goes on by
+    /// monotonic time, and never back. For durations between journal entries and now: setting the
+    /// clock meanwhile neither lengthens nor shortens them. What a jump did to the clock before, or
+    /// while no process drove the run, is not known.
+    pub fn steady_now(&self) -> WallTime {
+        self.raw.run.steady_now()
+    }
+
+    /// When a step first began, by [`monotonic`](Self::monotonic); `None` when it has not, or did so
+    /// in an earlier process.
+    pub fn began_here(&self, step: &str) -> Option<Monotonic> {
+        let begun = self.raw.run.steps_begun.lock().expect("the map is only edited");
+        begun.get(step).copied()
     }
 
     /// Monotonic time of this process.
@@ -305,14 +347,14 @@ impl<S, I> StepCx<S, I> {
         value.map(|v| read_document(step, v)).transpose()
     }
 
-    /// When a step was done.
+    /// When a step was done, by [`steady_now`](Self::steady_now).
     pub fn done_at(&self, step: &str) -> Option<WallTime> {
         self.raw.run.with_history(|h| {
             h.records_of(step).filter_map(|(_, r)| r.done.as_ref().map(|(at, _)| *at)).max()
         })
     }
 
-    /// When a step first began.
+    /// When a step first began, by [`steady_now`](Self::steady_now).
     pub fn started_at(&self, step: &str) -> Option<WallTime> {
         self.raw.run.with_history(|h| h.records_of(step).filter_map(|(_, r)| r.started).min())
     }
@@ -366,13 +408,23 @@ impl<S, I> StepCx<S, I> {
         self.raw.run.set_progress(self.raw.step, &self.raw.item, progress);
     }
 
+    /// For how long the engine has been calling this step, over all processes; pauses count, what
+    /// the wall clock does doesn't. A crash forgets at most ten minutes of it.
+    pub fn spent(&self) -> Duration {
+        self.raw.spent_before + self.monotonic().since(self.raw.begun)
+    }
+
     /// Waits, unless the run is cancelled or the controller shuts down meanwhile. An undo is not
-    /// cancelled.
+    /// cancelled. A step that has waited for long in one call is sent back to the engine, which keeps
+    /// the time limits, and is called again.
     ///
     /// # Errors
-    /// `Cancelled` or `ShuttingDown`.
+    /// `Cancelled`, `ShuttingDown` or `NotYet`.
     pub async fn wait(&self, d: Duration) -> Result<(), StepError> {
         let run = &self.raw.run;
+        if self.raw.until.is_some_and(|until| self.monotonic() >= until) {
+            return Err(StepError::not_yet("waiting", d));
+        }
         let may_turn = !self.raw.undoing && !run.no_return.load(Ordering::Acquire);
         tokio::select! {
             biased;

@@ -32,7 +32,7 @@ pub trait ForRun {
 /// The engine's limits.
 #[derive(Clone, Copy, Debug)]
 pub struct EngineConfig {
-    /// Runs in flight at once.
+    /// Runs in flight at once, without restores (unlimited) and drills (half as many again).
     pub max_running: usize,
     /// Pauses between repetitions of a step.
     pub retry: RetryPolicy,
@@ -66,7 +66,7 @@ pub(super) struct Inner<S> {
     handles: Mutex<Handles>,
     /// Runs started so far: some slots go by age.
     pub(super) starts: AtomicU32,
-    max_queued: AtomicU32,
+    pub(super) max_queued: AtomicU32,
     pub(super) config: EngineConfig,
 }
 
@@ -195,8 +195,23 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
         if self.is_killed() {
             return Err(StoreError::Closed);
         }
-        let id =
-            self.store().queue_run(run, self.max_queued(), self.inner.env.clock.wall()).await?;
+        let limit = self.queue_limit(run.priority);
+        let id = self.store().queue_run(run, limit, self.inner.env.clock.wall()).await?;
+        self.notify();
+        Ok(id)
+    }
+
+    /// The same for a run that decides what to do when it starts: while an equal one is queued, that
+    /// one is answered, and no second is queued.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit).
+    pub async fn submit_once(&self, run: NewRun) -> Result<RunId, StoreError> {
+        if self.is_killed() {
+            return Err(StoreError::Closed);
+        }
+        let limit = self.queue_limit(run.priority);
+        let id = self.store().queue_run_once(run, limit, self.inner.env.clock.wall()).await?;
         self.notify();
         Ok(id)
     }
@@ -316,8 +331,9 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
         new: NewRun,
     ) -> Result<RunId, StepError> {
         let now = self.inner.env.clock.wall();
-        let most = self.max_queued();
-        let id = self.store().queue_child(parent.id, step, item.to_owned(), new, most, now).await?;
+        let limit = self.queue_limit(new.priority);
+        let id =
+            self.store().queue_child(parent.id, step, item.to_owned(), new, limit, now).await?;
         parent.note_child(now, step, item, id);
         self.notify();
         Ok(id)
@@ -364,13 +380,10 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
         self.inner.store.read().expect("nothing panics while it is held").clone()
     }
 
-    /// At most so many runs wait in the queue; further ones are refused.
+    /// At most so many runs wait in the queue; further ones are refused, restores and drills only when
+    /// so many restores and drills wait.
     pub fn limit_queue(&self, most: u32) {
         self.inner.max_queued.store(most, Ordering::Relaxed);
-    }
-
-    fn max_queued(&self) -> u32 {
-        self.inner.max_queued.load(Ordering::Relaxed)
     }
 
     /// Waits until a newer controller has opened the database. Everything of this engine has stopped
@@ -394,10 +407,11 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
         self.inner.active.lock().expect("the map is only read and written").get(&id).cloned()
     }
 
-    /// How many places among the runs in flight are taken.
-    pub(super) fn active_count(&self) -> usize {
+    /// Priorities of the runs that take a place among those in flight.
+    pub(super) fn priorities_in_flight(&self) -> Vec<u8> {
         let active = self.inner.active.lock().expect("the map is only read and written");
-        active.values().filter(|run| !run.waits_for_children.load(Ordering::Acquire)).count()
+        let busy = active.values().filter(|run| !run.waits_for_children.load(Ordering::Acquire));
+        busy.map(|run| run.priority).collect()
     }
 
     /// Drives a run in a task of its own. Boxed: a run that is driven may cancel another, which may
@@ -436,16 +450,21 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
     ) -> Result<Runner<S>, StoreError> {
         let inner = &self.inner;
         let engine = self.clone();
+        let history = self.history(row.id).await?;
+        let wall = inner.env.clock.wall();
         let run = RunShared {
             id: row.id,
+            priority: row.priority,
             input: row.input.clone(),
             services: Arc::new(inner.services.for_run(definition.priority)),
             env: inner.env.clone(),
             store: self.store(),
-            history: Mutex::new(self.history(row.id).await?),
             repetitions: Mutex::new(self.store().repetitions(row.id).await?),
             spent_before: row.spent,
             begun: inner.env.clock.monotonic(),
+            begun_wall: history.latest().map_or(wall, |latest| latest.max(wall)),
+            steps_begun: Mutex::default(),
+            history: Mutex::new(history),
             progress: Mutex::default(),
             cancel: CancellationToken::new(),
             shutdown: inner.shutdown.clone(),

@@ -82,6 +82,8 @@ pub enum StepError {
         percent: Option<f64>,
         /// When to look again.
         after: Duration,
+        /// What is being waited for, where it is one resource: its ARM resource ID.
+        resource: Option<Box<str>>,
     },
     /// Something else waits for a person first: so does this run, and then goes on from here.
     Stuck(Failure),
@@ -106,7 +108,7 @@ impl StepError {
 
     /// Not there yet.
     pub fn not_yet(detail: impl Into<String>, after: Duration) -> Self {
-        Self::NotYet { detail: detail.into(), percent: None, after }
+        Self::NotYet { detail: detail.into(), percent: None, after, resource: None }
     }
 }
 

@@ -53,11 +53,13 @@ pub struct History {
     turned_back_at: Option<WallTime>,
     decisions: Vec<(WallTime, Value)>,
     starts: usize,
+    latest: Option<WallTime>,
 }
 
 impl History {
     /// Takes in the next entry.
     pub fn apply(&mut self, at: WallTime, step: &str, item: &str, event: Event, payload: &Value) {
+        self.latest = self.latest.max(Some(at));
         if event == Event::TurnedBack {
             // Null stands for a cancellation.
             self.turned_back = Some(serde_json::from_value(payload.clone()).unwrap_or_default());
@@ -137,6 +139,11 @@ impl History {
     /// What people decided about it while it was stuck, oldest first.
     pub fn decisions(&self) -> &[(WallTime, Value)] {
         &self.decisions
+    }
+
+    /// The time of its latest entry.
+    pub fn latest(&self) -> Option<WallTime> {
+        self.latest
     }
 
     /// Everything whose effect may be in the world, last begun first.

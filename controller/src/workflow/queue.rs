@@ -1,10 +1,15 @@
 //! Which queued run starts next.
 //!
-//! By priority, then by age. Restores and drills do not count against the limit of runs in flight:
-//! somebody waits for them. So that a stream of urgent runs starves nobody for ever, every eighth slot
-//! goes to the run that has waited longest, whatever its priority.
+//! By priority, then by age. Runs in flight are limited by class, so that none waits for the end of
+//! less urgent ones: restores start at once, for somebody waits for their machine; drills have places of
+//! their own, half as many as the rest; everything else shares the rest. So that a stream of urgent runs
+//! starves nobody for ever, every eighth slot goes to the run that has waited longest, whatever its
+//! priority.
+//!
+//! The queue is limited in the same way: what can wait never fills it for restores and drills.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::RangeInclusive;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -13,7 +18,7 @@ use azdr_env::Monotonic;
 use super::definition::RunPriority;
 use super::engine::{Engine, ForRun};
 use super::lock_words;
-use crate::store::{LockNeed, RunId, RunRow, StoreError};
+use crate::store::{LockNeed, QueueLimit, RunId, RunRow, StoreError};
 
 /// Ready runs looked at in one go.
 const PAGE: u32 = 256;
@@ -71,8 +76,12 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
     /// Answers whether there may be more to start.
     async fn start_a_page(&self) -> Result<bool, StoreError> {
         let store = self.store();
-        let mut by_priority = VecDeque::from(store.ready_runs(PAGE).await?);
-        if by_priority.front().is_none_or(|first| !self.has_room_for(first)) {
+        let mut places = self.places();
+        let mut by_priority = VecDeque::new();
+        for priorities in places.priorities() {
+            by_priority.extend(store.ready_runs(priorities, PAGE).await?);
+        }
+        if by_priority.is_empty() {
             return Ok(false);
         }
         let mut by_age = VecDeque::from(store.oldest_ready_runs(PAGE).await?);
@@ -81,11 +90,11 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
         let mut seen = BTreeSet::new();
         let mut more = false;
         while let Some(row) = self.next(&mut by_priority, &mut by_age) {
-            if self.inner.shutdown.is_cancelled() || !self.has_room_for(&row) {
+            if self.inner.shutdown.is_cancelled() {
                 more = false;
                 break;
             }
-            if !seen.insert(row.id) {
+            if !places.has_one_for(row.priority) || !seen.insert(row.id) {
                 continue;
             }
             more = true;
@@ -98,6 +107,7 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
             if store.try_start_run(row.id, needs.clone(), now).await? {
                 held.extend(needs.into_iter().map(|n| (n.key, row.id)));
                 self.inner.starts.fetch_add(1, Ordering::Relaxed);
+                places.take(row.priority);
                 self.spawn(row).await?;
             }
         }
@@ -122,8 +132,28 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
         by_priority.pop_front()
     }
 
-    fn has_room_for(&self, row: &RunRow) -> bool {
-        is_urgent(row) || self.active_count() < self.inner.config.max_running
+    /// What is free among the runs in flight.
+    fn places(&self) -> Places {
+        let most = self.inner.config.max_running;
+        let (mut drills, mut others) = ((most / 2).max(1), most);
+        for priority in self.priorities_in_flight() {
+            match Class::of(priority) {
+                Class::Restore => {}
+                Class::Drill => drills = drills.saturating_sub(1),
+                Class::Other => others = others.saturating_sub(1),
+            }
+        }
+        Places { drills, others }
+    }
+
+    /// How long the queue may get for a run of this priority.
+    pub(super) fn queue_limit(&self, priority: u8) -> QueueLimit {
+        let most = self.inner.max_queued.load(Ordering::Relaxed);
+        let counted_to = match Class::of(priority) {
+            Class::Restore | Class::Drill => DRILL,
+            Class::Other => u8::MAX,
+        };
+        QueueLimit { most, counted_to }
     }
 
     fn needs(&self, row: &RunRow) -> Vec<LockNeed> {
@@ -137,9 +167,64 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
     }
 }
 
-/// Somebody waits for a restore or a drill: those do not wait for a thousand copies.
+const RESTORE: u8 = RunPriority::Restore as u8;
+const DRILL: u8 = RunPriority::Drill as u8;
+
+/// Runs that share a limit.
+enum Class {
+    Restore,
+    Drill,
+    Other,
+}
+
+impl Class {
+    fn of(priority: u8) -> Self {
+        match priority {
+            RESTORE => Self::Restore,
+            DRILL => Self::Drill,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Free places; restores need none.
+struct Places {
+    drills: usize,
+    others: usize,
+}
+
+impl Places {
+    fn has_one_for(&self, priority: u8) -> bool {
+        match Class::of(priority) {
+            Class::Restore => true,
+            Class::Drill => self.drills > 0,
+            Class::Other => self.others > 0,
+        }
+    }
+
+    fn take(&mut self, priority: u8) {
+        match Class::of(priority) {
+            Class::Restore => {}
+            Class::Drill => self.drills -= 1,
+            Class::Other => self.others -= 1,
+        }
+    }
+
+    /// Priorities for which there are any, the most urgent first. What has no place is not even read:
+    /// it could be a hundred thousand runs.
+    fn priorities(&self) -> Vec<RangeInclusive<u8>> {
+        match (self.drills > 0, self.others > 0) {
+            (true, true) => vec![RESTORE..=u8::MAX],
+            (true, false) => vec![RESTORE..=DRILL],
+            (false, true) => vec![RESTORE..=RESTORE, DRILL + 1..=u8::MAX],
+            (false, false) => vec![RESTORE..=RESTORE],
+        }
+    }
+}
+
+/// Does not take turns with what has waited longest.
 fn is_urgent(row: &RunRow) -> bool {
-    row.priority <= RunPriority::Drill as u8
+    row.priority <= DRILL
 }
 
 fn blocked(held: &BTreeMap<String, RunId>, needs: &[LockNeed]) -> Option<(RunId, LockNeed)> {

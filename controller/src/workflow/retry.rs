@@ -122,8 +122,7 @@ impl Series {
     ) -> Option<Repetition> {
         let spent = self.spent(now);
         let failing = self.attempts > 0;
-        let grain = (limit / 20).min(LONGEST_UNSAVED);
-        if !failing && !self.saved.1 && spent.saturating_sub(self.saved.0) < grain {
+        if !failing && !self.saved.1 && spent.saturating_sub(self.saved.0) < grain(limit) {
             return None;
         }
         self.saved = (spent, failing);
@@ -143,6 +142,11 @@ impl Series {
 
 /// A crash makes a waiting step forget at most so much of the time that it has waited.
 const LONGEST_UNSAVED: Duration = Duration::from_secs(10 * 60);
+
+/// How much of its time limit a step may spend before somebody takes note.
+pub(super) fn grain(limit: Duration) -> Duration {
+    (limit / 20).min(LONGEST_UNSAVED)
+}
 
 #[cfg(test)]
 mod tests {

@@ -17,7 +17,7 @@ use super::context::{RawCx, RunShared, StepProgress};
 use super::definition::{Act, Concluded, Definition, Kind, Node, Outcome, RawDone};
 use super::engine::{Engine, ForRun};
 use super::failure::{Failure, StepError};
-use super::retry::{RetryPolicy, Series};
+use super::retry::{RetryPolicy, Series, grain};
 use crate::mutation::{Mutation, planted};
 use crate::store::{Event, Progress, RunState};
 
@@ -360,17 +360,24 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
             self.pause(rest, undoing).await?;
         }
         loop {
-            let cx = self.cx(node, item, undoing);
-            let pause = match self.call_once(act, cx.clone(), payload.clone()).await {
-                Err(StepError::NotYet { detail, percent, after }) => {
+            let mut cx = self.cx(node, item, undoing);
+            cx.spent_before = series.spent(cx.begun);
+            cx.until = Some(cx.begun.plus(self.patience(node, cx.spent_before, undoing)));
+            let mut waits_for = None;
+            let pause = match self.call_once(act, cx, payload.clone()).await {
+                Err(StepError::NotYet { detail, percent, after, resource }) => {
                     if series.spent(clock.monotonic()) >= node.deadline {
-                        return Err(StepError::Fail(Failure::new(
-                            "timed_out",
-                            format!("{} did not finish in time: {detail}", node.title),
-                        )));
+                        let what = if undoing { "undoing: " } else { "" };
+                        let message =
+                            format!("{what}{} did not finish in time: {detail}", node.title);
+                        return Err(StepError::Fail(Failure {
+                            resource,
+                            ..Failure::new("timed_out", message)
+                        }));
                     }
                     self.run.set_progress(node.name, item, StepProgress { detail, percent });
                     series.waits();
+                    waits_for = resource;
                     after
                 }
                 Err(StepError::Retry { failure, after }) => {
@@ -388,7 +395,12 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
                 other => return other,
             };
             if !undoing && self.time_left().is_zero() {
-                return Err(self.out_of_time());
+                return Err(match self.out_of_time() {
+                    StepError::Fail(failure) => {
+                        StepError::Fail(Failure { resource: waits_for, ..failure })
+                    }
+                    other => other,
+                });
             }
             let save = series.worth_saving(clock.monotonic(), clock.wall(), pause, node.deadline);
             if let Some(repetition) = save {
@@ -413,6 +425,13 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
         }
     }
 
+    /// How long one call of a step may go on waiting: so that no limit is passed unseen, and the time
+    /// spent is saved in between.
+    fn patience(&self, node: &Node<S>, spent: Duration, undoing: bool) -> Duration {
+        let left = node.deadline.saturating_sub(spent).min(grain(node.deadline));
+        if undoing { left } else { left.min(self.time_left()) }
+    }
+
     /// What is left of the run's time to go forward.
     pub(super) fn time_left(&self) -> Duration {
         self.definition.run_limit.saturating_sub(self.run.spent())
@@ -431,6 +450,9 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
         payload: Value,
     ) -> Result<RawDone, StepError> {
         let step = cx.step;
+        // A step that is called again and again writes rarely, and a newer controller may have undone
+        // it meanwhile.
+        self.run.store.check_newest().await?;
         // A step that panics is a mistake of ours; it must not take the run's locks with it.
         AssertUnwindSafe(act(cx, payload)).catch_unwind().await.unwrap_or_else(|_| {
             Err(StepError::fail("internal", format!("step {step} panicked; see the log")))
@@ -511,6 +533,14 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
     }
 
     fn raw(&self, step: &'static str, item: &str, undoing: bool) -> RawCx<S> {
-        RawCx { run: self.run.clone(), step, item: item.to_owned(), undoing }
+        RawCx {
+            run: self.run.clone(),
+            step,
+            item: item.to_owned(),
+            undoing,
+            until: None,
+            spent_before: Duration::ZERO,
+            begun: self.run.env.clock.monotonic(),
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::time::Duration;
 
 use azdr_arm::{AzureError, ErrorClass, Operation, Progress, Started};
 use azdr_domain::arm_id::{ArmId, RESOURCE_GROUP_TYPE};
@@ -78,6 +79,7 @@ type Begun = BTreeMap<String, Operation>;
 ///
 /// # Errors
 /// The operation's failure, by class. After a failure that may pass, the next call begins anew.
+/// `NotYet`, naming the resource, when it takes long: the next call goes on polling.
 pub async fn finish<I>(
     cx: &StepCx<I>,
     what: &str,
@@ -92,7 +94,8 @@ pub async fn finish<I>(
             Started::Running(operation) => {
                 begun.insert(what.to_owned(), operation.clone());
                 cx.save_checkpoint(Some(&begun)).await?;
-                cx.wait(cx.services().azure.poll_after(&operation)).await?;
+                let poll_after = cx.services().azure.poll_after(&operation);
+                wait_for(cx, &operation, poll_after).await?;
                 operation
             }
         },
@@ -101,7 +104,7 @@ pub async fn finish<I>(
     loop {
         match azure.poll(&mut operation).await {
             Ok(Progress::Done(value)) => return Ok(value),
-            Ok(Progress::Running { poll_after }) => cx.wait(poll_after).await?,
+            Ok(Progress::Running { poll_after }) => wait_for(cx, &operation, poll_after).await?,
             // The operation may well go on: the next call polls it again.
             Err(e) if is_passing(&e) && !operation.is_over() => return Err(e.into()),
             Err(e) => {
@@ -117,6 +120,22 @@ pub async fn finish<I>(
             }
         }
     }
+}
+
+/// Waits between two polls of an operation.
+async fn wait_for<I>(
+    cx: &StepCx<I>,
+    operation: &Operation,
+    poll_after: Duration,
+) -> Result<(), StepError> {
+    cx.wait(poll_after).await.map_err(|e| match e {
+        StepError::NotYet { percent, after, .. } => {
+            let target = operation.target();
+            let detail = format!("Azure is still working on {target}");
+            StepError::NotYet { detail, percent, after, resource: Some(target.as_str().into()) }
+        }
+        e => e,
+    })
 }
 
 fn is_passing(e: &AzureError) -> bool {

@@ -118,7 +118,9 @@ async fn reserve_names(cx: &StepCx<Input>) -> Result<Done<Names>, StepError> {
     let now = cx.now();
     let tiers = match &policy {
         Some(policy) => {
-            let history: Vec<_> = points.iter().map(|p| (p.created, p.tiers)).collect();
+            // A point that somebody has deleted in Azure fills no slot.
+            let whole = points.iter().filter(|p| !p.is_missing_in(&p.region));
+            let history: Vec<_> = whole.map(|p| (p.created, p.tiers)).collect();
             tiers_for_run(policy, &history, now, input.tier)
                 .map_err(|e| StepError::fail("tier_not_retained", e.to_string()))?
         }
@@ -189,7 +191,7 @@ async fn capture(cx: &StepCx<Input>) -> Result<Done<Captured>, StepError> {
         snapshots: &names.snapshots,
     };
     still_the_same(cx, &described).await?;
-    let mut captured = take(cx, plan).await?;
+    let (mut captured, record) = take(cx, plan).await?;
     // What was true before the capture must have been true throughout.
     still_the_same(cx, &described).await?;
     if described.off && captured.consistency < azdr_domain::consistency::Consistency::Crash {
@@ -197,7 +199,8 @@ async fn capture(cx: &StepCx<Input>) -> Result<Done<Captured>, StepError> {
         captured.consistency = azdr_domain::consistency::Consistency::Crash;
         captured.reason = "the VM was off: all disks at one instant".to_owned();
     }
-    Ok(Done::new(captured))
+    let operation_id = captured.operation_id.clone();
+    Ok(Done::new(captured).change(CatalogueChange::RecordCapture { operation_id, record }))
 }
 
 /// Fails when the VM was switched on or off, or its disks were changed, since it was described: the
@@ -234,7 +237,9 @@ async fn delete_snapshots(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
     for snapshot in cx.output(NAMES)?.snapshots {
         delete_if_ours(cx, Resource::Snapshot, &snapshot.id).await?;
     }
-    Ok(Done::new(()))
+    let operations = cx.operation_ids(CAPTURE.name).into_iter();
+    let forget = |operation_id| CatalogueChange::ForgetCapture { operation_id };
+    Ok(Done::new(()).changes(operations.map(forget)))
 }
 
 fn snapshots_to_tag(cx: &StepCx<Input>) -> Result<Vec<(String, ArmId)>, StepError> {
@@ -303,7 +308,8 @@ async fn record_point(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
         }
         let clean = prune::Input::by_policy(input.item, input.vm.clone());
         let run = super::new_run(prune::RUN, &clean, input.item, by);
-        done = done.change(CatalogueChange::StartRun(Box::new(run)));
+        // Behind a prune that is stuck, every backup would otherwise queue one more.
+        done = done.change(CatalogueChange::StartRunUnlessQueued(Box::new(run)));
     }
     Ok(done)
 }

@@ -15,11 +15,12 @@ use std::time::Duration;
 
 use azdr_arm::{ArmClient, AzureError, ErrorClass, Progress, SnapshotSpec, Started};
 use azdr_domain::arm_id::ArmId;
+use azdr_domain::capture_record::{CaptureRecord, DiskCapture, FileSystemFreeze};
 use azdr_domain::consistency::{
     CaptureEvidence, Consistency, FreezeEvidence, PutEvidence, ThawAttestation, achieved,
 };
 use azdr_env::{Clock, WallTime};
-use azdr_proto::agent::{Freeze, FreezeOutcome};
+use azdr_proto::agent::{FileSystemWindow, Freeze, FreezeOutcome};
 use serde::{Deserialize, Serialize};
 
 use super::tags::{self, Tags};
@@ -91,12 +92,15 @@ pub struct Captured {
     pub witnessed: bool,
 }
 
-/// Takes all snapshots, in a hold if asked to.
+/// Takes all snapshots, in a hold if asked to. Answers what was achieved, and what was seen for people.
 ///
 /// # Errors
 /// When a snapshot failed, or the point would not be what is required. The caller's undo removes what
 /// was made.
-pub async fn capture<I>(cx: &StepCx<I>, plan: CapturePlan<'_>) -> Result<Captured, StepError> {
+pub async fn capture<I>(
+    cx: &StepCx<I>,
+    plan: CapturePlan<'_>,
+) -> Result<(Captured, CaptureRecord), StepError> {
     let services = cx.services();
     let operation_id = cx.operation_id();
     refuse_foreign_names(cx, plan.snapshots).await?;
@@ -134,9 +138,11 @@ pub async fn capture<I>(cx: &StepCx<I>, plan: CapturePlan<'_>) -> Result<Capture
             return Err(StepError::Fail(failure));
         }
         Err(reason) => {
+            let begun = clock.monotonic();
             let puts = take_all(room.client(), &specs, &*clock, None, SNAPSHOT_LIMIT).await?;
-            drop(puts);
-            (Hold { frozen_ms: 0, witnessed: false, reason: Some(reason) }, None)
+            let disks = disks(&specs, &puts, begun);
+            let record = CaptureRecord { disks, ..CaptureRecord::default() };
+            (Hold { frozen_ms: 0, witnessed: false, reason: Some(reason), record }, None)
         }
     };
     let evidence = CaptureEvidence { disks: plan.snapshots.len(), freeze };
@@ -156,14 +162,15 @@ pub async fn capture<I>(cx: &StepCx<I>, plan: CapturePlan<'_>) -> Result<Capture
         });
     }
     check_ours(cx, plan.snapshots, &operation_id).await?;
-    Ok(Captured {
+    let captured = Captured {
         operation_id,
         consistency,
         reason,
         frozen_ms: outcome.frozen_ms,
         at,
         witnessed: outcome.witnessed,
-    })
+    };
+    Ok((captured, outcome.record))
 }
 
 /// After a restart of the controller agents need a moment to come back.
@@ -188,6 +195,29 @@ struct Hold {
     frozen_ms: u64,
     witnessed: bool,
     reason: Option<String>,
+    record: CaptureRecord,
+}
+
+/// When each disk's snapshot was asked for and done, counted from an instant.
+fn disks(specs: &Specs<'_>, puts: &[PutEvidence], from: azdr_env::Monotonic) -> Vec<DiskCapture> {
+    let millis = |at: azdr_env::Monotonic| at.since(from).as_millis() as u64;
+    let disk =
+        |((planned, _), put): (&(&PlannedSnapshot, SnapshotSpec), &PutEvidence)| DiskCapture {
+            lun: planned.lun,
+            asked_ms: millis(put.sent_at),
+            done_ms: put.succeeded_at.map(millis),
+        };
+    specs.iter().zip(puts).map(disk).collect()
+}
+
+fn file_system(window: &FileSystemWindow) -> FileSystemFreeze {
+    let frozen = window.frozen_to_ns.saturating_sub(window.frozen_from_ns);
+    FileSystemFreeze {
+        mount_point: window.mount_point.clone(),
+        from_unix_ms: window.frozen_from_unix_ms,
+        frozen_ms: frozen / 1_000_000,
+        thawed_by_agent: window.first_thaw_succeeded,
+    }
 }
 
 type Specs<'a> = [(&'a PlannedSnapshot, SnapshotSpec)];
@@ -225,15 +255,22 @@ async fn held(
             put.succeeded_at = put.succeeded_at.or(late.succeeded_at);
         }
     }
+    let mut record = CaptureRecord {
+        disks: disks(specs, &puts, acked),
+        thaw_asked_ms: Some(thaw_requested_at.since(acked).as_millis() as u64),
+        ..CaptureRecord::default()
+    };
     let (frozen_ms, agent) = match thawed {
-        Ok(reply) => (
-            u64::from(reply.window_ms),
-            Some(ThawAttestation {
+        Ok(reply) => {
+            record.file_systems = reply.windows.iter().map(file_system).collect();
+            record.unbroken = Some(reply.unbroken);
+            let attestation = ThawAttestation {
                 unbroken: reply.unbroken,
                 reason: reply.reason,
                 hooks_ran: false,
-            }),
-        ),
+            };
+            (u64::from(reply.window_ms), Some(attestation))
+        }
         Err(e) => {
             tracing::warn!(operation_id, error = %e, "the agent did not confirm the thaw");
             (0, None)
@@ -245,7 +282,7 @@ async fn held(
         thaw_requested_at: Some(thaw_requested_at),
         agent,
     };
-    Ok((Hold { frozen_ms, witnessed: true, reason: None }, Some(evidence)))
+    Ok((Hold { frozen_ms, witnessed: true, reason: None, record }, Some(evidence)))
 }
 
 async fn freeze(

@@ -424,7 +424,7 @@ async fn await_boot(cx: &StepCx<Input>) -> Result<Done<Option<Reported>>, StepEr
         return Ok(Done::new(None));
     }
     let expected = cx.output(EXPECT)?;
-    evidence::await_agent(cx, &expected, BOOTED.name).await.map(Done::new)
+    evidence::await_agent(cx, &expected).await.map(Done::new)
 }
 
 /// Asked once: waiting for SSH costs no requests.
@@ -445,7 +445,7 @@ async fn find_address(cx: &StepCx<Input>) -> Result<Done<Option<SocketAddr>>, St
 async fn await_ssh(cx: &StepCx<Input>) -> Result<Done<Connectivity>, StepError> {
     let banner = match cx.output(ADDRESS)? {
         Some(address) => match look_for_ssh(cx, address).await {
-            Err(StepError::NotYet { .. }) if is_overdue(cx, CONNECTIVITY.name) => {
+            Err(StepError::NotYet { .. }) if is_overdue(cx) => {
                 let limit = cx.services().settings.boot_limit.as_secs();
                 let message = format!("SSH did not answer within {limit} s");
                 return Err(StepError::fail("no_boot", message));
@@ -463,7 +463,11 @@ async fn await_ssh(cx: &StepCx<Input>) -> Result<Done<Connectivity>, StepError> 
             .hint("set drill.access to \"public-ip\", or enrol an agent and take a new backup"),
         ));
     }
-    let at = if banner.is_some() { cx.now() } else { cx.done_at(BOOTED.name).unwrap_or(cx.now()) };
+    let at = if banner.is_some() {
+        cx.steady_now()
+    } else {
+        cx.done_at(BOOTED.name).unwrap_or(cx.steady_now())
+    };
     Ok(Done::new(Connectivity { banner, at }))
 }
 
@@ -612,7 +616,7 @@ fn four_phases(
         }
         clean_up_from = turned_back;
     }
-    let cleaned = cx.now().since(clean_up_from).as_millis() as u64;
+    let cleaned = cx.steady_now().since(clean_up_from).as_millis() as u64;
     phases.push(json!({"name": "cleanup", "millis": cleaned, "ok": true}));
     phases
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use azdr_arm::Vm;
 use azdr_domain::arm_id::ArmId;
-use azdr_env::WallTime;
+use azdr_env::{Monotonic, WallTime};
 use azdr_proto::agent::Witness;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -46,8 +46,12 @@ pub struct Expected {
     /// Every disk of the machine is of this point: then no other witness may be on any of them. False
     /// where disks that the point does not know stay attached.
     pub all_disks: bool,
-    /// Only a hello after this time counts: an earlier one was of the machine before.
+    /// When the machine was asked for; for people.
     pub not_before: WallTime,
+    /// Only a hello after this time of this process counts: an earlier one was of the machine before.
+    /// `None`: any does, since the vmId is new, or the machine was off already when this process began.
+    #[serde(skip)]
+    pub after: Option<Monotonic>,
 }
 
 impl Expected {
@@ -61,6 +65,7 @@ impl Expected {
             point: point.name.to_string(),
             nonce: point.nonce.clone(),
             not_before,
+            after: None,
         }
     }
 }
@@ -101,18 +106,23 @@ async fn session_of(
     services: &Services,
     expected: &Expected,
 ) -> Result<Option<Arc<Session>>, StepError> {
-    let fits =
-        |s: &Arc<Session>| s.hello.vm_id == expected.vm_guid && s.since >= expected.not_before;
-    let fleet = &services.fleet;
-    let Some(own) = &expected.own_vm else {
-        let restored = fleet.restored(expected.item, &expected.vm_guid).filter(fits);
-        return Ok(restored.or_else(|| fleet.protected(expected.item).filter(fits)));
+    let fits = |s: &Arc<Session>| {
+        let is_new = expected.after.is_none_or(|after| s.arrived >= after);
+        s.hello.vm_id == expected.vm_guid && is_new
     };
-    // A machine that was quarantined because it said hello too early is sent away to come again.
-    let early = fleet.restored(expected.item, &expected.vm_guid);
-    if let Some(early) = early.filter(|s| s.kind == SessionKind::Restored { run: None }) {
-        fleet.leave(&early);
+    let fleet = &services.fleet;
+    // Azure names a machine's vmId only once there is the machine, which may say hello before the run
+    // expects it: it is quarantined then. Now that it is expected it is sent away to come again as what
+    // it is, and nobody is alerted of a clone that we have made.
+    let restored = fleet.restored(expected.item, &expected.vm_guid);
+    if let Some(early) = restored.as_ref().filter(|s| s.kind == SessionKind::Restored { run: None })
+    {
+        fleet.leave(early);
     }
+    let Some(own) = &expected.own_vm else {
+        // What it has shown counts all the same: the measured RTO does not wait for its return.
+        return Ok(restored.filter(fits).or_else(|| fleet.protected(expected.item).filter(fits)));
+    };
     // It counts when it has come back with an identity of its own.
     let own = services.catalogue.item(own).await?;
     Ok(own.and_then(|own| fleet.protected(own.id)).filter(fits))
@@ -158,19 +168,17 @@ fn compare(expected: &Expected, witnesses: &[Witness]) -> Result<bool, Failure> 
 pub async fn await_agent<I>(
     cx: &StepCx<I>,
     expected: &Expected,
-    step: &str,
 ) -> Result<Option<Reported>, StepError> {
     match look_for_agent(cx, expected).await {
         Ok(reported) => Ok(Some(reported)),
-        Err(StepError::NotYet { .. }) if is_overdue(cx, step) => Ok(None),
+        Err(StepError::NotYet { .. }) if is_overdue(cx) => Ok(None),
         Err(e) => Err(e),
     }
 }
 
-/// Whether a step has waited for longer than a machine may need to come up.
-pub fn is_overdue<I>(cx: &StepCx<I>, step: &str) -> bool {
-    let limit = cx.services().settings.boot_limit;
-    cx.started_at(step).is_some_and(|at| cx.now().since(at) > limit)
+/// Whether this step has waited for longer than a machine may need to come up.
+pub fn is_overdue<I>(cx: &StepCx<I>) -> bool {
+    cx.spent() > cx.services().settings.boot_limit
 }
 
 /// What took how long, from the journal's times: each phase from the end of the one before to the end
@@ -286,6 +294,7 @@ mod tests {
             all_disks: true,
             own_vm: None,
             not_before: WallTime::from_unix_ms(0),
+            after: None,
         }
     }
 

@@ -7,12 +7,16 @@
 //! | `delete` (each) | deletes one snapshot; **point of no return** | – |
 //! | `forget` | removes the rows | – |
 //!
-//! The plan is pure ([`azdr_domain::retention`]); I1 and I2 are decided there. A lease taken or a pin
+//! The plan is pure ([`azdr_domain::retention`]); I1 and I2 are decided there. Before anything is
+//! deleted it is looked whether Azure still has what is to be kept: a point that somebody has deleted
+//! protects nothing, and pushes nothing out. A lease taken or a pin
 //! set between plan and claim makes the claim fail, and with it the run: it changes nothing then.
 //!
 //! A person may choose one point instead ([`Input::chosen`]): then the policy's slots do not count,
 //! and everything else that keeps a point does. While deletions are held (after the catalogue was
 //! rebuilt) nothing is deleted either way.
+
+use std::collections::BTreeSet;
 
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::policy::{Policy, Retention};
@@ -25,8 +29,8 @@ use azdr_env::WallTime;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::azure::{Resource, delete as delete_resource};
-use super::{StepCx, Workflow};
+use super::azure::{Resource, delete as delete_resource, existing};
+use super::{StepCx, Workflow, tags};
 use crate::mutation::{Mutation, planted};
 use crate::store::{CatalogueChange, ItemId, PointRow, ReplicaState};
 use crate::workflow::{
@@ -116,8 +120,12 @@ pub fn retention_plan(
     if planted(Mutation::PruneForgetsLineage) {
         lineage.clear();
     }
-    let hasty =
-        [Mutation::PruneIgnoresPolicy, Mutation::PruneIgnoresLeases, Mutation::PruneForgetsLineage];
+    let hasty = [
+        Mutation::PruneIgnoresPolicy,
+        Mutation::PruneIgnoresLeases,
+        Mutation::PruneForgetsLineage,
+        Mutation::PruneIgnoresPins,
+    ];
     if let Some(policy) = policy
         && hasty.into_iter().any(planted)
     {
@@ -162,7 +170,8 @@ pub(crate) fn facts(points: &[PointRow]) -> (Vec<PointFacts>, Vec<Hold>, Vec<Lin
                 reason: String::new(),
             });
         }
-        holds.extend(point.pins.iter().map(|pin| Hold {
+        let pins = point.pins.iter().filter(|_| !planted(Mutation::PruneIgnoresPins));
+        holds.extend(pins.map(|pin| Hold {
             point: point.name.clone(),
             owner: pin.owner.clone(),
             kind: HoldKind::Pin,
@@ -181,7 +190,7 @@ pub(crate) fn facts(points: &[PointRow]) -> (Vec<PointFacts>, Vec<Hold>, Vec<Lin
             let proved = point
                 .proofs
                 .iter()
-                .filter(|p| p.passed && p.region == region)
+                .filter(|p| p.passed && p.region == region && !point.is_missing_in(&region))
                 .map(|p| p.level)
                 .max()
                 .unwrap_or(ProofLevel::Unproved);
@@ -237,7 +246,7 @@ fn delta_bases(points: &[PointRow]) -> Vec<LineageFact> {
 
 async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
     let catalogue = &cx.services().catalogue;
-    let points = catalogue.points(cx.input.item).await?;
+    let mut points = catalogue.points(cx.input.item).await?;
     let held = catalogue.deletion_hold().await?.map(|h| h.to_string());
     if let Some(chosen) = &cx.input.chosen {
         if let Some(held) = held {
@@ -245,14 +254,23 @@ async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
                 Failure::new("held", held).hint("an admin ends that with `azdr retention release`"),
             ));
         }
+        let missing = mark_missing(cx, &mut points).await?;
         let doomed = chosen_parts(&points, chosen, cx.now()).map_err(StepError::Fail)?;
-        return Ok(Done::new(Plan { kept: points.len() as u32 - 1, doomed, held: String::new() }));
+        let plan = Plan { kept: points.len() as u32 - 1, doomed, held: String::new() };
+        return Ok(Done::new(plan).changes(missing));
     }
     let policy = catalogue.policy(cx.input.item).await?;
-    let plan = retention_plan(policy.as_ref(), &points, cx.now());
+    let mut plan = retention_plan(policy.as_ref(), &points, cx.now());
     if let Some(held) = held {
         let kept = (plan.keep.len() + plan.delete.len()) as u32;
         return Ok(Done::new(Plan { kept, doomed: Vec::new(), held }));
+    }
+    let mut missing = Vec::new();
+    if !plan.delete.is_empty() {
+        missing = mark_missing(cx, &mut points).await?;
+        if !missing.is_empty() {
+            plan = retention_plan(policy.as_ref(), &points, cx.now());
+        }
     }
     let doomed = plan
         .delete
@@ -268,7 +286,34 @@ async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
                 || plan.keep.iter().all(|k| k.point != d.name || k.region.as_str() == d.region)
         })
         .collect();
-    Ok(Done::new(Plan { kept: plan.keep.len() as u32, doomed, held: String::new() }))
+    let plan = Plan { kept: plan.keep.len() as u32, doomed, held: String::new() };
+    Ok(Done::new(plan).changes(missing))
+}
+
+/// Marks the snapshots that Azure has no more, and answers what to record of that. One listing shows
+/// the VM's snapshots; as it may lag, what it does not show is asked for.
+async fn mark_missing(
+    cx: &StepCx<Input>,
+    points: &mut [PointRow],
+) -> Result<Vec<CatalogueChange>, StepError> {
+    if planted(Mutation::MissingUnnoticed) {
+        return Ok(Vec::new());
+    }
+    let azure = &cx.services().azure;
+    let vm = &cx.input.vm;
+    let (name, value) = tags::of_vm(vm);
+    let listed = azure.list_by_tag(vm.subscription(), &name, &value).await?;
+    let listed: BTreeSet<&str> = listed.iter().map(|r| r.id.key()).collect();
+    let mut missing = Vec::new();
+    let snapshots = points.iter_mut().flat_map(|p| p.snapshots.iter_mut());
+    for snapshot in snapshots.filter(|s| s.missing.is_none() && !listed.contains(s.id.key())) {
+        if existing(azure.get_snapshot(&snapshot.id).await)?.is_none() {
+            tracing::error!(snapshot = %snapshot.id, "somebody has deleted a snapshot of a recovery point");
+            snapshot.missing = Some(cx.now());
+            missing.push(CatalogueChange::SnapshotMissing { id: snapshot.id.clone() });
+        }
+    }
+    Ok(missing)
 }
 
 impl Doomed {

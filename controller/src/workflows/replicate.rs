@@ -241,7 +241,7 @@ async fn await_copy(cx: &StepCx<Input>, copy: &Copy) -> Result<Done<()>, StepErr
         return Ok(Done::new(()));
     }
     let percent = found.completion_percent.unwrap_or(0.0);
-    let now = cx.now();
+    let now = cx.steady_now();
     let slow = |last: &Moved| now.since(last.at) > services.settings.copy_stall_limit / 2;
     match cx.checkpoint::<Moved>()? {
         // A step of less than a percent is not worth an entry, unless it is all there is for long.
@@ -259,6 +259,7 @@ async fn await_copy(cx: &StepCx<Input>, copy: &Copy) -> Result<Done<()>, StepErr
         detail: format!("copied {percent:.0} %"),
         percent: Some(percent),
         after: services.settings.look_again_at_copy,
+        resource: Some(copy.target.id.as_str().into()),
     })
 }
 

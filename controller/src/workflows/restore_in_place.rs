@@ -412,7 +412,8 @@ async fn await_agent(cx: &StepCx<Input>) -> Result<Done<Option<Reported>>, StepE
     let since = cx.started_at(START.name).unwrap_or(cx.input.declared);
     let mut expected = Expected::of(&point, plan.vm_guid.clone(), since);
     expected.all_disks = plan.all_disks();
-    evidence::await_agent(cx, &expected, AGENT.name).await.map(Done::new)
+    expected.after = cx.began_here(START.name);
+    evidence::await_agent(cx, &expected).await.map(Done::new)
 }
 
 /// Asked once: waiting for SSH costs no requests.
@@ -434,7 +435,7 @@ async fn await_ssh(cx: &StepCx<Input>) -> Result<Done<Option<String>>, StepError
     };
     match look_for_ssh(cx, address).await {
         Ok(banner) => Ok(Done::new(Some(banner))),
-        Err(StepError::NotYet { .. }) if is_overdue(cx, SSH.name) => {
+        Err(StepError::NotYet { .. }) if is_overdue(cx) => {
             // No evidence is not evidence against: SSH must have answered before for its silence to
             // count (DESIGN §4), and a witness has more to say than a banner.
             if reported || !plan.ssh_answered {
@@ -488,7 +489,7 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
     let reported = cx.output(AGENT)?;
     let banner = cx.output(SSH)?;
     let witnessed = reported.as_ref().is_some_and(|r| r.witness_verified);
-    let confirmed_at = cx.done_at(SSH.name).unwrap_or(cx.now());
+    let confirmed_at = cx.done_at(SSH.name).unwrap_or(cx.steady_now());
     let unconfirmed = match (&reported, &banner) {
         (None, None) => "neither an agent nor SSH could be asked whether the machine is up",
         (Some(_), _) if !witnessed && plan.has_witness => "the machine showed no witness",

@@ -350,7 +350,7 @@ async fn await_agent(cx: &StepCx<Input>) -> Result<Done<Option<Reported>>, StepE
     if !cx.output(PLAN)?.has_agent {
         return Ok(Done::new(None));
     }
-    evidence::await_agent(cx, &cx.output(EXPECT)?, AGENT.name).await.map(Done::new)
+    evidence::await_agent(cx, &cx.output(EXPECT)?).await.map(Done::new)
 }
 
 /// Asked once: waiting for SSH costs no requests.
@@ -364,7 +364,7 @@ async fn await_ssh(cx: &StepCx<Input>) -> Result<Done<Option<String>>, StepError
     let Some(address) = cx.output(ADDRESS)? else { return Ok(Done::new(None)) };
     match look_for_ssh(cx, address).await {
         Ok(banner) => Ok(Done::new(Some(banner))),
-        Err(StepError::NotYet { .. }) if is_overdue(cx, SSH.name) => {
+        Err(StepError::NotYet { .. }) if is_overdue(cx) => {
             // Nobody knows whether its SSH can be reached from here at all: the machine stays, and the
             // result says what is not known.
             Ok(Done::new(None))
@@ -395,7 +395,7 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
     let reported = cx.output(AGENT)?;
     let banner = cx.output(SSH)?;
     let witnessed = reported.as_ref().is_some_and(|r| r.witness_verified);
-    let confirmed_at = cx.done_at(SSH.name).unwrap_or(cx.now());
+    let confirmed_at = cx.done_at(SSH.name).unwrap_or(cx.steady_now());
     let Plan { has_agent, location, .. } = cx.output(PLAN)?;
     let unconfirmed = match (&reported, &banner) {
         (None, None) => "neither an agent nor SSH has answered: nobody knows whether it is up",

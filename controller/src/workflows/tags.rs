@@ -78,6 +78,12 @@ pub fn of_snapshot(
     tags
 }
 
+/// The tag, and its value, by which all snapshots of a VM are listed; another VM's may be among them
+/// where IDs are longer than a value.
+pub fn of_vm(vm: &ArmId) -> (String, String) {
+    (format!("{VM}-0"), vm.as_str().chars().take(MAX_VALUE).collect())
+}
+
 /// What a capture was, for [`CAPTURE`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CaptureFacts {

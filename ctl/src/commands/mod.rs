@@ -8,6 +8,7 @@ pub(crate) mod policy;
 pub(crate) mod residue;
 pub(crate) mod retention;
 pub(crate) mod ssh;
+pub(crate) mod status;
 pub(crate) mod vm;
 pub(crate) mod whoami;
 
@@ -37,6 +38,7 @@ pub(crate) async fn run(cli: Cli, out: Output) -> Result<(), CliError> {
             backup::Backup::Disable(command) => command.run(s).await,
             backup::Backup::Trigger(command) => command.run(s).await,
             backup::Backup::List(command) => command.run(s).await,
+            backup::Backup::Show(command) => command.run(s).await,
             backup::Backup::Restore(command) => command.run(s).await,
             backup::Backup::Replicate(command) => command.run(s).await,
             backup::Backup::ReplicateAll(command) => command.run(s).await,
@@ -76,6 +78,7 @@ pub(crate) async fn run(cli: Cli, out: Output) -> Result<(), CliError> {
         },
         Noun::Residue(residue::Residue::List(command)) => command.run(s).await,
         Noun::Retention(retention::Retention::Release(command)) => command.run(s).await,
+        Noun::Status(command) => command.run(s).await,
         Noun::Whoami(command) => command.run(s).await,
         Noun::Ssh(command) => Err(command.refuse()),
     }

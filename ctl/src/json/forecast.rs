@@ -15,7 +15,7 @@ pub(crate) fn explanation(m: &PointExplanation) -> Value {
     })
 }
 
-fn region_explanation(m: &RegionExplanation) -> Value {
+pub(super) fn region_explanation(m: &RegionExplanation) -> Value {
     json!({
         "region": m.region,
         "reasons": list(&m.reasons, keep_reason),

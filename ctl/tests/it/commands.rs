@@ -5,6 +5,7 @@ use crate::harness::{World, transcript};
 /// Each runs once as it is and once with `--output json`; both are snapshots of that name.
 const CASES: &[(&str, &str)] = &[
     ("whoami", "whoami"),
+    ("status", "status"),
     ("vm_list", "vm list"),
     ("agent_token", "agent token prod-db-vm --valid-for 1h"),
     ("agent_list", "agent list"),
@@ -29,6 +30,9 @@ const CASES: &[(&str, &str)] = &[
     ("backup_list", "backup list prod-db-vm --since 2025-11-01"),
     ("backup_list_of_a_tier", "backup list prod-db-vm --tier weekly"),
     ("backup_list_empty", "backup list prod-db-vm --since 2026-01-01"),
+    ("backup_show", "backup show prod-db-vm-backup-daily-20251201-0800"),
+    ("backup_show_not_frozen", "backup show prod-db-vm-backup-daily-20251130-0800"),
+    ("backup_show_of_a_missing_vm", "backup show daily-20251201 --vm missing"),
     (
         "backup_restore",
         "backup restore prod-db-vm --backup prod-db-vm-backup-daily-20251201-0800 --yes",

@@ -502,6 +502,19 @@ impl AdminService for FakeController {
         Ok(Response::new(job))
     }
 
+    async fn get_status(&self, _: Request<GetStatusRequest>) -> Answer<FleetStatus> {
+        Ok(Response::new(values::fleet_status()))
+    }
+
+    async fn get_point(&self, r: Request<GetPointRequest>) -> Answer<PointDetails> {
+        let r = r.into_inner();
+        check(r.vm.as_ref())?;
+        Ok(Response::new(match r.recovery_point.as_str() {
+            "prod-db-vm-backup-daily-20251130-0800" => values::plain_point_details(),
+            _ => values::point_details(),
+        }))
+    }
+
     type WatchJobStream = Pin<Box<dyn Stream<Item = Result<Job, Status>> + Send>>;
 
     async fn watch_job(&self, r: Request<WatchJobRequest>) -> Answer<Self::WatchJobStream> {

@@ -10,3 +10,4 @@ mod help;
 mod terminal;
 mod values;
 mod watching;
+mod wrong_values;

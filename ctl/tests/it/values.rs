@@ -200,6 +200,139 @@ pub(crate) fn explanation() -> PointExplanation {
     }
 }
 
+pub(crate) fn point_details() -> PointDetails {
+    let snapshot = |region: &str, lun: i32, name: &str, gib| PointSnapshot {
+        region: region.into(),
+        lun,
+        snapshot_id: format!(
+            "/subscriptions/5b0f/resourceGroups/azdr-{region}/providers/Microsoft.Compute/snapshots/\
+             {POINT}-1a2b3c4d{name}"
+        ),
+        source_disk_id: format!(
+            "/subscriptions/5b0f/resourceGroups/Production/providers/Microsoft.Compute/disks/db{name}"
+        ),
+        size_bytes: gib * GIB,
+    };
+    let disk = |lun, asked_ms, done_ms| DiskCapture {
+        lun,
+        asked_ms,
+        done_ms: Some(done_ms),
+        frozen_ms: Some(861),
+    };
+    let file_system = |mount_point: &str, thawed_by_agent| FileSystemFreeze {
+        mount_point: mount_point.into(),
+        frozen_from_unix_ms: NOW - 12,
+        frozen_ms: 873,
+        thawed_by_agent,
+    };
+    let proof = |job_id, level: ProofLevel, passed, region: &str, detail: &str| Proof {
+        job_id,
+        region: region.into(),
+        level: level as i32,
+        passed,
+        tried_unix_ms: NOW + job_id * 60_000,
+        detail: detail.into(),
+    };
+    PointDetails {
+        point: Some(RecoveryPoint { pins: vec![pin()], ..point() }),
+        vm_name: "prod-db-vm".into(),
+        vm_size: "Standard_D2s_v5".into(),
+        job_id: 12,
+        requested_by: "schedule".into(),
+        operation_id: "12-1-9f00a1b2".into(),
+        has_witness: true,
+        snapshots: vec![
+            snapshot("eastus", -1, "", 128),
+            snapshot("eastus", 0, "-lun0", 32),
+            snapshot("westus2", -1, "", 128),
+            snapshot("westus2", 0, "-lun0", 32),
+        ],
+        capture: Some(CaptureRecord {
+            disks: vec![disk(-1, 3, 640), disk(0, 4, 855)],
+            file_systems: vec![file_system("/", true), file_system("/data", true)],
+            thaw_asked_ms: Some(861),
+            unbroken: Some(true),
+        }),
+        proofs: vec![
+            proof(31, ProofLevel::Booted, true, "westus2", "witness and SSH"),
+            proof(14, ProofLevel::Restorable, true, "eastus", ""),
+        ],
+        leases: vec![PointLease {
+            job_id: 40,
+            workflow: "dr_test".into(),
+            requested_by: "alice".into(),
+        }],
+        regions: explanation().regions,
+        deletions_held: String::new(),
+    }
+}
+
+/// Of a point that nobody froze, copied, proved or pinned.
+pub(crate) fn plain_point_details() -> PointDetails {
+    let disk = |lun, done_ms| DiskCapture { lun, asked_ms: 0, done_ms, frozen_ms: None };
+    let full = point_details();
+    PointDetails {
+        point: Some(RecoveryPoint {
+            name: "prod-db-vm-backup-daily-20251130-0800".into(),
+            consistency: Consistency::Uncoordinated as i32,
+            consistency_reason: "no agent is connected".into(),
+            frozen_ms: 0,
+            proof: ProofLevel::Unproved as i32,
+            replicas: vec![],
+            pins: vec![],
+            deleting_job_id: 44,
+            ..point()
+        }),
+        requested_by: String::new(),
+        has_witness: false,
+        snapshots: full.snapshots[..2].to_vec(),
+        capture: Some(CaptureRecord {
+            disks: vec![disk(-1, Some(700)), disk(0, None)],
+            ..CaptureRecord::default()
+        }),
+        proofs: vec![],
+        leases: vec![],
+        deletions_held: "the catalogue was rebuilt from Azure".into(),
+        ..full
+    }
+}
+
+pub(crate) fn fleet_status() -> FleetStatus {
+    let part = |vms, named: &[(&str, i64)]| {
+        let vm = |(name, newest_recovery_point_unix_ms): &(&str, i64)| FleetVm {
+            vm_resource_id: VM_ID.replace("prod-db-vm", name),
+            newest_recovery_point_unix_ms: *newest_recovery_point_unix_ms,
+        };
+        Some(FleetPart { vms, longest: named.iter().map(vm).collect() })
+    };
+    FleetStatus {
+        as_of_unix_ms: NOW,
+        vms: 145,
+        vms_listed_unix_ms: NOW - 8_000,
+        vms_unknown: String::new(),
+        covered: 138,
+        overdue: part(2, &[("web-3", NOW - 3 * DAY), ("web-9", NOW - 2 * DAY)]),
+        never_backed_up: part(1, &[("new-vm", 0)]),
+        not_covered: part(5, &[("a", 0), ("b", 0), ("c", 0), ("d", 0), ("e", 0)]),
+        gone: part(0, &[]),
+        unproved: part(12, &[("web-3", NOW - 3 * DAY)]),
+        drills_due: part(1, &[("prod-db-vm", NOW)]),
+        drills_failed: part(0, &[]),
+        recovery_points: 3_211,
+        jobs_queued: 1,
+        jobs_running: 3,
+        jobs_undoing: 0,
+        jobs_stuck: 1,
+        stuck_job_ids: vec![29],
+        residue: Some(FleetResidue {
+            as_of_unix_ms: NOW - 60_000,
+            resources: 3,
+            monthly_cost_usd_cents: 1234,
+        }),
+        deletions_held: String::new(),
+    }
+}
+
 pub(crate) fn upcoming_runs() -> ListUpcomingRunsResponse {
     let run = |n: i64, tiers: &[Tier]| UpcomingRun {
         scheduled_unix_ms: NOW + n * DAY - 3_600_000,
@@ -327,6 +460,7 @@ pub(crate) fn point() -> RecoveryPoint {
         frozen_ms: 1840,
         pins: Vec::new(),
         deleting_job_id: 0,
+        missing_snapshots: Vec::new(),
     }
 }
 

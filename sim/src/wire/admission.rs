@@ -6,6 +6,7 @@ use std::sync::Mutex;
 
 use azdr_env::WallTime;
 use http::Method;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::buckets::{Asker, Buckets};
@@ -132,8 +133,12 @@ fn region_of(request: &ArmRequest, world: &World) -> Option<String> {
         request.lower.get(at + 1).cloned()
     };
     known.or_else(named).or_else(|| {
-        let body: Value = serde_json::from_slice(&request.body).ok()?;
-        Some(body["location"].as_str()?.replace(' ', "").to_lowercase())
+        #[derive(Deserialize)]
+        struct Placed {
+            location: String,
+        }
+        let body: Placed = serde_json::from_slice(&request.body).ok()?;
+        Some(body.location.replace(' ', "").to_lowercase())
     })
 }
 

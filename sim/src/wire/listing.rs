@@ -1,8 +1,9 @@
 //! Pages of listings.
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::reply::Reply;
+use super::reply::{Body, Reply};
 use super::request::ArmRequest;
 use crate::config::Limits;
 use crate::signing::{base64url, from_base64url};
@@ -21,11 +22,13 @@ pub(super) fn after(request: &ArmRequest) -> Option<String> {
 
 /// One page of `items` (key and entry, in key order, from [`after`] on). A page that is exactly full
 /// has a successor, which may be empty.
-pub(super) fn page<'k, T>(
+///
+/// The JSON is written item by item: a page holds a hundred documents of kilobytes each.
+pub(super) fn page<'k, T, D: Serialize>(
     request: &ArmRequest,
     items: impl Iterator<Item = (&'k String, T)>,
     limits: &Limits,
-    render: impl Fn(T) -> Value,
+    render: impl Fn(T) -> D,
 ) -> Reply {
     if let Some(token) = token(request).filter(|token| token.starts_with(EMPTY)) {
         let next = base64url(token.trim_start_matches(EMPTY).as_bytes());
@@ -33,25 +36,37 @@ pub(super) fn page<'k, T>(
     }
     let top = request.param("$top").and_then(|top| top.parse::<usize>().ok());
     let size = top.map_or(limits.page_size, |top| top.min(limits.page_size)).max(1);
-    let mut value = Vec::new();
+    let mut text = Vec::with_capacity(4096);
+    text.extend_from_slice(b"{\"value\":[");
     let mut last = None;
-    for (key, item) in items {
-        let mut document = render(item);
-        if limits.mixed_case_ids {
-            mix_case(&mut document);
+    for (count, (key, item)) in items.enumerate().take(size) {
+        if count > 0 {
+            text.push(b',');
         }
-        value.push(document);
-        if value.len() == size {
+        let document = render(item);
+        if limits.mixed_case_ids {
+            let mut document = serde_json::to_value(document).expect("documents can be written");
+            mix_case(&mut document);
+            write(&mut text, &document);
+        } else {
+            write(&mut text, &document);
+        }
+        if count + 1 == size {
             last = Some(key);
-            break;
         }
     }
-    let mut body = json!({"value": value});
+    text.push(b']');
     if let Some(last) = last {
         let token = if limits.empty_pages { format!("{EMPTY}{last}") } else { last.clone() };
-        body["nextLink"] = json!(request.next_link(&base64url(token.as_bytes())));
+        text.extend_from_slice(b",\"nextLink\":");
+        write(&mut text, &request.next_link(&base64url(token.as_bytes())));
     }
-    Reply::json(200, body)
+    text.push(b'}');
+    Reply { body: Body::Written(text), ..Reply::empty(200) }
+}
+
+fn write(text: &mut Vec<u8>, document: &impl Serialize) {
+    serde_json::to_writer(text, document).expect("documents can be written");
 }
 
 /// Ids as some of Azure's listings have them: the resource group in capitals and its word without.

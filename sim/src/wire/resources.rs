@@ -1,6 +1,7 @@
 //! Subscriptions, resource groups, and listings across types.
 
 use http::Method;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::listing::{after, page};
@@ -9,7 +10,7 @@ use super::reply::Reply;
 use super::router::Scope;
 use super::times::azure_time;
 use super::versions;
-use crate::world::{ArmError, Common, Group, Kind};
+use crate::world::{ArmError, Common, Group, Kind, State, Tags};
 
 impl Scope<'_> {
     pub(super) fn subscriptions(&mut self) -> Result<Reply, ArmError> {
@@ -156,31 +157,65 @@ impl Scope<'_> {
             None => format!("/subscriptions/{subscription}/").to_lowercase(),
         };
         let after = after(self.request);
-        let mut all: Vec<(&String, &Common)> = self
-            .world
-            .state
-            .all_common(&prefix, after.as_deref())
-            .filter(|(_, common)| filter.matches(common))
-            .collect();
-        all.sort_unstable_by_key(|(key, _)| *key);
+        let state = &self.world.state;
+        let found = state
+            .all_common_in_order(&prefix, after.as_deref(), |common| filter.matches(common))
+            .map(|(key, common)| (key, (key, common)));
         let expand = self.request.param("$expand").unwrap_or_default().to_lowercase();
-        let render = |common: &Common| {
-            let mut document = self.envelope(common);
-            if filter.by_tag_value() {
-                document.as_object_mut().map(|d| d.remove("tags"));
-            }
-            if expand.contains("createdtime") {
-                document["createdTime"] = json!(azure_time(common.created));
-            }
-            if expand.contains("provisioningstate") {
-                document["provisioningState"] = json!(common.provisioning);
-            }
-            if let Some(volume) = self.world.volume(&common.id) {
-                document["sku"] = json!({"name": volume.sku});
-            }
-            document
+        let (with_time, with_state) =
+            (expand.contains("createdtime"), expand.contains("provisioningstate"));
+        let with_tags = !filter.by_tag_value();
+        let render = |(key, common): (&String, _)| {
+            line(state, key, common, with_tags, with_time, with_state)
         };
-        Ok(page(self.request, all.into_iter(), &self.world.limits, render))
+        Ok(page(self.request, found, &self.world.limits, render))
+    }
+}
+
+/// One resource in a listing of all types.
+#[derive(Serialize)]
+struct Line<'a> {
+    id: String,
+    name: &'a str,
+    r#type: &'static str,
+    location: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tags: Option<&'a Tags>,
+    #[serde(rename = "createdTime", skip_serializing_if = "Option::is_none")]
+    created: Option<String>,
+    #[serde(rename = "provisioningState", skip_serializing_if = "Option::is_none")]
+    provisioning: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sku: Option<Sku<'a>>,
+}
+
+#[derive(Serialize)]
+struct Sku<'a> {
+    name: &'a str,
+}
+
+fn line<'a>(
+    state: &'a State,
+    key: &str,
+    common: &'a Common,
+    with_tags: bool,
+    with_time: bool,
+    with_state: bool,
+) -> Line<'a> {
+    let sku = match common.id.kind {
+        Kind::Disk => state.disks.get(key).map(|disk| disk.volume.sku.as_str()),
+        Kind::Snapshot => state.snapshots.get(key).map(|snapshot| snapshot.volume.sku.as_str()),
+        _ => None,
+    };
+    Line {
+        id: common.id.to_string(),
+        name: &common.id.name,
+        r#type: common.id.kind.type_name(),
+        location: &common.location,
+        tags: (with_tags && !common.tags.is_empty()).then_some(&common.tags),
+        created: with_time.then(|| azure_time(common.created)),
+        provisioning: with_state.then_some(&common.provisioning),
+        sku: sku.map(|name| Sku { name }),
     }
 }
 
@@ -252,11 +287,15 @@ impl Filter {
         self.value("tagvalue").is_some()
     }
 
-    fn tags_match(&self, tags: &crate::world::Tags) -> bool {
+    fn tags_match(&self, tags: &Tags) -> bool {
         let Some(name) = self.value("tagname").filter(|_| !tags.is_empty()) else {
             return self.value("tagname").is_none();
         };
         let wanted = self.value("tagvalue");
+        // Names are one whatever their case, and mostly asked for as they are.
+        if let Some(value) = tags.get(name) {
+            return wanted.is_none_or(|wanted| wanted == value);
+        }
         let is = |(tag, value): (&String, &String)| {
             tag.eq_ignore_ascii_case(name) && wanted.is_none_or(|wanted| wanted == value)
         };

@@ -206,7 +206,7 @@ impl World {
             location: begin.location,
             service: begin.service,
             started: now,
-            due: now.plus(begin.takes),
+            due: now.plus(begin.takes + injected.prolong_operation),
             work_done: work.is_empty(),
             work,
             failure,

@@ -518,6 +518,36 @@ impl State {
         let networks = self.networks.with_prefix_after(prefix, after).map(|(k, n)| (k, &n.common));
         disks.chain(snapshots).chain(vms).chain(networks)
     }
+
+    /// The same, those alone that are `wanted`, in order of their keys across all types.
+    pub(crate) fn all_common_in_order<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        wanted: impl Fn(&Common) -> bool + Copy + 'a,
+    ) -> impl Iterator<Item = (&'a String, &'a Common)> {
+        type Source<'a> = Box<dyn Iterator<Item = (&'a String, &'a Common)> + 'a>;
+        let is_wanted = move |(_, common): &(&String, &Common)| wanted(common);
+        let disks = self.disks.with_prefix_after(prefix, after).map(|(k, d)| (k, &d.common));
+        let snapshots =
+            self.snapshots.with_prefix_after(prefix, after).map(|(k, s)| (k, &s.common));
+        let vms = self.vms.with_prefix_after(prefix, after).map(|(k, vm)| (k, &vm.common));
+        let networks = self.networks.with_prefix_after(prefix, after).map(|(k, n)| (k, &n.common));
+        let mut sources: [(Source<'a>, Option<(&String, &Common)>); 4] = [
+            (Box::new(disks.filter(is_wanted)) as Source<'a>, None),
+            (Box::new(snapshots.filter(is_wanted)), None),
+            (Box::new(vms.filter(is_wanted)), None),
+            (Box::new(networks.filter(is_wanted)), None),
+        ];
+        for (source, next) in &mut sources {
+            *next = source.next();
+        }
+        std::iter::from_fn(move || {
+            let waiting = sources.iter_mut().filter(|(_, next)| next.is_some());
+            let (source, next) = waiting.min_by_key(|(_, next)| next.map(|(key, _)| key))?;
+            std::mem::replace(next, source.next())
+        })
+    }
 }
 
 /// Removes an entry and, with the last one, its place.

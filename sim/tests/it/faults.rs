@@ -53,6 +53,24 @@ async fn an_operation_that_fails_says_so_with_status_200_and_can_be_repeated() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_operation_can_be_made_to_take_for_ever_or_as_good_as() {
+    let cloud = Cloud::new().await;
+    cloud
+        .faults(
+            json!([{"match": {"method": "PUT"}, "action": {"prolong_operation_ms": 1_800_000}}]),
+        )
+        .await;
+    let path = snapshot_path("prod", "s");
+    let put = cloud.arm("PUT", &path, DISKS, snapshot_body()).await;
+    assert_eq!(put.status, 202);
+    wait(1_790_000).await;
+    assert_eq!(cloud.get(&path, DISKS).await["properties"]["provisioningState"], "Creating");
+    wait(20_000).await;
+    assert_eq!(cloud.done(&put).await["status"], "Succeeded");
+    assert_eq!(cloud.get(&path, DISKS).await["properties"]["provisioningState"], "Succeeded");
+}
+
+#[tokio::test(start_paused = true)]
 async fn throttling_comes_in_both_envelopes() {
     let cloud = Cloud::new().await;
     cloud

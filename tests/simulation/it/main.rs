@@ -4,6 +4,8 @@
 
 use std::process::{Command, Output};
 
+use azdr_simulation::kinds::Kind;
+
 fn simulate(arguments: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_azdr-simulate")).args(arguments.split(' ')).output().unwrap()
 }
@@ -38,6 +40,23 @@ fn the_same_seed_gives_the_same_trace() {
     let first = trace();
     assert_eq!(trace(), first);
     assert_eq!(trace(), first);
+}
+
+#[test]
+fn every_kind_of_fault_happens() {
+    let output = simulate("--seeds 0..4 --days 14 --vms 6 --parallel 2 --faults");
+    let text = text(&output);
+    println!("{text}");
+    assert!(output.status.success());
+    let times = |kind: &&Kind| -> u64 {
+        let of_it = |line: &str| {
+            let (times, name) = line.trim().split_once(' ')?;
+            (name == kind.as_str()).then(|| times.parse().unwrap())
+        };
+        text.lines().find_map(of_it).unwrap_or_else(|| panic!("{kind} is not reported"))
+    };
+    let never: Vec<_> = Kind::ALL.iter().filter(|kind| times(kind) == 0).collect();
+    assert!(never.is_empty(), "never happened: {never:?}");
 }
 
 /// A mistake made on purpose must be noticed by the checker of the invariant that it breaks.
@@ -85,6 +104,20 @@ mistakes! {
         "two-truths", "I10", "was failed", "--seeds 0..1 --days 3 --vms 3";
     a_second_controller_is_noticed:
         "second-controller", "I11", "second controller", "--seeds 0..1 --days 16 --vms 1";
+    pruning_against_a_pin_is_noticed:
+        "prune-ignores-pins", "I1", "pinned", "--seeds 0..2 --days 8 --vms 3 --busy";
+    a_policy_that_is_answered_before_its_commit_is_noticed:
+        "answer-before-commit", "I9", "policy", "--seeds 0..1 --days 6 --vms 3";
+    a_pin_that_is_answered_before_its_commit_is_noticed:
+        "answer-before-commit", "I9", "pin", "--seeds 0..2 --days 6 --vms 3 --busy";
+    a_database_of_another_cloud_is_noticed:
+        "stamp-ignored", "I11", "opened for", "--seeds 0..1 --days 6 --vms 1";
+    a_schedule_that_forgets_is_noticed:
+        "schedule-forgets", "schedule", "both begun", "--seeds 0..1 --days 4 --vms 2 --calm";
+    a_schedule_without_zones_is_noticed:
+        "zone-ignored", "schedule", "", "--seeds 0..1 --days 4 --vms 3 --calm";
+    a_catalogue_that_does_not_look_is_noticed:
+        "missing-unnoticed", "catalogue", "is called restorable", "--seeds 0..2 --days 8 --vms 3";
     a_chatty_controller_is_noticed:
         "chatty", "I12", "throttled", "--seeds 0..1 --days 2 --vms 4";
 }

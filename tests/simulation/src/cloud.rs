@@ -16,7 +16,9 @@ use http::Method;
 use serde_json::Value;
 
 use crate::dice::Dice;
+use crate::doom::{Doom, Moment};
 use crate::event::{Asked, Event};
+use crate::kinds::Kind;
 use crate::life::Reporter;
 use crate::machines::{Machines, Planted};
 use crate::record::Record;
@@ -139,15 +141,23 @@ impl Cloud {
             life,
             method: request.method.clone(),
             path: request.url.path().to_lowercase(),
-            body: serde_json::from_slice(&request.body).unwrap_or_default(),
+            body: match request.body.is_empty() {
+                true => Value::Null,
+                false => serde_json::from_slice(&request.body).unwrap_or_default(),
+            },
         });
-        if let Some(asked) = &asked
-            && asked.method != Method::GET
-        {
-            self.tell(&Event::Asked(asked.clone()));
-        }
+        let asked = match asked {
+            Some(asked) if asked.method != Method::GET => {
+                let event = Event::Asked(asked);
+                self.tell(&event);
+                let Event::Asked(asked) = event else { unreachable!("it was made here") };
+                Some(asked)
+            }
+            asked => asked,
+        };
         let response = self.simulator.handle(inner).await;
         let status = response.status().as_u16();
+        self.count(request.url.path(), status, response.body());
         if let Some(asked) = asked {
             self.tell(&Event::Answered(asked, status, false));
         }
@@ -158,16 +168,33 @@ impl Cloud {
         Ok(HttpResponse { status: parts.status.as_u16(), headers: parts.headers, body })
     }
 
+    /// What an answer shows of the simulator's faults.
+    fn count(&self, path: &str, status: u16, body: &[u8]) {
+        let says = |code: &str| body.windows(code.len()).any(|w| w == code.as_bytes());
+        match status {
+            503 => self.record.count(Kind::RegionDown, 1),
+            409 if says("ScopeLocked") => self.record.count(Kind::Locked, 1),
+            200 if path.contains("/operations/") && says("AllocationFailed") => {
+                self.record.count(Kind::NoCapacity, 1);
+            }
+            _ => {}
+        }
+    }
+
     async fn send(&self, life: u64, request: HttpRequest) -> Result<HttpResponse, TransportError> {
         let weather = *self.weather.lock().expect("only copied");
-        let happens = |one_in: u64| one_in > 0 && self.dice.one_in(one_in);
-        if happens(weather.lost_before) {
+        let happens = |one_in: u64, kind| {
+            let happens = one_in > 0 && self.dice.one_in(one_in);
+            self.record.count(kind, u64::from(happens));
+            happens
+        };
+        if happens(weather.lost_before, Kind::RequestLost) {
             return Err(TransportError::maybe_sent("it never arrived"));
         }
-        if happens(weather.throttled) {
+        if happens(weather.throttled, Kind::Throttled) {
             return Ok(refusal(429, "TooManyRequests", Some(5 + self.dice.below(30))));
         }
-        if happens(weather.failing) {
+        if happens(weather.failing, Kind::ServerError) {
             return Ok(if self.dice.one_in(2) {
                 refusal(503, "ServiceUnavailable", None)
             } else {
@@ -179,15 +206,16 @@ impl Cloud {
                 let _ = self.carry_out(life, &request).await;
             }
         }
-        if happens(weather.twice) {
+        if happens(weather.twice, Kind::RequestTwice) {
             // The first one's answer is nobody's.
             let _ = self.carry_out(life, &request).await;
         }
         let answer = self.carry_out(life, &request).await;
-        if happens(weather.lost_after) {
+        if happens(weather.lost_after, Kind::AnswerLost) {
             return Err(TransportError::maybe_sent("its answer was lost"));
         }
         if !weather.delay.is_zero() && self.dice.one_in(20) {
+            self.record.count(Kind::AnswerDelayed, 1);
             azdr_env::sleep(self.dice.between(Duration::ZERO, weather.delay)).await;
         }
         answer
@@ -208,13 +236,15 @@ pub struct Line {
     cloud: Arc<Cloud>,
     life: u64,
     cut: AtomicBool,
+    doom: Arc<Doom>,
     reporter: OnceLock<Arc<Reporter>>,
 }
 
 impl Line {
     /// For the life of this number, from 1.
-    pub fn new(cloud: Arc<Cloud>, life: u64) -> Arc<Self> {
-        Arc::new(Self { cloud, life, cut: AtomicBool::new(false), reporter: OnceLock::new() })
+    pub fn new(cloud: Arc<Cloud>, life: u64, doom: Arc<Doom>) -> Arc<Self> {
+        let (cut, reporter) = (AtomicBool::new(false), OnceLock::new());
+        Arc::new(Self { cloud, life, cut, doom, reporter })
     }
 
     /// Whom to ask for news before something is deleted: what a deletion is judged by.
@@ -239,7 +269,9 @@ impl HttpTransport for Line {
         {
             reporter.report(&self.cloud).await;
         }
+        self.doom.pass(Moment::BeforeRequest).await;
         let answer = self.cloud.send(self.life, request).await;
+        self.doom.pass(Moment::AfterRequest).await;
         if self.cut.load(Ordering::SeqCst) {
             return std::future::pending().await;
         }

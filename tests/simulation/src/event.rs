@@ -3,6 +3,7 @@
 use std::fmt;
 
 use azdr_controller::store::{RunId, RunState};
+use azdr_env::WallTime;
 use http::Method;
 use serde_json::Value;
 
@@ -76,6 +77,28 @@ pub enum Event {
     JobPromised(RunId),
     /// The API acknowledged a policy.
     PolicyPromised(Policy),
+    /// The API acknowledged a pin.
+    PinPromised(Pin),
+    /// The API acknowledged that a point is pinned no more.
+    PinTaken {
+        /// Key of the VM.
+        vm: String,
+        /// The point's name.
+        point: String,
+    },
+    /// The API acknowledged that a point is to be deleted, or its copy in one region.
+    DeletionPromised {
+        /// Key of the VM.
+        vm: String,
+        /// The point's name.
+        point: String,
+        /// Its copy there only; `None`: all of it.
+        region: Option<String>,
+    },
+    /// A person has given a run up: what it leaves is theirs.
+    Abandoned(RunId),
+    /// Somebody who is not azdr is about to delete this.
+    TakenAway(String),
     /// A run is seen in a new state.
     Run {
         /// Its number.
@@ -95,6 +118,8 @@ pub enum Event {
     LifeBegins(u64),
     /// It was killed or has ended.
     LifeEnds(u64),
+    /// The controller's clock was set this far from the truth; 0: right again.
+    ClockSet(i64),
     /// Somebody or something outside azdr did this.
     Disturbance(String),
 }
@@ -106,6 +131,23 @@ pub struct Policy {
     pub vm: String,
     /// Counts per tier: daily, weekly, monthly, yearly.
     pub counts: [u32; 4],
+    /// Whether it is on.
+    pub enabled: bool,
+    /// `HH:MM` in the zone.
+    pub time: String,
+    /// IANA name.
+    pub zone: String,
+}
+
+/// An operator's hold on a point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// Key of the VM.
+    pub vm: String,
+    /// The point's name.
+    pub point: String,
+    /// `None`: for ever.
+    pub until: Option<WallTime>,
 }
 
 impl fmt::Display for Event {
@@ -119,7 +161,17 @@ impl fmt::Display for Event {
             Self::Thawed { vm_id, operation } => write!(f, "thawed {vm_id} {operation}"),
             Self::Told { vm_id, own, what } => write!(f, "told {vm_id} {own} {what}"),
             Self::JobPromised(id) => write!(f, "promised job {id}"),
-            Self::PolicyPromised(p) => write!(f, "promised policy {} {:?}", p.vm, p.counts),
+            Self::PolicyPromised(p) => {
+                let Policy { vm, counts, enabled, time, zone } = p;
+                write!(f, "promised policy {vm} {counts:?} {time} {zone} on: {enabled}")
+            }
+            Self::PinPromised(p) => write!(f, "promised pin {} {} {:?}", p.vm, p.point, p.until),
+            Self::PinTaken { vm, point } => write!(f, "promised no pin {vm} {point}"),
+            Self::DeletionPromised { vm, point, region } => {
+                write!(f, "promised deletion {vm} {point} {region:?}")
+            }
+            Self::Abandoned(run) => write!(f, "promised to abandon {run}"),
+            Self::TakenAway(key) => write!(f, "somebody deletes {key}"),
             Self::Run { id, workflow, state, error, .. } => {
                 write!(f, "run {id} {workflow} {}", state.as_str())?;
                 match &error["kind"] {
@@ -129,6 +181,7 @@ impl fmt::Display for Event {
             }
             Self::LifeBegins(n) => write!(f, "life {n} begins"),
             Self::LifeEnds(n) => write!(f, "life {n} ends"),
+            Self::ClockSet(ms) => write!(f, "the controller's clock is set {ms} ms wrong"),
             Self::Disturbance(what) => write!(f, "disturbance: {what}"),
         }
     }

@@ -8,7 +8,7 @@ use anyhow::Context;
 use azdr_arm::{ArmClient, ArmConfig, CredentialConfig, PollPace, Secret, Tokens};
 use azdr_controller::api::admin::{Admin, Confirmations, Inventory};
 use azdr_controller::api::agent_service::{Agents, Presence};
-use azdr_controller::app::{DataDirLock, database};
+use azdr_controller::app::{DataDirLock, claim_database, database};
 use azdr_controller::fleet::Fleet;
 use azdr_controller::reconcile::Reconciler;
 use azdr_controller::reconcile::residue::Sweeper;
@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cloud::{Cloud, Line};
+use crate::doom::{Doom, Gate};
 use crate::event::Event;
 use crate::world::{SUBSCRIPTION, TENANT, World};
 
@@ -29,7 +30,7 @@ const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// How often the scheduler looks.
 const TICK: Duration = Duration::from_secs(30 * 60);
 /// How often residue is looked for: each time everything in Azure is listed.
-const SWEEP: Duration = Duration::from_secs(8 * 3600);
+pub const SWEEP: Duration = Duration::from_secs(8 * 3600);
 /// The operator that simulated commands come from.
 const OPERATOR: &str = "sim";
 const SERIAL: &str = "00";
@@ -44,6 +45,8 @@ pub struct Life {
     pub engine: Engine<Services>,
     /// What operators call.
     pub admin: Admin,
+    /// Where it dies.
+    pub doom: Arc<Doom>,
     line: Arc<Line>,
     tasks: JoinSet<()>,
     _lock: DataDirLock,
@@ -58,12 +61,15 @@ impl Life {
         let data_dir = world.dir.path().join("controller");
         std::fs::create_dir_all(&data_dir)?;
         let lock = DataDirLock::take(&data_dir)?;
-        let store = Store::open(&database(&data_dir), Executor::Inline)?;
+        let doom = Doom::none_yet();
+        let gate = Arc::new(Gate(doom.clone()));
+        let store = Store::open_with(&database(&data_dir), Executor::Inline, gate)?;
         let stamp = stamp();
         if store.read_stamp().await?.is_none() {
             initialise(world, &store, &stamp).await?;
         }
-        let line = Line::new(world.cloud.clone(), number);
+        let (store, stamp) = claim_database(store, &stamp).await?;
+        let line = Line::new(world.cloud.clone(), number, doom.clone());
         let azure = azure(world, line.clone())?;
         let fleet = Fleet::new(world.env.clock.clone());
         let services = Arc::new(Services {
@@ -122,7 +128,7 @@ impl Life {
         line.report_to(reporter.clone());
         tasks.spawn(reporter.follow(world.cloud.clone(), engine.clone()));
         world.cloud.machines.controller_is(Some(agents));
-        Ok(Self { number, store, engine, admin, line, tasks, _lock: lock })
+        Ok(Self { number, store, engine, admin, doom, line, tasks, _lock: lock })
     }
 
     /// The process is gone, wherever it was.
@@ -151,7 +157,8 @@ impl Life {
     }
 }
 
-fn stamp() -> Stamp {
+/// The cloud that this is.
+pub fn stamp() -> Stamp {
     Stamp {
         cloud: "simulated".into(),
         tenant_id: TENANT.into(),
@@ -218,20 +225,18 @@ impl Reporter {
         let (open, latest) = {
             let known = self.known.lock().expect("only looked up and put in");
             let latest = known.keys().next_back().map_or(0, |id| id.0);
-            // What is over must stay so: the latest are looked at again.
-            let of_interest = |(id, state): &(&RunId, &RunState)| {
-                !state.is_terminal() || id.0 + LOOKED_AT_AGAIN > latest
-            };
-            (known.iter().filter(of_interest).map(|(id, _)| *id).collect::<Vec<_>>(), latest)
+            let open = known.iter().filter(|(_, state)| !state.is_terminal()).map(|(id, _)| *id);
+            (open.collect::<Vec<_>>(), latest)
         };
+        // What is over must stay so: the latest are looked at again.
+        let after = RunId(latest - LOOKED_AT_AGAIN);
+        let Ok(states) = self.store.run_states(open, after).await else { return };
         let mut rows = Vec::new();
-        for id in open {
-            rows.extend(self.store.run(id).await.ok().flatten());
-        }
-        let mut id = latest + 1;
-        while let Ok(Some(row)) = self.store.run(RunId(id)).await {
-            rows.push(row);
-            id += 1;
+        for (id, state) in states {
+            let known = self.known.lock().expect("only looked up and put in").get(&id).copied();
+            if known != Some(state) {
+                rows.extend(self.store.run(id).await.ok().flatten());
+            }
         }
         for row in rows {
             let before = {

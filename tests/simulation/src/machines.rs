@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ use tonic::{Code, Status};
 use crate::cloud::Cloud;
 use crate::dice::Dice;
 use crate::event::Event;
+use crate::kinds::Kind;
 
 type Outlet = mpsc::UnboundedSender<Result<AgentMessage, Status>>;
 
@@ -50,7 +52,7 @@ pub enum Planted {
 
 impl Planted {
     /// Every mistake that there is, by name.
-    pub const ALL: [(&'static str, Self); 13] = [
+    pub const ALL: [(&'static str, Self); 18] = [
         ("prune-ignores-policy", Self::Controller(Mutation::PruneIgnoresPolicy)),
         ("prune-ignores-leases", Self::Controller(Mutation::PruneIgnoresLeases)),
         ("prune-forgets-lineage", Self::Controller(Mutation::PruneForgetsLineage)),
@@ -63,6 +65,11 @@ impl Planted {
         ("answer-before-commit", Self::Controller(Mutation::AnswerBeforeCommit)),
         ("two-truths", Self::Controller(Mutation::TwoTruths)),
         ("second-controller", Self::Controller(Mutation::SecondControllerAllowed)),
+        ("stamp-ignored", Self::Controller(Mutation::StampIgnored)),
+        ("schedule-forgets", Self::Controller(Mutation::ScheduleForgets)),
+        ("zone-ignored", Self::Controller(Mutation::ZoneIgnored)),
+        ("missing-unnoticed", Self::Controller(Mutation::MissingUnnoticed)),
+        ("prune-ignores-pins", Self::Controller(Mutation::PruneIgnoresPins)),
         ("chatty", Self::Chatty),
     ];
 }
@@ -92,6 +99,7 @@ pub struct Machines {
     dice: Dice,
     planted: Planted,
     cloud: OnceLock<Weak<Cloud>>,
+    shaky: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -143,6 +151,7 @@ impl Machines {
             env,
             planted,
             cloud: OnceLock::new(),
+            shaky: AtomicBool::new(false),
             inner: Mutex::default(),
             guests,
         });
@@ -251,6 +260,28 @@ impl Machines {
 
     fn now(&self) -> WallTime {
         self.env.clock.wall()
+    }
+
+    /// Whether agents' answers now and then arrive twice.
+    pub fn set_shaky(&self, shaky: bool) {
+        self.shaky.store(shaky, Ordering::Relaxed);
+    }
+
+    /// Answers the controller; now and then once more a while later, as an agent does that does not know
+    /// whether its answer arrived.
+    fn answer(&self, outlet: &Outlet, body: Say) {
+        say(outlet, body.clone());
+        if self.dice.one_in(25) && self.shaky.load(Ordering::Relaxed) {
+            let late = self.dice.between(Duration::ZERO, Duration::from_secs(60));
+            let outlet = outlet.clone();
+            if let Some(cloud) = self.cloud.get().and_then(Weak::upgrade) {
+                cloud.record.count(Kind::AnswerTwice, 1);
+            }
+            tokio::spawn(async move {
+                azdr_env::sleep(late).await;
+                say(&outlet, body);
+            });
+        }
     }
 
     fn tell(&self, event: &Event) {
@@ -453,7 +484,7 @@ impl Machines {
                 }
             }
             Told::Freeze(freeze) if *mode == SessionMode::Protected => self.freeze(vm_id, freeze),
-            Told::Freeze(f) => say(outlet, refused(f.operation_id, "not protected here")),
+            Told::Freeze(f) => self.answer(outlet, refused(f.operation_id, "not protected here")),
             Told::RenewLease(renew) => self.renew(vm_id, &renew.operation_id),
             Told::Thaw(thaw) => self.asked_to_thaw(vm_id, &thaw.operation_id, outlet),
             Told::ProbeHealth(probe) => {
@@ -463,7 +494,7 @@ impl Machines {
                     detail: String::new(),
                 };
                 let hello = self.hello(vm_id);
-                say(
+                self.answer(
                     outlet,
                     Say::Health(HealthReport {
                         request_id: probe.request_id,
@@ -493,7 +524,7 @@ impl Machines {
         let busy = machine.hold.as_ref().map(|h| h.operation != freeze.operation_id);
         if busy == Some(true) || self.dice.one_in(300) {
             if let Some(outlet) = &machine.outlet {
-                say(outlet, refused(freeze.operation_id, "somebody else has frozen /"));
+                self.answer(outlet, refused(freeze.operation_id, "somebody else has frozen /"));
             }
             return;
         }
@@ -552,7 +583,7 @@ impl Machines {
             ..FreezeReply::default()
         });
         if let Some(outlet) = self.lock().running.get(&vm_id).and_then(|m| m.outlet.as_ref()) {
-            say(outlet, frozen);
+            self.answer(outlet, frozen);
         }
         if self.planted != Planted::ThawForgotten {
             self.guard(&vm_id, &freeze.operation_id, changed).await;
@@ -614,7 +645,7 @@ impl Machines {
                 ..ThawReply::default()
             },
         };
-        say(outlet, Say::ThawReply(reply));
+        self.answer(outlet, Say::ThawReply(reply));
     }
 
     /// Thaws whatever is held.

@@ -10,6 +10,7 @@ use azure_sim::world::State;
 
 use crate::checkers::{self, Checker};
 use crate::event::Event;
+use crate::kinds::{Kind, Tally};
 
 /// Lines that are shown with a violation.
 const CONTEXT: usize = 200;
@@ -17,7 +18,7 @@ const CONTEXT: usize = 200;
 /// An invariant did not hold.
 #[derive(Clone, Debug)]
 pub struct Violation {
-    /// `I1` to `I12`.
+    /// `I1` to `I12`, `schedule` or `catalogue`.
     pub invariant: &'static str,
     /// When, by the true clock.
     pub at: WallTime,
@@ -46,6 +47,7 @@ struct Inner {
     latest: VecDeque<String>,
     checkers: Vec<Box<dyn Checker>>,
     violations: Vec<Violation>,
+    tally: Tally,
     /// Everything, where it is asked for.
     whole: Option<Vec<String>>,
 }
@@ -59,6 +61,7 @@ impl Record {
             latest: VecDeque::new(),
             checkers: checkers::all(),
             violations: Vec::new(),
+            tally: Tally::default(),
             whole: keep_whole.then(Vec::new),
         };
         Self { inner: Mutex::new(inner) }
@@ -95,6 +98,16 @@ impl Record {
         let mut inner = self.lock();
         let before = inner.latest.iter().cloned().collect();
         inner.violations.push(Violation { invariant, at, what, before });
+    }
+
+    /// A fault has happened, so often.
+    pub fn count(&self, kind: Kind, times: u64) {
+        self.lock().tally.add(kind, times);
+    }
+
+    /// What has gone wrong so far.
+    pub fn tally(&self) -> Tally {
+        self.lock().tally.clone()
     }
 
     /// What did not hold so far.

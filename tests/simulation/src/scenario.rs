@@ -4,22 +4,27 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context;
-use azdr_controller::store::{CertificateScope, RunId, RunState};
+use azdr_controller::store::{CertificateScope, RunState};
 use azdr_env::WallTime;
 use azdr_identity::{Identity, PeerCertificate, Serial};
 use azure_sim::faults::{Action, Fault, Match};
 use http::Method;
+use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
-use crate::checkers;
+use crate::checkers::{self, CatalogueIsTrue};
 use crate::cloud::Weather;
 use crate::dice::Dice;
+use crate::doom::Moment;
 use crate::event::Event;
-use crate::life::Life;
+use crate::kinds::Kind;
+use crate::life::{Life, SWEEP};
 use crate::machines::Planted;
 use crate::operators::Operators;
 use crate::record::Violation;
-use crate::world::{AWAY, HOME, World, machine, vm_key};
+use crate::strangers::Strangers;
+use crate::trouble::Trouble;
+use crate::world::{AWAY, HOME, World, ZONES, machine, vm_key};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -78,7 +83,9 @@ pub struct Report {
     pub runs: BTreeMap<String, u64>,
     /// Lives of the controller.
     pub lives: u64,
-    /// Requests to Azure.
+    /// What went wrong, and how often.
+    pub faults: BTreeMap<String, u64>,
+    /// Every event, if they were kept.
     pub whole: Vec<String>,
 }
 
@@ -97,16 +104,25 @@ enum Turn {
     RegionDown,
     RegionUp,
     StalledCopy,
+    BrokenCopy,
     FailedOperation,
+    Quota,
+    QuotaRaised,
     CapacityGone,
     CapacityBack,
     Lock,
     LockGone,
     Stranger,
+    Deletion,
+    /// Strangers look for what jobs have just made.
+    Watch,
+    Renaming,
     ClockWrong,
     ClockRight,
     SecondController,
     Proofs,
+    /// Compares what the catalogue says with what there is.
+    Audit,
 }
 
 struct Scenario {
@@ -116,12 +132,13 @@ struct Scenario {
     lives: u64,
     dice: Dice,
     operators: Operators,
-    promised: Vec<RunId>,
+    strangers: Strangers,
+    audit: CatalogueIsTrue,
+    trouble: Trouble,
     turns: BTreeMap<(Duration, u64), Turn>,
     order: u64,
     partitioned: Vec<String>,
     locks: Vec<String>,
-    lasting: Vec<Fault>,
     began: azdr_env::Monotonic,
 }
 
@@ -144,12 +161,13 @@ pub async fn run(plan: Plan) -> anyhow::Result<Report> {
         lives: 1,
         dice,
         operators,
-        promised: Vec::new(),
+        strangers: Strangers::new(&world, plan.vms),
+        audit: CatalogueIsTrue::default(),
+        trouble: Trouble::default(),
         turns: BTreeMap::new(),
         order: 0,
         partitioned: Vec::new(),
         locks: Vec::new(),
-        lasting: Vec::new(),
         began,
         world,
     };
@@ -193,6 +211,7 @@ impl Scenario {
             self.world.cloud.machines.crash_agent(&vm_id);
         }
         azdr_env::sleep(MINUTE).await;
+        let life = self.life.as_ref().context("no controller lives")?;
         self.operators.protect_all(&self.world, life).await?;
         Ok(())
     }
@@ -226,8 +245,12 @@ impl Scenario {
             self.again(self.commands_every(), Turn::Command);
         }
         self.again(DAY, Turn::Proofs);
+        self.at(AUDIT, Turn::Audit);
         if self.plan.faults {
+            self.disturb("the weather is as usual");
+            self.world.cloud.machines.set_shaky(true);
             self.world.cloud.set_weather(self.usual_weather());
+            self.at(WATCH, Turn::Watch);
             for (turn, mean) in MEANS {
                 self.again(*mean, *turn);
             }
@@ -283,19 +306,22 @@ impl Scenario {
                     self.operators.prove_something(&self.world, life).await;
                 }
             }
+            Turn::Audit => {
+                self.at(AUDIT, Turn::Audit);
+                self.audit(false).await;
+            }
             Turn::BackUp(n) => {
-                if let Some(life) = &self.life
-                    && let Some(id) = self.operators.back_up(&self.world, life, n).await
-                {
-                    self.promised.push(id);
+                if let Some(life) = &self.life {
+                    self.operators.back_up(&self.world, life, n).await;
                 }
             }
             Turn::Crash => self.crash().await?,
             Turn::SecondController => {
-                if self.life.is_some()
-                    && let Err(what) = checkers::another_cloud_is_refused(&self.world)
-                {
-                    self.violated("I11", what);
+                if self.life.is_some() {
+                    self.world.record.count(Kind::SecondController, 1);
+                    if let Err(what) = checkers::another_controller_is_refused(&self.world) {
+                        self.violated("I11", what);
+                    }
                 }
             }
             Turn::Storm => {
@@ -311,6 +337,7 @@ impl Scenario {
                 if let Some(vm_id) = self.dice.pick(&running).cloned() {
                     self.disturb(format!("machine {vm_id} is cut off"));
                     self.world.cloud.machines.partition(&vm_id, true);
+                    self.world.record.count(Kind::Partition, 1);
                     self.partitioned.push(vm_id);
                     let long = self.dice.between(Duration::from_secs(1), 30 * MINUTE);
                     self.at(long, Turn::PartitionOver);
@@ -326,34 +353,38 @@ impl Scenario {
                 let running = self.world.cloud.machines.running();
                 if let Some(vm_id) = self.dice.pick(&running) {
                     self.world.cloud.machines.crash_agent(vm_id);
+                    self.world.record.count(Kind::AgentCrash, 1);
                 }
             }
             Turn::RegionDown => {
                 let region = if self.dice.one_in(2) { HOME } else { AWAY };
                 self.disturb(format!("{region} is down"));
-                self.last(Action::RegionDown { region: region.into() });
+                self.last(None, Action::RegionDown { region: region.into() }).await;
                 let long = self.dice.between(10 * MINUTE, 5 * HOUR);
                 self.at(long, Turn::RegionUp);
             }
-            Turn::RegionUp => self.no_more(|a| matches!(a, Action::RegionDown { .. })),
+            Turn::RegionUp => self.no_more(|a| matches!(a, Action::RegionDown { .. })).await,
             Turn::CapacityGone => {
                 let region = if self.dice.one_in(2) { HOME } else { AWAY };
                 self.disturb(format!("no capacity in {region}"));
-                self.last(Action::CapacityGone { region: region.into() });
+                self.last(None, Action::CapacityGone { region: region.into() }).await;
                 let long = self.dice.between(10 * MINUTE, 5 * HOUR);
                 self.at(long, Turn::CapacityBack);
             }
-            Turn::CapacityBack => self.no_more(|a| matches!(a, Action::CapacityGone { .. })),
+            Turn::CapacityBack => self.no_more(|a| matches!(a, Action::CapacityGone { .. })).await,
             Turn::StalledCopy => {
                 self.disturb("a copy will stall");
-                let matching = Match {
-                    method: Some("PUT".into()),
-                    resource_type: Some("Microsoft.Compute/snapshots".into()),
-                    nth: Some(1 + self.dice.below(20)),
-                    ..Match::default()
-                };
                 let action = Action::StallCopyAtPercent(40.0);
-                self.add_fault(Fault { matching, action });
+                self.spoil(Kind::StalledCopy, a_copy(&self.dice), action).await;
+            }
+            Turn::BrokenCopy => {
+                self.disturb("a copy will break");
+                let action = Action::FailCopyAtPercent {
+                    percent: self.dice.below(100) as f64,
+                    code: "CopySourceNotFound".into(),
+                    message: "The source of the copy was not found.".into(),
+                };
+                self.spoil(Kind::BrokenCopy, a_copy(&self.dice), action).await;
             }
             Turn::FailedOperation => {
                 self.disturb("an operation will fail");
@@ -366,55 +397,132 @@ impl Scenario {
                     code: "InternalExecutionError".into(),
                     message: "An internal execution error occurred.".into(),
                 };
-                self.add_fault(Fault { matching, action });
+                self.spoil(Kind::OperationFailed, matching, action).await;
+            }
+            Turn::Quota => self.use_up_a_quota().await,
+            Turn::QuotaRaised => {
+                self.no_more(|a| matches!(a, Action::Status { status: 409, .. })).await;
             }
             Turn::Lock => self.lock().await,
             Turn::LockGone => self.unlock().await,
-            Turn::Stranger => self.stranger().await,
+            Turn::Stranger => self.strangers.touch_power(&self.world).await,
+            Turn::Deletion => self.strangers.delete(&self.world).await,
+            Turn::Watch => {
+                self.at(WATCH, Turn::Watch);
+                self.strangers.watch(&self.world).await;
+            }
+            Turn::Renaming => self.strangers.rename(&self.world, &mut self.trouble).await,
             Turn::ClockWrong => {
                 let ms = 3_600_000 - self.dice.below(7_200_000) as i64;
-                self.disturb(format!("the controller's clock is set {ms} ms wrong"));
-                self.world.clock.set_offset_ms(ms);
+                self.world.record.count(Kind::ClockWrong, 1);
+                self.set_clock(ms);
                 let long = self.dice.between(MINUTE, 6 * HOUR);
                 self.at(long, Turn::ClockRight);
             }
-            Turn::ClockRight => self.world.clock.set_offset_ms(0),
+            Turn::ClockRight => self.set_clock(0),
         }
         Ok(())
     }
 
+    fn set_clock(&self, offset_ms: i64) {
+        self.world.clock.set_offset_ms(offset_ms);
+        self.world.cloud.tell(&Event::ClockSet(offset_ms));
+    }
+
+    /// A quota is used up for some hours: of machines, of disks, or of a disk's snapshots.
+    async fn use_up_a_quota(&mut self) {
+        let (kind, code, message) = match self.dice.below(3) {
+            0 => (
+                "Microsoft.Compute/virtualMachines",
+                "OperationNotAllowed",
+                "Operation could not be completed as it results in exceeding approved Total \
+                 Regional Cores quota.",
+            ),
+            1 => (
+                "Microsoft.Compute/disks",
+                "QuotaExceeded",
+                "The quota of disks of this subscription is exceeded.",
+            ),
+            _ => (
+                "Microsoft.Compute/snapshots",
+                "OperationNotAllowed",
+                "The maximum number of incremental snapshots of a disk, 500, has been reached.",
+            ),
+        };
+        self.disturb(format!("the quota of {kind} is used up"));
+        let matching = Match {
+            method: Some("PUT".into()),
+            resource_type: Some(kind.into()),
+            count: Some(u64::from(u32::MAX)),
+            ..Match::default()
+        };
+        let message = Some(message.to_owned());
+        let action = Action::Status { status: 409, code: code.into(), message, retry_after: None };
+        self.spoil(Kind::Quota, matching, action).await;
+        let long = self.dice.between(10 * MINUTE, 8 * HOUR);
+        self.at(long, Turn::QuotaRaised);
+    }
+
     async fn command(&mut self) {
         let Some(life) = &self.life else { return };
-        if let Some(id) = self.operators.command(&self.world, life).await {
-            self.promised.push(id);
-        }
+        self.operators.command(&self.world, life).await;
     }
 
     /// The controller is killed, mostly while it is busy, and another one starts.
     async fn crash(&mut self) -> anyhow::Result<()> {
-        if let Some(life) = &self.life
-            && self.dice.below(4) > 0
-        {
-            // Into the middle of some run.
-            let mut changes = life.engine.subscribe();
-            tokio::select! {
-                biased;
-                () = changes.changed() => {}
-                () = azdr_env::sleep(6 * HOUR) => {}
+        if let Some(life) = &self.life {
+            match self.dice.below(8) {
+                0 => self.world.record.count(Kind::Crash, 1),
+                // Into the middle of some run.
+                1 | 2 => {
+                    let mut changes = life.engine.subscribe();
+                    tokio::select! {
+                        biased;
+                        () = changes.changed() => {}
+                        () = azdr_env::sleep(6 * HOUR) => {}
+                    }
+                    azdr_env::sleep(self.dice.between(Duration::ZERO, MINUTE / 2)).await;
+                    self.world.record.count(Kind::Crash, 1);
+                }
+                // Exactly at a request or a commit.
+                _ => {
+                    let n = self.dice.below(Moment::ALL.len() as u64) as usize;
+                    let (moment, kind) = Moment::ALL[n];
+                    life.doom.arm(moment, self.dice.below(60));
+                    tokio::select! {
+                        biased;
+                        () = life.doom.struck() => self.world.record.count(kind, 1),
+                        () = azdr_env::sleep(6 * HOUR) => {
+                            self.world.record.count(Kind::Crash, 1);
+                        }
+                    }
+                }
             }
-            azdr_env::sleep(self.dice.between(Duration::ZERO, 30 * Duration::from_secs(1))).await;
         }
         if let Some(life) = self.life.take() {
             life.kill(&self.world);
         }
         azdr_env::sleep(self.dice.between(Duration::from_secs(1), 10 * MINUTE)).await;
+        self.world.record.count(Kind::OtherStamp, 1);
+        if let Err(what) = checkers::another_cloud_is_refused(&self.world).await {
+            self.violated("I11", what);
+        }
         self.begin_life().await
+    }
+
+    /// Compares what the catalogue says with what there is.
+    async fn audit(&mut self, at_once: bool) {
+        let Some(life) = &self.life else { return };
+        if let Err(what) = self.audit.look(&self.world, life, at_once).await {
+            self.violated("catalogue", what);
+        }
     }
 
     async fn begin_life(&mut self) -> anyhow::Result<()> {
         self.lives += 1;
         let life = Life::begin(&self.world, self.lives).await?;
-        if let Err(what) = checkers::promises_are_kept(&life, &self.promised).await {
+        let now = self.world.env.clock.wall();
+        if let Err(what) = self.operators.promises.are_kept(&life, now).await {
             self.violated("I9", what);
         }
         self.life = Some(life);
@@ -425,22 +533,18 @@ impl Scenario {
         self.world.record.violated(invariant, self.world.truth.clock.wall(), what);
     }
 
-    fn last(&mut self, action: Action) {
-        self.add_fault(Fault { matching: Match::default(), action });
+    async fn last(&mut self, kind: Option<Kind>, action: Action) {
+        self.trouble
+            .add(&self.world.cloud, kind, Fault { matching: Match::default(), action })
+            .await;
     }
 
-    fn add_fault(&mut self, fault: Fault) {
-        self.lasting.push(fault);
-        self.world.cloud.simulator.set_faults(self.lasting.clone());
+    async fn spoil(&mut self, kind: Kind, matching: Match, action: Action) {
+        self.trouble.add(&self.world.cloud, Some(kind), Fault { matching, action }).await;
     }
 
-    fn no_more(&mut self, which: impl Fn(&Action) -> bool) {
-        // Faults of single requests go too: they have had their time.
-        self.lasting.retain(|f| {
-            !which(&f.action)
-                && matches!(f.action, Action::RegionDown { .. } | Action::CapacityGone { .. })
-        });
-        self.world.cloud.simulator.set_faults(self.lasting.clone());
+    async fn no_more(&mut self, which: impl Fn(&Action) -> bool) {
+        self.trouble.end(&self.world.cloud, which).await;
     }
 
     /// Somebody puts a management lock on a resource of ours.
@@ -474,22 +578,12 @@ impl Scenario {
         }
     }
 
-    /// Somebody stops a machine, or starts it again, behind azdr's back.
-    async fn stranger(&mut self) {
-        let n = self.dice.below(self.plan.vms as u64) as usize;
-        let (group, name) = machine(n);
-        let key = vm_key(&group, &name);
-        let action = if self.dice.one_in(2) { "restart" } else { "start" };
-        self.disturb(format!("somebody asks {name} to {action}"));
-        let path = format!("{key}/{action}?api-version=2024-07-01");
-        self.world.cloud.by_somebody_else(Method::POST, &path, &Value::Null).await;
-    }
-
     /// Everything is mended; what is open ends; the last look.
     async fn finish(mut self) -> anyhow::Result<Report> {
         self.world.cloud.set_weather(Weather::default());
-        self.world.cloud.simulator.set_faults(Vec::new());
-        self.world.clock.set_offset_ms(0);
+        self.world.cloud.machines.set_shaky(false);
+        self.trouble.end_all(&self.world.cloud).await;
+        self.set_clock(0);
         while !self.locks.is_empty() {
             self.unlock().await;
         }
@@ -500,9 +594,15 @@ impl Scenario {
         if self.life.is_none() {
             self.begin_life().await?;
         }
+        // At least one sweep sees the mended world.
+        azdr_env::sleep(SWEEP + HOUR).await;
+        self.audit(true).await;
         self.settle().await?;
+        self.count_changes_of_zones();
         let life = self.life.take().context("no controller lives")?;
-        if let Err(what) = checkers::promises_are_kept(&life, &self.promised).await {
+        if let Err(what) =
+            self.operators.promises.are_kept(&life, self.world.env.clock.wall()).await
+        {
             self.violated("I9", what);
         }
         for (vm_id, since) in self.world.cloud.machines.frozen() {
@@ -523,8 +623,20 @@ impl Scenario {
             events,
             runs,
             lives: self.lives,
+            faults: self.world.record.tally().by_name(),
             whole: self.world.record.whole(),
         })
+    }
+
+    /// How many of the zones' offsets have changed since the beginning.
+    fn count_changes_of_zones(&self) {
+        let end = self.world.truth.clock.wall();
+        let began = end.minus(self.now());
+        for zone in ZONES.iter().filter_map(|name| TimeZone::get(name).ok()) {
+            let changes = zone.following(began.timestamp());
+            let changes = changes.take_while(|c| c.timestamp() <= end.timestamp()).count();
+            self.world.record.count(Kind::DstChange, changes as u64);
+        }
     }
 
     async fn settle(&mut self) -> anyhow::Result<()> {
@@ -580,10 +692,30 @@ impl Scenario {
             sets
         });
         for ((vm, point, place), keys) in sets {
+            if self.strangers.have_broken(&vm, &point, &place) {
+                continue;
+            }
             if let Err(torn) = self.world.cloud.machines.of_one_instant(&keys) {
                 self.violated("I4", format!("{point} of {vm} in {place} is torn: {torn}"));
             }
         }
+    }
+}
+
+/// How often the catalogue is compared with Azure.
+const AUDIT: Duration = Duration::from_secs(6 * 3600);
+
+/// How often strangers look for what jobs have just made: a verification takes a few minutes.
+const WATCH: Duration = Duration::from_secs(3 * 60);
+
+/// One of the next copies to another region.
+fn a_copy(dice: &Dice) -> Match {
+    Match {
+        method: Some("PUT".into()),
+        resource_type: Some("Microsoft.Compute/snapshots".into()),
+        path_contains: Some(format!("azdr-{AWAY}")),
+        nth: Some(1 + dice.below(6)),
+        ..Match::default()
     }
 }
 
@@ -596,9 +728,13 @@ const MEANS: &[(Turn, Duration)] = &[
     (Turn::RegionDown, Duration::from_secs(10 * 86_400)),
     (Turn::CapacityGone, Duration::from_secs(8 * 86_400)),
     (Turn::StalledCopy, Duration::from_secs(3 * 86_400)),
+    (Turn::BrokenCopy, Duration::from_secs(3 * 86_400)),
     (Turn::FailedOperation, Duration::from_secs(86_400)),
+    (Turn::Quota, Duration::from_secs(6 * 86_400)),
     (Turn::Lock, Duration::from_secs(5 * 86_400)),
     (Turn::Stranger, Duration::from_secs(2 * 86_400)),
+    (Turn::Deletion, Duration::from_secs(36 * 3600)),
+    (Turn::Renaming, Duration::from_secs(5 * 86_400)),
     (Turn::ClockWrong, Duration::from_secs(6 * 86_400)),
     (Turn::SecondController, Duration::from_secs(7 * 86_400)),
 ];

@@ -9,7 +9,7 @@ use azure_sim::guests::simulated::{BOOTABLE, SimulatedGuests};
 use azure_sim::seed::WorldDescription;
 use serde_json::{Value, json};
 
-use crate::clock::WrongClock;
+use crate::clock::{self, WrongClock};
 use crate::cloud::Cloud;
 use crate::dice::Dice;
 use crate::life::Known;
@@ -24,6 +24,27 @@ pub const TENANT: &str = "00000000-0000-0000-0000-0000000000aa";
 pub const HOME: &str = "eastus";
 /// Where copies go.
 pub const AWAY: &str = "westus2";
+
+/// The zones of policies: with daylight saving by an hour, by half an hour, without, and on the other
+/// side of the date line.
+pub const ZONES: [&str; 6] = [
+    "Europe/Berlin",
+    "America/New_York",
+    "UTC",
+    "Pacific/Apia",
+    "Australia/Lord_Howe",
+    "Asia/Kathmandu",
+];
+
+/// Zone and time of the `n`th machine's policy: many in the hours that do not exist or come twice.
+pub fn schedule(n: usize) -> (&'static str, String) {
+    let time = match n % 3 {
+        0 => "02:30".to_owned(),
+        1 => "01:30".to_owned(),
+        _ => format!("{:02}:{:02}", n % 24, (n * 7) % 60),
+    };
+    (ZONES[n % ZONES.len()], time)
+}
 
 /// What outlives every life of the controller.
 pub struct World {
@@ -110,11 +131,12 @@ impl World {
         } else {
             tempfile::tempdir()?
         };
+        let beginning = clock::beginning(&Dice::new(seed, "beginning"));
         let truth = Env {
-            clock: Arc::new(WrongClock::right()),
+            clock: Arc::new(WrongClock::right(beginning)),
             ids: Arc::new(SeededIds::new(seed ^ 0x00a2_b1c3)),
         };
-        let clock = Arc::new(WrongClock::right());
+        let clock = Arc::new(WrongClock::right(beginning));
         let env = Env { clock: clock.clone(), ids: Arc::new(SeededIds::new(seed)) };
         let record = Arc::new(Record::new(keep_whole));
         let machines =

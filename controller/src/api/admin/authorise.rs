@@ -3,6 +3,9 @@
 use azdr_identity::{Identity, PeerInfo};
 use tonic::{Code, Request, Status};
 
+#[cfg(test)]
+mod tests;
+
 use super::Admin;
 use super::errors::{hinted, unavailable};
 use crate::store::OperatorRow;

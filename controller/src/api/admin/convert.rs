@@ -10,7 +10,7 @@ use azdr_env::WallTime;
 use azdr_proto::admin::{self as api, Job, JobError, JobResult, JobStep, StepState};
 use serde_json::Value;
 
-use crate::store::{Item, PointRow, ReplicaState, RunRow, RunState};
+use crate::store::{Item, PointRow, ReplicaRow, ReplicaState, RunRow, RunState};
 use crate::workflow::{Definition, History, Situation, StepProgress, StepRecord, Way};
 use crate::workflows::Services;
 
@@ -43,6 +43,16 @@ pub(super) fn replica_state(state: ReplicaState) -> api::ReplicaState {
         ReplicaState::Copying => api::ReplicaState::Copying,
         ReplicaState::Complete => api::ReplicaState::Complete,
         ReplicaState::Failed => api::ReplicaState::Failed,
+    }
+}
+
+/// How a point's copy stands, by what is known of Azure.
+pub(super) fn shown_state(point: &PointRow, replica: &ReplicaRow) -> api::ReplicaState {
+    match replica.state {
+        ReplicaState::Complete if point.is_missing_in(&replica.region) => {
+            api::ReplicaState::Missing
+        }
+        state => replica_state(state),
     }
 }
 
@@ -107,7 +117,7 @@ pub(super) fn point(
     row: &PointRow,
     item: &Item,
     now: WallTime,
-    copied: impl Fn(&crate::store::ReplicaRow) -> f64,
+    copied: impl Fn(&ReplicaRow) -> f64,
 ) -> api::RecoveryPoint {
     let (proof, proved) = row.proof();
     api::RecoveryPoint {
@@ -147,7 +157,7 @@ pub(super) fn point(
             .iter()
             .map(|r| api::Replica {
                 region: r.region.clone(),
-                state: replica_state(r.state).into(),
+                state: shown_state(row, r).into(),
                 percent: if r.state == ReplicaState::Complete { 100.0 } else { copied(r) },
                 started_unix_ms: r.started.unix_ms(),
                 finished_unix_ms: ms(r.finished),
@@ -168,6 +178,12 @@ pub(super) fn point(
             })
             .collect(),
         deleting_job_id: row.deleted_by.map_or(0, |run| run.0),
+        missing_snapshots: row
+            .snapshots
+            .iter()
+            .filter(|s| s.missing.is_some())
+            .map(|s| s.id.to_string())
+            .collect(),
     }
 }
 
@@ -220,6 +236,10 @@ pub(super) fn job(row: &RunRow, item: Option<&Item>) -> Job {
         note: String::new(),
         items: Vec::new(),
         child_of: row.parent.map_or(0, |id| id.0),
+        recovery_point: match text(&row.input, "point") {
+            none if none.is_empty() => text(&row.input["chosen"], "point"),
+            point => point,
+        },
     }
 }
 

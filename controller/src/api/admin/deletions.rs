@@ -64,7 +64,9 @@ impl Admin {
         self.find_point(chosen.point.as_str(), Some(&vm)).await?;
         self.may_delete(&item, &chosen).await?;
         let input = prune::Input { item: item.id, vm: item.arm_id, chosen: Some(chosen) };
-        self.submit(new_run(prune::RUN, &input, item.id, by)).await
+        let run = new_run(prune::RUN, &input, item.id, by);
+        let id = self.engine.submit_once(run).await.map_err(unavailable)?;
+        self.job(id.0).await
     }
 
     async fn may_delete(&self, item: &Item, chosen: &prune::Chosen) -> Result<Vec<String>, Status> {

@@ -55,10 +55,13 @@ impl Admin {
             }
             given => parse_region("test_region", given)?,
         };
-        let points = self.store.points(item.id).await.map_err(unavailable)?;
         let point = match request.recovery_point.as_str() {
-            "" => points
-                .iter()
+            "" => self
+                .store
+                .points(item.id)
+                .await
+                .map_err(unavailable)?
+                .into_iter()
                 .find(|p| p.is_restorable_in(&region) && p.deleted_by.is_none())
                 .ok_or_else(|| {
                     hinted(
@@ -69,17 +72,11 @@ impl Admin {
                         ),
                     )
                 })?,
-            name => points.iter().find(|p| p.name.as_str() == name).ok_or_else(|| {
-                hinted(
-                    Code::NotFound,
-                    format!("{vm} has no recovery point {name:?}"),
-                    &format!("see `azdr backup list {vm}`"),
-                )
-            })?,
+            name => self.find_point_of(&item, name).await?,
         };
-        refuse_if_deleted(&point.name, point)?;
+        refuse_if_deleted(&point.name, &point)?;
         if !point.is_restorable_in(&region) {
-            return Err(no_copy(point, &region));
+            return Err(no_copy(&point, &region));
         }
         let resource_group = Some(request.test_resource_group).filter(|g| !g.is_empty());
         if let Some(group) = &resource_group {

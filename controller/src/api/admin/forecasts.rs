@@ -18,7 +18,7 @@ use azdr_proto::admin as api;
 use tonic::Status;
 
 use super::Admin;
-use super::convert::{self, keep_reason, kept_until, tiers};
+use super::convert::{self, kept_until, tiers};
 use super::errors::unavailable;
 use super::inventory::Named;
 use super::points::{no_copy, parse_region};
@@ -31,7 +31,7 @@ const DAYS: std::ops::RangeInclusive<u32> = 1..=3650;
 const MAX_OUTAGES: usize = 100;
 
 /// The catalogue of one VM, as it is.
-struct Present {
+pub(super) struct Present {
     vm: ArmId,
     home: Region,
     policy: Option<PolicyRow>,
@@ -45,7 +45,7 @@ struct Present {
 }
 
 impl Present {
-    fn start<'a>(&'a self, policy: Option<&'a Policy>) -> Start<'a> {
+    pub(super) fn start<'a>(&'a self, policy: Option<&'a Policy>) -> Start<'a> {
         let enabled_since = self.policy.as_ref().filter(|row| row.policy.enabled);
         Start {
             policy,
@@ -61,7 +61,7 @@ impl Present {
         }
     }
 
-    fn policy(&self) -> Option<&Policy> {
+    pub(super) fn policy(&self) -> Option<&Policy> {
         self.policy.as_ref().map(|row| &row.policy)
     }
 
@@ -106,6 +106,11 @@ impl Admin {
         Ok(present)
     }
 
+    pub(super) async fn present_of_item(&self, item: &Item) -> Result<Present, Status> {
+        let home = Region::parse(&item.location).map_err(|e| Status::internal(e.to_string()))?;
+        self.present(item.arm_id.clone(), home, Some(item)).await
+    }
+
     async fn present_of(&self, named: &Named) -> Result<Present, Status> {
         self.present(named.id.clone(), named.region()?, named.item.as_ref()).await
     }
@@ -119,21 +124,7 @@ impl Admin {
             "" => None,
             given => Some(parse_region("region", given)?),
         };
-        let home = Region::parse(&item.location).map_err(|e| Status::internal(e.to_string()))?;
-        let present = self.present(item.arm_id.clone(), home, Some(&item)).await?;
-        let name = point.name.clone();
-        let explained =
-            self.store.compute(move || forecast::explain(&present.start(present.policy()), &name));
-        let mut regions: Vec<_> = explained
-            .await
-            .map_err(unavailable)?
-            .iter()
-            .map(|e| api::RegionExplanation {
-                region: e.region.to_string(),
-                reasons: e.reasons.iter().map(keep_reason).collect(),
-                until: Some(kept_until(&e.fate)),
-            })
-            .collect();
+        let mut regions = self.explanation(&point, &item).await?;
         if let Some(region) = region {
             regions.retain(|r| r.region == region);
             if regions.is_empty() {

@@ -2,6 +2,7 @@
 //! does not list them twenty times (I12).
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,10 +20,15 @@ use crate::store::Item;
 /// How long a listing is good for.
 const FRESH: Duration = Duration::from_secs(10);
 
+/// How long a screen waits for the first listing of all.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// The last listing. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Inventory {
     last: Arc<Mutex<Option<Listing>>>,
+    /// Somebody is listing, and nobody waits for it.
+    refreshing: Arc<AtomicBool>,
 }
 
 /// When it was made, and what it showed.
@@ -88,6 +94,33 @@ impl Admin {
         }
         *self.inventory.last.lock().expect("only replaced") = Some((now, all.clone()));
         Ok(all)
+    }
+
+    /// All VMs of the last listing, and how old it is: a large subscription takes seconds to list. An
+    /// old listing is made anew meanwhile; only the very first one is waited for, a while.
+    pub(super) async fn last_listed(&self) -> Result<(Duration, Vec<AzureVm>), Status> {
+        let now = self.env.clock.monotonic();
+        let last = self.inventory.last.lock().expect("only replaced").clone();
+        let Some((at, vms)) = last else {
+            return tokio::select! {
+                biased;
+                vms = self.azure_vms() => Ok((Duration::ZERO, vms?)),
+                () = azdr_env::sleep(PATIENCE) => {
+                    Err(Status::unavailable("Azure has not listed the VMs yet"))
+                }
+            };
+        };
+        let age = now.since(at);
+        if age >= FRESH && !self.inventory.refreshing.swap(true, Ordering::AcqRel) {
+            let admin = self.clone();
+            tokio::spawn(async move {
+                if let Err(e) = admin.azure_vms().await {
+                    tracing::warn!(error = e.message(), "Azure cannot list VMs");
+                }
+                admin.inventory.refreshing.store(false, Ordering::Release);
+            });
+        }
+        Ok((age, vms))
     }
 
     /// Provisioned size of the VM's disks in the last listing, however old it is; Azure is not asked.

@@ -15,6 +15,7 @@ mod forecasts;
 mod inventory;
 mod jobs;
 mod pins;
+mod point_details;
 mod points;
 mod policies;
 mod replication;
@@ -22,6 +23,8 @@ mod reports;
 mod residue;
 mod restores;
 mod retention;
+mod status;
+mod which_point;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -308,6 +311,17 @@ impl AdminService for Admin {
         self.job(id).await?;
         Ok(Response::new(Box::pin(self.clone().watch(id))))
     }
+
+    async fn get_point(&self, request: Request<GetPointRequest>) -> Answer<PointDetails> {
+        self.authorise(&request, Role::Viewer).await?;
+        self.point_details(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_status(&self, request: Request<GetStatusRequest>) -> Answer<FleetStatus> {
+        self.authorise(&request, Role::Viewer).await?;
+        self.status().await.map(Response::new)
+    }
+
     async fn get_verification_report(
         &self,
         request: Request<GetVerificationReportRequest>,

@@ -9,6 +9,7 @@ use super::Admin;
 use super::authorise::Role;
 use super::convert;
 use super::errors::{hinted, unavailable};
+use crate::mutation::{Mutation, planted};
 use crate::store::{Item, OperatorRow};
 
 impl Admin {
@@ -39,6 +40,9 @@ impl Admin {
         }
         let (point, item) = self.find_point(&request.recovery_point, request.vm.as_ref()).await?;
         let pin = Pin { owner: by, since: now, until, reason };
+        if planted(Mutation::AnswerBeforeCommit) && self.env.ids.u64().is_multiple_of(4) {
+            return self.shown(&item, point.name.as_str()).await;
+        }
         self.store.pin(item.id, point.name.clone(), pin).await.map_err(unavailable)?;
         self.pins_changed.notify_one();
         self.shown(&item, point.name.as_str()).await

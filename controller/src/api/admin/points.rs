@@ -3,7 +3,7 @@
 use azdr_env::WallTime;
 use azdr_proto::admin::{
     Job, ListRecoveryPointsRequest, ListRecoveryPointsResponse, StartReplicateRequest,
-    StartVerifyRequest, TriggerBackupRequest, VmRef,
+    StartVerifyRequest, TriggerBackupRequest,
 };
 use tonic::{Code, Status};
 
@@ -11,7 +11,7 @@ use super::Admin;
 use super::convert;
 use super::deletions::refuse_if_deleted;
 use super::errors::{hinted, unavailable};
-use crate::store::{Item, PointRow};
+use crate::store::PointRow;
 use crate::workflows::{backup, new_run, replicate, verify};
 
 impl Admin {
@@ -69,47 +69,6 @@ impl Admin {
             .map(|p| convert::point(p, &item, now, |r| self.copied(r)))
             .collect();
         Ok(ListRecoveryPointsResponse { vm_resource_id, points })
-    }
-
-    /// Finds a recovery point by its name, with its VM.
-    pub(super) async fn find_point(
-        &self,
-        name: &str,
-        vm: Option<&VmRef>,
-    ) -> Result<(PointRow, Item), Status> {
-        if name.is_empty() || name.len() > 128 {
-            return Err(Status::invalid_argument("no recovery point is named"));
-        }
-        let mut points = self.store.points_named(name).await.map_err(unavailable)?;
-        if let Some(vm) = vm.filter(|v| !v.name.is_empty()) {
-            let item = self.resolve(Some(vm)).await?.item;
-            points.retain(|p| item.as_ref().is_some_and(|i| i.id == p.item));
-        } else if let Some(vm) = vm.filter(|v| !v.resource_group.is_empty()) {
-            let items = self.store.items().await.map_err(unavailable)?;
-            points.retain(|p| {
-                items.iter().any(|i| {
-                    i.id == p.item
-                        && i.arm_id.resource_group().eq_ignore_ascii_case(&vm.resource_group)
-                })
-            });
-        }
-        match points.len() {
-            1 => {
-                let point = points.remove(0);
-                let item = self.store.item_by_id(point.item).await.map_err(unavailable)?;
-                Ok((point, item))
-            }
-            0 => Err(hinted(
-                Code::NotFound,
-                format!("there is no recovery point {name:?}"),
-                "see `azdr backup list VM`",
-            )),
-            n => Err(hinted(
-                Code::InvalidArgument,
-                format!("{n} VMs have a recovery point named {name:?}"),
-                "say which with --resource-group or --vm",
-            )),
-        }
     }
 
     pub(super) async fn replicate(

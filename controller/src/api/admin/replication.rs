@@ -39,7 +39,7 @@ impl Admin {
                     job_id: replica.run.0,
                     recovery_point: point.name.to_string(),
                     target_region: replica.region.clone(),
-                    state: convert::replica_state(replica.state).into(),
+                    state: convert::shown_state(&point, replica).into(),
                     error: replica.error.clone().unwrap_or_default(),
                     ..of_vm(&item)
                 };
@@ -79,6 +79,11 @@ impl Admin {
             }
             api::ReplicaState::Complete => vec![RunState::Succeeded],
             api::ReplicaState::Failed => vec![RunState::Failed, RunState::Cancelled],
+            api::ReplicaState::Missing => {
+                let message = "state cannot be missing: a job that copied has succeeded, whatever \
+                               became of its copy";
+                return Err(Status::invalid_argument(message));
+            }
         };
         let mut runs = self
             .store

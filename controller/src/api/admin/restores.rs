@@ -41,6 +41,11 @@ impl Admin {
         let named = self.resolve(request.vm.as_ref()).await?;
         let vm_name = named.id.name().to_owned();
         let item = named.item.clone().ok_or_else(|| no_points(&vm_name))?;
+        let mut request = request;
+        if !request.recovery_point.is_empty() {
+            let named = self.find_point_of(&item, &request.recovery_point).await?;
+            request.recovery_point = named.name.to_string();
+        }
         let points = self.store.points(item.id).await.map_err(unavailable)?;
         let target = self.target_of(&item, &request)?;
         let region = target.as_ref().map(|t| t.region.as_str());

@@ -1,8 +1,8 @@
 //! Cancelling at every place where a run can be.
 
-use super::rough::{Lab, Mood};
-use crate::store::{RunState, StoreError};
-use crate::workflow::Effect;
+use super::rough::{Lab, Life, Mood};
+use crate::store::{RunId, RunState, StoreError};
+use crate::workflow::{Effect, Way};
 
 #[tokio::test(start_paused = true)]
 async fn a_queued_run_is_cancelled_at_once_and_touches_nothing() {
@@ -116,19 +116,65 @@ async fn a_run_stuck_on_its_way_back_is_told_where_to_look() {
     assert!(said.contains(&format!("azdr job show {id}")), "{said}");
 }
 
+/// All steps are done, and what was temporary does not go: stuck on the way forward.
+async fn stuck_cleaning_up(lab: &Lab, life: &Life) -> RunId {
+    lab.world.set("undo scratch", Mood::Fails);
+    let id = life.submit("tidy", &["vm:1"]).await;
+    let row = life.until(id, RunState::Stuck).await;
+    let history = life.engine.history(id).await.unwrap();
+    let situation = life.engine.situation(&row, &history).unwrap();
+    assert_eq!((situation.way, situation.may_undo), (Way::Forward, true));
+    id
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_run_stuck_cleaning_up_turns_back_when_cancelled() {
+async fn a_run_stuck_cleaning_up_turns_back_when_cancelled_and_undoes_everything() {
+    let lab = Lab::new();
+    let life = lab.life().await;
+    let id = stuck_cleaning_up(&lab, &life).await;
+    assert_eq!(life.engine.cancel(id).await.unwrap(), Effect::Taken);
+    // What was in the way still is; the direction has changed, and keeps.
+    life.until(id, RunState::Undoing).await;
+    let row = life.until(id, RunState::Stuck).await;
+    let history = life.engine.history(id).await.unwrap();
+    assert_eq!(life.engine.situation(&row, &history).unwrap().way, Way::Back);
+    assert_eq!(lab.world.calls("undo prepare"), 0);
+    let Effect::Nothing(_) = life.engine.cancel(id).await.unwrap() else { panic!() };
+    lab.world.mend();
+    life.engine.retry(id, "alice").await.unwrap();
+    life.until(id, RunState::Cancelled).await;
+    assert_eq!(lab.world.calls("undo prepare"), 1);
+    assert!(life.store.locks().await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_was_cancelled_while_stuck_stays_cancelled_after_a_crash() {
+    let lab = Lab::new();
+    let life = lab.life().await;
+    let id = stuck_cleaning_up(&lab, &life).await;
+    lab.world.set("undo scratch", Mood::Hangs);
+    assert_eq!(life.engine.cancel(id).await.unwrap(), Effect::Taken);
+    life.engine.kill();
+    lab.world.mend();
+    let life = lab.life().await;
+    life.until(id, RunState::Cancelled).await;
+    assert_eq!(lab.world.calls("undo prepare"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_stuck_on_residue_turns_back_when_cancelled_and_still_waits_for_the_listing() {
     let lab = Lab::new();
     let life = lab.life().await;
     lab.world.left.lock().unwrap().push("/res/left".into());
-    let id = life.submit("brief", &[]).await;
-    // `brief` has no residue check: it does not care.
-    life.until(id, RunState::Succeeded).await;
-    lab.world.set("do brief", Mood::Fails);
-    let id = life.submit("rough", &[]).await;
+    let id = life.submit("tidy", &[]).await;
     let row = life.until(id, RunState::Stuck).await;
     assert_eq!(row.error.unwrap()["left"], serde_json::json!(["/res/left"]));
+    assert_eq!(life.engine.cancel(id).await.unwrap(), Effect::Taken);
+    life.until(id, RunState::Undoing).await;
+    life.until(id, RunState::Stuck).await;
+    assert_eq!(lab.world.calls("undo prepare"), 1);
     lab.world.mend();
     life.engine.retry(id, "alice").await.unwrap();
-    life.until(id, RunState::Failed).await;
+    life.until(id, RunState::Cancelled).await;
+    assert_eq!(lab.world.calls("undo prepare"), 1);
 }

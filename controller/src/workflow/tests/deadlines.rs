@@ -112,3 +112,75 @@ async fn past_the_point_of_no_return_a_step_that_takes_too_long_gets_the_run_stu
     life.engine.retry(id, "alice").await.unwrap();
     life.until(id, RunState::Succeeded).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_step_that_polls_for_ever_ends_at_its_limit_which_survives_restarts() {
+    let lab = Lab::new();
+    let mut life = lab.life().await;
+    lab.world.set("do prepare", Mood::Polls);
+    let id = life.submit("rough", &[]).await;
+    for _ in 0..5 {
+        azdr_env::sleep(5 * MINUTE).await;
+        assert_eq!(life.row(id).await.state, RunState::Running);
+        life.engine.kill();
+        life = lab.life().await;
+    }
+    // 30 minutes in all; a restart forgets a twentieth of that at most, the pauses count.
+    azdr_env::sleep(14 * MINUTE).await;
+    let row = life.row(id).await;
+    assert_eq!((row.state, kind(&row)), (RunState::Failed, "timed_out"));
+    assert_eq!(row.error.unwrap()["resource"], "/res/disk-1");
+    assert_eq!(lab.world.calls("undo prepare"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_polls_for_ever_writes_rarely_and_can_be_cancelled() {
+    let lab = Lab::new();
+    let life = lab.life().await;
+    lab.world.set("do copy", Mood::Polls);
+    let id = life.submit("copy", &[]).await;
+    azdr_env::sleep(20 * HOUR).await;
+    // Once in ten minutes it comes back to the engine, not at every poll.
+    let calls = lab.world.calls("do copy");
+    assert!((100..=120).contains(&calls), "{calls}");
+    life.engine.cancel(id).await.unwrap();
+    life.until(id, RunState::Cancelled).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_whose_step_polls_for_ever_ends_at_the_limit_of_the_run() {
+    let lab = Lab::new();
+    let life = lab.life().await;
+    lab.world.set("do copy", Mood::Polls);
+    let id = life.submit("patient", &[]).await;
+    azdr_env::sleep(HOUR - MINUTE).await;
+    assert_eq!(life.row(id).await.state, RunState::Running);
+    azdr_env::sleep(2 * MINUTE).await;
+    let row = life.row(id).await;
+    assert_eq!((row.state, kind(&row)), (RunState::Failed, "run_timed_out"));
+    assert_eq!(row.error.unwrap()["resource"], "/res/disk-1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_undo_and_what_is_past_the_point_of_no_return_get_stuck_when_they_poll_for_ever() {
+    for act in ["undo prepare", "do finish"] {
+        let lab = Lab::new();
+        let life = lab.life().await;
+        lab.world.set(act, Mood::Polls);
+        let undoing = act.starts_with("undo");
+        if undoing {
+            lab.world.set("do critical", Mood::Fails);
+        }
+        let id = life.submit("rough", &["vm:1"]).await;
+        azdr_env::sleep(32 * MINUTE).await;
+        let row = life.row(id).await;
+        assert_eq!((row.state, kind(&row)), (RunState::Stuck, "timed_out"), "{act}");
+        assert_eq!(row.error.unwrap()["resource"], "/res/disk-1", "{act}");
+        // It is tried again by itself, and ends when what it waits for ends.
+        azdr_env::sleep(20 * MINUTE).await;
+        lab.world.mend();
+        azdr_env::sleep(MINUTE).await;
+        let ended = if undoing { RunState::Failed } else { RunState::Succeeded };
+        assert_eq!(life.row(id).await.state, ended, "{act}");
+    }
+}

@@ -1,7 +1,9 @@
 //! Two controllers on one database.
 
+use std::time::Duration;
+
 use super::rough::{Lab, Mood};
-use crate::store::{RunState, StoreError};
+use crate::store::{Executor, RunState, Store, StoreError};
 
 #[tokio::test(start_paused = true)]
 async fn an_older_controller_is_refused_and_stops_everything() {
@@ -25,6 +27,26 @@ async fn an_older_controller_is_refused_and_stops_everything() {
     new.engine.submit(later).await.unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_overtaken_controller_does_not_call_a_waiting_step_again() {
+    let lab = Lab::new();
+    let old = lab.life().await;
+    lab.world.set("do copy", Mood::Waits);
+    let id = old.submit("copy", &[]).await;
+    old.until(id, RunState::Running).await;
+    // It asks again every half minute, and has nothing to write for ten.
+    azdr_env::sleep(Duration::from_secs(100)).await;
+    let (calls, writes) = (lab.world.calls("do copy"), old.store.journal(id).await.unwrap().len());
+    assert_eq!(calls, 4);
+
+    let path = lab.dir.path().join("db");
+    let newer = Store::open(&path, Executor::Inline).unwrap().take_over().await.unwrap();
+    old.engine.fenced().await;
+    azdr_env::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(lab.world.calls("do copy"), calls);
+    assert_eq!(newer.journal(id).await.unwrap().len(), writes);
+}
+
 #[tokio::test]
 async fn writes_of_an_older_epoch_are_refused_with_words_and_change_nothing() {
     let lab = Lab::new();
@@ -34,7 +56,8 @@ async fn writes_of_an_older_epoch_are_refused_with_words_and_change_nothing() {
     let old = first.take_over().await.unwrap();
     let now = azdr_env::WallTime::from_unix_ms(0);
     let run = super::rough::new_run("rough", crate::workflow::RunPriority::Backup, &[]);
-    let id = old.queue_run(run, 10, now).await.unwrap();
+    let limit = crate::store::QueueLimit { most: 10, counted_to: u8::MAX };
+    let id = old.queue_run(run, limit, now).await.unwrap();
     let new = second.take_over().await.unwrap();
     for refused in [
         old.try_start_run(id, Vec::new(), now).await.map(|_| ()),

@@ -127,3 +127,76 @@ async fn a_full_queue_refuses_with_words_and_takes_runs_again_when_some_have_sta
     azdr_env::sleep(Duration::from_secs(1)).await;
     life.submit("brief", &[]).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn housekeeping_never_fills_the_queue_for_a_restore_or_a_drill() {
+    let lab = Lab::new();
+    let life = lab.life_with(1, RetryPolicy::AZURE).await;
+    life.engine.limit_queue(3);
+    for act in ["do copy", "do brief"] {
+        lab.world.set(act, Mood::Hangs);
+    }
+    let busy = life.submit("copy", &[]).await;
+    life.until(busy, RunState::Running).await;
+    let submit = |priority| life.engine.submit(new_run("brief", priority, &["vm:1"]));
+    // The first restore starts and holds the lock for which all others wait.
+    let first = submit(RunPriority::Restore).await.unwrap();
+    life.until(first, RunState::Running).await;
+    for _ in 0..3 {
+        submit(RunPriority::Housekeeping).await.unwrap();
+    }
+    for refused in [RunPriority::Housekeeping, RunPriority::Backup] {
+        let refused = submit(refused).await.unwrap_err();
+        assert!(matches!(refused, StoreError::QueueFull { queued: 3 }), "{refused:?}");
+    }
+    for urgent in [RunPriority::Restore, RunPriority::Drill, RunPriority::Drill] {
+        submit(urgent).await.unwrap();
+    }
+    // There is an end to those, too.
+    for refused in [RunPriority::Restore, RunPriority::Drill] {
+        let refused = submit(refused).await.unwrap_err();
+        assert!(matches!(refused, StoreError::QueueFull { queued: 3 }), "{refused:?}");
+    }
+}
+
+/// How many runs of this priority are under way.
+async fn in_flight(life: &Life, priority: RunPriority) -> usize {
+    let rows = life.store.unfinished_runs().await.unwrap();
+    rows.iter().filter(|row| row.priority == priority as u8).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn drills_are_bounded_and_keep_neither_backups_nor_restores_waiting() {
+    let lab = Lab::new();
+    let life = lab.life_with(8, RetryPolicy::AZURE).await;
+    lab.world.set("do copy", Mood::Hangs);
+    // More than are looked at in one go.
+    for _ in 0..300 {
+        life.engine.submit(new_run("copy", RunPriority::Drill, &[])).await.unwrap();
+    }
+    let backup = life.engine.submit(new_run("brief", RunPriority::Backup, &[])).await.unwrap();
+    life.until(backup, RunState::Succeeded).await;
+    assert_eq!(in_flight(&life, RunPriority::Drill).await, 4);
+    // With every other place taken, too, a restore starts; one more backup does not.
+    for _ in 0..9 {
+        life.engine.submit(new_run("copy", RunPriority::Backup, &[])).await.unwrap();
+    }
+    for _ in 0..3 {
+        let restore = new_run("copy", RunPriority::Restore, &[]);
+        let restore = life.engine.submit(restore).await.unwrap();
+        life.until(restore, RunState::Running).await;
+    }
+    assert_eq!(in_flight(&life, RunPriority::Backup).await, 8);
+    assert_eq!(in_flight(&life, RunPriority::Drill).await, 4);
+    lab.world.mend();
+    let mut changes = life.engine.subscribe();
+    loop {
+        changes.mark_seen();
+        let queued = life.store.queued_runs(1000).await.unwrap().len();
+        if queued == 0 && life.store.unfinished_runs().await.unwrap().is_empty() {
+            break;
+        }
+        assert!(in_flight(&life, RunPriority::Drill).await <= 4);
+        changes.changed().await;
+    }
+}

@@ -22,6 +22,9 @@ pub(super) enum Mood {
     Waits,
     /// It does not answer before the world is mended.
     Hangs,
+    /// It polls within one call, as steps that wait for Azure do, and is not there before the world is
+    /// mended.
+    Polls,
 }
 
 /// Survives crashes, like Azure does.
@@ -70,10 +73,19 @@ impl Rough {
         self.moods.lock().unwrap().get(act).copied()
     }
 
-    async fn act(&self, act: &'static str) -> Result<Done<()>, StepError> {
+    async fn act(&self, cx: &Cx, act: &'static str) -> Result<Done<()>, StepError> {
         self.log.lock().unwrap().push(act);
         while self.mood(act) == Some(Mood::Hangs) {
             self.mended.notified().await;
+        }
+        while self.mood(act) == Some(Mood::Polls) {
+            cx.wait(Duration::from_secs(5)).await.map_err(|e| match e {
+                StepError::NotYet { detail, percent, after, .. } => {
+                    let resource = Some("/res/disk-1".into());
+                    StepError::NotYet { detail, percent, after, resource }
+                }
+                e => e,
+            })?;
         }
         let failure = || Failure::new("rough", format!("{act} fails")).resource("/res/disk-1");
         if self.fails_now(act) {
@@ -83,7 +95,7 @@ impl Rough {
             Some(Mood::Fails) => Err(StepError::Fail(failure())),
             Some(Mood::Falters) => Err(StepError::Retry { failure: failure(), after: None }),
             Some(Mood::Waits) => Err(StepError::not_yet("not yet", Duration::from_secs(30))),
-            Some(Mood::Hangs) | None => Ok(Done::new(())),
+            Some(Mood::Hangs | Mood::Polls) | None => Ok(Done::new(())),
         }
     }
 }
@@ -102,7 +114,7 @@ const fn key(name: &'static str) -> StepKey<()> {
 macro_rules! acts {
     ($($name:ident = $act:literal;)*) => {$(
         async fn $name(cx: &Cx) -> Result<Done<()>, StepError> {
-            cx.services().act($act).await
+            cx.services().act(cx, $act).await
         }
     )*};
 }
@@ -179,11 +191,19 @@ pub(super) fn definitions() -> Vec<Definition<Arc<Rough>>> {
         .within(Duration::MAX)
         .undo(undo_copy)
         .build();
+    let tidy = Workflow::new("tidy", Version(1), RunPriority::Verify)
+        .lock_keys(locks)
+        .step(key("prepare"), "Prepare", prepare)
+        .undo(undo_prepare)
+        .temporary(key("scratch"), "Scratch", scratch)
+        .undo(undo_scratch)
+        .residue(left)
+        .build();
     let many = Workflow::new("many", Version(1), RunPriority::Housekeeping)
         .children(BRIEFS, "Briefs", |_| 2, make_briefs)
         .conclude(conclude_briefs)
         .build();
-    vec![rough, brief, copy, patient, many]
+    vec![rough, brief, copy, patient, tidy, many]
 }
 
 async fn copy_forever(cx: &Cx) -> Result<Done<()>, StepError> {

@@ -9,6 +9,7 @@ use crate::json;
 use crate::quantity::count;
 use crate::session::Session;
 use crate::style::Style;
+use crate::whole::whole;
 
 /// Set up or change a VM's backups: schedule, retention, replication
 ///
@@ -21,16 +22,16 @@ pub(crate) struct Configure {
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
     /// For how many days to keep daily backups, 0 to 3650; 0 for none
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = retention_count::<3650>)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<0, 3650>)]
     daily_retention: Option<u32>,
     /// For how many weeks to keep weekly backups, 0 to 520; 0 for none
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = retention_count::<520>)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<0, 520>)]
     weekly_retention: Option<u32>,
     /// For how many months to keep monthly backups, 0 to 240; 0 for none
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = retention_count::<240>)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<0, 240>)]
     monthly_retention: Option<u32>,
     /// For how many years to keep yearly backups, 0 to 100; 0 for none
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = retention_count::<100>)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<0, 100>)]
     yearly_retention: Option<u32>,
     /// Copy each backup to the target region
     #[arg(long, conflicts_with = "no_cross_region")]
@@ -50,12 +51,6 @@ pub(crate) struct Configure {
     /// What to do when file systems cannot be frozen
     #[arg(long, value_enum, value_name = "DEMAND")]
     consistency: Option<Demand>,
-}
-
-/// A number of backups to keep, up to what a policy can hold.
-pub(crate) fn retention_count<const LIMIT: u32>(text: &str) -> Result<u32, String> {
-    let number = text.parse().ok().filter(|n| *n <= LIMIT);
-    number.ok_or_else(|| format!("must be a whole number from 0 to {LIMIT}"))
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

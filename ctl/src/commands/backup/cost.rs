@@ -10,6 +10,7 @@ use crate::new_policy::NewPolicy;
 use crate::quantity::{basis, count, dollars, size};
 use crate::session::Session;
 use crate::table::Table;
+use crate::whole::whole;
 
 /// Estimate what a VM's backups cost per month: as they are, and with every tier filled
 #[derive(Args, Debug)]
@@ -20,7 +21,7 @@ pub(crate) struct Cost {
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
     /// How much of the disks changes per day: thousandths, 1 to 1000
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 20, allow_negative_numbers = true, value_parser = whole::<1, 1000>)]
     change_per_mille: u32,
     #[command(flatten)]
     policy: NewPolicy,

@@ -11,6 +11,7 @@ use crate::quantity::{second, size};
 use crate::session::Session;
 use crate::style::Style;
 use crate::watch;
+use crate::which_point::WhichPoint;
 
 /// Delete a backup, or its copy in one region
 ///
@@ -22,15 +23,11 @@ use crate::watch;
     azdr backup delete prod-db-vm-backup-daily-20251130-0800\n  \
     azdr backup delete prod-db-vm-backup-daily-20251130-0800 --region westus2 --yes")]
 pub(crate) struct Delete {
-    /// Name of the backup
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
-    point: String,
+    #[command(flatten)]
+    which: WhichPoint,
     /// Delete only the copy in this region
     #[arg(long, value_name = "REGION", value_parser = NonEmptyStringValueParser::new())]
     region: Option<String>,
-    /// Name of the VM, where the backup's name alone is not unique
-    #[arg(long, value_name = "VM", value_parser = NonEmptyStringValueParser::new())]
-    vm: Option<String>,
     /// Do not ask
     #[arg(long)]
     yes: bool,
@@ -48,9 +45,8 @@ impl Delete {
             )?;
         }
         let request = PlanDeletionRequest {
-            recovery_point: self.point.clone(),
-            // A resource group alone may be enough to tell which.
-            vm: s.vm(self.vm.as_deref().unwrap_or_default()),
+            recovery_point: self.which.point.clone(),
+            vm: self.which.vm(s),
             region: self.region.clone().unwrap_or_default(),
         };
         let plan = s.client.plan_deletion(request).await?.into_inner();

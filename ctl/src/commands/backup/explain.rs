@@ -1,6 +1,8 @@
 //! `azdr backup explain`
 
-use azdr_proto::admin::{ExplainPointRequest, KeptUntil, KeptUntilKind, PointExplanation};
+use azdr_proto::admin::{
+    ExplainPointRequest, KeptUntil, KeptUntilKind, PointExplanation, RegionExplanation,
+};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
@@ -8,6 +10,7 @@ use crate::error::CliError;
 use crate::quantity::{minute, second};
 use crate::session::Session;
 use crate::style::Style;
+use crate::which_point::WhichPoint;
 use crate::{json, names};
 
 /// Say why a backup is kept in each region, and until when on the present schedule
@@ -18,22 +21,18 @@ use crate::{json, names};
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr backup explain prod-db-vm-backup-daily-20251201-0800")]
 pub(crate) struct Explain {
-    /// Name of the backup
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
-    point: String,
+    #[command(flatten)]
+    which: WhichPoint,
     /// Only this region
     #[arg(long, value_name = "REGION", value_parser = NonEmptyStringValueParser::new())]
     region: Option<String>,
-    /// Name of the VM, where the backup's name alone is not unique
-    #[arg(long, value_name = "VM", value_parser = NonEmptyStringValueParser::new())]
-    vm: Option<String>,
 }
 
 impl Explain {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
         let request = ExplainPointRequest {
-            recovery_point: self.point,
-            vm: s.vm(self.vm.as_deref().unwrap_or_default()),
+            recovery_point: self.which.point.clone(),
+            vm: self.which.vm(s),
             region: self.region.unwrap_or_default(),
         };
         let answer = s.client.explain_point(request).await?.into_inner();
@@ -50,11 +49,17 @@ fn text(answer: &PointExplanation, style: Style) -> String {
         let taken = second(point.created_unix_ms);
         text.push_str(&format!("{}\n  Taken: {taken}\n  Tiers: {tiers}\n", point.name));
     }
-    if !answer.deletions_held.is_empty() {
-        let held = &answer.deletions_held;
+    text.push_str(&regions(&answer.regions, &answer.deletions_held, style));
+    text
+}
+
+/// What keeps a point in each region, and until when.
+pub(super) fn regions(regions: &[RegionExplanation], held: &str, style: Style) -> String {
+    let mut text = String::new();
+    if !held.is_empty() {
         text.push_str(&format!("{}: {held}; as if released:\n", style.warning()));
     }
-    for region in &answer.regions {
+    for region in regions {
         text.push_str(&format!("\nIn {}:\n", region.region));
         if region.reasons.is_empty() {
             text.push_str("  Nothing keeps it: the next pruning deletes it\n");

@@ -1,7 +1,8 @@
 //! `azdr backup list`
 
 use azdr_proto::admin::{
-    ListRecoveryPointsRequest, ProofLevel, RecoveryPoint, Replica, ReplicaState, Tier,
+    ListRecoveryPointsRequest, ProofLevel, RecoveryPoint, RecoveryPointDisk, Replica, ReplicaState,
+    Tier,
 };
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
@@ -92,6 +93,11 @@ fn held(point: &RecoveryPoint) -> String {
 }
 
 fn proof(point: &RecoveryPoint, style: Style) -> String {
+    let missing = point.missing_snapshots.len();
+    let originals = |d: &RecoveryPointDisk| point.missing_snapshots.contains(&d.snapshot_id);
+    if point.disks.iter().any(originals) {
+        return format!("{missing} snapshots missing in Azure {}", style.mark(false));
+    }
     if point.proof_failed {
         return format!("verification {}", style.mark(false));
     }
@@ -104,7 +110,7 @@ fn proof(point: &RecoveryPoint, style: Style) -> String {
 /// Of several copies the one that is worst off.
 fn replication(replicas: &[Replica], style: Style) -> String {
     let worst = replicas.iter().min_by_key(|replica| match replica.state() {
-        ReplicaState::Failed => 0,
+        ReplicaState::Failed | ReplicaState::Missing => 0,
         ReplicaState::Unspecified | ReplicaState::Queued => 1,
         ReplicaState::Copying => 2,
         ReplicaState::Complete => 3,
@@ -112,6 +118,7 @@ fn replication(replicas: &[Replica], style: Style) -> String {
     let Some(worst) = worst else { return "not replicated".to_owned() };
     match worst.state() {
         ReplicaState::Failed => format!("replication {}", style.mark(false)),
+        ReplicaState::Missing => format!("copy missing in Azure {}", style.mark(false)),
         ReplicaState::Unspecified | ReplicaState::Queued => "replication queued".to_owned(),
         ReplicaState::Copying => format!("replicating {:.0}%", worst.percent.floor()),
         ReplicaState::Complete => style.good("replicated"),

@@ -13,6 +13,7 @@ pub(crate) mod replicate_all;
 pub(crate) mod replication_jobs;
 pub(crate) mod replication_status;
 pub(crate) mod restore;
+pub(crate) mod show;
 pub(crate) mod trigger;
 pub(crate) mod unpin;
 pub(crate) mod verification_report;
@@ -32,6 +33,7 @@ pub(crate) enum Backup {
     Disable(disable::Disable),
     Trigger(trigger::Trigger),
     List(list::List),
+    Show(show::Show),
     Restore(restore::Restore),
     Replicate(replicate::Replicate),
     ReplicateAll(replicate_all::ReplicateAll),

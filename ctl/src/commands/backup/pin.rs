@@ -10,6 +10,7 @@ use crate::quantity::minute;
 use crate::session::Session;
 use crate::style::Style;
 use crate::until::Until;
+use crate::which_point::WhichPoint;
 
 /// Keep a backup, in all regions, whatever the policy says
 ///
@@ -20,27 +21,22 @@ use crate::until::Until;
     azdr backup pin prod-db-vm-backup-daily-20251201-0800 --until 30d --reason \"audit 2025\"\n  \
     azdr backup pin prod-db-vm-backup-daily-20251201-0800 --until forever --reason evidence")]
 pub(crate) struct Pin {
-    /// Name of the backup
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
-    point: String,
+    #[command(flatten)]
+    which: WhichPoint,
     /// Until when: 30d or 12h from now, 2026-12-01, a time in RFC 3339, or forever
     #[arg(long, value_name = "WHEN")]
     until: Until,
     /// Why, for whoever wonders later: up to 200 characters
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     reason: String,
-    /// Name of the VM, where the backup's name alone is not unique
-    #[arg(long, value_name = "VM", value_parser = NonEmptyStringValueParser::new())]
-    vm: Option<String>,
 }
 
 impl Pin {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
         let until = self.until.unix_ms(s.clock.wall());
         let request = PinPointRequest {
-            recovery_point: self.point.clone(),
-            // A resource group alone may be enough to tell which.
-            vm: s.vm(self.vm.as_deref().unwrap_or_default()),
+            recovery_point: self.which.point.clone(),
+            vm: self.which.vm(s),
             until_unix_ms: until.unwrap_or_default(),
             forever: until.is_none(),
             reason: self.reason,

@@ -9,6 +9,7 @@ use crate::cli::Wait;
 use crate::error::CliError;
 use crate::quantity::size;
 use crate::session::Session;
+use crate::which_point::WhichPoint;
 use crate::{json, names, watch};
 
 /// Copy a backup to another region
@@ -16,15 +17,11 @@ use crate::{json, names, watch};
 #[command(after_help = "Example:\n  azdr backup replicate prod-db-vm-backup-daily-20251201-0800 \
     --target-region westus2")]
 pub(crate) struct Replicate {
-    /// Name of the backup
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
-    point: String,
+    #[command(flatten)]
+    which: WhichPoint,
     /// Region to copy it to
     #[arg(long, value_name = "REGION", value_parser = NonEmptyStringValueParser::new())]
     target_region: String,
-    /// Name of the VM, where the backup's name alone is not unique
-    #[arg(long, value_name = "VM", value_parser = NonEmptyStringValueParser::new())]
-    vm: Option<String>,
     #[command(flatten)]
     wait: Wait,
 }
@@ -32,16 +29,16 @@ pub(crate) struct Replicate {
 impl Replicate {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
         let request = StartReplicateRequest {
-            recovery_point: self.point.clone(),
-            // A resource group alone may be enough to tell which.
-            vm: s.vm(self.vm.as_deref().unwrap_or_default()),
+            recovery_point: self.which.point.clone(),
+            vm: self.which.vm(s),
             target_region: self.target_region.clone(),
         };
         let job = s.client.start_replicate(request).await?.into_inner();
         if !s.out.is_json() {
             // Only decorates the answer: if it cannot be had, the copying goes on all the same.
             let points = all_points(s, Session::vm_by_id(&job.vm_resource_id)).await;
-            let point = points.unwrap_or_default().into_iter().find(|p| p.name == self.point);
+            let name = self.which.chosen(&job);
+            let point = points.unwrap_or_default().into_iter().find(|p| p.name == name);
             let text = self.text(point.as_ref(), &job);
             // What came of it follows after a blank line.
             s.out.text(&if self.wait.no_wait { text } else { format!("{text}\n") });
@@ -56,7 +53,7 @@ impl Replicate {
     }
 
     fn text(&self, point: Option<&RecoveryPoint>, job: &Job) -> String {
-        let (name, target) = (&self.point, &self.target_region);
+        let (name, target) = (self.which.chosen(job), &self.target_region);
         let mut text = format!("Replicating backup to {target}...\n");
         let source = point.map(|point| format!(" ({})", point.region)).unwrap_or_default();
         text.push_str(&format!("  Source: {name}{source}\n"));

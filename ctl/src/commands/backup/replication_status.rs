@@ -37,11 +37,12 @@ pub(super) fn text(vm: &str, entries: &[ReplicationEntry], style: Style) -> Stri
         ("Queued", ReplicaState::Queued),
         ("Completed", ReplicaState::Complete),
         ("Failed", ReplicaState::Failed),
+        ("Missing in Azure", ReplicaState::Missing),
     ];
     for (label, state) in sections {
         let members: Vec<_> = entries.iter().filter(|entry| entry.state() == state).collect();
         // Shown only when there are any.
-        if members.is_empty() && state == ReplicaState::Queued {
+        if members.is_empty() && matches!(state, ReplicaState::Queued | ReplicaState::Missing) {
             continue;
         }
         text.push_str(&format!("\n{label} ({}):\n", members.len()));
@@ -62,7 +63,7 @@ pub(super) fn none_of(state: ReplicaState) -> &'static str {
         ReplicaState::Copying => "(no replications in progress)",
         ReplicaState::Complete => "(no completed replications)",
         ReplicaState::Failed => "(no failed replications)",
-        ReplicaState::Unspecified => "",
+        ReplicaState::Missing | ReplicaState::Unspecified => "",
     }
 }
 
@@ -88,6 +89,7 @@ pub(super) fn line(vm: &str, entry: &ReplicationEntry, style: Style) -> String {
         }
         ReplicaState::Complete => format!("{what}  {}  {took}", style.mark(true)),
         ReplicaState::Failed => format!("{what}  {}  {}", style.mark(false), entry.error),
+        ReplicaState::Missing => format!("{what}  {}  deleted by somebody else", style.mark(false)),
         ReplicaState::Queued if !entry.error.is_empty() => {
             format!("{what}  (waits for {})", entry.error)
         }

@@ -29,7 +29,7 @@ pub(crate) struct Restore {
     /// Name of the VM, or its ARM resource ID
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
-    /// Name of the backup; the newest if not given
+    /// The backup, as `azdr backup show` takes it; the newest if not given
     #[arg(long, value_name = "POINT", value_parser = NonEmptyStringValueParser::new())]
     backup: Option<String>,
     /// Take the newest backup that shows the VM at or before this time: "2025-12-01 07:00" (UTC), a

@@ -8,6 +8,7 @@ use super::pin;
 use crate::error::CliError;
 use crate::json;
 use crate::session::Session;
+use crate::which_point::WhichPoint;
 
 /// Take back your pin of a backup
 ///
@@ -15,23 +16,18 @@ use crate::session::Session;
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr backup unpin prod-db-vm-backup-daily-20251201-0800")]
 pub(crate) struct Unpin {
-    /// Name of the backup
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
-    point: String,
+    #[command(flatten)]
+    which: WhichPoint,
     /// Whose pin; your own if not given
     #[arg(long, value_name = "OPERATOR", value_parser = NonEmptyStringValueParser::new())]
     owner: Option<String>,
-    /// Name of the VM, where the backup's name alone is not unique
-    #[arg(long, value_name = "VM", value_parser = NonEmptyStringValueParser::new())]
-    vm: Option<String>,
 }
 
 impl Unpin {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
         let request = UnpinPointRequest {
-            recovery_point: self.point.clone(),
-            // A resource group alone may be enough to tell which.
-            vm: s.vm(self.vm.as_deref().unwrap_or_default()),
+            recovery_point: self.which.point.clone(),
+            vm: self.which.vm(s),
             owner: self.owner.unwrap_or_default(),
         };
         let point = s.client.unpin_point(request).await?.into_inner();

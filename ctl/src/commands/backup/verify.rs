@@ -8,20 +8,17 @@ use crate::cli::Wait;
 use crate::error::CliError;
 use crate::session::Session;
 use crate::watch;
+use crate::which_point::WhichPoint;
 
 /// Prove that a backup can be restored: make a test disk of each snapshot and read it
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr backup verify prod-db-vm-backup-daily-20251201-0800")]
 pub(crate) struct Verify {
-    /// Name of the backup
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
-    point: String,
+    #[command(flatten)]
+    which: WhichPoint,
     /// Verify the copy in this region instead of the original
     #[arg(long, value_name = "REGION", value_parser = NonEmptyStringValueParser::new())]
     region: Option<String>,
-    /// Name of the VM, where the backup's name alone is not unique
-    #[arg(long, value_name = "VM", value_parser = NonEmptyStringValueParser::new())]
-    vm: Option<String>,
     #[command(flatten)]
     wait: Wait,
 }
@@ -29,13 +26,13 @@ pub(crate) struct Verify {
 impl Verify {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
         let request = StartVerifyRequest {
-            recovery_point: self.point.clone(),
-            // A resource group alone may be enough to tell which.
-            vm: s.vm(self.vm.as_deref().unwrap_or_default()),
+            recovery_point: self.which.point.clone(),
+            vm: self.which.vm(s),
             region: self.region.unwrap_or_default(),
         };
         let job = s.client.start_verify(request).await?.into_inner();
-        s.out.text(&format!("Verifying backup {}...\n\n", self.point));
+        let name = self.which.chosen(&job);
+        s.out.text(&format!("Verifying backup {name}...\n\n"));
         watch::conclude(s, job, self.wait).await
     }
 }

@@ -25,7 +25,8 @@ pub(crate) struct Test {
     /// Name of the VM, or its ARM resource ID
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
-    /// Name of the backup; the newest one restorable in the test region if not given
+    /// The backup, as `azdr backup show` takes it; the newest one restorable in the test region if not
+    /// given
     #[arg(long, value_name = "POINT", value_parser = NonEmptyStringValueParser::new())]
     backup: Option<String>,
     /// Region to test in; the target region of the VM's backups if not given

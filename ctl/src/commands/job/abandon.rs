@@ -18,6 +18,7 @@ use crate::session::Session;
 )]
 pub(crate) struct Abandon {
     /// Number of the job
+    #[arg(allow_negative_numbers = true, value_parser = crate::whole::job)]
     id: i64,
     /// Why, for those who read the record later
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]

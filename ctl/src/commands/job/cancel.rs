@@ -14,6 +14,7 @@ use crate::session::Session;
 #[command(after_help = "Example:\n  azdr job cancel 1234")]
 pub(crate) struct Cancel {
     /// Number of the job
+    #[arg(allow_negative_numbers = true, value_parser = crate::whole::job)]
     id: i64,
 }
 

@@ -9,6 +9,7 @@ use crate::names::{job_subject, or_dash};
 use crate::quantity::{between, duration, minute};
 use crate::session::Session;
 use crate::table::Table;
+use crate::whole::whole;
 use crate::{json, names};
 
 /// List jobs, newest first
@@ -23,7 +24,7 @@ pub(crate) struct List {
     state: Option<StateName>,
     /// At most so many, up to 1000
     #[arg(long, value_name = "N", default_value_t = 50)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(allow_negative_numbers = true, value_parser = whole::<1, 1000>)]
     limit: u32,
 }
 

@@ -14,6 +14,7 @@ use crate::session::Session;
 #[command(after_help = "Example:\n  azdr job retry 1234")]
 pub(crate) struct Retry {
     /// Number of the job
+    #[arg(allow_negative_numbers = true, value_parser = crate::whole::job)]
     id: i64,
 }
 

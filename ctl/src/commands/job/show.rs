@@ -17,6 +17,7 @@ use crate::{json, names, outcome};
 #[command(after_help = "Example:\n  azdr job show 1234")]
 pub(crate) struct Show {
     /// Number of the job
+    #[arg(allow_negative_numbers = true, value_parser = crate::whole::job)]
     id: i64,
 }
 

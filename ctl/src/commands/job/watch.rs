@@ -7,6 +7,7 @@ use crate::cli::Wait;
 use crate::error::CliError;
 use crate::session::Session;
 use crate::watch;
+use crate::whole::whole;
 
 /// Watch a job to its end; exits with 1 if it does not succeed
 ///
@@ -15,10 +16,12 @@ use crate::watch;
 #[command(after_help = "Example:\n  azdr job watch 1234")]
 pub(crate) struct Watch {
     /// Number of the job
+    #[arg(allow_negative_numbers = true, value_parser = crate::whole::job)]
     id: i64,
-    /// How many seconds to try again when the controller is lost while watching
+    /// How many seconds to try again when the controller is lost while watching, up to 86400
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    reconnect_for: u64,
+    #[arg(allow_negative_numbers = true, value_parser = whole::<0, 86_400>)]
+    reconnect_for: u32,
 }
 
 impl Watch {

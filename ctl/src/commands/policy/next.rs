@@ -8,6 +8,7 @@ use crate::error::CliError;
 use crate::quantity::minute;
 use crate::session::Session;
 use crate::table::Table;
+use crate::whole::whole;
 use crate::{json, names};
 
 /// Show a VM's coming backups, in its time zone and in UTC, with the tiers that they will carry
@@ -18,7 +19,7 @@ pub(crate) struct Next {
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
     /// How many, 1 to 1000
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 10, allow_negative_numbers = true, value_parser = whole::<1, 1000>)]
     count: u32,
 }
 

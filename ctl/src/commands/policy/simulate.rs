@@ -18,6 +18,7 @@ use crate::quantity::{basis, count, dollars, minute, size};
 use crate::session::Session;
 use crate::style::Style;
 use crate::table::Table;
+use crate::whole::whole;
 
 /// Run schedule and retention forward over the backups that exist, without changing anything
 ///
@@ -32,13 +33,13 @@ pub(crate) struct Simulate {
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
     /// How many days to look ahead, 1 to 3650
-    #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    #[arg(long, value_name = "N", default_value_t = 365, allow_negative_numbers = true, value_parser = whole::<1, 3650>)]
     days: u32,
     /// A span in which nothing runs, dates or times in UTC; may be given again
-    #[arg(long, value_name = "FROM..TO")]
+    #[arg(long, value_name = "FROM..TO", allow_hyphen_values = true)]
     outage: Vec<Span>,
     /// How much of the disks changes per day, for the costs: thousandths, 1 to 1000
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 20, allow_negative_numbers = true, value_parser = whole::<1, 1000>)]
     change_per_mille: u32,
     #[command(flatten)]
     policy: NewPolicy,

@@ -1,9 +1,11 @@
 //! I1: no recovery point that a policy wants is deleted; each VM keeps, in each region, its newest
 //! restorable point.
 //!
-//! Judged at each deletion of a snapshot that belongs to an announced point, by counting: for every
-//! tier that the point carries there must be, in this region, as many *newer* periods with an
-//! announced point of that tier as any policy of the last two days asked for.
+//! Judged at each deletion of a snapshot that belongs to an announced point, by counting: for some
+//! policy of the last two days there must be, for every tier that the point carries and in this
+//! region, as many *newer* periods of the policy's zone with a point of that tier as it asks for; and
+//! the policy must be on. A person may delete what the policy wants, but nobody what is pinned, what a
+//! job holds, or the newest one. What somebody else has deleted counts no more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,10 +13,12 @@ use std::time::Duration;
 use azdr_controller::store::RunId;
 use azdr_env::WallTime;
 use azure_sim::world::State;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 
 use super::Checker;
-use super::announced::{Points, belongs_to, complete_points, taken};
-use crate::event::Event;
+use super::announced::{Announced, Points, belongs_to, taken};
+use crate::event::{Event, Policy};
 use crate::record::View;
 
 /// A prune may go by a plan that is a while old.
@@ -26,8 +30,12 @@ pub(super) struct Keep {
     points: Points,
     /// Runs that are not over.
     open: BTreeSet<RunId>,
-    /// By VM: counts, and when they were promised.
-    policies: BTreeMap<String, Vec<(WallTime, [u32; 4])>>,
+    /// By VM: what was promised, and when.
+    policies: BTreeMap<String, Vec<(WallTime, Policy, TimeZone)>>,
+    /// By VM and point: until when, `None` for ever.
+    pins: BTreeMap<(String, String), Option<WallTime>>,
+    /// What a person has asked to delete: VM, point, region.
+    chosen: BTreeSet<(String, String, Option<String>)>,
 }
 
 impl Keep {
@@ -41,33 +49,90 @@ impl Keep {
         })
     }
 
-    /// The least that any policy in force lately asked for.
-    fn wanted(&self, vm: &str, tier: usize, now: WallTime) -> usize {
-        let Some(all) = self.policies.get(vm) else { return usize::MAX };
+    /// Why every policy that was in force lately wants the point; `None` when one does not.
+    fn wanted(
+        &self,
+        (vm, name): (&str, &str),
+        point: &Announced,
+        newer: &BTreeMap<String, Vec<String>>,
+        now: WallTime,
+    ) -> Option<String> {
+        let Some(all) = self.policies.get(vm) else { return Some("there is no policy".into()) };
         let latest = all.len().saturating_sub(1);
-        let in_force = |(n, (since, _)): &(usize, &(WallTime, [u32; 4]))| {
+        let in_force = |(n, (since, ..)): &(usize, &(WallTime, Policy, TimeZone))| {
             *n == latest
-                || all.get(n + 1).is_some_and(|(until, _)| now.since(*until) < PLANS_LIVE)
+                || all.get(n + 1).is_some_and(|(until, ..)| now.since(*until) < PLANS_LIVE)
                 || now.since(*since) < PLANS_LIVE
         };
-        let counts = all.iter().enumerate().filter(in_force).map(|(_, (_, counts))| counts[tier]);
-        counts.min().unwrap_or(0) as usize
+        let mut why = None;
+        for (_, (_, policy, zone)) in all.iter().enumerate().filter(in_force) {
+            match wanted_by(policy, zone, name, point, newer) {
+                None => return None,
+                wanted => why = wanted,
+            }
+        }
+        why
+    }
+
+    fn is_pinned(&self, key: &(String, String), now: WallTime) -> bool {
+        match self.pins.get(key) {
+            None => false,
+            Some(None) => true,
+            // The controller's clock may be ahead.
+            Some(Some(until)) => now.plus(CLOCK) < *until,
+        }
     }
 }
 
-/// Which day, week, month or year a time is in, as a number that grows.
-fn period(tier: usize, at: WallTime) -> i64 {
-    let day = at.unix_ms().div_euclid(86_400_000);
-    let date = at.to_string();
-    let part = |range: std::ops::Range<usize>| {
-        date.get(range).and_then(|t| t.parse::<i64>().ok()).unwrap_or_default()
-    };
+/// How far the controller's clock may be wrong, and a little.
+const CLOCK: Duration = Duration::from_secs(3660);
+
+/// Why a policy wants the point, if it does.
+fn wanted_by(
+    policy: &Policy,
+    zone: &TimeZone,
+    name: &str,
+    point: &Announced,
+    newer: &BTreeMap<String, Vec<String>>,
+) -> Option<String> {
+    if !policy.enabled {
+        return Some("the policy is off".into());
+    }
+    let own = taken(name).unwrap_or(point.created);
+    for (index, tier) in TIERS.iter().enumerate() {
+        if !point.tiers.iter().any(|t| t == tier) {
+            continue;
+        }
+        let own = period(index, own, zone);
+        let newer: BTreeSet<Date> = newer
+            .iter()
+            .filter(|(_, tiers)| tiers.iter().any(|t| t == tier))
+            .filter_map(|(name, _)| Some(period(index, taken(name)?, zone)))
+            .filter(|p| *p > own)
+            .collect();
+        let wanted = policy.counts[index] as usize;
+        if newer.len() < wanted {
+            return Some(format!(
+                "{wanted} {tier} points are wanted and {} newer ones exist",
+                newer.len()
+            ));
+        }
+    }
+    None
+}
+
+/// First day of the day, week, month or year that a time is in.
+fn period(tier: usize, at: WallTime, zone: &TimeZone) -> Date {
+    let day = at.timestamp().to_zoned(zone.clone()).date();
     match tier {
         0 => day,
-        // 1970-01-01 was a Thursday; weeks start on Sunday.
-        1 => (day + 4).div_euclid(7),
-        2 => part(0..4) * 12 + part(5..7),
-        _ => part(0..4),
+        // Weeks start on Sunday.
+        1 => (0..7)
+            .filter_map(|back| day.checked_sub(jiff::Span::new().days(back)).ok())
+            .find(|d| d.weekday() == jiff::civil::Weekday::Sunday)
+            .unwrap_or(day),
+        2 => day.first_of_month(),
+        _ => day.first_of_year(),
     }
 }
 
@@ -79,7 +144,7 @@ impl Checker for Keep {
     }
 
     fn see(&mut self, event: &Event, view: &View<'_>) -> Result<(), String> {
-        self.points.see(event, view.azure);
+        self.points.see(event, view.azure, view.now);
         if let Event::Run { id, state, .. } = event {
             if state.is_terminal() {
                 self.open.remove(id);
@@ -89,7 +154,20 @@ impl Checker for Keep {
         }
         if let Event::PolicyPromised(policy) = event {
             let known = self.policies.entry(policy.vm.clone()).or_default();
-            known.push((view.now, policy.counts));
+            let zone = TimeZone::get(&policy.zone).map_err(|e| e.to_string())?;
+            known.push((view.now, policy.clone(), zone));
+        }
+        match event {
+            Event::PinPromised(pin) => {
+                self.pins.insert((pin.vm.clone(), pin.point.clone()), pin.until);
+            }
+            Event::PinTaken { vm, point } => {
+                self.pins.remove(&(vm.clone(), point.clone()));
+            }
+            Event::DeletionPromised { vm, point, region } => {
+                self.chosen.insert((vm.clone(), point.clone(), region.clone()));
+            }
+            _ => {}
         }
         let Event::Asked(asked) = event else { return Ok(()) };
         let Some(key) = asked.deletes("microsoft.compute/snapshots") else { return Ok(()) };
@@ -100,36 +178,25 @@ impl Checker for Keep {
             return Err(format!("{key} goes while job {run} holds it for {disk}"));
         }
         let key = (vm, name);
-        let Some(point) = self.points.all.get(&key) else { return Ok(()) };
-        if !point.regions.contains(&region) {
-            return Ok(());
+        if self.is_pinned(&key, view.now) {
+            return Err(format!("{} of {} goes while it is pinned", key.1, key.0));
         }
+        let Some(point) = self.points.all.get(&key).filter(|_| self.points.is_whole(&key, &region))
+        else {
+            return Ok(());
+        };
         let (vm, name) = &key;
         let own = taken(name).unwrap_or(point.created);
-        let mut newer = complete_points(view.azure, view.now, vm, &region);
+        let mut newer = self.points.complete(view.azure, view.now, vm, &region);
         newer.retain(|other, _| other != name && taken(other).is_some_and(|at| at > own));
         if newer.is_empty() {
             return Err(format!("{name} is the newest restorable point of {vm} in {region}"));
         }
-        for (index, tier) in TIERS.iter().enumerate() {
-            if !point.tiers.iter().any(|t| t == tier) {
-                continue;
-            }
-            let own = period(index, own);
-            let newer: BTreeSet<i64> = newer
-                .iter()
-                .filter(|(_, tiers)| tiers.iter().any(|t| t == tier))
-                .filter_map(|(name, _)| Some(period(index, taken(name)?)))
-                .filter(|p| *p > own)
-                .collect();
-            let wanted = self.wanted(vm, index, view.now);
-            if newer.len() < wanted {
-                return Err(format!(
-                    "{name} of {vm} in {region}: {wanted} {tier} points are wanted and {} newer \
-                     ones exist",
-                    newer.len()
-                ));
-            }
+        let chosen = [None, Some(region.clone())]
+            .into_iter()
+            .any(|region| self.chosen.contains(&(vm.clone(), name.clone(), region)));
+        if !chosen && let Some(why) = self.wanted((vm, name), point, &newer, view.now) {
+            return Err(format!("{name} of {vm} in {region}: {why}"));
         }
         self.points.gone(&key, &region);
         Ok(())

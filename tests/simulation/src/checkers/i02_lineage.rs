@@ -18,15 +18,15 @@ impl Checker for Lineage {
     }
 
     fn see(&mut self, event: &Event, view: &View<'_>) -> Result<(), String> {
-        self.points.see(event, view.azure);
+        self.points.see(event, view.azure, view.now);
         let Event::Asked(asked) = event else { return Ok(()) };
         let Some(key) = asked.deletes("microsoft.compute/snapshots") else { return Ok(()) };
         let Some(snapshot) = view.azure.snapshots.get(key) else { return Ok(()) };
         let copied_now = view.azure.snapshots.iter().find(|(_, copy)| {
             let of_this = copy.volume.creation.source.as_ref();
-            of_this.is_some_and(|s| s.to_string().eq_ignore_ascii_case(key))
+            copy.progress.as_ref().is_some_and(|p| p.error.is_none())
                 && copy.percent(view.now) < 100.0
-                && copy.progress.as_ref().is_some_and(|p| p.error.is_none())
+                && of_this.is_some_and(|s| s.to_string().eq_ignore_ascii_case(key))
         });
         if let Some((copy, _)) = copied_now {
             return Err(format!("{key} is being copied to {copy}"));
@@ -35,11 +35,14 @@ impl Checker for Lineage {
         let region = snapshot.common.location.clone();
         let key = (vm, name);
         let Some(point) = self.points.all.get(&key) else { return Ok(()) };
-        if !point.regions.contains(&region) {
+        if !self.points.is_whole(&key, &region) {
             return Ok(());
         }
-        for target in point.regions.iter().filter(|r| **r != point.home) {
-            let newest = self.points.of(&key.0, target).last().map(|(name, _)| (*name).to_owned());
+        // Where somebody else has broken the copy, none is a base any more.
+        let whole = point.regions.iter().filter(|(_, gone)| gone.is_none()).map(|(r, _)| r);
+        for target in whole.filter(|r| **r != point.home) {
+            let all = self.points.of(&key.0, target, view.now);
+            let newest = all.last().map(|(name, _)| (*name).to_owned());
             if newest.as_deref() == Some(key.1.as_str()) {
                 return Err(format!("{} is the last one copied to {target}", key.1));
             }

@@ -38,8 +38,9 @@ impl Checker for HonestConsistency {
             }
             _ => {}
         }
+        let announced = self.points.see(event, view.azure, view.now);
         let Event::Run { workflow, result, .. } = event else { return Ok(()) };
-        let Some((vm, name)) = self.points.see(event, view.azure) else { return Ok(()) };
+        let Some((vm, name)) = announced else { return Ok(()) };
         if workflow != "backup" {
             return Ok(());
         }

@@ -1,7 +1,9 @@
 //! I5: when a run is over, everything it made that was meant to be temporary is gone, as a listing of
 //! Azure shows.
 
-use azdr_controller::store::RunState;
+use std::collections::BTreeSet;
+
+use azdr_controller::store::{RunId, RunState};
 use azure_sim::world::Kind;
 
 use super::Checker;
@@ -9,7 +11,11 @@ use crate::event::Event;
 use crate::record::View;
 
 /// See the module.
-pub(super) struct NoResidue;
+#[derive(Default)]
+pub(super) struct NoResidue {
+    /// Given up by a person, who was told what is left.
+    abandoned: BTreeSet<RunId>,
+}
 
 impl Checker for NoResidue {
     fn invariant(&self) -> &'static str {
@@ -17,8 +23,11 @@ impl Checker for NoResidue {
     }
 
     fn see(&mut self, event: &Event, view: &View<'_>) -> Result<(), String> {
+        if let Event::Abandoned(id) = event {
+            self.abandoned.insert(*id);
+        }
         let Event::Run { id, workflow, state, .. } = event else { return Ok(()) };
-        if !state.is_terminal() {
+        if !state.is_terminal() || self.abandoned.contains(id) {
             return Ok(());
         }
         let own = format!("1nstall.{id}");

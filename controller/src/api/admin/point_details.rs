@@ -1,0 +1,120 @@
+//! Everything that is known of one recovery point.
+
+use azdr_domain::forecast;
+use azdr_domain::recovery_point::ProofLevel;
+use azdr_proto::admin as api;
+use tonic::Status;
+
+use super::Admin;
+use super::convert;
+use super::errors::unavailable;
+use crate::store::{Item, PointRow};
+
+impl Admin {
+    pub(super) async fn point_details(
+        &self,
+        request: api::GetPointRequest,
+    ) -> Result<api::PointDetails, Status> {
+        let (point, item) = self.find_point(&request.recovery_point, request.vm.as_ref()).await?;
+        let run = self.store.run(point.run).await.map_err(unavailable)?;
+        // After a rebuild its number may be that of no run, or of the rebuild itself.
+        let run = run.filter(|r| r.item == Some(item.id));
+        let record = self.store.capture(&point.operation_id).await.map_err(unavailable)?;
+        let mut leases = Vec::new();
+        for id in &point.leases {
+            if let Some(run) = self.store.run(*id).await.map_err(unavailable)? {
+                let (job_id, workflow) = (run.id.0, run.workflow);
+                leases.push(api::PointLease { job_id, workflow, requested_by: run.requested_by });
+            }
+        }
+        let regions = self.explanation(&point, &item).await?;
+        let now = self.env.clock.wall();
+        Ok(api::PointDetails {
+            vm_name: item.arm_id.name().to_owned(),
+            vm_size: point.description.size.clone(),
+            job_id: point.run.0,
+            requested_by: run.map(|r| r.requested_by).unwrap_or_default(),
+            operation_id: point.operation_id.clone(),
+            has_witness: !point.nonce.is_empty(),
+            snapshots: snapshots(&point),
+            capture: record.as_ref().map(capture),
+            proofs: point.proofs.iter().rev().map(proof).collect(),
+            leases,
+            regions,
+            deletions_held: self.why_held().await?,
+            point: Some(convert::point(&point, &item, now, |r| self.copied(r))),
+        })
+    }
+
+    /// What keeps a point in each region, and until when.
+    pub(super) async fn explanation(
+        &self,
+        point: &PointRow,
+        item: &Item,
+    ) -> Result<Vec<api::RegionExplanation>, Status> {
+        let present = self.present_of_item(item).await?;
+        let name = point.name.clone();
+        let explained =
+            self.store.compute(move || forecast::explain(&present.start(present.policy()), &name));
+        let explained = explained.await.map_err(unavailable)?;
+        let region = |e: &forecast::Explanation| api::RegionExplanation {
+            region: e.region.to_string(),
+            reasons: e.reasons.iter().map(convert::keep_reason).collect(),
+            until: Some(convert::kept_until(&e.fate)),
+        };
+        Ok(explained.iter().map(region).collect())
+    }
+}
+
+fn lun(lun: Option<u32>) -> i32 {
+    lun.map_or(-1, |n| n as i32)
+}
+
+fn snapshots(point: &PointRow) -> Vec<api::PointSnapshot> {
+    let snapshot = |s: &crate::store::SnapshotRow| api::PointSnapshot {
+        region: s.region.clone(),
+        lun: lun(s.lun),
+        snapshot_id: s.id.to_string(),
+        source_disk_id: s.source_disk.to_string(),
+        size_bytes: s.size_bytes,
+    };
+    point.snapshots.iter().map(snapshot).collect()
+}
+
+fn capture(record: &azdr_domain::CaptureRecord) -> api::CaptureRecord {
+    let disk = |d: &azdr_domain::capture_record::DiskCapture| api::DiskCapture {
+        lun: lun(d.lun),
+        asked_ms: d.asked_ms,
+        done_ms: d.done_ms,
+        frozen_ms: record.frozen_ms(d),
+    };
+    let file_system = |f: &azdr_domain::capture_record::FileSystemFreeze| api::FileSystemFreeze {
+        mount_point: f.mount_point.clone(),
+        frozen_from_unix_ms: f.from_unix_ms,
+        frozen_ms: f.frozen_ms,
+        thawed_by_agent: f.thawed_by_agent,
+    };
+    api::CaptureRecord {
+        disks: record.disks.iter().map(disk).collect(),
+        file_systems: record.file_systems.iter().map(file_system).collect(),
+        thaw_asked_ms: record.thaw_asked_ms,
+        unbroken: record.unbroken,
+    }
+}
+
+fn proof(row: &crate::store::ProofRow) -> api::Proof {
+    api::Proof {
+        job_id: row.run.0,
+        region: row.region.clone(),
+        level: match row.level {
+            ProofLevel::Unproved => api::ProofLevel::Unproved,
+            ProofLevel::Restorable => api::ProofLevel::Restorable,
+            ProofLevel::Booted => api::ProofLevel::Booted,
+            ProofLevel::Content => api::ProofLevel::Content,
+        }
+        .into(),
+        passed: row.passed,
+        tried_unix_ms: row.at.unix_ms(),
+        detail: row.detail.clone(),
+    }
+}

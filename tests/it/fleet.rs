@@ -1,0 +1,47 @@
+//! The whole fleet on one screen, and what operators do together.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use azdr_tests::{Vm, World};
+
+use crate::setup::{Needs, Stage, Test};
+use crate::whole_flow::protect;
+
+pub(crate) const TESTS: &[Test] = &[Test {
+    name: "the_status_counts_what_is_covered_missing_and_unproved",
+    needs: Needs::Programs,
+    body: status,
+}];
+
+const SETTLE: Duration = Duration::from_secs(60);
+
+fn status(stage: &Stage) -> Result<()> {
+    let lab = stage.lab(World { vms: ["db", "web"].map(|name| Vm::new("prod", name)).into() })?;
+    let count = |what: &str| -> Result<u64> {
+        let status = lab.azdr.json(&["status"])?;
+        let part = &status[what];
+        Ok(part["vms"].as_u64().or(part.as_u64()).unwrap_or(u64::MAX))
+    };
+    let counts = |wanted: &[(&str, u64)]| -> Result<()> {
+        for (what, wanted) in wanted {
+            ensure!(count(what)? == *wanted, "{what}: {:#}", lab.azdr.json(&["status"])?);
+        }
+        Ok(())
+    };
+    counts(&[("vms", 2), ("not_covered", 2), ("covered", 0), ("never_backed_up", 0)])?;
+    protect(&lab, "db", &["--target-region", "westus2"])?;
+    counts(&[("not_covered", 1), ("never_backed_up", 1), ("unproved", 0), ("drills_due", 1)])?;
+    lab.azdr.run(&["backup", "trigger", "db"])?.ok()?;
+    lab.settle(SETTLE)?;
+    counts(&[("covered", 1), ("never_backed_up", 0), ("overdue", 0), ("unproved", 1)])?;
+    counts(&[("recovery_points", 1), ("jobs_running", 0), ("jobs_stuck", 0), ("gone", 0)])?;
+    let name = lab.azdr.points("db")?[0]["name"].as_str().unwrap_or_default().to_owned();
+    lab.azdr.run(&["backup", "verify", &name])?.ok()?;
+    counts(&[("unproved", 0), ("drills_failed", 0)])?;
+    // Nobody can say of a machine that is a mere record whether it has booted.
+    ensure!(lab.azdr.run(&["dr", "test", "db"])?.code == 1, "the test passed");
+    counts(&[("drills_failed", 1), ("drills_due", 1), ("vms", 2)])?;
+    lab.azdr.run(&["backup", "disable", "db"])?.ok()?;
+    counts(&[("covered", 0), ("not_covered", 2), ("drills_due", 0)])
+}
