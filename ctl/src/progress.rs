@@ -1,7 +1,7 @@
 //! A job's progress in lines: each step once it has ended and, on a terminal, the one under way. Of a
 //! bulk job its parts instead.
 
-mod items;
+pub(crate) mod items;
 
 use std::collections::BTreeMap;
 

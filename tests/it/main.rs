@@ -5,6 +5,7 @@
 //! does). What needs something absent is *ignored with the reason*; where `AZDR_REQUIRE_QEMU` is set,
 //! a missing QEMU is a failure instead. `AZDR_KEEP_FAILED=1` keeps the folder of a test that failed.
 
+mod bulk;
 mod fleet;
 mod forecasts;
 mod guests;
@@ -15,6 +16,7 @@ mod lost_answers;
 mod names;
 mod policies;
 mod rebuild;
+mod runbook;
 mod secrets;
 mod setup;
 mod simulated_guests;
@@ -41,6 +43,8 @@ fn main() -> ExitCode {
         secrets::TESTS,
         soak::TESTS,
         rebuild::TESTS,
+        runbook::TESTS,
+        bulk::TESTS,
         simulated_guests::TESTS,
         guests::TESTS,
     ];

@@ -64,7 +64,7 @@ fn whole_story(stage: &Stage) -> Result<()> {
 }
 
 /// A running two-disk machine with an enrolled agent.
-fn db(stage: &Stage) -> Result<(Lab, SimulatedMachine)> {
+pub(crate) fn db(stage: &Stage) -> Result<(Lab, SimulatedMachine)> {
     let vms = vec![Vm::new("data", "db").with_data_disk()];
     let lab = stage.lab_with_simulated_guests(World { vms })?;
     let machine = lab.machine("data", "db")?;
@@ -74,7 +74,7 @@ fn db(stage: &Stage) -> Result<(Lab, SimulatedMachine)> {
     Ok((lab, machine))
 }
 
-fn agent_is_connected(lab: &Lab, vm: &str) -> Result<()> {
+pub(crate) fn agent_is_connected(lab: &Lab, vm: &str) -> Result<()> {
     until(&format!("the agent of {vm} is connected and can freeze"), LIMIT, || {
         let answer = lab.azdr.json(&["agent", "list"])?;
         let agents = answer["agents"].as_array().cloned().unwrap_or_default();

@@ -82,7 +82,8 @@ impl Listing {
     }
 
     /// What runs made and nobody is meant to keep: everything tagged with a run but snapshots, these
-    /// machines (by name or ID) with their disks and interfaces, and `kept` resources.
+    /// machines (by name or ID) with their disks and what their own run has made around them, and `kept`
+    /// resources.
     pub fn temporary(&self, vms: &[&str], kept: &[String]) -> Vec<String> {
         let vms: Vec<Resource<'_>> =
             self.vms().into_iter().filter(|vm| vms.iter().any(|name| vm.is_called(name))).collect();
@@ -94,13 +95,16 @@ impl Listing {
         let is_kept = |r: &Resource<'_>| {
             kept.contains(&r.id().to_lowercase())
                 || r.kind().eq_ignore_ascii_case("Microsoft.Compute/snapshots")
-                || r.kind().eq_ignore_ascii_case("Microsoft.Network/networkInterfaces")
+                || r.kind().to_lowercase().starts_with("microsoft.network/")
                     && vms.iter().any(|vm| vm.tag(RUN_TAG) == r.tag(RUN_TAG))
         };
         let left = self.resources().filter(|r| r.tag(RUN_TAG).is_some() && !is_kept(r));
         let mut left: Vec<String> = left.map(|r| r.id().to_owned()).collect();
         let groups = self.0["groups"].as_array().into_iter().flatten();
-        let of_run = groups.filter(|g| g["tags"][RUN_TAG].is_string());
+        let of_run = groups.filter(|g| {
+            let run = g["tags"][RUN_TAG].as_str();
+            run.is_some() && !vms.iter().any(|vm| vm.tag(RUN_TAG) == run)
+        });
         left.extend(of_run.filter_map(|g| g["name"].as_str()).map(|n| format!("group {n}")));
         left
     }

@@ -50,20 +50,25 @@ pub fn at_or_before(
         .iter()
         .map(|&i| {
             let c = &candidates[i];
-            format!("{} of {} {}", c.name, c.at, c.unusable.as_deref().unwrap_or_default())
+            format!("{} of {} {}", c.name, second(c.at), c.unusable.as_deref().unwrap_or_default())
         })
         .collect();
     let Some(place) = usable else {
         let later = after.iter().rev().find(|&&i| candidates[i].unusable.is_none());
         words.extend(later.map(|&i| {
-            format!("the first one after it is {} of {}", candidates[i].name, candidates[i].at)
+            format!(
+                "the first one after it is {} of {}",
+                candidates[i].name,
+                second(candidates[i].at)
+            )
         }));
         let rest = if words.is_empty() { String::new() } else { format!(": {}", words.join("; ")) };
-        return Err(NothingBefore { wanted, rest });
+        return Err(NothingBefore { wanted: second(wanted), rest });
     };
     let chosen = &candidates[before[place]];
     let mut because = format!(
-        "the newest one at or before {wanted}: it shows the VM as it was {} earlier",
+        "the newest one at or before {}: it shows the VM as it was {} earlier",
+        second(wanted),
         span(wanted.since(chosen.at))
     );
     words.extend(after.last().map(|&i| format!("{} was taken after it", candidates[i].name)));
@@ -71,6 +76,11 @@ pub fn at_or_before(
         because.push_str(&format!(" ({})", words.join("; ")));
     }
     Ok(Choice { index: before[place], because })
+}
+
+/// A time to the second, for people.
+fn second(at: WallTime) -> WallTime {
+    WallTime::from_unix_ms(at.unix_ms().div_euclid(1000) * 1000)
 }
 
 /// "2 h 05 min", "1 d 3 h"; rounded down.

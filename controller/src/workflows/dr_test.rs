@@ -489,9 +489,11 @@ async fn keep(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
     }
     let address = cx.output(ADDRESS)?.map(|a| format!(", SSH at {a} from the controller"));
     let detail = format!(
-        "{} of group {} is kept until {until}{}",
+        "{} of group {} is kept until {}{}",
         plan.machine.name(),
         plan.group.resource_group(),
+        // To the second, for people.
+        WallTime::from_unix_ms(until.unix_ms() / 1000 * 1000),
         address.unwrap_or_default()
     );
     Err(StepError::not_yet(detail, left.min(Duration::from_secs(60))))

@@ -33,6 +33,21 @@ pub(super) fn ended(job: &Job, position: usize, style: Style) -> Option<String> 
     Some(line(job, position, &words))
 }
 
+/// All parts, one line each, as they stand.
+pub(crate) fn all(job: &Job, style: Style) -> String {
+    let mut text = String::new();
+    for (position, item) in job.items.iter().enumerate() {
+        let words = match item.state() {
+            JobState::Queued => style.queued().to_owned(),
+            _ => under_way(item, style),
+        };
+        let ended = ended(job, position, style);
+        text.push_str(&ended.unwrap_or_else(|| line(job, position, &words)));
+        text.push('\n');
+    }
+    text
+}
+
 /// The lines of parts under way, then of those that come next.
 pub(super) fn live(job: &Job, style: Style) -> Vec<String> {
     let with = |queued: bool| {

@@ -130,6 +130,7 @@ const CASES: &[(&str, &str)] = &[
     ("job_list", "job list"),
     ("job_show", "job show 12"),
     ("job_show_failed", "job show 20"),
+    ("job_show_bulk", "job show 40"),
     ("job_show_stuck", "job show 29"),
     ("job_cancel", "job cancel 25"),
     ("job_retry", "job retry 29"),

@@ -409,7 +409,7 @@ impl AdminService for FakeController {
         check(r.get_ref().vm.as_ref())?;
         let mut history = values::history();
         // Whoever looks back to the start of the kept drill wants to know of that one.
-        if r.get_ref().since_unix_ms == values::NOW {
+        if r.get_ref().since_unix_ms == values::NOW - 3_600_000 {
             history.tests = vec![DrTestRecord { job_id: 45, ..history.tests.swap_remove(0) }];
         }
         Ok(Response::new(history))

@@ -7,6 +7,7 @@ use clap::builder::NonEmptyStringValueParser;
 use crate::cli::Wait;
 use crate::error::CliError;
 use crate::session::Session;
+use crate::whole::whole;
 use crate::{names, watch};
 
 /// Copy all backups of a VM that are missing in a region
@@ -25,7 +26,7 @@ pub(crate) struct ReplicateAll {
     target_region: String,
     /// How many disk chains to copy at once, 1 to 64; all backups of one VM are one chain
     #[arg(long, value_name = "N", default_value_t = 3)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(allow_negative_numbers = true, value_parser = whole::<1, 64>)]
     max_parallel: u32,
     #[command(flatten)]
     wait: Wait,

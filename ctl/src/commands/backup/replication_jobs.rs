@@ -9,6 +9,7 @@ use crate::error::CliError;
 use crate::json;
 use crate::session::Session;
 use crate::style::Style;
+use crate::whole::whole;
 
 /// List the copies to other regions, of all VMs, newest first
 #[derive(Args, Debug)]
@@ -22,7 +23,7 @@ pub(crate) struct ReplicationJobs {
     vm: Option<String>,
     /// How many to list, 1 to 1000
     #[arg(long, value_name = "N", default_value_t = 100)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(allow_negative_numbers = true, value_parser = whole::<1, 1000>)]
     limit: u32,
 }
 

@@ -7,6 +7,7 @@ use clap::builder::NonEmptyStringValueParser;
 use crate::cli::Wait;
 use crate::error::CliError;
 use crate::session::Session;
+use crate::whole::whole;
 use crate::{names, watch};
 
 /// Prove all backups of a VM that are not proved: make test disks of each and read them
@@ -21,7 +22,7 @@ pub(crate) struct VerifyAll {
     vm: String,
     /// How many to verify at once, 1 to 64
     #[arg(long, value_name = "N", default_value_t = 2)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(allow_negative_numbers = true, value_parser = whole::<1, 64>)]
     max_parallel: u32,
     #[command(flatten)]
     wait: Wait,

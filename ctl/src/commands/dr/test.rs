@@ -69,7 +69,8 @@ impl Test {
             return watch::verdict(&job);
         };
         let detail = step.detail.clone();
-        let since_unix_ms = job.created_unix_ms;
+        // A test is declared just before its job is made.
+        let since_unix_ms = job.created_unix_ms - 3_600_000;
         let request = ListDrTestsRequest { vm: s.vm(&self.vm), since_unix_ms };
         let tests = s.client.list_dr_tests(request).await?.into_inner().tests;
         let test = tests.into_iter().find(|test| test.job_id == job.id);

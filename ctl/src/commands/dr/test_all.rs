@@ -7,6 +7,7 @@ use crate::cli::Wait;
 use crate::error::CliError;
 use crate::session::Session;
 use crate::watch;
+use crate::whole::whole;
 
 /// Run a DR test of every VM whose backups are copied to another region, there
 ///
@@ -18,7 +19,7 @@ use crate::watch;
 pub(crate) struct TestAll {
     /// How many to test at once, 1 to 64
     #[arg(long, value_name = "N", default_value_t = 2)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(allow_negative_numbers = true, value_parser = whole::<1, 64>)]
     max_parallel: u32,
     #[command(flatten)]
     wait: Wait,

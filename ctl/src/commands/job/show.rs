@@ -5,6 +5,7 @@ use clap::Args;
 
 use crate::error::CliError;
 use crate::names::{job_subject, or_dash};
+use crate::progress::items;
 use crate::quantity::{between, duration, second};
 use crate::session::Session;
 use crate::style::Style;
@@ -54,6 +55,9 @@ pub(super) fn text(job: &Job, style: Style) -> String {
     if !job.steps.is_empty() {
         text.push_str("\nSteps:\n");
         text.push_str(&steps(job, style));
+    }
+    if !job.items.is_empty() {
+        text.push_str(&format!("\nParts:\n{}", items::all(job, style)));
     }
     if let Some(error) = &job.error {
         text.push_str(&format!("\nError: {} ({})\n", error.message, error.kind));
