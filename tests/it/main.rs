@@ -5,6 +5,7 @@
 //! does). What needs something absent is *ignored with the reason*; where `AZDR_REQUIRE_QEMU` is set,
 //! a missing QEMU is a failure instead. `AZDR_KEEP_FAILED=1` keeps the folder of a test that failed.
 
+mod broken_disk;
 mod forecasts;
 mod guests;
 mod host_agent;
@@ -12,11 +13,14 @@ mod interruptions;
 mod lock_file;
 mod lost_answers;
 mod names;
+mod pins;
 mod rebuild;
 mod secrets;
 mod setup;
 mod simulated_guests;
 mod soak;
+mod stuck;
+mod two_controllers;
 mod whole_flow;
 mod wrong_input;
 
@@ -34,6 +38,10 @@ fn main() -> ExitCode {
         lost_answers::TESTS,
         wrong_input::TESTS,
         interruptions::TESTS,
+        two_controllers::TESTS,
+        stuck::TESTS,
+        pins::TESTS,
+        broken_disk::TESTS,
         secrets::TESTS,
         soak::TESTS,
         rebuild::TESTS,

@@ -6,6 +6,7 @@
 //! list` and `/metrics`. Disks that a restore replaced are found in the catalogue.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ pub const EVERY: Duration = Duration::from_secs(3600);
 pub struct Sweeper {
     reconciler: Reconciler,
     last: Arc<Mutex<Option<Arc<Sweep>>>>,
+    outdated: Arc<AtomicBool>,
 }
 
 /// What a sweep has found.
@@ -99,12 +101,25 @@ struct Listed {
 impl Sweeper {
     /// Nothing is found yet.
     pub fn new(reconciler: Reconciler) -> Self {
-        Self { reconciler, last: Arc::default() }
+        Self { reconciler, last: Arc::default(), outdated: Arc::default() }
     }
 
     /// What the last sweep found.
     pub fn last(&self) -> Option<Arc<Sweep>> {
         self.last.lock().expect("only replaced").clone()
+    }
+
+    /// What the last sweep found, if that was less than `age` ago and nothing has changed since that
+    /// people would miss in it.
+    pub fn fresh(&self, age: Duration) -> Option<Arc<Sweep>> {
+        let now = self.reconciler.env.clock.wall();
+        let is_fresh = |sweep: &Arc<Sweep>| now.since(sweep.at) < age;
+        self.last().filter(is_fresh).filter(|_| !self.outdated.load(Ordering::Acquire))
+    }
+
+    /// Something became residue just now: the next listing sweeps again.
+    pub fn outdate(&self) {
+        self.outdated.store(true, Ordering::Release);
     }
 
     /// Sweeps the subscriptions and has the residue reaped, now and `every` so often, until `stop`.
@@ -138,6 +153,7 @@ impl Sweeper {
     pub async fn sweep(&self, subscriptions: &[String]) -> Result<Arc<Sweep>, SweepError> {
         let Reconciler { store, services, env, .. } = &self.reconciler;
         let at = env.clock.wall();
+        self.outdated.store(false, Ordering::Release);
         let held = store.deletion_hold().await?.map(|h| h.to_string());
         let ours = services.settings.installation.as_str();
         let mut listed = Vec::new();
@@ -286,9 +302,12 @@ impl Sweeper {
             Some(Resource::Group | Resource::Vnet | Resource::Nsg | Resource::Nic) => {
                 Ok((monthly_cents(Billed::Free), None))
             }
-            Some(Resource::Vm | Resource::PublicIp) | None => {
-                Ok((monthly_cents(Billed::Unknown), None))
+            // What it costs depends on its size, and on whether it runs.
+            Some(Resource::Vm) => {
+                let unknown = |vm: azdr_arm::Vm| (monthly_cents(Billed::Unknown), vm.time_created);
+                azure.get_vm(id).await.map(unknown)
             }
+            Some(Resource::PublicIp) | None => Ok((monthly_cents(Billed::Unknown), None)),
         };
         match seen {
             Err(e) if e.is_not_found() => Ok((Some(0), None)),

@@ -4,7 +4,7 @@ use azdr_proto::admin::{ListResidueRequest, ListResidueResponse, ResidueResource
 use clap::Args;
 
 use crate::error::CliError;
-use crate::quantity::{count, dollars, minute};
+use crate::quantity::{between, count, dollars, minute};
 use crate::session::Session;
 use crate::style::Style;
 use crate::table::Table;
@@ -31,22 +31,29 @@ fn text(answer: &ListResidueResponse, style: Style) -> String {
     let mut text = match answer.resources.len() as u32 {
         0 => format!("{}\n", style.headline(true, "Nothing is left behind")),
         n => format!(
-            "{}, about ${} per month (estimate, list prices of {})\n\n",
+            "{}, {} ${} per month (estimate, list prices of {}{})\n\n",
             count(n, "resource"),
+            if unpriced(answer) == 0 { "about" } else { "at least" },
             dollars(answer.monthly_cost_usd_cents),
-            answer.prices_as_of
+            answer.prices_as_of,
+            match unpriced(answer) {
+                0 => String::new(),
+                n => format!("; {n} without a price"),
+            }
         ),
     };
     if !answer.held.is_empty() {
         text.push_str(&format!("{}: {}\n\n", style.warning(), answer.held));
     }
     if !answer.resources.is_empty() {
-        let mut table = Table::new(&["RESOURCE", "TYPE", "CREATED", "PER MONTH", "JOB", "FATE"]);
+        let mut table =
+            Table::new(&["RESOURCE", "TYPE", "CREATED", "AGE", "PER MONTH", "JOB", "FATE"]);
         for resource in &answer.resources {
             table.row([
                 names::last_segment(&resource.resource_id).to_owned(),
                 names::last_segment(&resource.resource_type).to_owned(),
                 at(resource.created_unix_ms),
+                age(resource.created_unix_ms, answer.as_of_unix_ms),
                 resource
                     .monthly_cost_usd_cents
                     .map_or_else(|| "?".to_owned(), |cents| format!("${}", dollars(cents))),
@@ -69,6 +76,21 @@ fn text(answer: &ListResidueResponse, style: Style) -> String {
         ));
     }
     text
+}
+
+/// Of how many nobody knows what they cost.
+fn unpriced(answer: &ListResidueResponse) -> usize {
+    answer.resources.iter().filter(|r| r.monthly_cost_usd_cents.is_none()).count()
+}
+
+/// In days, or hours on the first; a dash when Azure does not say.
+fn age(created_unix_ms: i64, now_unix_ms: i64) -> String {
+    let hours = between(created_unix_ms, now_unix_ms).map(|age| age.as_secs() / 3600);
+    match hours {
+        None => "-".to_owned(),
+        Some(hours @ 0..24) => format!("{hours}h"),
+        Some(hours) => format!("{}d", hours / 24),
+    }
 }
 
 fn at(unix_ms: i64) -> String {
