@@ -6,8 +6,6 @@
 //! absent their tests are *ignored with a reason*, which the standard harness cannot do at run time:
 //! hence libtest-mimic.
 
-#![expect(clippy::unwrap_used, reason = "a test binary, with a harness of its own")]
-
 mod cassette;
 #[path = "../it/cloud.rs"]
 #[expect(dead_code, reason = "shared with the other tests, which use all of it")]

@@ -1,5 +1,6 @@
 //! Sends recorded requests, and compares the answers.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use azdr_env::{WallTime, sleep};
@@ -23,11 +24,14 @@ const HEADERS: [&str; 6] = [
     "retry-after",
 ];
 
+/// Path, API version, body.
+type Put = (String, &'static str, Value);
+
 /// How a recording is replayed.
 #[derive(Clone, Copy)]
 pub(crate) struct Replay {
-    /// What must be there before: method, path, API version, body.
-    before: fn() -> Vec<(&'static str, String, &'static str, Value)>,
+    /// What must be there before.
+    before: fn() -> Vec<Put>,
     /// What was PUT, where that was not recorded.
     unrecorded: fn() -> Value,
     /// Requests whose URL contains one of these are left out: what the simulator does not have.
@@ -38,17 +42,17 @@ pub(crate) struct Replay {
     has_times: bool,
 }
 
-fn nothing() -> Vec<(&'static str, String, &'static str, Value)> {
+fn nothing() -> Vec<Put> {
     Vec::new()
 }
 
-fn group(name: &str, location: &str) -> (&'static str, String, &'static str, Value) {
+fn group(name: &str, location: &str) -> Put {
     let path = format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{name}");
-    ("PUT", path, "2021-04-01", json!({"location": location}))
+    (path, "2021-04-01", json!({"location": location}))
 }
 
 /// A snapshot in another region, as the transcript's note describes it; its own request is not recorded.
-fn snapshot_to_copy() -> Vec<(&'static str, String, &'static str, Value)> {
+fn snapshot_to_copy() -> Vec<Put> {
     let (there, here) =
         ("cli_test_completion_percent1_000001", "cli_test_completion_percent2_000002");
     let compute = |group: &str, rest: &str| {
@@ -63,8 +67,8 @@ fn snapshot_to_copy() -> Vec<(&'static str, String, &'static str, Value)> {
     vec![
         group(there, "westus"),
         group(here, "eastus"),
-        ("PUT", compute(there, "disks/disk1"), "2023-04-02", disk),
-        ("PUT", compute(there, "snapshots/snapa"), "2023-04-02", snapshot),
+        (compute(there, "disks/disk1"), "2023-04-02", disk),
+        (compute(there, "snapshots/snapa"), "2023-04-02", snapshot),
     ]
 }
 
@@ -82,7 +86,7 @@ pub(crate) const COPY_START: Replay = Replay {
     before: snapshot_to_copy,
     unrecorded: copy_start,
     left_out: &[],
-    known: &[],
+    known: &[("/tags", "whether the request had an empty list of tags is not recorded")],
     has_times: true,
 };
 
@@ -90,15 +94,34 @@ pub(crate) const SNAPSHOTS_AND_SAS: Replay = Replay {
     before: || vec![group("rgname", "eastus")],
     unrecorded: || Value::Null,
     left_out: &["/images/"],
-    known: &[],
+    known: &[("/creationData/sourceUri", "the stub repeats a name of before 2021 for the source")],
     has_times: true,
 };
 
+fn os_disk() -> String {
+    format!(
+        "/subscriptions/{SUBSCRIPTION}/resourceGroups/disks/providers/Microsoft.Compute/disks/disk1"
+    )
+}
+
+fn a_disk() -> Vec<Put> {
+    let disk = json!({"location": "eastus2", "properties": {
+        "creationData": {"createOption": "Empty"}, "diskSizeGB": 127}});
+    vec![group("disks", "eastus2"), (os_disk(), "2024-03-02", disk)]
+}
+
+const FROM_IMAGE: &str = "the recorded machine was made from a marketplace image";
+const GROUPS_TAGS: &str = "a policy of the recorders' subscription tags groups";
+
 pub(crate) const VIRTUAL_MACHINES: Replay = Replay {
-    before: nothing,
+    before: a_disk,
     unrecorded: || Value::Null,
     left_out: &[],
-    known: &[],
+    known: &[
+        ("#0: nothing at /tags", GROUPS_TAGS),
+        ("/storageProfile/imageReference", FROM_IMAGE),
+        ("/properties/osProfile", FROM_IMAGE),
+    ],
     has_times: false,
 };
 
@@ -106,7 +129,7 @@ pub(crate) const INTERFACES: Replay = Replay {
     before: nothing,
     unrecorded: || Value::Null,
     left_out: &[],
-    known: &[],
+    known: &[("status 202 instead of 200", "Azure answers both: the other recording has 202")],
     has_times: false,
 };
 
@@ -127,14 +150,14 @@ impl Replay {
             "regions": ["eastus", "eastus2", "westus"], "resource_groups": [], "vms": [],
         });
         let cloud = Cloud::of(Limits::default(), Profile::Recorded, world).await;
-        for (method, path, version, body) in (self.before)() {
+        for (path, version, body) in (self.before)() {
             let url = format!("https://management.azure.com{path}?api-version={version}");
-            let answer = cloud.send(method, &url, &[], body).await;
+            let answer = cloud.send("PUT", &url, &[], body).await;
             assert!((200..300).contains(&answer.status), "{answer:?}");
             ended(&cloud, answer.header("azure-asyncoperation")).await;
         }
         let mut announced = Announced::default();
-        let (mut different, mut compared) = (Vec::new(), 0);
+        let (mut different, mut compared, mut met) = (Vec::new(), 0, BTreeSet::new());
         for (n, theirs) in recorded.iter().enumerate() {
             let url = theirs.url.to_lowercase();
             let is_poll = url.is_empty() || url.contains("operations/") || url.contains("results/");
@@ -163,18 +186,28 @@ impl Replay {
                     left_out: false,
                 };
             }
-            let about = format!("#{n} {} {}", theirs.method, theirs.url);
+            let path = theirs.url.split('?').next().and_then(|url| url.rsplit('/').next());
+            let about = format!("{} {} #{n}", theirs.method, path.unwrap_or_default());
             compared += 1;
             let before = different.len();
             compare(theirs, &ours, &mut different);
             if self.has_times {
                 compare_times(theirs, &ours, &mut different);
             }
-            let is_known = |line: &String| self.known.iter().any(|(end, _)| line.ends_with(end));
-            let new = different.split_off(before).into_iter().filter(|line| !is_known(line));
-            different.extend(new.map(|line| format!("{about}: {line}")).collect::<Vec<_>>());
+            let new = different.split_off(before).into_iter();
+            for line in new.map(|line| format!("{about}: {line}")) {
+                match self.known.iter().position(|(end, _)| line.ends_with(end)) {
+                    Some(known) => drop(met.insert(known)),
+                    None => different.push(line),
+                }
+            }
             // The recorders drop polls: what had ended for them must have ended here.
             ended_unless_recorded(&cloud, recorded.get(n + 1), &announced).await;
+        }
+        for (n, (end, why)) in self.known.iter().enumerate() {
+            if !met.contains(&n) {
+                different.push(format!("not different any more: {end} ({why})"));
+            }
         }
         println!("{compared} of {} answers compared", recorded.len());
         if different.is_empty() { Ok(()) } else { Err(different.join("\n")) }
@@ -185,10 +218,18 @@ impl Replay {
     async fn request(&self, cloud: &Cloud, theirs: &Interaction) -> Answer {
         let conditions: Vec<_> =
             theirs.if_match.iter().map(|value| ("if-match", value.as_str())).collect();
-        let sent = match (&theirs.sent, theirs.method.as_str()) {
+        let mut sent = match (&theirs.sent, theirs.method.as_str()) {
             (Value::Null, "PUT") => (self.unrecorded)(),
             (sent, _) => sent.clone(),
         };
+        // There is no marketplace: a machine gets a disk that is there.
+        let profile = &mut sent["properties"]["storageProfile"];
+        if profile["osDisk"]["createOption"] == "FromImage" {
+            let disk = json!({"createOption": "Attach", "osType": "Windows", "caching": "ReadWrite",
+                "managedDisk": {"id": os_disk()}});
+            *profile = json!({"osDisk": disk});
+            sent["properties"].as_object_mut().map(|properties| properties.remove("osProfile"));
+        }
         cloud.send(&theirs.method, &theirs.url, &conditions, sent).await
     }
 }
@@ -224,7 +265,8 @@ async fn poll(
     let by_location = url.contains("monitor=true") || url.contains("results/");
     let ours = if by_location { &announced.location } else { &announced.operation };
     let ours = ours.as_deref()?;
-    let runs = theirs.body["status"] == "InProgress" || theirs.status == 202;
+    let status = theirs.body.as_ref().map(|body| &body["status"]);
+    let runs = status.is_some_and(|s| s == "InProgress") || theirs.status == 202;
     loop {
         let answer = cloud.url("GET", ours).await;
         let running = answer.body["status"] == "InProgress" || answer.status == 202;
@@ -237,8 +279,10 @@ async fn poll(
 
 fn compare(theirs: &Interaction, ours: &Answer, different: &mut Vec<String>) {
     if theirs.status != ours.status {
-        different
-            .push(format!("status {} instead of {}: {}", ours.status, theirs.status, ours.body));
+        if !ours.body.is_null() {
+            different.push(format!("answered {}", ours.body));
+        }
+        different.push(format!("status {} instead of {}", ours.status, theirs.status));
         return;
     }
     for name in HEADERS {
@@ -248,7 +292,9 @@ fn compare(theirs: &Interaction, ours: &Answer, different: &mut Vec<String>) {
             _ => {}
         }
     }
-    compare_members(&theirs.body, &ours.body, "", different);
+    if let Some(body) = &theirs.body {
+        compare_members(body, &ours.body, "", different);
+    }
 }
 
 fn kind(value: &Value) -> &'static str {
@@ -297,7 +343,7 @@ fn compare_times(theirs: &Interaction, ours: &Answer, different: &mut Vec<String
         let at = |name: &str| record[name].as_str()?.parse::<WallTime>().ok();
         Some(at("endTime")?.since(at("startTime")?).as_secs_f64())
     };
-    if let (Some(theirs), Some(ours)) = (took(&theirs.body), took(&ours.body))
+    if let (Some(theirs), Some(ours)) = (theirs.body.as_ref().and_then(took), took(&ours.body))
         && !(theirs / 10.0..=theirs * 10.0).contains(&ours)
     {
         different.push(format!("it took {ours} s instead of {theirs} s"));
