@@ -1,5 +1,12 @@
 //! `azdr-controller`: initialises an installation, rebuilds a lost one, and runs it.
 
+// The simulation's features reach this program when cargo builds the whole workspace at once.
+#[cfg(all(feature = "mutations", not(debug_assertions)))]
+compile_error!(
+    "a released controller cannot make mistakes on purpose: build it by itself, with \
+     cargo build --release --package azdr-controller"
+);
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,7 +1,8 @@
 //! Mistakes made on purpose, so that tests can show that they are noticed.
 //!
 //! Compiled only with the feature `mutations`, which the simulation asks for and no binary that is
-//! built by itself has. Without it nothing is ever planted.
+//! built by itself has. Without it nothing is ever planted; a release build of `azdr-controller` with it
+//! is refused.
 
 /// A mistake; each breaks one invariant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

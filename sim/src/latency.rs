@@ -66,20 +66,26 @@ impl Latency {
     }
 }
 
-/// Milliseconds, least and most; the wildest outliers of the recordings are left out.
+/// Milliseconds, least and most; the wildest outliers of the recordings are left out. Where Azure's own
+/// times were not recorded (copied data, changes of a VM, networks, groups) the figure is an assumption,
+/// of the order of what is known next to it.
 fn recorded(action: Action) -> (u64, u64) {
     match action {
         Action::Snapshot => (400, 1_200),
         Action::Disk => (100, 600),
+        // Nothing of it was ever recorded but that it goes on behind its operation's end.
         Action::Copy => (60_000, 600_000),
         Action::VmCreate => (4_000, 170_000),
+        // Assumed: like powering off.
         Action::VmUpdate => (2_000, 30_000),
         Action::VmDelete => (400, 42_000),
         Action::Start => (5_600, 35_700),
         Action::PowerOff => (3_000, 16_000),
         Action::Restart => (200, 2_900),
         Action::Deallocate => (33_000, 46_000),
+        // Assumed: recordings of networks are without times.
         Action::Network => (1_000, 10_000),
+        // Assumed: as long as its machines.
         Action::GroupDelete => (30_000, 180_000),
     }
 }
@@ -87,26 +93,6 @@ fn recorded(action: Action) -> (u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_recorded_profile_stays_within_what_was_recorded() {
-        let latency = Latency::new(Profile::Recorded, 1);
-        for (action, least, most) in [
-            (Action::Snapshot, 400, 1_200),
-            (Action::Disk, 100, 600),
-            (Action::VmCreate, 4_000, 210_000),
-            (Action::VmDelete, 400, 42_000),
-            (Action::Start, 5_600, 35_700),
-            (Action::PowerOff, 3_000, 16_000),
-            (Action::Restart, 200, 2_900),
-            (Action::Deallocate, 33_000, 46_000),
-        ] {
-            for _ in 0..200 {
-                let took = latency.of(action).as_millis();
-                assert!((least..=most).contains(&took), "{action:?} {took}");
-            }
-        }
-    }
 
     #[test]
     fn equal_seeds_take_equal_times_within_bounds() {

@@ -5,6 +5,7 @@
 //! does). What needs something absent is *ignored with the reason*; where `AZDR_REQUIRE_QEMU` is set,
 //! a missing QEMU is a failure instead. `AZDR_KEEP_FAILED=1` keeps the folder of a test that failed.
 
+mod broken_disk;
 mod bulk;
 mod fleet;
 mod forecasts;
@@ -14,6 +15,7 @@ mod interruptions;
 mod lock_file;
 mod lost_answers;
 mod names;
+mod pins;
 mod policies;
 mod rebuild;
 mod runbook;
@@ -21,6 +23,8 @@ mod secrets;
 mod setup;
 mod simulated_guests;
 mod soak;
+mod stuck;
+mod two_controllers;
 mod whole_flow;
 mod wrong_input;
 
@@ -40,6 +44,10 @@ fn main() -> ExitCode {
         lost_answers::TESTS,
         wrong_input::TESTS,
         interruptions::TESTS,
+        two_controllers::TESTS,
+        stuck::TESTS,
+        pins::TESTS,
+        broken_disk::TESTS,
         secrets::TESTS,
         soak::TESTS,
         rebuild::TESTS,

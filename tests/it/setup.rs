@@ -29,6 +29,8 @@ pub(crate) struct Test {
 pub(crate) enum Needs {
     Nothing,
     Programs,
+    /// And the right to mount file systems.
+    Mounts,
     Guests,
 }
 
@@ -36,6 +38,7 @@ pub(crate) enum Needs {
 #[derive(Clone)]
 pub(crate) struct Setup {
     programs: Result<Programs, String>,
+    mounts: Result<(), String>,
     image: Result<GuestImage, String>,
     pub(crate) guests_are_required: bool,
 }
@@ -52,6 +55,7 @@ impl Setup {
         let words = |error: anyhow::Error| format!("{error:#}");
         Self {
             programs: Programs::beside_this_one().map_err(words),
+            mounts: crate::broken_disk::may_mount().map_err(words),
             image: guest_image().map_err(words),
             guests_are_required: std::env::var_os("AZDR_REQUIRE_QEMU").is_some(),
         }
@@ -63,6 +67,7 @@ impl Setup {
         match needs {
             Needs::Nothing => None,
             Needs::Programs => programs.cloned(),
+            Needs::Mounts => programs.or(self.mounts.as_ref().err()).cloned(),
             Needs::Guests => programs.or(self.image.as_ref().err()).cloned(),
         }
     }
@@ -112,7 +117,7 @@ fn guest_image() -> Result<GuestImage> {
 }
 
 impl Stage {
-    fn programs(&self) -> Result<&Programs> {
+    pub(crate) fn programs(&self) -> Result<&Programs> {
         self.programs.as_ref().context("the programs are not built")
     }
 

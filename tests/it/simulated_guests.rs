@@ -41,8 +41,12 @@ const SLACK: Duration = Duration::from_secs(3);
 
 fn whole_story(stage: &Stage) -> Result<()> {
     let summary = stage.folder.join("summary.json");
-    let ended = run(stage.simulated_demo(&summary)?, STORY, None)?;
+    // As where there is no QEMU.
+    let mut demo = stage.simulated_demo(&summary)?;
+    demo.args(["--reason", "qemu-system-x86_64 is not installed"]);
+    let ended = run(demo, STORY, None)?;
     ensure!(ended.status.success(), "{}\n{}", ended.stdout, ended.stderr);
+    ensure!(ended.stdout.contains("qemu-system-x86_64 is not installed"), "{}", ended.stdout);
     ensure!(ended.stdout.contains("Summary (guests: simulated)"), "{}", ended.stdout);
     let summary: Value = serde_json::from_slice(&std::fs::read(summary)?)?;
     let not_shown = summary["not_shown"].to_string();

@@ -174,18 +174,35 @@ impl Controller {
     /// # Errors
     /// When it does not get ready.
     pub fn start_with(&mut self, more: &[&str]) -> Result<()> {
-        self.kill();
-        let ready_file = self.folder.join("controller-ready.json");
-        // One of an earlier process would look like this one's.
-        let _ = std::fs::remove_file(&ready_file);
-        let mut command = self.programs.command("azdr-controller");
-        command.arg("run").arg("--config").arg(self.config()).arg("--ready-file").arg(&ready_file);
-        command.env("AZDR_LOG", &self.log_filter).args(more);
-        let log = self.folder.join("controller.log");
-        let daemon = Daemon::start("azdr-controller", command, &log, self.lifetime)?;
-        ready(&daemon, &ready_file, READY_LIMIT)?;
+        let daemon = self.launch_with(more)?;
+        ready(&daemon, &self.ready_file(), READY_LIMIT)?;
         self.daemon = Some(daemon);
         Ok(())
+    }
+
+    /// Starts it (again) and does not wait until it is ready.
+    ///
+    /// # Errors
+    /// When there is no such program.
+    pub fn launch(&mut self) -> Result<()> {
+        self.daemon = Some(self.launch_with(&[])?);
+        Ok(())
+    }
+
+    fn launch_with(&mut self, more: &[&str]) -> Result<Daemon> {
+        self.kill();
+        // One of an earlier process would look like this one's.
+        let _ = std::fs::remove_file(self.ready_file());
+        let mut command = self.programs.command("azdr-controller");
+        command.arg("run").arg("--config").arg(self.config());
+        command.arg("--ready-file").arg(self.ready_file());
+        command.env("AZDR_LOG", &self.log_filter).args(more);
+        let log = self.folder.join("controller.log");
+        Daemon::start("azdr-controller", command, &log, self.lifetime)
+    }
+
+    fn ready_file(&self) -> PathBuf {
+        self.folder.join("controller-ready.json")
     }
 
     /// Kills it with SIGKILL.

@@ -60,13 +60,28 @@ impl Http {
     /// # Errors
     /// When there is no answer.
     pub fn send(&self, method: &str, path: &str, body: &[u8]) -> Result<(u16, Vec<u8>)> {
+        self.send_as(method, path, body, None)
+    }
+
+    /// The same, with a bearer token.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn send_as(
+        &self,
+        method: &str,
+        path: &str,
+        body: &[u8],
+        token: Option<&str>,
+    ) -> Result<(u16, Vec<u8>)> {
+        let token = token.map(|t| format!("Authorization: Bearer {t}\r\n")).unwrap_or_default();
         let about = || format!("{method} {} {path}", self.address);
         let socket = TcpStream::connect_timeout(&self.address, LIMIT).with_context(about)?;
         socket.set_read_timeout(Some(LIMIT))?;
         socket.set_write_timeout(Some(LIMIT))?;
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+             {token}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             self.address,
             body.len()
         );

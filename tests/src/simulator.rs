@@ -13,7 +13,7 @@ use crate::listing::Listing;
 use crate::process::{Daemon, Lifetime, ready, run};
 use crate::programs::{GuestImage, Programs};
 use crate::simulated_machines::SimulatedMachines;
-use crate::world::World;
+use crate::world::{CLIENT_ID, CLIENT_SECRET, TENANT, World};
 
 const READY_LIMIT: Duration = Duration::from_secs(120);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
@@ -232,6 +232,32 @@ impl Simulator {
     pub fn advance(&self, time: Duration) -> Result<()> {
         let body = json!({"ms": u64::try_from(time.as_millis())?});
         self.admin("POST", "clock/advance", &body).map(drop)
+    }
+
+    /// Puts a lock on a resource, or takes it off again, as an administrator would: through ARM.
+    ///
+    /// # Errors
+    /// When ARM refuses.
+    pub fn lock(&self, id: &str, level: Option<&str>) -> Result<()> {
+        let running = self.running.as_ref().context("the simulator does not run")?;
+        let form = format!(
+            "grant_type=client_credentials&client_id={CLIENT_ID}&client_secret={CLIENT_SECRET}\
+             &scope=https%3A%2F%2Fmanagement.azure.com%2F.default"
+        );
+        let answer =
+            running.http.request("POST", &format!("/{TENANT}/oauth2/v2.0/token"), &form)?;
+        let answer: Value = serde_json::from_str(&answer)?;
+        let token = answer["access_token"].as_str().context("no token")?;
+        let path =
+            format!("{id}/providers/Microsoft.Authorization/locks/by-hand?api-version=2016-09-01");
+        let (method, body) = match level {
+            Some(level) => ("PUT", json!({"properties": {"level": level}}).to_string()),
+            None => ("DELETE", String::new()),
+        };
+        let (status, said) = running.http.send_as(method, &path, body.as_bytes(), Some(token))?;
+        let said = String::from_utf8_lossy(&said);
+        ensure!((200..300).contains(&status), "{method} {path}: status {status}: {said}");
+        Ok(())
     }
 
     fn admin(&self, method: &str, path: &str, body: &Value) -> Result<Value> {

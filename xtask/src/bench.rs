@@ -19,18 +19,32 @@ pub(crate) enum Bench {
         /// Where the database goes: a folder on the disk in question [default: the target folder]
         #[arg(long, value_name = "FOLDER")]
         on: Option<PathBuf>,
+        /// Fail where it is too slow: below 20,000 commits per second under the best load, or more than
+        /// 5 s until a controller with 1,000 unfinished runs is ready
+        #[arg(long)]
+        require: bool,
+        /// Use debug builds
+        #[arg(long)]
+        dev: bool,
     },
 }
 
 impl Bench {
     pub(crate) fn run(self) -> Result<ExitCode> {
-        let Self::Store { json, on } = self;
+        let Self::Store { json, on, require, dev } = self;
         let workspace = Workspace::find()?;
-        let output = workspace
-            .cargo(&["run", "--release", "--package", "azdr-controller", "--example"])
-            .arg("store_bench")
-            .arg("--")
+        let profile = if dev { "debug" } else { "release" };
+        if !workspace.build_programs(profile, &["azdr-controller"])? {
+            return Ok(ExitCode::FAILURE);
+        }
+        let mut bench = workspace.cargo(&["run", "--package", "azdr-controller"]);
+        if !dev {
+            bench.arg("--release");
+        }
+        let output = bench
+            .args(["--example", "store_bench", "--"])
             .arg(on.unwrap_or_else(|| workspace.target.clone()))
+            .arg(workspace.programs(profile).join("azdr-controller"))
             .stderr(Stdio::inherit())
             .output()
             .context("cannot run cargo")?;
@@ -48,11 +62,58 @@ impl Bench {
             );
         }
         let recovery = &figures["recovery"];
-        println!("start with {} unfinished runs: {} s", recovery["runs"], recovery["seconds"]);
+        println!(
+            "ready with {} unfinished runs ({} journal entries): {} s",
+            recovery["runs"], recovery["journal_entries"], recovery["seconds"]
+        );
         if let Some(path) = json {
             std::fs::write(&path, format!("{figures:#}\n"))
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
-        Ok(ExitCode::SUCCESS)
+        let missed = missed(&figures);
+        for words in &missed {
+            println!("too slow: {words}");
+        }
+        Ok(if require && !missed.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
+
+/// Commits per second that one controller needs.
+const COMMITS_PER_SECOND: f64 = 20_000.0;
+/// Until a controller with 1,000 unfinished runs is ready.
+const RECOVERY_SECONDS: f64 = 5.0;
+
+/// What of the figures is not good enough, in words.
+fn missed(figures: &Value) -> Vec<String> {
+    let mut missed = Vec::new();
+    let loads = figures["commits"].as_array().into_iter().flatten();
+    let best = loads.filter_map(|load| load["ops_per_second"].as_f64()).fold(0.0, f64::max);
+    if best < COMMITS_PER_SECOND {
+        missed.push(format!("{best:.0} commits/s at best instead of {COMMITS_PER_SECOND:.0}"));
+    }
+    // A figure that is missing is not a good one.
+    let seconds = figures["recovery"]["seconds"].as_f64().unwrap_or(f64::INFINITY);
+    if seconds > RECOVERY_SECONDS {
+        missed.push(format!("a start took {seconds:.1} s instead of {RECOVERY_SECONDS:.0} s"));
+    }
+    missed
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn figures_are_good_enough_or_it_is_said_which_are_not() {
+        let figures = |best: u32, seconds: f64| {
+            let loads = json!([{"ops_per_second": 300}, {"ops_per_second": best}]);
+            json!({"commits": loads, "recovery": {"runs": 1000, "seconds": seconds}})
+        };
+        assert!(missed(&figures(20_000, 5.0)).is_empty());
+        assert_eq!(missed(&figures(19_999, 1.0)), ["19999 commits/s at best instead of 20000"]);
+        assert_eq!(missed(&figures(30_000, 5.2)), ["a start took 5.2 s instead of 5 s"]);
+        assert_eq!(missed(&json!({})).len(), 2);
     }
 }

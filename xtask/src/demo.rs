@@ -51,24 +51,29 @@ impl Demo {
             return Ok(ExitCode::FAILURE);
         }
         let mut demo = Command::new(workspace.programs(profile).join("azdr-demo"));
-        match (self.guests, self.prepare_machines(&workspace, profile)) {
-            (Some(Guests::None), _) => {}
-            (Some(Guests::Simulated), _) => {
-                demo.arg("--simulated-guests");
+        let stage = match self.guests {
+            None | Some(Guests::Qemu) => {
+                Stage::choose(self.guests, self.prepare_machines(&workspace, profile))
             }
-            (_, Ok(())) => {
+            chosen => Stage::choose(chosen, Ok(())),
+        };
+        match stage {
+            Stage::Records => {}
+            Stage::Real => {
                 demo.arg("--guest-image").arg(workspace.guest_image());
             }
-            (Some(Guests::Qemu), Err(error)) => {
-                eprintln!("xtask demo: {error:#}");
+            Stage::Simulated { reason } => {
+                demo.arg("--simulated-guests");
+                if let Some(reason) = reason {
+                    eprintln!("No real machines here: {reason}");
+                    eprintln!("The machines are simulated instead");
+                    demo.arg("--reason").arg(reason);
+                }
+            }
+            Stage::NotInstalled { reason } => {
+                eprintln!("xtask demo: {reason}");
                 eprintln!("Without real machines the story can be told, too: --guests simulated");
                 return Ok(ExitCode::from(NOT_INSTALLED));
-            }
-            (None, Err(error)) => {
-                let reason = format!("{error:#}");
-                eprintln!("No real machines here: {reason}");
-                eprintln!("The machines are simulated instead");
-                demo.arg("--simulated-guests").arg("--reason").arg(reason);
             }
         }
         if let Some(path) = &self.json {
@@ -81,12 +86,63 @@ impl Demo {
         Err(demo.exec()).context("cannot run azdr-demo")
     }
 
-    /// Prepares real machines, if they may be used.
+    /// Prepares real machines.
     fn prepare_machines(&self, workspace: &Workspace, profile: &str) -> Result<()> {
-        if !matches!(self.guests, None | Some(Guests::Qemu)) {
-            return Ok(());
-        }
         eprintln!("Preparing the machines' Linux");
         workspace.ensure_guests(profile)
+    }
+}
+
+/// What the machines of a demo are.
+#[derive(Debug, PartialEq)]
+enum Stage {
+    Records,
+    Simulated {
+        /// Why they are not real, if that was not asked for.
+        reason: Option<String>,
+    },
+    Real,
+    /// Real ones were asked for and are impossible here.
+    NotInstalled {
+        reason: String,
+    },
+}
+
+impl Stage {
+    /// By what was asked for, and how preparing real machines went.
+    fn choose(guests: Option<Guests>, real: Result<()>) -> Self {
+        match (guests, real) {
+            (Some(Guests::None), _) => Self::Records,
+            (Some(Guests::Simulated), _) => Self::Simulated { reason: None },
+            (_, Ok(())) => Self::Real,
+            (Some(Guests::Qemu), Err(e)) => Self::NotInstalled { reason: format!("{e:#}") },
+            (None, Err(e)) => Self::Simulated { reason: Some(format!("{e:#}")) },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn without_qemu_the_machines_are_simulated_and_the_reason_is_said_unless_real_ones_were_asked_for()
+     {
+        let missing = || Err(anyhow!("qemu-system-x86_64 is not installed"));
+        let reason = "qemu-system-x86_64 is not installed".to_owned();
+        let fallback = Stage::Simulated { reason: Some(reason.clone()) };
+        assert_eq!(Stage::choose(None, missing()), fallback);
+        let refused = Stage::NotInstalled { reason };
+        assert_eq!(Stage::choose(Some(Guests::Qemu), missing()), refused);
+        for guests in [None, Some(Guests::Qemu)] {
+            assert_eq!(Stage::choose(guests, Ok(())), Stage::Real);
+        }
+        for real in [Ok(()), missing()] {
+            let simulated = Stage::choose(Some(Guests::Simulated), real);
+            assert_eq!(simulated, Stage::Simulated { reason: None });
+        }
+        assert_eq!(Stage::choose(Some(Guests::None), missing()), Stage::Records);
     }
 }

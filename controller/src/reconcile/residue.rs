@@ -7,6 +7,7 @@
 //! [`missing`](super::missing)'s business. Disks that a restore replaced are found in the catalogue.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ pub const EVERY: Duration = Duration::from_secs(3600);
 pub struct Sweeper {
     reconciler: Reconciler,
     last: Arc<Mutex<Option<Arc<Sweep>>>>,
+    outdated: Arc<AtomicBool>,
 }
 
 /// What a sweep has found.
@@ -113,12 +115,25 @@ struct Priced {
 impl Sweeper {
     /// Nothing is found yet.
     pub fn new(reconciler: Reconciler) -> Self {
-        Self { reconciler, last: Arc::default() }
+        Self { reconciler, last: Arc::default(), outdated: Arc::default() }
     }
 
     /// What the last sweep found.
     pub fn last(&self) -> Option<Arc<Sweep>> {
         self.last.lock().expect("only replaced").clone()
+    }
+
+    /// What the last sweep found, if that was less than `age` ago and nothing has changed since that
+    /// people would miss in it.
+    pub fn fresh(&self, age: Duration) -> Option<Arc<Sweep>> {
+        let now = self.reconciler.env.clock.wall();
+        let is_fresh = |sweep: &Arc<Sweep>| now.since(sweep.at) < age;
+        self.last().filter(is_fresh).filter(|_| !self.outdated.load(Ordering::Acquire))
+    }
+
+    /// Something became residue just now: the next listing sweeps again.
+    pub fn outdate(&self) {
+        self.outdated.store(true, Ordering::Release);
     }
 
     /// Sweeps the subscriptions and has the residue reaped, now and `every` so often, until `stop`.
@@ -153,6 +168,7 @@ impl Sweeper {
     pub async fn sweep(&self, subscriptions: &[String]) -> Result<Arc<Sweep>, SweepError> {
         let Reconciler { store, services, env, .. } = &self.reconciler;
         let at = env.clock.wall();
+        self.outdated.store(false, Ordering::Release);
         let held = store.deletion_hold().await?.map(|h| h.to_string());
         let ours = services.settings.installation.as_str();
         let mut listed = Vec::new();
@@ -364,7 +380,13 @@ impl Sweeper {
             Some(Resource::Group | Resource::Vnet | Resource::Nsg | Resource::Nic) => {
                 only(Billed::Free)
             }
-            Some(Resource::Vm | Resource::PublicIp) | None => only(Billed::Unknown),
+            // What it costs depends on its size, and on whether it runs.
+            Some(Resource::Vm) => azure.get_vm(id).await.map(|vm| Priced {
+                monthly_cents: monthly_cents(Billed::Unknown),
+                created: vm.time_created,
+                ..Priced::default()
+            }),
+            Some(Resource::PublicIp) | None => only(Billed::Unknown),
         };
         match seen {
             Err(e) if e.is_not_found() => {

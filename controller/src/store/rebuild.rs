@@ -280,7 +280,7 @@ mod tests {
             parent: None,
             requested_by: "test".into(),
         };
-        let limit = crate::store::QueueLimit { most: 100, counted_to: u8::MAX };
+        let limit = crate::store::QueueLimit::NONE;
         assert_eq!(store.queue_run(run, limit, at(12)).await.unwrap(), RunId(1008));
     }
 }

@@ -162,6 +162,11 @@ pub struct QueueLimit {
     pub counted_to: u8,
 }
 
+impl QueueLimit {
+    /// Any number may wait.
+    pub const NONE: Self = Self { most: u32::MAX, counted_to: u8::MAX };
+}
+
 impl Store {
     /// Queues a run; it is durable when this returns.
     ///

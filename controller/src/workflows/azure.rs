@@ -42,9 +42,19 @@ pub fn failure(e: &AzureError) -> Failure {
                 _ => hint(e.class),
             },
         );
-    failure.resource = e.resource.clone();
+    // Whoever must take the lock off needs to know where it is.
+    let locked = Some(e.class).filter(|class| *class == ErrorClass::Locked);
+    let locked = locked.and_then(|_| locked_scope(&e.message)).map(Into::into);
+    failure.resource = locked.or_else(|| e.resource.clone());
     failure.azure_request_id = e.request_id.clone();
     failure
+}
+
+/// What the lock is on that forbids something: `… following scope(s) are locked: '/subscriptions/…'`.
+/// It may be far above or below the resource that was to be changed.
+fn locked_scope(message: &str) -> Option<&str> {
+    let (_, scopes) = message.split_once("locked: '")?;
+    scopes.split('\'').next().filter(|scope| scope.starts_with("/subscriptions/"))
 }
 
 impl From<AzureError> for StepError {
@@ -301,4 +311,28 @@ pub fn snapshot_group<I>(cx: &StepCx<I>, vm: &ArmId, region: &str) -> Result<Arm
 /// Turns an id error into a step failure: names are checked before they reach a URL.
 pub fn named<T, E: std::fmt::Display>(result: Result<T, E>) -> Result<T, StepError> {
     result.map_err(|e| StepError::fail("bad_name", e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_blamed_where_it_is() {
+        let group = "/subscriptions/1/resourceGroups/drill";
+        let disk = format!("{group}/providers/Microsoft.Compute/disks/os");
+        let refused = |class, words: &str| {
+            let e = AzureError::new(class, "ScopeLocked", words).for_resource(group);
+            failure(&e).resource.map(String::from)
+        };
+        let words = format!(
+            "The scope '{group}' cannot perform delete operation because following scope(s) are \
+             locked: '{disk}'. Please remove the lock and try again."
+        );
+        assert_eq!(refused(ErrorClass::Locked, &words), Some(disk));
+        // In other words, or about something else: what was to be changed.
+        let group = Some(group.to_owned());
+        assert_eq!(refused(ErrorClass::Locked, "It is locked: 'no'."), group);
+        assert_eq!(refused(ErrorClass::Conflict, &words), group);
+    }
 }

@@ -201,7 +201,7 @@ impl Catalogue {
                 None => RunFacts::Live,
                 Some(at) => {
                     for entry in self.store.journal(run).await? {
-                        names_in(&entry.payload, &mut named);
+                        made_in(&entry.payload, &mut named);
                     }
                     RunFacts::Ended { at, leaves: super::leaves(&row.workflow, row.state) }
                 }
@@ -222,16 +222,62 @@ impl Catalogue {
     }
 }
 
-/// Collects the resource ids that a journal entry names.
-fn names_in(payload: &Value, named: &mut BTreeSet<String>) {
+/// Where journals name what their run makes.
+const MADE: [&str; 9] =
+    ["id", "new", "group", "nsg", "vnet", "public_ip", "nic", "machine", "own_vm"];
+/// And where such names are inside. Nothing else is looked into: beside what is made, journals name
+/// machines, disks and snapshots that were there before.
+const HOLDERS: [&str; 6] = ["disks", "snapshots", "copies", "target", "os", "data"];
+
+/// Collects the resource ids of what a journal entry says that its run makes.
+fn made_in(payload: &Value, made: &mut BTreeSet<String>) {
     match payload {
-        Value::String(text) => {
-            if let Ok(id) = ArmId::parse(text) {
-                named.insert(id.key().to_owned());
+        Value::Array(values) => values.iter().for_each(|v| made_in(v, made)),
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                if HOLDERS.contains(&name.as_str()) {
+                    made_in(value, made);
+                }
+                let id = value.as_str().filter(|_| MADE.contains(&name.as_str()));
+                if let Some(Ok(id)) = id.map(ArmId::parse) {
+                    made.insert(id.key().to_owned());
+                }
             }
         }
-        Value::Array(values) => values.iter().for_each(|v| names_in(v, named)),
-        Value::Object(fields) => fields.values().for_each(|v| names_in(v, named)),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_journal_is_evidence_of_what_its_run_made_and_of_nothing_else_that_it_names() {
+        let disk = |name: &str| {
+            format!("/subscriptions/1/resourceGroups/g/providers/Microsoft.Compute/disks/{name}")
+        };
+        let made = |payload: Value| {
+            let mut made = BTreeSet::new();
+            made_in(&payload, &mut made);
+            let name = |key: String| key.rsplit('/').next().unwrap_or_default().to_owned();
+            made.into_iter().map(name).collect::<Vec<_>>()
+        };
+        let copy = json!({
+            "id": disk("copy"), "snapshot": disk("snapshot"),
+            "original": {"id": disk("original"), "name": "original"},
+        });
+        let drill = json!({"nic": disk("nic"), "disks": [copy], "subnet": disk("subnet")});
+        assert_eq!(made(drill), ["copy", "nic"]);
+        // The list of an `each`: keys and payloads.
+        assert_eq!(made(json!([["os", copy], ["plain", disk("plain")]])), ["copy"]);
+        let swap = json!({"os": {"new": disk("new"), "current": disk("old"), "original": copy}});
+        assert_eq!(made(swap), ["new"]);
+        let before = json!({"data_before": [{"managedDisk": {"id": disk("before")}}]});
+        assert!(made(before).is_empty());
+        let described = json!({"vm": {"id": disk("vm"), "disks": [{"id": disk("its")}]}});
+        assert!(made(described).is_empty());
     }
 }

@@ -1,7 +1,7 @@
 //! Network resources: requests and documents.
 
 use http::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::listing::{after, page};
 use super::lro::Announce;
@@ -14,16 +14,18 @@ impl Scope<'_> {
     pub(super) fn one_network(&mut self, id: &ArmId) -> Result<Reply, ArmError> {
         let (request, injected, now) = (self.request, self.injected, self.now);
         match request.method {
-            Method::GET => self.shown_network(id, 200),
+            Method::GET => self.shown_network(id),
             Method::PUT => {
                 let accepted = self.world.put_network(id, request.json()?, injected, now)?;
-                let reply = self.shown_network(id, if accepted.created { 201 } else { 200 })?;
+                let status = if accepted.created { 201 } else { 200 };
+                // Unlike the answer to a GET, this one has its ETag in the body alone.
+                let reply = Reply::json(status, self.network(self.found_network(id)?));
                 Ok(self.announce(reply, Announce::AsyncOnly, &accepted))
             }
             Method::PATCH => {
                 let body: NetworkRequest = request.json()?;
                 self.world.patch_network(id, body.tags)?;
-                self.shown_network(id, 200)
+                self.shown_network(id)
             }
             Method::DELETE => {
                 let accepted = self.world.delete_network(id, injected, now)?;
@@ -33,11 +35,14 @@ impl Scope<'_> {
         }
     }
 
-    fn shown_network(&self, id: &ArmId, status: u16) -> Result<Reply, ArmError> {
-        let resource =
-            self.world.state.networks.get(&id.key()).ok_or_else(|| self.not_found(id))?;
+    fn found_network(&self, id: &ArmId) -> Result<&NetworkResource, ArmError> {
+        self.world.state.networks.get(&id.key()).ok_or_else(|| self.not_found(id))
+    }
+
+    fn shown_network(&self, id: &ArmId) -> Result<Reply, ArmError> {
+        let resource = self.found_network(id)?;
         let etag = format!("W/\"{}\"", resource.etag);
-        Ok(Reply::json(status, self.network(resource)).header("etag", etag))
+        Ok(Reply::json(200, self.network(resource)).header("etag", etag))
     }
 
     /// A subnet of a virtual network.
@@ -83,9 +88,13 @@ impl Scope<'_> {
                 if let Some(vm) = &resource.used_by {
                     properties.insert("virtualMachine".into(), json!({"id": vm.shouted()}));
                 }
-                properties.entry("enableIPForwarding").or_insert(json!(false));
-                properties.entry("enableAcceleratedNetworking").or_insert(json!(false));
+                let all = properties.get_mut("ipConfigurations").and_then(Value::as_array_mut);
+                for configuration in all.into_iter().flatten() {
+                    configuration["etag"] = json!(etag);
+                }
                 properties.insert("nicType".into(), json!("Standard"));
+                put_defaults(&mut properties, &of_interface());
+                document["kind"] = json!("Regular");
             }
             Kind::PublicIp => {
                 if let Some(nic) = &resource.used_by {
@@ -103,9 +112,11 @@ impl Scope<'_> {
                 for subnet in subnets.into_iter().flatten() {
                     subnet["etag"] = json!(etag);
                     subnet["properties"]["provisioningState"] = state.clone();
+                    if let Some(properties) = subnet["properties"].as_object_mut() {
+                        put_defaults(properties, &of_subnet());
+                    }
                 }
-                properties.entry("virtualNetworkPeerings").or_insert(json!([]));
-                properties.entry("enableDdosProtection").or_insert(json!(false));
+                put_defaults(&mut properties, &of_virtual_network());
             }
             _ => {
                 let rules = properties.get_mut("securityRules").and_then(Value::as_array_mut);
@@ -128,6 +139,40 @@ impl Scope<'_> {
         document["properties"] = Value::Object(properties);
         document
     }
+}
+
+/// What Azure shows where nothing was asked for.
+fn put_defaults(properties: &mut Map<String, Value>, defaults: &Value) {
+    for (name, value) in defaults.as_object().into_iter().flatten() {
+        properties.entry(name).or_insert_with(|| value.clone());
+    }
+}
+
+fn of_interface() -> Value {
+    json!({
+        "dnsSettings": {
+            "dnsServers": [], "appliedDnsServers": [],
+            "internalDomainNameSuffix": "bx.internal.cloudapp.net",
+        },
+        "enableIPForwarding": false, "enableAcceleratedNetworking": false,
+        "vnetEncryptionSupported": false, "disableTcpStateTracking": false,
+        "hostedWorkloads": [], "tapConfigurations": [], "allowPort25Out": true,
+        "defaultOutboundConnectivityEnabled": false, "auxiliaryMode": "None", "auxiliarySku": "None",
+    })
+}
+
+fn of_subnet() -> Value {
+    json!({
+        "delegations": [], "privateEndpointNetworkPolicies": "Disabled",
+        "privateLinkServiceNetworkPolicies": "Enabled",
+    })
+}
+
+fn of_virtual_network() -> Value {
+    json!({
+        "virtualNetworkPeerings": [], "enableDdosProtection": false,
+        "privateEndpointVNetPolicies": "Disabled",
+    })
 }
 
 fn default_rules(id: &ArmId) -> Value {

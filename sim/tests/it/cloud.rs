@@ -28,6 +28,7 @@ pub(crate) struct Cloud {
     pub(crate) dir: tempfile::TempDir,
     env: Env,
     limits: Limits,
+    profile: Profile,
     token: String,
 }
 
@@ -71,11 +72,11 @@ pub(crate) fn world() -> Value {
     })
 }
 
-fn open(dir: &Path, env: &Env, limits: &Limits) -> Simulator {
+fn open(dir: &Path, env: &Env, limits: &Limits, profile: Profile) -> Simulator {
     // A process that another test is just starting has a copy of every descriptor until its exec, of
     // the lock's too.
     for _ in 0..400 {
-        match try_open(dir, env, limits) {
+        match try_open(dir, env, limits, profile) {
             Err(PersistenceError::InUse { .. }) => {
                 std::thread::park_timeout(Duration::from_millis(5));
             }
@@ -85,10 +86,15 @@ fn open(dir: &Path, env: &Env, limits: &Limits) -> Simulator {
     panic!("the state directory stays in use");
 }
 
-fn try_open(dir: &Path, env: &Env, limits: &Limits) -> Result<Simulator, PersistenceError> {
+fn try_open(
+    dir: &Path,
+    env: &Env,
+    limits: &Limits,
+    profile: Profile,
+) -> Result<Simulator, PersistenceError> {
     let config = Config {
         state_dir: dir.join("state"),
-        profile: Profile::Fast,
+        profile,
         seed: 7,
         limits: limits.clone(),
         blocking: Blocking::Inline,
@@ -112,13 +118,17 @@ impl Cloud {
     }
 
     pub(crate) async fn with(limits: Limits) -> Self {
+        Self::of(limits, Profile::Fast, world()).await
+    }
+
+    pub(crate) async fn of(limits: Limits, profile: Profile, world: Value) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let env = Env::simulated(1);
         root_image(dir.path());
-        let description: WorldDescription = serde_json::from_value(world()).unwrap();
+        let description: WorldDescription = serde_json::from_value(world).unwrap();
         azure_sim::init(&dir.path().join("state"), &description, dir.path(), &env).unwrap();
-        let simulator = open(dir.path(), &env, &limits);
-        Self::around(simulator, dir, env, limits).signed_in().await
+        let simulator = open(dir.path(), &env, &limits, profile);
+        Self { profile, ..Self::around(simulator, dir, env, limits) }.signed_in().await
     }
 
     /// A simulator that was opened elsewhere.
@@ -128,7 +138,7 @@ impl Cloud {
         env: Env,
         limits: Limits,
     ) -> Self {
-        Self { simulator, dir, env, limits, token: String::new() }
+        Self { simulator, dir, env, limits, profile: Profile::Fast, token: String::new() }
     }
 
     pub(crate) async fn signed_in(mut self) -> Self {
@@ -138,17 +148,22 @@ impl Cloud {
         self
     }
 
+    /// What the simulator's clock shows.
+    pub(crate) fn simulator_clock(&self) -> azdr_env::WallTime {
+        self.env.clock.wall()
+    }
+
     pub(crate) fn authorization(&self) -> String {
         format!("Bearer {}", self.token)
     }
 
     /// Forgets everything in memory, as a crash does, and opens the state again.
     pub(crate) async fn reopen(self) -> Self {
-        let Self { simulator, dir, env, limits, token } = self;
+        let Self { simulator, dir, env, limits, profile, token } = self;
         simulator.shut_down().await;
         drop(simulator);
-        let simulator = open(dir.path(), &env, &limits);
-        Self { simulator, dir, env, limits, token }
+        let simulator = open(dir.path(), &env, &limits, profile);
+        Self { simulator, dir, env, limits, profile, token }
     }
 
     async fn get_token(&self) -> String {

@@ -100,3 +100,27 @@ async fn a_copy_can_be_made_to_stall() {
     wait(3_600_000 / 2).await;
     assert_eq!(percent(&cloud, "c").await, 40.0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn so_many_copies_may_be_in_flight_to_a_region() {
+    assert_eq!(azure_sim::config::Limits::default().copies_in_flight, 100);
+    assert_eq!(azure_sim::config::Limits::recorded().copies_in_flight, 100);
+    let limits = azure_sim::config::Limits { copies_in_flight: 2, ..Default::default() };
+    let cloud = Cloud::with(limits).await;
+    for disk in ["web-os", "web-data", "web-logs"] {
+        cloud.snapshot(&format!("s-{disk}"), disk).await;
+    }
+    for disk in ["web-os", "web-data"] {
+        let copy = cloud.start_copy(&format!("s-{disk}"), &format!("c-{disk}")).await;
+        assert_eq!(copy.status, 202);
+    }
+    // Their operations have ended; their data are still on the way.
+    wait(200).await;
+    let third = cloud.start_copy("s-web-logs", "c-web-logs").await;
+    assert_eq!((third.status, third.code()), (409, "OperationNotAllowed"));
+    let message = third.body["error"]["message"].as_str().unwrap();
+    assert!(message.contains("'westus', 2"), "{message}");
+    wait(2000).await;
+    assert_eq!(percent(&cloud, "c-web-os").await, 100.0);
+    assert_eq!(cloud.start_copy("s-web-logs", "c-web-logs").await.status, 202);
+}

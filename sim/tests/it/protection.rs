@@ -56,6 +56,58 @@ async fn a_copy_needs_a_right_on_its_source_too() {
     cloud.done(&started).await;
 }
 
+const NETWORK: &str = "/resourceGroups/prod/providers/Microsoft.Network";
+
+#[tokio::test(start_paused = true)]
+async fn an_interface_needs_a_right_on_its_subnet_and_a_vm_one_on_its_interface() {
+    let cloud = Cloud::new().await;
+    cloud.ok("PUT", "/resourceGroups/own", RESOURCES, json!({"location": "eastus"})).await;
+    let subnet = format!(
+        "/subscriptions/{SUBSCRIPTION}{NETWORK}/virtualNetworks/prod-eastus-vnet/subnets/default"
+    );
+    let interface = |group: &str| {
+        format!("/resourceGroups/{group}/providers/Microsoft.Network/networkInterfaces/n")
+    };
+    let body = json!({"location": "eastus", "properties": {"ipConfigurations": [
+        {"name": "one", "properties": {"subnet": {"id": subnet}}}]}});
+    let refused = |answer: &Answer, action: &str, on: &str| {
+        assert_eq!((answer.status, answer.code()), (403, "LinkedAuthorizationFailed"));
+        let message = answer.body["error"]["message"].as_str().unwrap_or_default().to_owned();
+        assert!(message.contains(&format!("'{action}'")) && message.contains(on), "{message}");
+    };
+    let owner = json!({"scope": group("own"), "actions": ["*"]});
+    let reader = json!({"scope": group("prod"), "actions": ["*/read"]});
+    only(&cloud, json!([owner, reader])).await;
+    let join = "Microsoft.Network/virtualNetworks/subnets/join/action";
+    let put = cloud.arm("PUT", &interface("own"), NETWORKS, body.clone()).await;
+    refused(&put, join, &subnet);
+    let joiner = json!({"scope": group("prod"), "actions": ["*/read", join]});
+    only(&cloud, json!([owner, joiner])).await;
+    cloud.ok("PUT", &interface("own"), NETWORKS, body.clone()).await;
+
+    // A machine of one's own with an interface of somebody else's.
+    assert_eq!(cloud.admin("DELETE", "assignments/client", Value::Null).await.status, 204);
+    cloud.ok("PUT", &interface("prod"), NETWORKS, body).await;
+    let disk = json!({"location": "eastus", "properties": {
+        "creationData": {"createOption": "Empty"}, "diskSizeGB": 1}});
+    let disk_path = "/resourceGroups/own/providers/Microsoft.Compute/disks/os";
+    cloud.ok("PUT", disk_path, DISKS, disk).await;
+    let theirs = format!("/subscriptions/{SUBSCRIPTION}{}", interface("prod"));
+    let vm = json!({"location": "eastus", "properties": {
+        "hardwareProfile": {"vmSize": "Standard_D2s_v3"},
+        "storageProfile": {"osDisk": {"createOption": "Attach", "osType": "Linux",
+            "managedDisk": {"id": format!("/subscriptions/{SUBSCRIPTION}{disk_path}")}}},
+        "networkProfile": {"networkInterfaces": [{"id": theirs}]},
+    }});
+    let path = "/resourceGroups/own/providers/Microsoft.Compute/virtualMachines/m";
+    only(&cloud, json!([owner, joiner])).await;
+    let join = "Microsoft.Network/networkInterfaces/join/action";
+    refused(&cloud.arm("PUT", path, VMS, vm.clone()).await, join, &theirs);
+    let joiner = json!({"scope": group("prod"), "actions": ["*/read", join]});
+    only(&cloud, json!([owner, joiner])).await;
+    assert_eq!(cloud.ok("PUT", path, VMS, vm).await.status, 201);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_immutable_snapshot_is_deleted_after_its_time_only() {
     let cloud = Cloud::new().await;

@@ -142,3 +142,44 @@ async fn pages_may_be_empty_in_the_middle_and_ids_in_a_case_of_their_own() {
     let alone = cloud.get(&disk_path("web-data"), DISKS).await;
     assert_eq!(alone["id"], disk_id("web-data"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_comes_with_operations_where_it_is_asked_for_and_else_never() {
+    let waiting = azure_sim::config::Limits { retry_after_secs: Some(7), ..Default::default() };
+    for (limits, expected) in [(Default::default(), None), (waiting, Some("7"))] {
+        let cloud = Cloud::with(limits).await;
+        let stop = cloud.arm("POST", &format!("{WEB}/deallocate"), VMS, Value::Null).await;
+        assert_eq!(stop.header("retry-after"), expected);
+        for header in ["azure-asyncoperation", "location"] {
+            let poll = cloud.url("GET", stop.header(header).unwrap()).await;
+            assert_eq!(poll.header("retry-after"), expected, "{header}");
+        }
+        cloud.done(&stop).await;
+        // What has ended is waited for no longer.
+        let ended = cloud.url("GET", stop.header("azure-asyncoperation").unwrap()).await;
+        assert_eq!(ended.header("retry-after"), None);
+        assert_eq!(cloud.arm("GET", WEB, VMS, Value::Null).await.header("retry-after"), None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn vms_have_etags_and_disks_and_snapshots_have_none() {
+    let cloud = Cloud::new().await;
+    let put = cloud.snapshot("s", "web-os").await;
+    for (path, put) in [(snapshot_path("prod", "s"), Some(put)), (disk_path("web-os"), None)] {
+        let got = cloud.arm("GET", &path, DISKS, Value::Null).await;
+        for answer in put.iter().chain([&got]) {
+            assert_eq!((answer.header("etag"), answer.body.get("etag")), (None, None), "{path}");
+        }
+        // A condition that cannot hold is not even looked at.
+        let url = format!(
+            "https://management.azure.com/subscriptions/{SUBSCRIPTION}{path}?api-version={DISKS}"
+        );
+        let tags = json!({"tags": {"a": "b"}});
+        let patched = cloud.send("PATCH", &url, &[("if-match", "\"7\"")], tags).await;
+        assert_eq!(patched.status, 202);
+        cloud.done(&patched).await;
+    }
+    let vm = cloud.arm("GET", WEB, VMS, Value::Null).await;
+    assert!(vm.header("etag").is_some() && vm.body["etag"].is_string());
+}

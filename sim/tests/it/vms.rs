@@ -175,6 +175,49 @@ async fn allocation_can_fail_on_start_and_the_vm_stays_deallocated() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn allocation_can_fail_on_create_and_the_vm_is_there_all_the_same() {
+    let cloud = Cloud::new().await;
+    cloud.snapshot("s", "web-os").await;
+    cloud.disk_from("drill-os", "s").await;
+    let nic = nic(&cloud, "drill-nic").await;
+    let path = "/resourceGroups/prod/providers/Microsoft.Compute/virtualMachines/drill";
+    cloud.faults(json!([{"action": {"capacity_gone": {"region": "eastus"}}}])).await;
+    // Accepted: it is the operation that fails.
+    let create = cloud.arm("PUT", path, VMS, vm_body("drill-os", &nic)).await;
+    assert_eq!(create.status, 201);
+    let record = cloud.done(&create).await;
+    assert_eq!(
+        (&record["status"], &record["error"]["code"]),
+        (&json!("Failed"), &json!("AllocationFailed"))
+    );
+    // Whoever gives up has a VM to delete, and a disk that it holds.
+    let vm = cloud.get(path, VMS).await;
+    assert_eq!(vm["properties"]["provisioningState"], "Failed");
+    let disk = cloud.get(&disk_path("drill-os"), DISKS).await;
+    assert!(disk["managedBy"].is_string(), "{disk}");
+    cloud.faults(json!([])).await;
+    cloud.ok("DELETE", path, VMS, Value::Null).await;
+    assert_eq!(cloud.arm("GET", path, VMS, Value::Null).await.status, 404);
+}
+
+#[tokio::test(start_paused = true)]
+async fn deleting_an_interface_answers_with_both_headers_and_no_body() {
+    let cloud = Cloud::new().await;
+    nic(&cloud, "lone").await;
+    let path = format!("{NETWORK}/networkInterfaces/lone");
+    let deleted = cloud.arm("DELETE", &path, NETWORKS, Value::Null).await;
+    // Azure was seen to answer 200 and 202; either way there is an operation to wait for.
+    assert!(matches!(deleted.status, 200 | 202), "{deleted:?}");
+    assert!(deleted.bytes.is_empty());
+    assert!(deleted.header("azure-asyncoperation").unwrap().contains("/operations/"));
+    assert!(deleted.header("location").unwrap().contains("/operationResults/"));
+    // The network's operations say nothing but how they stand.
+    assert_eq!(cloud.done(&deleted).await, json!({"status": "Succeeded"}));
+    assert_eq!(cloud.arm("GET", &path, NETWORKS, Value::Null).await.status, 404);
+    assert_eq!(cloud.arm("DELETE", &path, NETWORKS, Value::Null).await.status, 204);
+}
+
+#[tokio::test(start_paused = true)]
 async fn stopping_overtakes_starting_and_starting_waits() {
     let cloud = Cloud::new().await;
     cloud.ok("POST", &format!("{WEB}/deallocate"), VMS, Value::Null).await;

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use azdr_domain::ArmId;
+use azdr_env::WallTime;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{arm_id, list, number, part, tags, text, texts};
+use super::{arm_id, list, number, part, tags, text, texts, time};
 
 /// A virtual machine.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -21,6 +22,8 @@ pub struct Vm {
     pub zones: Vec<String>,
     /// Azure's GUID of this very machine.
     pub vm_id: Option<String>,
+    /// When it was made.
+    pub time_created: Option<WallTime>,
     /// For `If-Match`.
     pub etag: Option<String>,
     /// Its tags.
@@ -145,6 +148,7 @@ impl Vm {
             location: text(&raw, "/location"),
             zones: texts(&raw, "/zones"),
             vm_id: text(&raw, "/properties/vmId"),
+            time_created: time(&raw, "/properties/timeCreated"),
             etag: text(&raw, "/etag"),
             tags: tags(&raw),
             provisioning_state: text(&raw, "/properties/provisioningState"),

@@ -121,6 +121,8 @@ impl Admin {
         }
         let id = RunId(request.id);
         let effect = self.engine.abandon(id, &by, reason).await.map_err(unavailable)?;
+        // Whoever asks next what lies around must be told of what this job has left.
+        self.sweeper.outdate();
         self.decided(request.id, effect).await
     }
 

@@ -16,10 +16,9 @@ const FRESH: Duration = Duration::from_secs(60);
 
 impl Admin {
     pub(super) async fn residue(&self) -> Result<ListResidueResponse, Status> {
-        let now = self.env.clock.wall();
-        let sweep = match self.sweeper.last() {
-            Some(sweep) if now.since(sweep.at) < FRESH => sweep,
-            _ => self.sweeper.sweep(&self.stamp.subscriptions).await.map_err(|e| match e {
+        let sweep = match self.sweeper.fresh(FRESH) {
+            Some(sweep) => sweep,
+            None => self.sweeper.sweep(&self.stamp.subscriptions).await.map_err(|e| match e {
                 SweepError::Store(e) => unavailable(e),
                 SweepError::Azure(e) => azure(&e),
             })?,

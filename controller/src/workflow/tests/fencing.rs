@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::rough::{Lab, Mood};
-use crate::store::{Executor, RunState, Store, StoreError};
+use crate::store::{Event, Executor, Progress, QueueLimit, RunState, Store, StoreError};
 
 #[tokio::test(start_paused = true)]
 async fn an_older_controller_is_refused_and_stops_everything() {
@@ -19,7 +19,7 @@ async fn an_older_controller_is_refused_and_stops_everything() {
     new.until(id, RunState::Succeeded).await;
     old.engine.fenced().await;
     let journal = old.store.journal(id).await.unwrap();
-    let done = journal.iter().filter(|e| e.event == crate::store::Event::Done).count();
+    let done = journal.iter().filter(|e| e.event == Event::Done).count();
     assert_eq!(done, 6, "each step once");
     assert_eq!(lab.world.calls("do finish"), 1);
     let later = super::rough::new_run("rough", crate::workflow::RunPriority::Backup, &[]);
@@ -56,12 +56,12 @@ async fn writes_of_an_older_epoch_are_refused_with_words_and_change_nothing() {
     let old = first.take_over().await.unwrap();
     let now = azdr_env::WallTime::from_unix_ms(0);
     let run = super::rough::new_run("rough", crate::workflow::RunPriority::Backup, &[]);
-    let limit = crate::store::QueueLimit { most: 10, counted_to: u8::MAX };
+    let limit = QueueLimit { most: 10, counted_to: u8::MAX };
     let id = old.queue_run(run, limit, now).await.unwrap();
     let new = second.take_over().await.unwrap();
     for refused in [
         old.try_start_run(id, Vec::new(), now).await.map(|_| ()),
-        old.record(id, crate::store::Progress::default(), now).await.map(|_| ()),
+        old.record(id, Progress::default(), now).await.map(|_| ()),
         old.request_cancel(id, now).await,
     ] {
         let refused = refused.unwrap_err();

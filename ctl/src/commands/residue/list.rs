@@ -31,25 +31,28 @@ fn text(answer: &ListResidueResponse, style: Style) -> String {
     let mut text = match answer.resources.len() as u32 {
         0 => format!("{}\n", style.headline(true, "Nothing is left behind")),
         n => format!(
-            "{}, about ${} per month{} (estimate, list prices of {})\n\n",
+            "{}, {} ${} per month (estimate, list prices of {}{})\n\n",
             count(n, "resource"),
+            if unpriced(answer) == 0 { "about" } else { "at least" },
             dollars(answer.monthly_cost_usd_cents),
-            match answer.resources.iter().filter(|r| r.monthly_cost_usd_cents.is_none()).count() {
+            answer.prices_as_of,
+            match unpriced(answer) {
                 0 => String::new(),
-                unknown => format!(", not counting {unknown} without a price"),
-            },
-            answer.prices_as_of
+                n => format!("; {n} without a price"),
+            }
         ),
     };
     if !answer.held.is_empty() {
         text.push_str(&format!("{}: {}\n\n", style.warning(), answer.held));
     }
     if !answer.resources.is_empty() {
-        let mut table = Table::new(&["RESOURCE", "TYPE", "AGE", "PER MONTH", "JOB", "FATE"]);
+        let mut table =
+            Table::new(&["RESOURCE", "TYPE", "CREATED", "AGE", "PER MONTH", "JOB", "FATE"]);
         for resource in &answer.resources {
             table.row([
                 names::last_segment(&resource.resource_id).to_owned(),
                 names::last_segment(&resource.resource_type).to_owned(),
+                at(resource.created_unix_ms),
                 age(resource.created_unix_ms, answer.as_of_unix_ms),
                 resource
                     .monthly_cost_usd_cents
@@ -61,11 +64,7 @@ fn text(answer: &ListResidueResponse, style: Style) -> String {
         text.push_str(&table.render(""));
         text.push('\n');
         for resource in &answer.resources {
-            let made = match resource.created_unix_ms {
-                0 => String::new(),
-                at => format!("; made {}", minute(at)),
-            };
-            text.push_str(&format!("{}\n  {}{made}\n", resource.resource_id, resource.reason));
+            text.push_str(&format!("{}\n  {}\n", resource.resource_id, resource.reason));
         }
     }
     for other in &answer.others {
@@ -79,14 +78,23 @@ fn text(answer: &ListResidueResponse, style: Style) -> String {
     text
 }
 
-/// "8d", "5h", "12m"; a dash where Azure does not say when it was made.
+/// Of how many nobody knows what they cost.
+fn unpriced(answer: &ListResidueResponse) -> usize {
+    answer.resources.iter().filter(|r| r.monthly_cost_usd_cents.is_none()).count()
+}
+
+/// In days, or hours on the first; a dash when Azure does not say.
 fn age(created_unix_ms: i64, now_unix_ms: i64) -> String {
-    let Some(age) = between(created_unix_ms, now_unix_ms) else { return "-".to_owned() };
-    match age.as_secs() / 60 {
-        minutes @ 0..60 => format!("{minutes}m"),
-        minutes @ 60..1440 => format!("{}h", minutes / 60),
-        minutes => format!("{}d", minutes / 1440),
+    let hours = between(created_unix_ms, now_unix_ms).map(|age| age.as_secs() / 3600);
+    match hours {
+        None => "-".to_owned(),
+        Some(hours @ 0..24) => format!("{hours}h"),
+        Some(hours) => format!("{}d", hours / 24),
     }
+}
+
+fn at(unix_ms: i64) -> String {
+    if unix_ms == 0 { "-".to_owned() } else { minute(unix_ms) }
 }
 
 fn job(resource: &ResidueResource) -> String {
