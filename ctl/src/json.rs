@@ -6,6 +6,7 @@
 //! null. Fields are added, never renamed or removed.
 
 mod forecast;
+mod operator;
 mod point;
 mod status;
 
@@ -13,6 +14,7 @@ use azdr_proto::admin::*;
 use serde_json::{Value, json};
 
 pub(crate) use forecast::*;
+pub(crate) use operator::*;
 pub(crate) use point::*;
 pub(crate) use status::*;
 
@@ -494,6 +496,7 @@ mod tests {
             ("OtherInstallation", other_installation(&<_>::default())),
         ];
         written.extend(forecast::written());
+        written.extend(operator::written());
         written.extend(point::written());
         written.extend(status::written());
         for (message, document) in &written {
@@ -511,6 +514,9 @@ mod tests {
             .filter(|name| !name.ends_with("Request"))
             .filter(|name| !written.iter().any(|(message, _)| message == name))
             .collect();
-        assert_eq!(unwritten, ["DeletionPlan", "JobResult", "Outage", "RestorePlan", "VmRef"]);
+        assert_eq!(
+            unwritten,
+            ["DeletionPlan", "JobResult", "OperatorCertificate", "Outage", "RestorePlan", "VmRef"]
+        );
     }
 }

@@ -12,6 +12,7 @@
 //! This crate must not know Azure, nor decide anything: it asks, shows, and lets the controller
 //! judge every value.
 
+mod bundle;
 mod cli;
 mod commands;
 mod confirm;
@@ -25,6 +26,7 @@ mod output;
 mod policy_file;
 mod progress;
 mod quantity;
+mod roles;
 mod session;
 mod since;
 mod style;
@@ -36,7 +38,7 @@ mod which_point;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, FromArgMatches};
 
 use crate::cli::{Cli, OutputFormat};
 use crate::error::CliError;
@@ -44,7 +46,8 @@ use crate::output::Output;
 
 /// Runs the command that `args` ask for (the first is the program's name) and says how it ended.
 pub fn main(args: Vec<OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(&args) {
+    let parsed = command().try_get_matches_from(&args);
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return refuse(&error, &args),
     };
@@ -70,7 +73,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
 
 /// The whole command tree, for tests and shell completion.
 pub fn command() -> clap::Command {
-    Cli::command()
+    roles::stated(Cli::command())
 }
 
 /// Help and version are answers; the rest are usage errors, as an object if JSON was asked for.

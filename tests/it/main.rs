@@ -13,6 +13,7 @@ mod interruptions;
 mod lock_file;
 mod lost_answers;
 mod names;
+mod operators;
 mod rebuild;
 mod secrets;
 mod setup;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         whole_flow::TESTS,
         forecasts::TESTS,
         fleet::TESTS,
+        operators::TESTS,
         names::TESTS,
         lost_answers::TESTS,
         wrong_input::TESTS,

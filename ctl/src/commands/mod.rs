@@ -4,6 +4,7 @@ pub(crate) mod agent;
 pub(crate) mod backup;
 pub(crate) mod dr;
 pub(crate) mod job;
+pub(crate) mod operator;
 pub(crate) mod policy;
 pub(crate) mod residue;
 pub(crate) mod retention;
@@ -25,6 +26,9 @@ pub(crate) async fn run(cli: Cli, out: Output) -> Result<(), CliError> {
     }
     let mut session = Session::open(&cli.global, out).await?;
     let s = &mut session;
+    if !matches!(cli.noun, Noun::Operator(operator::Operator::Renew(_))) {
+        s.warn_of_expiry();
+    }
     match cli.noun {
         Noun::Vm(vm::Vm::List(command)) => command.run(s).await,
         Noun::Agent(verb) => match verb {
@@ -71,6 +75,12 @@ pub(crate) async fn run(cli: Cli, out: Output) -> Result<(), CliError> {
         },
         Noun::Residue(residue::Residue::List(command)) => command.run(s).await,
         Noun::Retention(retention::Retention::Release(command)) => command.run(s).await,
+        Noun::Operator(verb) => match verb {
+            operator::Operator::Add(command) => command.run(s).await,
+            operator::Operator::List(command) => command.run(s).await,
+            operator::Operator::Revoke(command) => command.run(s).await,
+            operator::Operator::Renew(command) => command.run(s).await,
+        },
         Noun::Status(command) => command.run(s).await,
         Noun::Whoami(command) => command.run(s).await,
         Noun::Ssh(command) => Err(command.refuse()),

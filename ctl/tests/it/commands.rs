@@ -6,6 +6,12 @@ use crate::harness::{World, transcript};
 const CASES: &[(&str, &str)] = &[
     ("whoami", "whoami"),
     ("status", "status"),
+    ("operator_add_refused", "operator add alice --role admin --bundle NEW"),
+    ("operator_add", "operator add bob --role operator --bundle NEW"),
+    ("operator_list", "operator list"),
+    ("operator_revoke", "operator revoke carol"),
+    ("operator_revoke_the_last_admin", "operator revoke alice"),
+    ("operator_renew", "operator renew"),
     ("vm_list", "vm list"),
     ("agent_token", "agent token prod-db-vm --valid-for 1h"),
     ("agent_list", "agent list"),
@@ -106,11 +112,18 @@ const CASES: &[(&str, &str)] = &[
 async fn every_command_prints_what_was_agreed() {
     let world = World::start();
     for (name, line) in CASES {
-        let show = |line: &str, ran| transcript(line, ran).replace(world.address(), "CONTROLLER");
-        let ran = world.run(line).await;
-        insta::assert_snapshot!(*name, show(line, &ran));
+        let folder = world.folder().display().to_string();
+        let show = |line: &str, ran| {
+            let shown = transcript(line, ran).replace(world.address(), "CONTROLLER");
+            shown.replace(&folder, "FOLDER")
+        };
+        // A folder that is not there yet, for each of the two.
+        let new = |format: &str| line.replace("NEW", &format!("{folder}/{name}{format}"));
+        let plain = new("");
+        let ran = world.run(&plain).await;
+        insta::assert_snapshot!(*name, show(&plain, &ran));
 
-        let line = format!("--output json {line}");
+        let line = format!("--output json {}", new("_json"));
         let json = world.run(&line).await;
         assert_eq!(json.code, ran.code, "{name}: the format changes how it ends");
         if json.code == 0 {

@@ -130,12 +130,21 @@ impl Admin {
     }
 
     /// The job now and after every change, until it is terminal or stuck.
-    pub(super) fn watch(self, id: i64) -> impl Stream<Item = Result<Job, Status>> + Send {
+    /// Revoking the watching operator ends it.
+    pub(super) fn watch(
+        self,
+        id: i64,
+        operator: String,
+    ) -> impl Stream<Item = Result<Job, Status>> + Send {
         let changes = self.engine.subscribe();
-        futures::stream::unfold(Some((self, changes, None::<Job>)), move |state| async move {
-            let (admin, mut changes, last) = state?;
+        let begin = Some((self, changes, None::<Job>, operator));
+        futures::stream::unfold(begin, move |state| async move {
+            let (admin, mut changes, last, operator) = state?;
             loop {
                 changes.mark_seen();
+                if let Err(e) = admin.still_in(&operator).await {
+                    return Some((Err(e), None));
+                }
                 let job = match admin.job(id).await {
                     Ok(job) => job,
                     Err(e) => return Some((Err(e), None)),
@@ -143,7 +152,7 @@ impl Admin {
                 if last.as_ref() != Some(&job) {
                     let over = convert::job_state_from(job.state())
                         .is_some_and(|s| s.is_terminal() || s == RunState::Stuck);
-                    let next = (!over).then(|| (admin, changes, Some(job.clone())));
+                    let next = (!over).then(|| (admin, changes, Some(job.clone()), operator));
                     return Some((Ok(job), next));
                 }
                 // A run changes at most a few times a second; looking more often serves nobody.
