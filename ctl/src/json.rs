@@ -274,6 +274,8 @@ pub(crate) fn job(m: &Job) -> Value {
         "abandoned": m.abandoned.as_ref().map(job_abandoned),
         "note": text(&m.note),
         "recovery_point": text(&m.recovery_point),
+        "waits_for_approval": m.waits_for_approval,
+        "would_delete": m.would_delete,
     })
 }
 

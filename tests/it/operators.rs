@@ -31,6 +31,11 @@ pub(crate) const TESTS: &[Test] = &[
         needs: Needs::Programs,
         body: renewal,
     },
+    Test {
+        name: "a_big_pruning_waits_until_another_operator_has_approved_it",
+        needs: Needs::Programs,
+        body: approval,
+    },
 ];
 
 const SETTLE: Duration = Duration::from_secs(60);
@@ -205,5 +210,53 @@ fn renewal(stage: &Stage) -> Result<()> {
     ensure!(lab.azdr.json(&["whoami"])?["role"] == "admin", "another role");
     let myself = ["operator", "add", "lab", "--role", "viewer", "--replace", "--bundle", "x"];
     ensure!(lab.azdr.run(&myself)?.code == 2, "replaced oneself");
+    Ok(())
+}
+
+fn approval(stage: &Stage) -> Result<()> {
+    let mut lab = stage.lab(World { vms: vec![Vm::new("prod", "db")] })?;
+    protect(&lab, "db", &[])?;
+    let mut points = Vec::new();
+    for _ in 0..7 {
+        lab.azdr.run(&["backup", "trigger", "db"])?.ok()?;
+        let point = lab.azdr.points("db")?[0]["name"].as_str().context("a name")?.to_owned();
+        lab.azdr.run(&["backup", "pin", &point, "--until", "1d", "--reason", "test"])?.ok()?;
+        points.push(point);
+    }
+    for point in &points {
+        lab.azdr.run(&["backup", "unpin", point])?.ok()?;
+    }
+    lab.azdr.run(&["backup", "trigger", "db"])?.ok()?;
+    lab.settle(SETTLE)?;
+    ensure!(lab.azdr.points("db")?.len() == 8, "it was not asked");
+    let asking = || -> Result<_> {
+        let job = lab.azdr.newest_job("prune")?;
+        ensure!(job["state"] == "queued" && job["waits_for_approval"] == true, "{job:#}");
+        ensure!(job["would_delete"].as_array().is_some_and(|d| d.len() > 5), "{job:#}");
+        let id = job["id"].as_i64().context("a number")?.to_string();
+        let words = job["waiting_for"].as_str().unwrap_or_default();
+        ensure!(words.contains(&format!("azdr job approve {id}")), "{job:#}");
+        Ok(id)
+    };
+    let id = asking()?;
+    let own = lab.azdr.run(&["job", "approve", &id])?;
+    ensure!(own.code == 3 && own.stderr.contains("lab has changed the policy"), "{own:?}");
+    let vera = add(&lab, "vera", "viewer", &[])?;
+    ensure!(vera.run(&["job", "approve", &id])?.code == 3, "a viewer has approved it");
+    let bob = add(&lab, "bob", "operator", &[])?;
+    lab.controller.kill();
+    lab.controller.start()?;
+    ensure!(lab.azdr.points("db")?.len() == 8, "the restart has approved it");
+    bob.run(&["job", "approve", &id])?.ok()?;
+    lab.settle(SETTLE)?;
+    let job = lab.azdr.job(id.parse()?)?;
+    ensure!(job["state"] == "succeeded", "{job:#}");
+    let decision = &job["decisions"][0];
+    ensure!(decision["decision"] == "approve" && decision["by"] == "bob", "{job:#}");
+    ensure!(lab.azdr.points("db")?.len() <= 2, "{:#?}", lab.azdr.points("db")?);
+    let again = bob.run(&["job", "approve", &id])?.ok()?;
+    ensure!(again.stdout.contains("approved already"), "{again:?}");
+    let other = bob.run(&["job", "approve", "1"])?;
+    ensure!(other.code == 1 && other.stderr.contains("does not wait"), "{other:?}");
     Ok(())
 }

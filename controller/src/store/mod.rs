@@ -11,6 +11,7 @@
 //! Nothing here knows Azure or the workflows: rows in, rows out.
 
 mod agents;
+mod approvals;
 mod cached;
 pub mod change;
 mod deletion_hold;
@@ -31,6 +32,7 @@ mod runs;
 mod stamp;
 
 pub use agents::{AgentCertificate, CertificateScope, ExpectedInstance};
+pub use approvals::Approval;
 pub use change::CatalogueChange;
 pub use deletion_hold::DeletionHold;
 pub use error::StoreError;

@@ -71,6 +71,7 @@ pub(crate) async fn run(cli: Cli, out: Output) -> Result<(), CliError> {
             job::Job::Retry(command) => command.run(s).await,
             job::Job::Undo(command) => command.run(s).await,
             job::Job::Abandon(command) => command.run(s).await,
+            job::Job::Approve(command) => command.run(s).await,
             job::Job::Watch(command) => command.run(s).await,
         },
         Noun::Residue(residue::Residue::List(command)) => command.run(s).await,

@@ -389,6 +389,9 @@ impl AdminService for FakeController {
 
     async fn get_job(&self, r: Request<GetJobRequest>) -> Answer<Job> {
         let id = r.get_ref().id;
+        if id == 31 {
+            return Ok(Response::new(values::asking()));
+        }
         if id == 30 {
             return Ok(Response::new(values::job(id, "reap")));
         }
@@ -429,6 +432,15 @@ impl AdminService for FakeController {
 
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Answer<FleetStatus> {
         Ok(Response::new(values::fleet_status()))
+    }
+
+    async fn approve_job(&self, r: Request<ApproveJobRequest>) -> Answer<Job> {
+        match r.get_ref().id {
+            31 => Ok(Response::new(Job { waits_for_approval: false, ..values::asking() })),
+            id => Err(Status::permission_denied(format!(
+                "operator alice has changed the policy: another one must approve job {id}"
+            ))),
+        }
     }
 
     async fn add_operator(&self, r: Request<AddOperatorRequest>) -> Answer<OperatorCertificate> {

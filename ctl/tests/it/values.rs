@@ -333,6 +333,24 @@ pub(crate) fn fleet_status() -> FleetStatus {
     }
 }
 
+pub(crate) fn asking() -> Job {
+    Job {
+        state: JobState::Queued as i32,
+        waiting_for:
+            "approval: it would delete 2 of 9 recovery points; another operator than alice runs \
+                      azdr job approve 31"
+                .into(),
+        waits_for_approval: true,
+        would_delete: vec![format!("{POINT} (eastus)"), format!("{POINT} (westus2)")],
+        requested_by: "job 30".into(),
+        started_unix_ms: 0,
+        finished_unix_ms: 0,
+        result: None,
+        steps: vec![],
+        ..job(31, "prune")
+    }
+}
+
 pub(crate) fn operator() -> Operator {
     Operator {
         name: "bob".into(),

@@ -2,13 +2,13 @@
 
 use azdr_proto::admin::{AbandonJobRequest, Job, ListJobsRequest, ListJobsResponse};
 use futures::Stream;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::Admin;
 use super::convert;
-use super::errors::unavailable;
+use super::errors::{hinted, unavailable};
 use crate::mutation::{Mutation, planted};
-use crate::store::{Item, NewRun, RunId, RunRow, RunState};
+use crate::store::{Approval, Item, NewRun, RunId, RunRow, RunState};
 use crate::workflow::Effect;
 use crate::workflows::backup;
 
@@ -119,6 +119,39 @@ impl Admin {
         let id = RunId(request.id);
         let effect = self.engine.abandon(id, &by, reason).await.map_err(unavailable)?;
         self.decided(request.id, effect).await
+    }
+
+    pub(super) async fn approve(&self, by: String, id: i64) -> Result<Job, Status> {
+        let run = RunId(id);
+        let row = self.store.run(run).await.map_err(unavailable)?;
+        let asked = row.map(|row| row.input["asked"]["policy_by"].clone()).unwrap_or_default();
+        let not_by: Vec<String> = asked.as_str().map(str::to_owned).into_iter().collect();
+        let now = self.env.clock.wall();
+        let approved = self.store.approve(run, by.clone(), not_by, now).await;
+        let effect = match approved.map_err(unavailable)? {
+            Approval::Taken => {
+                tracing::warn!(run = id, by, "approved");
+                self.engine.notify();
+                Effect::Taken
+            }
+            Approval::Already => Effect::Nothing(format!("job {id} is approved already")),
+            Approval::NotAsked => {
+                return Err(Status::failed_precondition(format!(
+                    "job {id} does not wait for approval"
+                )));
+            }
+            Approval::SamePerson => {
+                return Err(hinted(
+                    Code::PermissionDenied,
+                    format!(
+                        "operator {by} has changed the policy: another one must approve job {id}"
+                    ),
+                    "ask another operator; an admin lets one in with `azdr operator add`; or undo the \
+                     change, and cancel the job",
+                ));
+            }
+        };
+        self.decided(id, effect).await
     }
 
     async fn decided(&self, id: i64, effect: Effect) -> Result<Job, Status> {

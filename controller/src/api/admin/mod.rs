@@ -320,6 +320,11 @@ impl AdminService for Admin {
         self.status().await.map(Response::new)
     }
 
+    async fn approve_job(&self, request: Request<ApproveJobRequest>) -> Answer<Job> {
+        let operator = self.authorise(&request, Role::Operator).await?;
+        self.approve(operator.name, request.into_inner().id).await.map(Response::new)
+    }
+
     async fn add_operator(
         &self,
         request: Request<AddOperatorRequest>,
