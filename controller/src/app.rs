@@ -35,7 +35,9 @@ use crate::reconcile::Reconciler;
 use crate::reconcile::residue::{self, Sweeper};
 use crate::store::{Executor, Stamp, Store, StoreError};
 use crate::workflow::{Engine, EngineConfig, RetryPolicy};
-use crate::workflows::{self, Catalogue, DrillAccess, ProbeAddress, Services, Settings};
+use crate::workflows::{
+    self, Catalogue, DeletionLimit, DrillAccess, ProbeAddress, Services, Settings,
+};
 
 /// How often the controller's own certificate is made anew.
 const RENEW_EVERY: Duration = Duration::from_secs(24 * 3600);
@@ -399,6 +401,10 @@ fn settings(config: &Config, stamp: &Stamp, agent_address: Option<String>) -> Se
         boot_limit: Duration::from_secs(if quick { 180 } else { 15 * 60 }),
         copy_stall_limit: Duration::from_secs(if quick { 60 } else { 6 * 3600 }),
         keep_replaced: Duration::from_secs(7 * 24 * 3600),
+        deletion_limit: DeletionLimit {
+            percent: config.retention.approve_above_percent,
+            points: config.retention.approve_above_points,
+        },
         look_again_at_copy: Duration::from_millis(if quick { 250 } else { 30_000 }),
         look_again: if quick { Duration::from_millis(250) } else { Duration::from_secs(5) },
     }

@@ -118,6 +118,8 @@ pub struct Config {
     pub advertise: Advertise,
     /// Capture.
     pub backup: Backup,
+    /// When a pruning asks.
+    pub retention: Retention,
     /// Drills.
     pub drill: Drill,
     /// Probes of restored machines.
@@ -255,6 +257,15 @@ pub struct Backup {
     pub lease: Duration,
     /// Freezes at the same time, 1 to 256; default 8.
     pub max_concurrent_holds: usize,
+}
+
+/// How much a pruning may delete of a VM's recovery points before it asks a second person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Per cent of the VM's points, 0 to 100; default 20. 100: it never asks.
+    pub approve_above_percent: u32,
+    /// So many are never asked about, 0 to 1,000,000; default 5.
+    pub approve_above_points: u32,
 }
 
 /// How the controller reaches a drill's machines.

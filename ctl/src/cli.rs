@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    agent, backup, dr, job, policy, residue, retention, ssh, status, vm, whoami,
+    agent, backup, dr, job, operator, policy, residue, retention, ssh, status, vm, whoami,
 };
 use crate::whole::whole;
 
@@ -80,6 +80,9 @@ pub(crate) enum Noun {
     /// Whether backups may be deleted
     #[command(subcommand)]
     Retention(retention::Retention),
+    /// Who may call the controller
+    #[command(subcommand)]
+    Operator(operator::Operator),
     Status(status::Status),
     Whoami(whoami::Whoami),
     Ssh(ssh::Ssh),

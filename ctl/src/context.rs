@@ -16,14 +16,43 @@ use serde::Deserialize;
 
 use crate::error::{CliError, Exit};
 
-/// What a context file says.
+/// What a context file says. Paths are relative to it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
-    controller: String,
-    ca: PathBuf,
-    certificate: PathBuf,
-    key: PathBuf,
+pub(crate) struct File {
+    pub(crate) controller: String,
+    pub(crate) ca: PathBuf,
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+impl File {
+    pub(crate) fn read(path: &Path) -> Result<Self, CliError> {
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            bad(format!("cannot read the context file {}: {e}", path.display())).hint(
+                "Name one with --context-file or AZDR_CONTEXT, or copy the bundle that \
+                 `azdr-controller init` or `azdr operator add` wrote to ~/.config/azdr.",
+            )
+        })?;
+        toml::from_str(&text).map_err(|e| {
+            bad(format!("the context file {} is not valid: {}", path.display(), e.message()))
+                .hint("It must set exactly controller (\"host:port\"), ca, certificate and key.")
+        })
+    }
+}
+
+/// The text of a context file.
+pub(crate) fn text(controller: &str, ca: &Path, certificate: &Path, key: &Path) -> String {
+    let quoted = |value: String| toml::Value::String(value).to_string();
+    let path = |path: &Path| quoted(path.display().to_string());
+    format!(
+        "# Read by `azdr --context-file`; paths are relative to this file.\n\
+         controller = {}\nca = {}\ncertificate = {}\nkey = {}\n",
+        quoted(controller.to_owned()),
+        path(ca),
+        path(certificate),
+        path(key)
+    )
 }
 
 /// A controller, and the identity to show it.
@@ -31,6 +60,8 @@ struct File {
 pub(crate) struct Context {
     pub(crate) controller: String,
     pub(crate) identity: ClientIdentity,
+    /// The file.
+    pub(crate) path: PathBuf,
 }
 
 impl Context {
@@ -40,23 +71,14 @@ impl Context {
             Some(path) => path.to_owned(),
             None => default_path()?,
         };
-        let text = std::fs::read_to_string(&path).map_err(|e| {
-            bad(format!("cannot read the context file {}: {e}", path.display())).hint(
-                "Name one with --context-file or AZDR_CONTEXT, or copy the bundle that \
-                 `azdr-controller init` wrote to ~/.config/azdr.",
-            )
-        })?;
-        let file: File = toml::from_str(&text).map_err(|e| {
-            bad(format!("the context file {} is not valid: {}", path.display(), e.message()))
-                .hint("It must set exactly controller (\"host:port\"), ca, certificate and key.")
-        })?;
+        let file = File::read(&path)?;
         let beside = |name: &Path| path.parent().unwrap_or(Path::new("")).join(name);
         let (key, certificate, ca) =
             (beside(&file.key), beside(&file.certificate), beside(&file.ca));
         let identity = ClientIdentity::load(&key, &certificate, &ca).map_err(|e| {
             bad(e.to_string()).hint(format!("It is named in the context file {}.", path.display()))
         })?;
-        Ok(Self { controller: file.controller, identity })
+        Ok(Self { controller: file.controller, identity, path })
     }
 }
 

@@ -134,8 +134,8 @@ impl From<&ConnectError> for CliError {
             ConnectError::Refused { .. } => (
                 "refused",
                 Exit::NoAccess,
-                "Use the client bundle that azdr-controller init wrote, with the certificate that \
-                 is valid now.",
+                "Use the client bundle that azdr-controller init or azdr operator add wrote, with the \
+                 certificate that is valid now; where it has ended, ask an admin for another.",
             ),
             ConnectError::BadIdentity { .. } => (
                 "bad_context",

@@ -6,6 +6,7 @@
 //! null. Fields are added, never renamed or removed.
 
 mod forecast;
+mod operator;
 mod point;
 mod policies;
 mod report;
@@ -15,6 +16,7 @@ use azdr_proto::admin::*;
 use serde_json::{Value, json};
 
 pub(crate) use forecast::*;
+pub(crate) use operator::*;
 pub(crate) use point::*;
 pub(crate) use policies::*;
 pub(crate) use report::*;
@@ -286,6 +288,8 @@ pub(crate) fn job(m: &Job) -> Value {
         "items": list(&m.items, job_item),
         "child_of": (m.child_of != 0).then_some(m.child_of),
         "recovery_point": text(&m.recovery_point),
+        "waits_for_approval": m.waits_for_approval,
+        "would_delete": m.would_delete,
     })
 }
 
@@ -541,6 +545,7 @@ mod tests {
             ("OtherInstallation", other_installation(&<_>::default())),
         ];
         written.extend(forecast::written());
+        written.extend(operator::written());
         written.extend(point::written());
         written.extend(status::written());
         written.extend(report::written());
@@ -560,6 +565,9 @@ mod tests {
             .filter(|name| !name.ends_with("Request"))
             .filter(|name| !written.iter().any(|(message, _)| message == name))
             .collect();
-        assert_eq!(unwritten, ["DeletionPlan", "JobResult", "Outage", "RestorePlan", "VmRef"]);
+        assert_eq!(
+            unwritten,
+            ["DeletionPlan", "JobResult", "OperatorCertificate", "Outage", "RestorePlan", "VmRef"]
+        );
     }
 }

@@ -12,6 +12,7 @@
 //! This crate must not know Azure, nor decide anything: it asks, shows, and lets the controller
 //! judge every value.
 
+mod bundle;
 mod cli;
 mod commands;
 mod confirm;
@@ -27,6 +28,7 @@ mod point_in_time;
 mod policy_file;
 mod progress;
 mod quantity;
+mod roles;
 mod session;
 mod since;
 mod style;
@@ -40,7 +42,7 @@ mod yaml;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, FromArgMatches};
 
 use crate::cli::{Cli, OutputFormat};
 use crate::error::CliError;
@@ -48,7 +50,8 @@ use crate::output::Output;
 
 /// Runs the command that `args` ask for (the first is the program's name) and says how it ended.
 pub fn main(args: Vec<OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(&args) {
+    let parsed = command().try_get_matches_from(&args);
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return refuse(&error, &args),
     };
@@ -74,7 +77,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
 
 /// The whole command tree, for tests and shell completion.
 pub fn command() -> clap::Command {
-    Cli::command()
+    roles::stated(Cli::command())
 }
 
 /// Help and version are answers; the rest are usage errors, as an object if JSON was asked for.

@@ -1,4 +1,4 @@
-//! The whole fleet on one screen, and what operators do together.
+//! The whole fleet on one screen.
 
 use std::time::Duration;
 

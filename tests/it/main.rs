@@ -15,6 +15,7 @@ mod interruptions;
 mod lock_file;
 mod lost_answers;
 mod names;
+mod operators;
 mod pins;
 mod policies;
 mod rebuild;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         whole_flow::TESTS,
         forecasts::TESTS,
         fleet::TESTS,
+        operators::TESTS,
         names::TESTS,
         policies::TESTS,
         lost_answers::TESTS,

@@ -58,6 +58,7 @@ fn no_secret(stage: &Stage) -> Result<()> {
 /// Uses everything that has to do with secrets; returns those that were shown.
 fn work(lab: &Lab) -> Result<Vec<String>> {
     protect(lab, "db", &["--target-region", "westus2"])?;
+    crate::operators::add(lab, "bob", "viewer", &[])?.run(&["operator", "renew"])?.ok()?;
     let token = lab.azdr.json(&["agent", "token", "db"])?;
     let token = token["token"].as_str().context("a token")?.to_owned();
     lab.azdr.run(&["backup", "trigger", "db"])?.ok()?;

@@ -326,8 +326,12 @@ fn play_agents(
     Daemon::start("azdr-simulated-agents", command, &log, spec.lifetime)
 }
 
-/// Whether a job is not over yet. A stuck one waits for a person: nothing more comes of it.
+/// Whether a job is not over yet. A stuck one waits for a person, and so does one that asks for approval:
+/// nothing more comes of it.
 pub fn is_active(job: &Value) -> bool {
+    if job["waits_for_approval"] == true {
+        return false;
+    }
     ["queued", "running", "undoing"].iter().any(|state| job["state"] == *state)
 }
 

@@ -215,7 +215,7 @@ impl Case {
                 tokio::time::advance(Duration::from_secs(86_400)).await;
                 take(life, &item).await;
                 let chosen = Some(prune::Chosen { point, region: None });
-                let input = prune::Input { item: item.id, vm: db(), chosen };
+                let input = prune::Input { item: item.id, vm: db(), chosen, asked: None };
                 workflows::new_run(prune::RUN, &input, item.id, "test")
             }
             Self::Reap => {

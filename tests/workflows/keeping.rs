@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use azdr_controller::reconcile::Reconciler;
 use azdr_controller::store::{
-    CatalogueChange, DeletionHold, Item, NewRun, PointRow, RunId, RunState,
+    Approval, CatalogueChange, DeletionHold, Item, NewRun, PointRow, RunId, RunState,
 };
 use azdr_controller::workflows::{self, prune, tags, verify};
 use azdr_domain::pin::{PIN_TAG, Pin, parse_tag};
 use azdr_domain::policy::PolicyChange;
 use azdr_domain::recovery_point::PointName;
+use azdr_env::WallTime;
 
 use crate::cases::{back_up, take};
 use crate::life::{Bench, Life, db};
@@ -42,7 +43,7 @@ fn prune_by_policy(item: &Item) -> NewRun {
 
 fn delete(item: &Item, point: &PointName, region: Option<&str>) -> NewRun {
     let chosen = prune::Chosen { point: point.clone(), region: region.map(str::to_owned) };
-    let input = prune::Input { item: item.id, vm: db(), chosen: Some(chosen) };
+    let input = prune::Input { item: item.id, vm: db(), chosen: Some(chosen), asked: None };
     workflows::new_run(prune::RUN, &input, item.id, "alice")
 }
 
@@ -282,5 +283,97 @@ async fn whoever_comes_first_the_other_is_refused_use_and_deletion_of_a_point() 
     let (life, row) = bench.run(life, delete(&item, &name, None)).await;
     assert_eq!(row.state, RunState::Failed);
     assert!(row.error.unwrap()["message"].as_str().unwrap().contains("leased by job"));
+    life.end().await;
+}
+
+/// A pruning that would delete 6 of 7 points, and the job that asks about it.
+async fn asking(bench: &Bench) -> (Life, Item, Vec<PointName>, RunId) {
+    let life = bench.life().await;
+    let item =
+        bench.protect(&life, PolicyChange { daily: Some(7), ..PolicyChange::default() }).await;
+    let points = several(&life, &item, 7).await;
+    bench.protect(&life, PolicyChange { daily: Some(1), ..PolicyChange::default() }).await;
+    let (life, row) = bench.run(life, prune_by_policy(&item)).await;
+    assert_eq!(row.state, RunState::Succeeded, "{row:?}");
+    let held = row.result.unwrap()["prune"]["held"].as_str().unwrap().to_owned();
+    assert!(held.contains("waits for approval"), "{held}");
+    life.settle().await;
+    assert_eq!(names(&life, &item).await, points, "it has deleted nothing");
+    let queued = life.store.queued_runs(10).await.unwrap();
+    assert_eq!(queued.len(), 1, "{queued:?}");
+    let waiting = queued[0].waiting_for.clone().unwrap();
+    assert!(waiting.contains("6 of 7") && waiting.contains("azdr job approve"), "{waiting}");
+    (life, item, points, queued[0].id)
+}
+
+async fn state(life: &Life, id: RunId) -> RunState {
+    life.store.run(id).await.unwrap().unwrap().state
+}
+
+async fn approve(life: &Life, id: RunId, by: &str) -> Approval {
+    let now = WallTime::from_unix_ms(1);
+    life.store.approve(id, by.to_owned(), vec!["anna".into()], now).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pruning_of_most_points_waits_for_a_second_person_across_restarts() {
+    let bench = Bench::new();
+    let (life, item, points, id) = asking(&bench).await;
+    // Asked once, however often it is pruned.
+    let (life, _) = bench.run(life, prune_by_policy(&item)).await;
+    assert_eq!(life.store.queued_runs(10).await.unwrap().len(), 1);
+    life.engine.kill();
+    life.end().await;
+    tokio::time::advance(DAY * 30).await;
+    let life = bench.life().await;
+    life.settle().await;
+    assert_eq!(names(&life, &item).await, points, "a restart is no approval");
+    // Whoever changed the policy, and whoever had changed it when it was asked.
+    for same in ["test", "anna"] {
+        assert_eq!(approve(&life, id, same).await, Approval::SamePerson, "{same}");
+    }
+    assert_eq!(approve(&life, id, "bob").await, Approval::Taken);
+    life.engine.kill();
+    life.end().await;
+    let life = bench.life().await;
+    assert_eq!(life.ended(id).await.state, RunState::Succeeded);
+    assert_eq!(names(&life, &item).await, points[6..]);
+    assert_eq!(approve(&life, id, "bob").await, Approval::Already);
+    let history = life.engine.history(id).await.unwrap();
+    let (_, decision) = &history.decisions()[0];
+    assert_eq!((&decision["decision"], &decision["by"]), (&"approve".into(), &"bob".into()));
+    life.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_approved_is_all_that_goes_and_no_more_than_the_rules_still_say() {
+    let bench = Bench::new();
+    let (life, item, points, id) = asking(&bench).await;
+    // One of them is pinned, and a new point makes another one superfluous: nobody was asked about it.
+    life.store.pin(item.id, points[2].clone(), pin_of(&bench, "alice", None)).await.unwrap();
+    let new = take(&life, &item).await;
+    life.settle().await;
+    assert_eq!(approve(&life, id, "bob").await, Approval::Taken);
+    life.engine.notify();
+    assert_eq!(life.ended(id).await.state, RunState::Succeeded);
+    let left = [points[2].clone(), points[6].clone(), new];
+    assert_eq!(names(&life, &item).await, left);
+    life.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_for_approval_is_cancelled_and_withdrawn_when_the_policy_wants_them_again() {
+    let bench = Bench::new();
+    let (life, item, points, id) = asking(&bench).await;
+    life.engine.cancel(id).await.unwrap();
+    assert_eq!(state(&life, id).await, RunState::Cancelled);
+    assert_eq!(approve(&life, id, "bob").await, Approval::NotAsked);
+    // The next pruning asks anew, and one that is small enough takes it back.
+    let (life, _) = bench.run(life, prune_by_policy(&item)).await;
+    let again = life.store.queued_runs(10).await.unwrap()[0].id;
+    bench.protect(&life, PolicyChange { daily: Some(6), ..PolicyChange::default() }).await;
+    let (life, _) = bench.run(life, prune_by_policy(&item)).await;
+    assert_eq!(state(&life, again).await, RunState::Cancelled);
+    assert_eq!(names(&life, &item).await, points[1..]);
     life.end().await;
 }

@@ -8,7 +8,9 @@ use azdr_arm::{ArmClient, ArmConfig, CredentialConfig, PollPace, Secret, Tokens}
 use azdr_controller::fleet::Fleet;
 use azdr_controller::store::{Executor, Item, NewRun, PointRow, RunId, RunRow, RunState, Store};
 use azdr_controller::workflow::{Engine, EngineConfig, RetryPolicy, StepHook};
-use azdr_controller::workflows::{self, Catalogue, DrillAccess, ProbeAddress, Services, Settings};
+use azdr_controller::workflows::{
+    self, Catalogue, DeletionLimit, DrillAccess, ProbeAddress, Services, Settings,
+};
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::policy::{Policy, PolicyChange};
 use azdr_domain::region::Region;
@@ -340,9 +342,11 @@ impl Life {
         let quiet = async {
             loop {
                 changes.mark_seen();
-                let counts = self.store.run_counts().await.unwrap();
-                let over = ["succeeded", "failed", "cancelled"];
-                if counts.iter().all(|(_, state, _)| over.contains(&state.as_str())) {
+                let begun = self.store.unfinished_runs().await.unwrap();
+                let queued = self.store.queued_runs(1000).await.unwrap();
+                // One that waits for approval waits for itself, as long as nobody comes.
+                let asks = |run: &RunRow| run.waiting_for_job == Some(run.id);
+                if begun.is_empty() && queued.iter().all(asks) {
                     return;
                 }
                 changes.changed().await;
@@ -378,6 +382,7 @@ fn settings() -> Settings {
         boot_limit: Duration::from_secs(180),
         copy_stall_limit: Duration::from_secs(60),
         keep_replaced: Duration::from_secs(7 * 86_400),
+        deletion_limit: DeletionLimit { percent: 20, points: 5 },
         look_again: Duration::from_millis(250),
         look_again_at_copy: Duration::from_millis(250),
     }

@@ -13,7 +13,7 @@ use url::Url;
 use super::address::SourceAddress;
 use super::{
     Advertise, Backup, CLIENT_SECRET_VARIABLE, Cloud, CloudName, Config, ConfigError, Credential,
-    Drill, DrillAccess, Listen, PollPace, Probe, Scheduler, SecretText, file,
+    Drill, DrillAccess, Listen, PollPace, Probe, Retention, Scheduler, SecretText, file,
 };
 use crate::reconcile::proofs::ProofBudget;
 
@@ -41,6 +41,7 @@ impl Checker<'_> {
             credential: self.credential(file.credential)?,
             advertise: self.advertise(&file.advertise, &listen)?,
             backup: self.backup(file.backup)?,
+            retention: self.retention(&file.retention)?,
             drill: self.drill(file.drill, &cloud)?,
             probe: Probe {
                 ssh_port: self.number("probe.ssh_port", file.probe.ssh_port, 1, 65_535)? as u16,
@@ -319,6 +320,14 @@ impl Checker<'_> {
             lease: Duration::from_millis(lease),
             max_concurrent_holds: holds as usize,
         })
+    }
+
+    fn retention(&self, retention: &file::Retention) -> Checked<Retention> {
+        let percent = retention.approve_above_percent;
+        let points = retention.approve_above_points;
+        let percent = self.number("retention.approve_above_percent", percent, 0, 100)?;
+        let points = self.number("retention.approve_above_points", points, 0, 1_000_000)?;
+        Ok(Retention { approve_above_percent: percent as u32, approve_above_points: points as u32 })
     }
 
     fn drill(&self, drill: file::Drill, cloud: &Cloud) -> Checked<Drill> {

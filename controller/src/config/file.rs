@@ -20,6 +20,8 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) backup: Backup,
     #[serde(default)]
+    pub(super) retention: Retention,
+    #[serde(default)]
     pub(super) drill: Drill,
     #[serde(default)]
     pub(super) probe: Probe,
@@ -97,6 +99,19 @@ impl Default for Backup {
             lease_ms: 3_000,
             max_concurrent_holds: 8,
         }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Retention {
+    pub(super) approve_above_percent: u64,
+    pub(super) approve_above_points: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { approve_above_percent: 20, approve_above_points: 5 }
     }
 }
 

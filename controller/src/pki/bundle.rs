@@ -10,8 +10,8 @@ use azdr_identity::{AuthorityError, CertificateAuthority, Identity, Issued, Seri
 
 use super::private_files::{create_private_dir, draft_of, folder_of, sync_dir, write_synced};
 
-/// How long an operator's certificate is valid: two years. There is no command yet to renew one, and
-/// a drill of a yearly recovery point must not fail for want of an operator.
+/// How long an operator's certificate is valid at most: two years. The CLI warns before it ends, and
+/// renews it.
 pub const OPERATOR_LIFETIME: Duration = Duration::from_secs(2 * 365 * 24 * 3600);
 
 /// Clocks of clients may be behind by this much.

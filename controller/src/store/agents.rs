@@ -1,4 +1,4 @@
-//! Agents' certificates, enrolment tokens, restored instances that are expected, and operators.
+//! Agents' certificates, enrolment tokens, and restored instances that are expected.
 
 use azdr_env::WallTime;
 use rusqlite::{Connection, OptionalExtension};
@@ -43,19 +43,6 @@ pub struct ExpectedInstance {
     pub durable: bool,
     /// The VM that it becomes, if a new one.
     pub own_item: Option<ItemId>,
-}
-
-/// A person or script that may use the admin API.
-#[derive(Clone, Debug)]
-pub struct OperatorRow {
-    /// Name in the certificate.
-    pub name: String,
-    /// `viewer`, `operator` or `admin`.
-    pub role: String,
-    /// The certificate that is theirs now.
-    pub certificate_serial: String,
-    /// Not to be let in.
-    pub revoked: bool,
 }
 
 impl Store {
@@ -373,31 +360,6 @@ impl Store {
                         run: RunId(r.get(1)?),
                         durable: r.get(2)?,
                         own_item: r.get::<_, Option<i64>>(3)?.map(ItemId),
-                    })
-                },
-            )
-            .optional()?)
-        })
-        .await
-    }
-
-    /// An operator by name.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn operator(&self, name: &str) -> Result<Option<OperatorRow>, StoreError> {
-        let name = name.to_owned();
-        self.read(move |c| {
-            Ok(c.query_row_cached(
-                "SELECT name, role, certificate_serial, revoked_ms IS NOT NULL FROM operator
-                 WHERE name = ?1",
-                [name],
-                |r| {
-                    Ok(OperatorRow {
-                        name: r.get(0)?,
-                        role: r.get(1)?,
-                        certificate_serial: r.get(2)?,
-                        revoked: r.get(3)?,
                     })
                 },
             )

@@ -163,6 +163,18 @@ pub enum CatalogueChange {
     StartRun(Box<NewRun>),
     /// Start another run, unless an equal one is queued: that one will see what there is by then.
     StartRunUnlessQueued(Box<NewRun>),
+    /// Start another run when a second person has approved it. An item has at most one that waits.
+    AskApproval {
+        /// The run.
+        run: Box<NewRun>,
+        /// What it waits for.
+        words: String,
+    },
+    /// A run that waits for approval is not needed any more.
+    WithdrawApproval {
+        /// About what.
+        item: ItemId,
+    },
     /// Whether the VM's tag mirrors its policy.
     SetTagProblem {
         /// Whose.
@@ -362,6 +374,8 @@ pub(super) fn apply(
             Some(_) => Ok(()),
             None => insert_run(c, new, now).map(|_| ()),
         },
+        Change::AskApproval { run, words } => super::approvals::ask(c, run, words, now),
+        Change::WithdrawApproval { item } => super::approvals::withdraw(c, *item, now),
         Change::SetTagProblem { item, problem } => {
             c.execute_cached(
                 "UPDATE policy SET tag_problem = ?2 WHERE item_id = ?1",

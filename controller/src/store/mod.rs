@@ -11,6 +11,7 @@
 //! Nothing here knows Azure or the workflows: rows in, rows out.
 
 mod agents;
+mod approvals;
 mod cached;
 pub mod change;
 mod deletion_hold;
@@ -21,6 +22,7 @@ mod fleet_status;
 mod items;
 mod journal;
 mod missing;
+mod operators;
 mod pins;
 mod points;
 mod policies;
@@ -31,7 +33,8 @@ mod residue;
 mod runs;
 mod stamp;
 
-pub use agents::{AgentCertificate, CertificateScope, ExpectedInstance, OperatorRow};
+pub use agents::{AgentCertificate, CertificateScope, ExpectedInstance};
+pub use approvals::Approval;
 pub use change::CatalogueChange;
 pub use deletion_hold::DeletionHold;
 pub use error::StoreError;
@@ -39,6 +42,7 @@ pub use fleet_status::{FleetRow, OpenRuns};
 pub use items::{Item, ItemId};
 pub use journal::{Event, JournalEntry};
 pub use missing::CataloguedSnapshot;
+pub use operators::{OperatorCertificateRow, OperatorRow};
 pub use pins::StalePins;
 pub use points::{
     DrillRow, PointAttempts, PointRow, ProofRow, ReplicaRow, ReplicaState, SnapshotRow,

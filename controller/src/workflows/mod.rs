@@ -34,7 +34,7 @@ pub mod services;
 pub mod tags;
 pub mod verify;
 
-pub use services::{Catalogue, DrillAccess, ProbeAddress, Services, Settings};
+pub use services::{Catalogue, DeletionLimit, DrillAccess, ProbeAddress, Services, Settings};
 
 use crate::workflow::Definition;
 

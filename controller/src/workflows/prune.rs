@@ -13,7 +13,11 @@
 //! set between plan and claim makes the claim fail, and with it the run: it changes nothing then.
 //!
 //! A person may choose one point instead ([`Input::chosen`]): then the policy's slots do not count,
-//! and everything else that keeps a point does. While deletions are held (after the catalogue was
+//! and everything else that keeps a point does.
+//!
+//! A plan of the policy that would delete more than the limit ([`super::DeletionLimit`]) deletes nothing.
+//! It leaves a run of its own that waits for a second person ([`Asked`]) and then deletes what was
+//! asked for, as far as the rules still say so: never more. While deletions are held (after the catalogue was
 //! rebuilt) nothing is deleted either way.
 
 use std::collections::BTreeSet;
@@ -48,12 +52,28 @@ pub struct Input {
     /// Delete this instead of what the policy no longer wants.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chosen: Option<Chosen>,
+    /// Delete nothing else, and that without asking: it has waited for a second person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Asked>,
+}
+
+/// What a second person is asked about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// Points and regions.
+    pub parts: Vec<(PointName, String)>,
+    /// How many points those are.
+    pub points: u32,
+    /// Of how many.
+    pub of: u32,
+    /// Who had changed the policy last.
+    pub policy_by: String,
 }
 
 impl Input {
     /// What the policy no longer wants.
     pub fn by_policy(item: ItemId, vm: ArmId) -> Self {
-        Self { item, vm, chosen: None }
+        Self { item, vm, chosen: None, asked: None }
     }
 }
 
@@ -81,6 +101,9 @@ struct Plan {
     /// Why nothing may be deleted now.
     #[serde(default)]
     held: String,
+    /// It would have been too much: a second person is asked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    asks: bool,
 }
 
 /// A point's snapshots in one region.
@@ -257,14 +280,15 @@ async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
         }
         let missing = mark_missing(cx, &mut points).await?;
         let doomed = chosen_parts(&points, chosen, cx.now()).map_err(StepError::Fail)?;
-        let plan = Plan { kept: points.len() as u32 - 1, doomed, held: String::new() };
+        let kept = points.len() as u32 - 1;
+        let plan = Plan { kept, doomed, held: String::new(), asks: false };
         return Ok(Done::new(plan).changes(missing));
     }
     let policy = catalogue.policy(cx.input.item).await?;
     let mut plan = retention_plan(policy.as_ref(), &points, cx.now());
     if let Some(held) = held {
         let kept = (plan.keep.len() + plan.delete.len()) as u32;
-        return Ok(Done::new(Plan { kept, doomed: Vec::new(), held }));
+        return Ok(Done::new(Plan { kept, doomed: Vec::new(), held, asks: false }));
     }
     let mut missing = Vec::new();
     if !plan.delete.is_empty() {
@@ -273,7 +297,7 @@ async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
             plan = retention_plan(policy.as_ref(), &points, cx.now());
         }
     }
-    let doomed = plan
+    let mut doomed: Vec<Doomed> = plan
         .delete
         .iter()
         .filter_map(|d| {
@@ -287,8 +311,40 @@ async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
                 || plan.keep.iter().all(|k| k.point != d.name || k.region.as_str() == d.region)
         })
         .collect();
-    let plan = Plan { kept: plan.keep.len() as u32, doomed, held: String::new() };
-    Ok(Done::new(plan).changes(missing))
+    let kept = plan.keep.len() as u32;
+    if let Some(asked) = &cx.input.asked {
+        doomed.retain(|d| asked.parts.contains(&(d.name.clone(), d.region.clone())));
+        let plan = Plan { kept, doomed, held: String::new(), asks: false };
+        return Ok(Done::new(plan).changes(missing));
+    }
+    let mut names: Vec<&PointName> = doomed.iter().map(|d| &d.name).collect();
+    names.sort();
+    names.dedup();
+    let (count, all) = (names.len(), points.len());
+    let mut changes = missing;
+    if !cx.services().settings.deletion_limit.asks(count, all) {
+        // What was asked about, if anything, is not too much any more.
+        changes.push(CatalogueChange::WithdrawApproval { item: cx.input.item });
+        let plan = Plan { kept, doomed, held: String::new(), asks: false };
+        return Ok(Done::new(plan).changes(changes));
+    }
+    let asked = Asked {
+        parts: doomed.iter().map(|d| (d.name.clone(), d.region.clone())).collect(),
+        points: count as u32,
+        of: all as u32,
+        policy_by: catalogue.policy_changed_by(cx.input.item).await?.unwrap_or_default(),
+    };
+    let words = format!(
+        "approval: it would delete {count} of {all} recovery points; another operator than {} runs azdr \
+         job approve",
+        asked.policy_by
+    );
+    let input = Input { asked: Some(asked), ..cx.input.clone() };
+    let by = format!("job {}", cx.run_id());
+    let run = Box::new(super::new_run(RUN, &input, cx.input.item, by));
+    changes.push(CatalogueChange::AskApproval { run, words });
+    let plan = Plan { kept, doomed: Vec::new(), held: String::new(), asks: true };
+    Ok(Done::new(plan).changes(changes))
 }
 
 /// Marks the snapshots that Azure has no more, and answers what to record of that. One listing shows
@@ -443,6 +499,10 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
     let plan = cx.output(PLAN)?;
     let deleted: Vec<String> =
         plan.doomed.iter().map(|d| format!("{} ({})", d.name, d.region)).collect();
-    let result = json!({"prune": {"deleted": deleted, "kept": plan.kept, "held": plan.held}});
+    let held = match plan.asks {
+        true => "it would delete too much at once: a job of its own waits for approval".to_owned(),
+        false => plan.held,
+    };
+    let result = json!({"prune": {"deleted": deleted, "kept": plan.kept, "held": held}});
     Ok(Concluded { result: Some(result), changes: Vec::new() })
 }

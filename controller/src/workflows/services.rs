@@ -59,10 +59,28 @@ pub struct Settings {
     pub copy_stall_limit: Duration,
     /// How long replaced disks are kept.
     pub keep_replaced: Duration,
+    /// How much one pruning may delete without asking.
+    pub deletion_limit: DeletionLimit,
     /// How often to look whether something is there yet.
     pub look_again: Duration,
     /// How often to look how far a copy is, which takes hours.
     pub look_again_at_copy: Duration,
+}
+
+/// How many of a VM's recovery points one pruning may delete before it asks a second person.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeletionLimit {
+    /// Per cent of the VM's points.
+    pub percent: u32,
+    /// At least so many.
+    pub points: u32,
+}
+
+impl DeletionLimit {
+    /// Whether deleting so many of `all` points needs a second person.
+    pub fn asks(self, deleted: usize, all: usize) -> bool {
+        deleted > self.points as usize && deleted * 100 > all * self.percent as usize
+    }
 }
 
 /// How the controller reaches a drill's machine.
@@ -95,6 +113,14 @@ pub struct Catalogue {
 }
 
 impl Catalogue {
+    /// Who last changed a VM's policy.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn policy_changed_by(&self, item: ItemId) -> Result<Option<String>, StepError> {
+        Ok(self.store.policy_changed_by(item).await?)
+    }
+
     /// A reading view of the store.
     pub fn new(store: Store) -> Self {
         Self { store }

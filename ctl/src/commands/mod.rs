@@ -4,6 +4,7 @@ pub(crate) mod agent;
 pub(crate) mod backup;
 pub(crate) mod dr;
 pub(crate) mod job;
+pub(crate) mod operator;
 pub(crate) mod policy;
 pub(crate) mod residue;
 pub(crate) mod retention;
@@ -28,6 +29,9 @@ pub(crate) async fn run(cli: Cli, out: Output) -> Result<(), CliError> {
     }
     let mut session = Session::open(&cli.global, out).await?;
     let s = &mut session;
+    if !matches!(cli.noun, Noun::Operator(operator::Operator::Renew(_))) {
+        s.warn_of_expiry();
+    }
     match cli.noun {
         Noun::Vm(vm::Vm::List(command)) => command.run(s).await,
         Noun::Agent(verb) => match verb {
@@ -80,10 +84,17 @@ pub(crate) async fn run(cli: Cli, out: Output) -> Result<(), CliError> {
             job::Job::Retry(command) => command.run(s).await,
             job::Job::Undo(command) => command.run(s).await,
             job::Job::Abandon(command) => command.run(s).await,
+            job::Job::Approve(command) => command.run(s).await,
             job::Job::Watch(command) => command.run(s).await,
         },
         Noun::Residue(residue::Residue::List(command)) => command.run(s).await,
         Noun::Retention(retention::Retention::Release(command)) => command.run(s).await,
+        Noun::Operator(verb) => match verb {
+            operator::Operator::Add(command) => command.run(s).await,
+            operator::Operator::List(command) => command.run(s).await,
+            operator::Operator::Revoke(command) => command.run(s).await,
+            operator::Operator::Renew(command) => command.run(s).await,
+        },
         Noun::Status(command) => command.run(s).await,
         Noun::Whoami(command) => command.run(s).await,
         Noun::Ssh(command) => Err(command.refuse()),

@@ -6,6 +6,12 @@ use crate::harness::{World, transcript};
 const CASES: &[(&str, &str)] = &[
     ("whoami", "whoami"),
     ("status", "status"),
+    ("operator_add_refused", "operator add alice --role admin --bundle NEW"),
+    ("operator_add", "operator add bob --role operator --bundle NEW"),
+    ("operator_list", "operator list"),
+    ("operator_revoke", "operator revoke carol"),
+    ("operator_revoke_the_last_admin", "operator revoke alice"),
+    ("operator_renew", "operator renew"),
     ("vm_list", "vm list"),
     ("agent_token", "agent token prod-db-vm --valid-for 1h"),
     ("agent_list", "agent list"),
@@ -136,6 +142,9 @@ const CASES: &[(&str, &str)] = &[
     ("job_retry", "job retry 29"),
     ("job_undo_changes_nothing", "job undo 29"),
     ("job_abandon", "job abandon 29 --reason moved"),
+    ("job_show_asking", "job show 31"),
+    ("job_approve", "job approve 31"),
+    ("job_approve_own", "job approve 32"),
     ("job_watch", "job watch 12"),
     ("job_watch_stuck", "job watch 21"),
     ("job_watch_cancelled", "job watch 22"),
@@ -149,11 +158,18 @@ const CASES: &[(&str, &str)] = &[
 async fn every_command_prints_what_was_agreed() {
     let world = World::start();
     for (name, line) in CASES {
-        let show = |line: &str, ran| transcript(line, ran).replace(world.address(), "CONTROLLER");
-        let ran = world.run(line).await;
-        insta::assert_snapshot!(*name, show(line, &ran));
+        let folder = world.folder().display().to_string();
+        let show = |line: &str, ran| {
+            let shown = transcript(line, ran).replace(world.address(), "CONTROLLER");
+            shown.replace(&folder, "FOLDER")
+        };
+        // A folder that is not there yet, for each of the two.
+        let new = |format: &str| line.replace("NEW", &format!("{folder}/{name}{format}"));
+        let plain = new("");
+        let ran = world.run(&plain).await;
+        insta::assert_snapshot!(*name, show(&plain, &ran));
 
-        let line = format!("--output json {line}");
+        let line = format!("--output json {}", new("_json"));
         let json = world.run(&line).await;
         assert_eq!(json.code, ran.code, "{name}: the format changes how it ends");
         if json.code == 0 {

@@ -6,7 +6,8 @@
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use azdr_identity::PeerInfo;
+use azdr_env::{Env, WallTime};
+use azdr_identity::{CertificateAuthority, Identity, PeerInfo, Serial};
 use azdr_proto::admin::admin_service_server::AdminService;
 use azdr_proto::admin::*;
 use tokio_stream::{Stream, StreamExt};
@@ -53,10 +54,34 @@ const STORIES: [(&str, i64, Story); 15] = [
     ("kept", 45, Story::NeverEnds),
 ];
 
-#[derive(Default)]
 pub(crate) struct FakeController {
     watches: AtomicUsize,
+    ca: CertificateAuthority,
 }
+
+impl FakeController {
+    pub(crate) fn new(ca: CertificateAuthority) -> Self {
+        Self { watches: AtomicUsize::default(), ca }
+    }
+
+    fn certified(&self, csr_der: &[u8], operator: Operator) -> OperatorCertificate {
+        let env = Env::system();
+        let now = env.clock.wall();
+        let identity = Identity::operator(&operator.name).unwrap();
+        // The far end is fixed, since it is shown.
+        let to = WallTime::from_unix_ms(values::NOW + 10_000 * values::DAY);
+        let from = now.minus(HOUR);
+        let serial = Serial::random(env.ids.as_ref());
+        let issued = self.ca.issue_from_csr(csr_der, &identity, from, to, serial).unwrap();
+        OperatorCertificate {
+            operator: Some(operator),
+            certificate_pem: issued.cert_pem(),
+            ca_pem: self.ca.cert_pem(),
+        }
+    }
+}
+
+const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
 
 fn check(vm: Option<&VmRef>) -> Result<(), Status> {
     let vm = vm.cloned().unwrap_or_default();
@@ -473,6 +498,9 @@ impl AdminService for FakeController {
 
     async fn get_job(&self, r: Request<GetJobRequest>) -> Answer<Job> {
         let id = r.get_ref().id;
+        if id == 31 {
+            return Ok(Response::new(values::asking()));
+        }
         if id == 30 {
             return Ok(Response::new(values::job(id, "reap")));
         }
@@ -513,6 +541,48 @@ impl AdminService for FakeController {
 
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Answer<FleetStatus> {
         Ok(Response::new(values::fleet_status()))
+    }
+
+    async fn approve_job(&self, r: Request<ApproveJobRequest>) -> Answer<Job> {
+        match r.get_ref().id {
+            31 => Ok(Response::new(Job { waits_for_approval: false, ..values::asking() })),
+            id => Err(Status::permission_denied(format!(
+                "operator alice has changed the policy: another one must approve job {id}"
+            ))),
+        }
+    }
+
+    async fn add_operator(&self, r: Request<AddOperatorRequest>) -> Answer<OperatorCertificate> {
+        let r = r.into_inner();
+        if r.name == "alice" {
+            return Err(Status::already_exists("there is an operator alice already"));
+        }
+        let operator = Operator { name: r.name, role: r.role, ..values::operator() };
+        Ok(Response::new(self.certified(&r.csr_der, operator)))
+    }
+
+    async fn list_operators(
+        &self,
+        _: Request<ListOperatorsRequest>,
+    ) -> Answer<ListOperatorsResponse> {
+        Ok(Response::new(values::operators()))
+    }
+
+    async fn revoke_operator(&self, r: Request<RevokeOperatorRequest>) -> Answer<Operator> {
+        match r.into_inner().name.as_str() {
+            "alice" => Err(Status::failed_precondition(
+                "alice is the last admin whose certificate is valid: add another one first",
+            )),
+            name => Ok(Response::new(Operator { name: name.into(), ..values::revoked_operator() })),
+        }
+    }
+
+    async fn renew_operator(
+        &self,
+        r: Request<RenewOperatorRequest>,
+    ) -> Answer<OperatorCertificate> {
+        let operator = Operator { name: "alice".into(), ..values::operator() };
+        Ok(Response::new(self.certified(&r.get_ref().csr_der, operator)))
     }
 
     async fn get_point(&self, r: Request<GetPointRequest>) -> Answer<PointDetails> {

@@ -66,12 +66,14 @@ impl World {
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let incoming = serve_incoming(listener, tls, AcceptLimits::default());
-        let service = AdminServiceServer::new(FakeController::default());
+        let service = AdminServiceServer::new(FakeController::new(
+            CertificateAuthority::from_pem(&ca.cert_pem(), ca.key_pem()).unwrap(),
+        ));
         let server = Server::builder().add_service(service).serve_with_incoming(incoming);
         let server = tokio::spawn(async move { server.await.unwrap() });
         let folder = tempfile::tempdir().unwrap();
         let world = Self { env, ca, address, folder, server };
-        world.write_context("context.toml", &world.address, &world.ca, DAY);
+        world.write_context("context.toml", &world.address, &world.ca, 365 * DAY);
         world
     }
 

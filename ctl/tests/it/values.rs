@@ -415,6 +415,65 @@ pub(crate) fn fleet_status() -> FleetStatus {
     }
 }
 
+pub(crate) fn asking() -> Job {
+    Job {
+        state: JobState::Queued as i32,
+        waiting_for:
+            "approval: it would delete 2 of 9 recovery points; another operator than alice runs \
+                      azdr job approve 31"
+                .into(),
+        waits_for_approval: true,
+        would_delete: vec![format!("{POINT} (eastus)"), format!("{POINT} (westus2)")],
+        requested_by: "job 30".into(),
+        started_unix_ms: 0,
+        finished_unix_ms: 0,
+        result: None,
+        steps: vec![],
+        ..job(31, "prune")
+    }
+}
+
+pub(crate) fn operator() -> Operator {
+    Operator {
+        name: "bob".into(),
+        role: "operator".into(),
+        added_unix_ms: NOW,
+        added_by: "alice".into(),
+        certificate_expires_unix_ms: NOW + 10_000 * DAY,
+        renewal_pending: false,
+        revoked_unix_ms: 0,
+        revoked_by: String::new(),
+    }
+}
+
+pub(crate) fn revoked_operator() -> Operator {
+    Operator {
+        name: "carol".into(),
+        role: "viewer".into(),
+        revoked_unix_ms: NOW + DAY,
+        revoked_by: "alice".into(),
+        ..operator()
+    }
+}
+
+pub(crate) fn operators() -> ListOperatorsResponse {
+    let alice = Operator {
+        name: "alice".into(),
+        role: "admin".into(),
+        added_by: String::new(),
+        renewal_pending: true,
+        ..operator()
+    };
+    let dave = Operator {
+        name: "dave".into(),
+        role: "viewer".into(),
+        certificate_expires_unix_ms: NOW - DAY,
+        ..operator()
+    };
+    let erin = Operator { name: "erin".into(), certificate_expires_unix_ms: 0, ..operator() };
+    ListOperatorsResponse { operators: vec![alice, operator(), revoked_operator(), dave, erin] }
+}
+
 pub(crate) fn upcoming_runs() -> ListUpcomingRunsResponse {
     let run = |n: i64, tiers: &[Tier]| UpcomingRun {
         scheduled_unix_ms: NOW + n * DAY - 3_600_000,

@@ -14,7 +14,9 @@ use azdr_controller::reconcile::Reconciler;
 use azdr_controller::reconcile::residue::Sweeper;
 use azdr_controller::store::{Executor, RunId, RunState, Stamp, Store};
 use azdr_controller::workflow::{Engine, EngineConfig, RetryPolicy};
-use azdr_controller::workflows::{self, Catalogue, DrillAccess, ProbeAddress, Services, Settings};
+use azdr_controller::workflows::{
+    self, Catalogue, DeletionLimit, DrillAccess, ProbeAddress, Services, Settings,
+};
 use azdr_identity::{Identity, PeerCertificate, PeerInfo};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
@@ -201,6 +203,8 @@ fn settings() -> Settings {
         boot_limit: Duration::from_secs(15 * 60),
         copy_stall_limit: Duration::from_secs(6 * 3600),
         keep_replaced: Duration::from_secs(7 * 86_400),
+        // Its operators do not approve anything.
+        deletion_limit: DeletionLimit { percent: 100, points: 0 },
         look_again: Duration::from_secs(5),
         look_again_at_copy: Duration::from_secs(30),
     }

@@ -8,7 +8,7 @@ mod tests;
 
 use super::Admin;
 use super::errors::{hinted, unavailable};
-use crate::store::OperatorRow;
+use crate::store::{OperatorCertificateRow, OperatorRow};
 
 /// What an operator may do; each includes the one before.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -22,7 +22,7 @@ pub(super) enum Role {
 }
 
 impl Role {
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         match text {
             "viewer" => Some(Self::Viewer),
             "operator" => Some(Self::Operator),
@@ -36,7 +36,7 @@ impl Role {
         Self::parse(&operator.role)
     }
 
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Viewer => "viewer",
             Self::Operator => "operator",
@@ -46,6 +46,19 @@ impl Role {
 }
 
 impl Admin {
+    /// Refuses one who was revoked since their call began.
+    pub(super) async fn still_in(&self, name: &str) -> Result<(), Status> {
+        let operator = self.store.operator(name).await.map_err(unavailable)?;
+        match operator {
+            Some(operator) if operator.revoked.is_none() => Ok(()),
+            _ => Err(hinted(
+                Code::PermissionDenied,
+                format!("operator {name} is not let in any more"),
+                "ask an admin",
+            )),
+        }
+    }
+
     /// The operator behind a request, if their role is enough.
     pub(super) async fn authorise<T>(
         &self,
@@ -72,13 +85,18 @@ impl Admin {
         let operator = self.store.operator(&name).await.map_err(unavailable)?;
         let operator =
             operator.ok_or_else(|| denied(format!("there is no operator {name} here")))?;
-        if operator.revoked || operator.certificate_serial != peer.serial {
+        let now = self.env.clock.wall();
+        if !is_theirs(&operator, &peer.serial) {
             return Err(denied(format!(
                 "this certificate of operator {name} is not valid any more"
             )));
         }
-        if peer.not_after < self.env.clock.wall() {
+        if peer.not_after < now {
             return Err(denied(format!("the certificate of operator {name} has expired")));
+        }
+        if operator.expires.is_none() || operator.certificate_serial != peer.serial {
+            let shown = OperatorCertificateRow { serial: peer.serial, not_after: peer.not_after };
+            self.store.operator_showed(name.clone(), shown, now).await.map_err(unavailable)?;
         }
         match Role::parse(&operator.role) {
             Some(role) if role >= needed => Ok(operator),
@@ -89,4 +107,11 @@ impl Admin {
             ))),
         }
     }
+}
+
+/// Whether a certificate is one with which the operator may call now.
+fn is_theirs(operator: &OperatorRow, serial: &str) -> bool {
+    operator.revoked.is_none()
+        && (operator.certificate_serial == serial
+            || operator.pending_serial.as_deref() == Some(serial))
 }

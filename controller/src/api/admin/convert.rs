@@ -245,7 +245,12 @@ pub(super) fn job(row: &RunRow, item: Option<&Item>) -> Job {
         result: None,
         cancel_requested: row.cancel_requested,
         requested_by: row.requested_by.clone(),
-        waiting_for_job: row.waiting_for_job.map_or(0, |id| id.0),
+        // One that waits for approval waits for itself.
+        waiting_for_job: row.waiting_for_job.filter(|id| *id != row.id).map_or(0, |id| id.0),
+        waits_for_approval: row.state == RunState::Queued && row.waiting_for_job == Some(row.id),
+        would_delete: list(&row.input["asked"], "parts")
+            .filter_map(|part| Some(format!("{} ({})", part[0].as_str()?, part[1].as_str()?)))
+            .collect(),
         stuck: None,
         decisions: Vec::new(),
         abandoned: row.result.as_ref().and_then(abandoned),

@@ -63,7 +63,8 @@ impl Admin {
         let vm = VmRef { name: item.arm_id.to_string(), resource_group: String::new() };
         self.find_point(chosen.point.as_str(), Some(&vm)).await?;
         self.may_delete(&item, &chosen).await?;
-        let input = prune::Input { item: item.id, vm: item.arm_id, chosen: Some(chosen) };
+        let input =
+            prune::Input { item: item.id, vm: item.arm_id, chosen: Some(chosen), asked: None };
         let run = new_run(prune::RUN, &input, item.id, by);
         let id = self.engine.submit_once(run).await.map_err(unavailable)?;
         self.job(id.0).await

@@ -2,13 +2,13 @@
 
 use azdr_proto::admin::{AbandonJobRequest, Job, ListJobsRequest, ListJobsResponse};
 use futures::Stream;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::Admin;
 use super::convert;
-use super::errors::unavailable;
+use super::errors::{hinted, unavailable};
 use crate::mutation::{Mutation, planted};
-use crate::store::{Item, NewRun, RunId, RunRow, RunState};
+use crate::store::{Approval, Item, NewRun, RunId, RunRow, RunState};
 use crate::workflow::Effect;
 use crate::workflows::{backup, bulk};
 
@@ -126,6 +126,39 @@ impl Admin {
         self.decided(request.id, effect).await
     }
 
+    pub(super) async fn approve(&self, by: String, id: i64) -> Result<Job, Status> {
+        let run = RunId(id);
+        let row = self.store.run(run).await.map_err(unavailable)?;
+        let asked = row.map(|row| row.input["asked"]["policy_by"].clone()).unwrap_or_default();
+        let not_by: Vec<String> = asked.as_str().map(str::to_owned).into_iter().collect();
+        let now = self.env.clock.wall();
+        let approved = self.store.approve(run, by.clone(), not_by, now).await;
+        let effect = match approved.map_err(unavailable)? {
+            Approval::Taken => {
+                tracing::warn!(run = id, by, "approved");
+                self.engine.notify();
+                Effect::Taken
+            }
+            Approval::Already => Effect::Nothing(format!("job {id} is approved already")),
+            Approval::NotAsked => {
+                return Err(Status::failed_precondition(format!(
+                    "job {id} does not wait for approval"
+                )));
+            }
+            Approval::SamePerson => {
+                return Err(hinted(
+                    Code::PermissionDenied,
+                    format!(
+                        "operator {by} has changed the policy: another one must approve job {id}"
+                    ),
+                    "ask another operator; an admin lets one in with `azdr operator add`; or undo the \
+                     change, and cancel the job",
+                ));
+            }
+        };
+        self.decided(id, effect).await
+    }
+
     async fn decided(&self, id: i64, effect: Effect) -> Result<Job, Status> {
         let mut job = self.job(id).await?;
         if let Effect::Nothing(why) = effect {
@@ -135,12 +168,21 @@ impl Admin {
     }
 
     /// The job now and after every change, until it is terminal or stuck.
-    pub(super) fn watch(self, id: i64) -> impl Stream<Item = Result<Job, Status>> + Send {
+    /// Revoking the watching operator ends it.
+    pub(super) fn watch(
+        self,
+        id: i64,
+        operator: String,
+    ) -> impl Stream<Item = Result<Job, Status>> + Send {
         let changes = self.engine.subscribe();
-        futures::stream::unfold(Some((self, changes, None::<Job>)), move |state| async move {
-            let (admin, mut changes, last) = state?;
+        let begin = Some((self, changes, None::<Job>, operator));
+        futures::stream::unfold(begin, move |state| async move {
+            let (admin, mut changes, last, operator) = state?;
             loop {
                 changes.mark_seen();
+                if let Err(e) = admin.still_in(&operator).await {
+                    return Some((Err(e), None));
+                }
                 let job = match admin.job(id).await {
                     Ok(job) => job,
                     Err(e) => return Some((Err(e), None)),
@@ -148,7 +190,7 @@ impl Admin {
                 if last.as_ref() != Some(&job) {
                     let over = convert::job_state_from(job.state())
                         .is_some_and(|s| s.is_terminal() || s == RunState::Stuck);
-                    let next = (!over).then(|| (admin, changes, Some(job.clone())));
+                    let next = (!over).then(|| (admin, changes, Some(job.clone()), operator));
                     return Some((Ok(job), next));
                 }
                 // A run changes at most a few times a second; looking more often serves nobody.

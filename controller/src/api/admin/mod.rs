@@ -15,6 +15,7 @@ mod forecasts;
 mod inventory;
 mod jobs;
 mod named_policies;
+mod operators;
 mod pins;
 mod point_details;
 mod points;
@@ -306,10 +307,10 @@ impl AdminService for Admin {
     type WatchJobStream = Pin<Box<dyn Stream<Item = Result<Job, Status>> + Send>>;
 
     async fn watch_job(&self, request: Request<WatchJobRequest>) -> Answer<Self::WatchJobStream> {
-        self.authorise(&request, Role::Viewer).await?;
+        let operator = self.authorise(&request, Role::Viewer).await?;
         let id = request.into_inner().id;
         self.job(id).await?;
-        Ok(Response::new(Box::pin(self.clone().watch(id))))
+        Ok(Response::new(Box::pin(self.clone().watch(id, operator.name))))
     }
 
     async fn get_point(&self, request: Request<GetPointRequest>) -> Answer<PointDetails> {
@@ -374,5 +375,39 @@ impl AdminService for Admin {
     ) -> Answer<BackupConfig> {
         self.authorise(&request, Role::Operator).await?;
         self.follow(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn approve_job(&self, request: Request<ApproveJobRequest>) -> Answer<Job> {
+        let operator = self.authorise(&request, Role::Operator).await?;
+        self.approve(operator.name, request.into_inner().id).await.map(Response::new)
+    }
+
+    async fn add_operator(
+        &self,
+        request: Request<AddOperatorRequest>,
+    ) -> Answer<OperatorCertificate> {
+        let operator = self.authorise(&request, Role::Admin).await?;
+        self.add_an_operator(operator.name, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_operators(
+        &self,
+        request: Request<ListOperatorsRequest>,
+    ) -> Answer<ListOperatorsResponse> {
+        self.authorise(&request, Role::Viewer).await?;
+        self.all_operators().await.map(Response::new)
+    }
+
+    async fn revoke_operator(&self, request: Request<RevokeOperatorRequest>) -> Answer<Operator> {
+        let operator = self.authorise(&request, Role::Admin).await?;
+        self.revoke_an_operator(operator.name, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn renew_operator(
+        &self,
+        request: Request<RenewOperatorRequest>,
+    ) -> Answer<OperatorCertificate> {
+        let operator = self.authorise(&request, Role::Viewer).await?;
+        self.renew_myself(operator, request.into_inner()).await.map(Response::new)
     }
 }

@@ -1,6 +1,7 @@
 //! `azdr job …`
 
 pub(crate) mod abandon;
+pub(crate) mod approve;
 pub(crate) mod cancel;
 pub(crate) mod list;
 pub(crate) mod retry;
@@ -23,6 +24,7 @@ pub(crate) enum Job {
     Retry(retry::Retry),
     Undo(undo::Undo),
     Abandon(abandon::Abandon),
+    Approve(approve::Approve),
     Watch(watch::Watch),
 }
 

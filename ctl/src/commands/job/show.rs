@@ -72,6 +72,7 @@ pub(super) fn text(job: &Job, style: Style) -> String {
         }
     }
     text.push_str(&stuck(job));
+    text.push_str(&approval(job));
     if !job.decisions.is_empty() {
         text.push_str("\nDecisions:\n");
     }
@@ -111,6 +112,20 @@ fn stuck(job: &Job) -> String {
     text.push_str(&format!(
         "  azdr job abandon {id} --reason TEXT    end it; what is left is yours (role admin)\n"
     ));
+    text
+}
+
+/// What a job would delete, for the person who must decide.
+fn approval(job: &Job) -> String {
+    if !job.waits_for_approval {
+        return String::new();
+    }
+    let id = job.id;
+    let mut text = format!("\nWould delete ({}):\n", job.would_delete.len());
+    job.would_delete.iter().for_each(|part| text.push_str(&format!("  {part}\n")));
+    text.push_str("Next: one of\n");
+    text.push_str(&format!("  azdr job approve {id}    delete them (another operator)\n"));
+    text.push_str(&format!("  azdr job cancel {id}     keep them\n"));
     text
 }
 

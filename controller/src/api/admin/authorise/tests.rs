@@ -27,7 +27,9 @@ use crate::reconcile::Reconciler;
 use crate::reconcile::residue::Sweeper;
 use crate::store::{Executor, Stamp, Store};
 use crate::workflow::{Engine, EngineConfig, RetryPolicy};
-use crate::workflows::{self, Catalogue, DrillAccess, ProbeAddress, Services, Settings};
+use crate::workflows::{
+    self, Catalogue, DeletionLimit, DrillAccess, ProbeAddress, Services, Settings,
+};
 
 const SERVICE: &str = "azdr.admin.v1.AdminService";
 const SERIAL: &str = "0a";
@@ -139,6 +141,7 @@ fn settings() -> Settings {
         boot_limit: Duration::from_secs(1),
         copy_stall_limit: Duration::from_secs(1),
         keep_replaced: Duration::from_secs(1),
+        deletion_limit: DeletionLimit { percent: 20, points: 5 },
         look_again: Duration::from_secs(1),
         look_again_at_copy: Duration::from_secs(1),
     }
