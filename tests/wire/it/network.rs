@@ -237,7 +237,7 @@ pub(crate) async fn admin(identity: &ClientIdentity) -> AdminServiceClient<Chann
     loop {
         match connect_mutual_over(ADMIN, identity, &options(), dial).await {
             Ok(channel) => return AdminServiceClient::new(channel),
-            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+            Err(_) => azdr_env::sleep(Duration::from_millis(200)).await,
         }
     }
 }

@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use azdr_controller::parts::Parts;
+use azdr_env::sleep;
 use azdr_proto::admin::{AgentState, ListAgentsRequest, RevokeAgentRequest, VmRef};
 use azdr_proto::agent::{Freeze, FreezeOutcome};
-use tokio::time::sleep;
 
 use crate::network::{CONTROLLER, Machine, World, admin, finish, now};
 
@@ -92,7 +92,6 @@ fn hold_it(parts: Parts, machine: Machine) {
             nonce: "nonce".into(),
             hold_limit_ms: 25_000,
             lease_ms: 3_000,
-            ..Freeze::default()
         };
         let reply = fleet.freeze(machine.item, freeze, Duration::from_secs(10)).await.unwrap();
         assert_eq!(reply.outcome(), FreezeOutcome::Frozen, "{reply:?}");
