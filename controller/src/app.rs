@@ -19,25 +19,20 @@ use azdr_proto::agent::agent_service_server::AgentServiceServer;
 use azdr_proto::agent::restored_service_server::RestoredServiceServer;
 use azdr_proto::enroll::enroll_service_server::EnrollServiceServer;
 use serde::Serialize;
-use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
-use crate::api::admin::{Admin, Confirmations, Inventory};
-use crate::api::agent_service::{Agents, Presence};
+use crate::api::agent_service::Presence;
 use crate::api::enroll_service::Enrolment;
 use crate::config::{self, CloudName, Config, Credential};
-use crate::fleet::Fleet;
 use crate::health::{self, Health};
 use crate::mutation::{Mutation, planted};
+use crate::parts::{Given, Parts};
 use crate::pki::AuthorityFile;
-use crate::reconcile::Reconciler;
-use crate::reconcile::residue::{self, Sweeper};
+use crate::reconcile::residue;
 use crate::store::{Executor, Stamp, Store, StoreError};
-use crate::workflow::{Engine, EngineConfig, RetryPolicy};
-use crate::workflows::{
-    self, Catalogue, DeletionLimit, DrillAccess, ProbeAddress, Services, Settings,
-};
+use crate::workflow::{EngineConfig, RetryPolicy};
+use crate::workflows::{self, DeletionLimit, DrillAccess, ProbeAddress, Settings};
 
 /// How often the controller's own certificate is made anew.
 const RENEW_EVERY: Duration = Duration::from_secs(24 * 3600);
@@ -129,26 +124,11 @@ pub async fn run(
     // From here on nobody else's controller writes, whatever became of the lock above.
     let (store, stamp) = claim_database(store, &stamp_of(&config, &env)).await?;
     let azure = arm_client(&config, &env).context("cannot set up the Azure client")?;
-    let fleet = Fleet::new(env.clock.clone());
     let advertised_agent = config.advertise.agent.as_ref().map(ToString::to_string);
-    let services = Arc::new(Services {
-        azure: azure.clone(),
-        fleet: fleet.clone(),
-        catalogue: Catalogue::new(store.clone()),
-        settings: Arc::new(settings(&config, &stamp, advertised_agent)),
-        holds: Arc::new(Semaphore::new(config.backup.max_concurrent_holds)),
-    });
     let retry = match config.cloud.poll_pace {
         config::PollPace::Azure => RetryPolicy::AZURE,
         config::PollPace::Quick => RetryPolicy::QUICK,
     };
-    let engine = Engine::new(
-        store.clone(),
-        env.clone(),
-        services.clone(),
-        workflows::all(),
-        EngineConfig { max_running: MAX_RUNNING, retry },
-    );
 
     // Bind everything before anything is promised.
     let admin_listener = bind("listen.admin", config.listen.admin)?;
@@ -174,42 +154,27 @@ pub async fn run(
         env.clone(),
     );
     let advertised = config::Advertise::address;
-    let reconciler = Reconciler {
-        store: store.clone(),
-        engine: engine.clone(),
-        services: services.clone(),
-        env: env.clone(),
-    };
-    let sweeper = Sweeper::new(reconciler.clone());
     let subscriptions = stamp.subscriptions.clone();
-    let pins_changed = Arc::new(Notify::new());
-    let inventory = Inventory::default();
-    let policies_changed = inventory.policies_changed.clone();
-    let admin = Admin {
+    let parts = Given {
         store: store.clone(),
-        engine: engine.clone(),
-        fleet: fleet.clone(),
-        services: services.clone(),
         env: env.clone(),
+        azure: azure.clone(),
         authority: authority.clone(),
-        inventory,
-        confirmations: Confirmations::default(),
-        pins_changed: pins_changed.clone(),
-        sweeper: sweeper.clone(),
+        settings: settings(&config, &stamp, advertised_agent),
         stamp,
+        max_holds: config.backup.max_concurrent_holds,
+        engine: EngineConfig { max_running: MAX_RUNNING, retry },
+        definitions: workflows::all(),
+        presence: Presence::default(),
         enroll_address: advertised(&config.advertise.enroll, addresses.enroll),
         agent_address: advertised(&config.advertise.agent, addresses.agent),
     };
-    let agents = Agents {
-        store: store.clone(),
-        fleet: fleet.clone(),
-        env: env.clone(),
-        authority: authority.clone(),
-        presence: Presence::default(),
-    };
+    let Parts { engine, services, reconciler, sweeper, pins_changed, admin, agents } =
+        parts.assemble();
+    let policies_changed = admin.inventory.policies_changed.clone();
     let enrolment =
         Enrolment { store: store.clone(), env: env.clone(), authority: authority.clone(), azure };
-    let health = Health::new(store.clone(), fleet, services.clone(), env.clone())
+    let health = Health::new(store.clone(), services.fleet.clone(), services, env.clone())
         .with_residue(sweeper.clone());
 
     let serving = CancellationToken::new();

@@ -4,7 +4,8 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`config`], [`init`], [`rebuild`], [`app`] | configuration, a new installation, a lost one, wiring |
+//! | [`config`], [`init`], [`rebuild`] | configuration, a new installation, a lost one |
+//! | [`app`], [`parts`] | wiring: the daemon, and what it shares with simulation and tests |
 //! | [`api`] | gRPC: operators ([`api::admin`]), agents ([`api::agent_service`]), enrolment |
 //! | [`reconcile`] | loops that start runs or write tags: due backups, residue, policies, pins |
 //! | [`workflows`] | what azdr does to Azure, one file per workflow |
@@ -24,6 +25,7 @@ pub mod fleet;
 pub mod health;
 pub mod init;
 pub mod mutation;
+pub mod parts;
 pub mod pki;
 pub mod rebuild;
 pub mod reconcile;

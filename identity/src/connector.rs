@@ -20,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use rustls::client::Resumption;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{AlertDescription, CertificateError, ClientConfig};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -139,7 +139,7 @@ pub async fn connect_pinned_with(
         });
     }
     let config = builder(Trust::Fingerprint(pinned), options)?.with_no_client_auth();
-    connect(address, config, options).await
+    connect(address, config, options, dial_tcp).await
 }
 
 /// Connects with a certificate.
@@ -162,12 +162,30 @@ pub async fn connect_mutual_with(
     identity: &ClientIdentity,
     options: &ConnectOptions,
 ) -> Result<Channel, ConnectError> {
+    connect_mutual_over(address, identity, options, dial_tcp).await
+}
+
+/// [`connect_mutual_with`] over another network than this machine's: `dial` makes each connection.
+///
+/// # Errors
+/// See [`ConnectError`].
+pub async fn connect_mutual_over<D, F, IO>(
+    address: &str,
+    identity: &ClientIdentity,
+    options: &ConnectOptions,
+    dial: D,
+) -> Result<Channel, ConnectError>
+where
+    D: Fn(String) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = io::Result<IO>> + Send + 'static,
+    IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let key = key_from_pem(&identity.key_pem).map_err(bad_identity)?;
     let chain = identity.chain_der.iter().cloned().map(CertificateDer::from).collect();
     let config = builder(Trust::Authority(identity.ca_der.clone()), options)?
         .with_client_auth_cert(chain, key)
         .map_err(bad_identity)?;
-    connect(address, config, options).await
+    connect(address, config, options, dial).await
 }
 
 /// The connection error behind a failed call, if that is what failed it.
@@ -194,11 +212,24 @@ fn builder(trust: Trust, options: &ConnectOptions) -> Result<Builder, ConnectErr
         .with_custom_certificate_verifier(Arc::new(ControllerVerifier::new(trust))))
 }
 
-async fn connect(
+/// This machine's network.
+async fn dial_tcp(address: String) -> io::Result<TcpStream> {
+    let tcp = TcpStream::connect(address).await?;
+    tcp.set_nodelay(true)?;
+    Ok(tcp)
+}
+
+async fn connect<D, F, IO>(
     address: &str,
     mut config: ClientConfig,
     options: &ConnectOptions,
-) -> Result<Channel, ConnectError> {
+    dial: D,
+) -> Result<Channel, ConnectError>
+where
+    D: Fn(String) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = io::Result<IO>> + Send + 'static,
+    IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let bad_address = || ConnectError::BadAddress { address: address.to_owned() };
     let uri: Uri = format!("http://{address}").parse().map_err(|_| bad_address())?;
     if uri.port_u16().is_none() || uri.path() != "/" || uri.query().is_some() {
@@ -212,6 +243,7 @@ async fn connect(
         address: address.to_owned(),
         tls: TlsConnector::from(Arc::new(config)),
         limit: options.connect_timeout,
+        tcp: dial,
     };
     // The first connection is made before tonic is asked, so that its error comes back as it is.
     let first = Arc::new(Mutex::new(Some(dialer.dial().await?)));
@@ -236,17 +268,21 @@ async fn connect(
         .map_err(|e| unreachable(address, io::Error::other(e)))
 }
 
-type Stream = BufReader<TlsStream<TcpStream>>;
-
 #[derive(Clone)]
-struct Dialer {
+struct Dialer<D> {
     address: String,
     tls: TlsConnector,
     limit: Duration,
+    tcp: D,
 }
 
-impl Dialer {
-    async fn dial(&self) -> Result<Stream, ConnectError> {
+impl<D, F, IO> Dialer<D>
+where
+    D: Fn(String) -> F,
+    F: Future<Output = io::Result<IO>>,
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    async fn dial(&self) -> Result<BufReader<TlsStream<IO>>, ConnectError> {
         let address = &self.address;
         timeout(self.limit, self.handshake()).await.unwrap_or_else(|_| {
             let words = format!("no answer within {} s", self.limit.as_secs());
@@ -254,10 +290,9 @@ impl Dialer {
         })
     }
 
-    async fn handshake(&self) -> Result<Stream, ConnectError> {
+    async fn handshake(&self) -> Result<BufReader<TlsStream<IO>>, ConnectError> {
         let address = &self.address;
-        let tcp = TcpStream::connect(address).await.map_err(|e| unreachable(address, e))?;
-        tcp.set_nodelay(true).map_err(|e| unreachable(address, e))?;
+        let tcp = (self.tcp)(address.clone()).await.map_err(|e| unreachable(address, e))?;
         let name = ServerName::try_from("controller").expect("a valid name");
         let tls = self.tls.connect(name, tcp).await.map_err(|e| classify(address, e))?;
         let mut stream = BufReader::with_capacity(FIRST_FRAME, tls);

@@ -33,8 +33,8 @@ pub use authority::{AuthorityError, CertificateAuthority, Issued, Serial, genera
 pub use certificate::{BadCertificate, PeerCertificate, certificate_to_pem, fingerprint};
 pub use client_identity::{BadIdentity, ClientIdentity};
 pub use connector::{
-    ConnectError, ConnectOptions, connect_error, connect_mutual, connect_mutual_with,
-    connect_pinned, connect_pinned_with,
+    ConnectError, ConnectOptions, connect_error, connect_mutual, connect_mutual_over,
+    connect_mutual_with, connect_pinned, connect_pinned_with,
 };
 pub use identity::{BadName, Identity, vm_hash};
 pub use server_tls::{ClientAuth, PeerInfo, ServerTls, TlsConnection, TlsSetupError};

@@ -6,19 +6,16 @@ use std::time::Duration;
 
 use anyhow::Context;
 use azdr_arm::{ArmClient, ArmConfig, CredentialConfig, PollPace, Secret, Tokens};
-use azdr_controller::api::admin::{Admin, Confirmations, Inventory};
-use azdr_controller::api::agent_service::{Agents, Presence};
+use azdr_controller::api::admin::Admin;
+use azdr_controller::api::agent_service::Presence;
 use azdr_controller::app::{DataDirLock, claim_database};
-use azdr_controller::fleet::Fleet;
-use azdr_controller::reconcile::Reconciler;
-use azdr_controller::reconcile::residue::Sweeper;
+use azdr_controller::parts::{Given, Parts};
 use azdr_controller::store::{Executor, RunId, RunState, Stamp, Store};
 use azdr_controller::workflow::{Engine, EngineConfig, RetryPolicy};
 use azdr_controller::workflows::{
-    self, Catalogue, DeletionLimit, DrillAccess, ProbeAddress, Services, Settings,
+    self, DeletionLimit, DrillAccess, ProbeAddress, Services, Settings,
 };
 use azdr_identity::{Identity, PeerCertificate, PeerInfo};
-use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -73,51 +70,22 @@ impl Life {
         let (store, stamp) = claim_database(store, &stamp).await?;
         let line = Line::new(world.cloud.clone(), number, doom.clone());
         let azure = azure(world, line.clone())?;
-        let fleet = Fleet::new(world.env.clock.clone());
-        let services = Arc::new(Services {
+        let given = Given {
+            store: store.clone(),
+            env: world.env.clone(),
             azure,
-            fleet: fleet.clone(),
-            catalogue: Catalogue::new(store.clone()),
-            settings: Arc::new(settings()),
-            holds: Arc::new(Semaphore::new(8)),
-        });
-        let engine = Engine::new(
-            store.clone(),
-            world.env.clone(),
-            services.clone(),
-            workflows::all(),
-            EngineConfig { max_running: 100, retry: RetryPolicy::AZURE },
-        );
-        let agents = Agents {
-            store: store.clone(),
-            fleet: fleet.clone(),
-            env: world.env.clone(),
             authority: world.authority.clone(),
-            presence: Presence { heartbeat: FOR_EVER, silence_limit: FOR_EVER },
-        };
-        let pins_changed = Arc::new(Notify::new());
-        let reconciler = Reconciler {
-            store: store.clone(),
-            engine: engine.clone(),
-            services: services.clone(),
-            env: world.env.clone(),
-        };
-        let sweeper = Sweeper::new(reconciler.clone());
-        let admin = Admin {
-            store: store.clone(),
-            engine: engine.clone(),
-            fleet,
-            services: services.clone(),
-            env: world.env.clone(),
-            authority: world.authority.clone(),
-            pins_changed: pins_changed.clone(),
-            sweeper: sweeper.clone(),
-            inventory: Inventory::default(),
-            confirmations: Confirmations::default(),
+            settings: settings(),
             stamp,
+            max_holds: 8,
+            engine: EngineConfig { max_running: 100, retry: RetryPolicy::AZURE },
+            definitions: workflows::all(),
+            presence: Presence { heartbeat: FOR_EVER, silence_limit: FOR_EVER },
             enroll_address: "controller:7443".into(),
             agent_address: "controller:7444".into(),
         };
+        let Parts { engine, reconciler, sweeper, pins_changed, admin, agents, .. } =
+            given.assemble();
         world.cloud.tell(&Event::LifeBegins(number));
         engine.start().await.context("cannot take up unfinished runs")?;
         let stop = CancellationToken::new();

@@ -1,6 +1,7 @@
 //! An agent's machine: what is on its disks, and what can be done to it.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use azdr_agent::config::DEFAULT_STATE_DIR;
@@ -19,10 +20,45 @@ pub fn identity_path() -> String {
     format!("{DEFAULT_STATE_DIR}/{}", identity_store::FILE)
 }
 
+/// What can be done inside a machine. Every call may block.
+#[expect(clippy::missing_errors_doc, reason = "every one fails when the machine does not answer")]
+pub trait Inside: std::fmt::Debug + Send + Sync {
+    /// Stops all writing.
+    fn freeze(&self) -> Result<()>;
+    /// Lets writing go on.
+    fn thaw(&self) -> Result<Thawed>;
+    /// What a file holds; `None`: there is none.
+    fn read(&self, path: &str) -> Result<Option<Vec<u8>>>;
+    /// Writes a file, durably.
+    fn write(&self, path: &str, content: &[u8]) -> Result<()>;
+    /// Removes a file.
+    fn remove(&self, path: &str) -> Result<()>;
+}
+
+impl Inside for SimulatedMachine {
+    fn freeze(&self) -> Result<()> {
+        Self::freeze(self)
+    }
+    fn thaw(&self) -> Result<Thawed> {
+        Self::thaw(self)
+    }
+    fn read(&self, path: &str) -> Result<Option<Vec<u8>>> {
+        Self::read(self, path)
+    }
+    fn write(&self, path: &str, content: &[u8]) -> Result<()> {
+        Self::write(self, path, content)
+    }
+    fn remove(&self, path: &str) -> Result<()> {
+        Self::remove(self, path)
+    }
+}
+
 /// A machine that is up. Clones are the same.
 #[derive(Clone, Debug)]
 pub(super) struct Machine {
-    inside: SimulatedMachine,
+    inside: Arc<dyn Inside>,
+    name: String,
+    vm_id: String,
     boot_id: String,
     mounts: Vec<String>,
     up_since: Monotonic,
@@ -30,9 +66,11 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    pub(super) fn new(inside: SimulatedMachine, listed: &Listed, env: Env) -> Self {
+    pub(super) fn new(inside: Arc<dyn Inside>, listed: &Listed, env: Env) -> Self {
         Self {
             inside,
+            name: listed.name.clone(),
+            vm_id: listed.vm_id.clone(),
             boot_id: listed.boot_id.clone(),
             mounts: listed.disks.iter().map(|disk| disk.mount_point.clone()).collect(),
             up_since: env.clock.monotonic(),
@@ -41,11 +79,11 @@ impl Machine {
     }
 
     pub(super) fn name(&self) -> &str {
-        &self.inside.name
+        &self.name
     }
 
     pub(super) fn vm_id(&self) -> &str {
-        &self.inside.vm_id
+        &self.vm_id
     }
 
     pub(super) fn boot_id(&self) -> &str {
@@ -63,18 +101,18 @@ impl Machine {
     /// Runs a request, which blocks, elsewhere.
     async fn call<T: Send + 'static>(
         &self,
-        request: impl FnOnce(&SimulatedMachine) -> Result<T> + Send + 'static,
+        request: impl FnOnce(&dyn Inside) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let inside = self.inside.clone();
-        tokio::task::spawn_blocking(move || request(&inside)).await.context("a request failed")?
+        tokio::task::spawn_blocking(move || request(&*inside)).await.context("a request failed")?
     }
 
     pub(super) async fn freeze(&self) -> Result<()> {
-        self.call(SimulatedMachine::freeze).await
+        self.call(|inside| inside.freeze()).await
     }
 
     pub(super) async fn thaw(&self) -> Result<Thawed> {
-        self.call(SimulatedMachine::thaw).await
+        self.call(|inside| inside.thaw()).await
     }
 
     /// Who this machine was when its disks were written; `None`: it was never enrolled.

@@ -16,21 +16,24 @@ mod machine;
 mod session;
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use azdr_agent::restored::{Door, door};
 use azdr_agent::vm_id::VmId;
 use azdr_env::Env;
-use azdr_identity::{ClientIdentity, connect_mutual};
+use azdr_identity::{ClientIdentity, ConnectError, connect_mutual};
 use azdr_proto::agent::VmIdSource;
 use tokio::task::{AbortHandle, JoinSet};
 use tonic::Code;
+use tonic::transport::Channel;
 
-use crate::simulated_machines::SimulatedMachines;
+use crate::simulated_machines::{Listed, SimulatedMachines};
 use hold::Holds;
 use machine::Machine;
-pub use machine::{CONFIG, identity_path};
+pub use machine::{CONFIG, Inside, identity_path};
 use session::{End, Session};
 
 /// Between two looks at which machines are up.
@@ -64,9 +67,8 @@ pub async fn play(machines: SimulatedMachines, env: Env) {
                 let boot = (found.vm_id.clone(), found.boot_id.clone());
                 agents.entry(boot).or_insert_with(|| {
                     tracing::info!(vm_id = found.vm_id, name = found.name, "a machine is up");
-                    let inside = machines.machine(&found.name, &found.vm_id);
-                    let machine = Machine::new(inside, &found, env.clone());
-                    owner.spawn(live(machine))
+                    let inside = Arc::new(machines.machine(&found.name, &found.vm_id));
+                    owner.spawn(live(inside, found, env.clone(), over_tcp()))
                 });
             }
         }
@@ -75,13 +77,24 @@ pub async fn play(machines: SimulatedMachines, env: Env) {
     }
 }
 
+/// Makes a connection to an address with an identity.
+pub type Connect = Arc<
+    dyn Fn(String, ClientIdentity) -> Pin<Box<dyn Future<Output = Connected> + Send>> + Send + Sync,
+>;
+type Connected = Result<Channel, ConnectError>;
+
+fn over_tcp() -> Connect {
+    Arc::new(|address, identity| Box::pin(async move { connect_mutual(&address, &identity).await }))
+}
+
 /// An agent's life: find out who we are, connect, hold a session, pause, again.
-async fn live(machine: Machine) {
+pub async fn live(inside: Arc<dyn Inside>, listed: Listed, env: Env, network: Connect) {
+    let machine = Machine::new(inside, &listed, env);
     azdr_env::sleep(BOOT).await;
     let holds = Holds::start(&machine);
     let mut for_this_run = None;
     loop {
-        match connect(&machine, &holds, for_this_run.as_ref()).await {
+        match connect(&machine, &holds, for_this_run.as_ref(), &network).await {
             Ok(Some(End::NewIdentity)) => {
                 tracing::info!(name = machine.name(), "a new certificate is in use");
                 for_this_run = None;
@@ -107,12 +120,14 @@ async fn connect(
     machine: &Machine,
     holds: &Holds,
     for_this_run: Option<&ClientIdentity>,
+    network: &Connect,
 ) -> Result<Option<End>> {
     let Some(stored) = machine.identity().await? else { return Ok(None) };
     let vm = VmId { id: machine.vm_id().to_owned(), source: VmIdSource::InstanceMetadata };
     let first = door(&stored, &vm);
     let identity = for_this_run.filter(|_| first == Door::Restored).unwrap_or(&stored.identity);
-    let channel = connect_mutual(&stored.agent_address, identity).await.context("no connection")?;
+    let channel = network(stored.agent_address.clone(), identity.clone()).await;
+    let channel = channel.context("no connection")?;
     let mut session = Session { machine, holds, vm: &vm, stored: &stored, door: first };
     let held = match session.hold(channel.clone()).await {
         Err(status) if first == Door::Protected && status.code() == Code::FailedPrecondition => {

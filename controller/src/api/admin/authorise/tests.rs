@@ -21,15 +21,11 @@ use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
 use super::*;
-use crate::api::admin::{Confirmations, Inventory};
-use crate::fleet::Fleet;
-use crate::reconcile::Reconciler;
-use crate::reconcile::residue::Sweeper;
+use crate::api::agent_service::Presence;
+use crate::parts::Given;
 use crate::store::{Executor, Stamp, Store};
-use crate::workflow::{Engine, EngineConfig, RetryPolicy};
-use crate::workflows::{
-    self, Catalogue, DeletionLimit, DrillAccess, ProbeAddress, Services, Settings,
-};
+use crate::workflow::{EngineConfig, RetryPolicy};
+use crate::workflows::{self, DeletionLimit, DrillAccess, ProbeAddress, Settings};
 
 const SERVICE: &str = "azdr.admin.v1.AdminService";
 const SERIAL: &str = "0a";
@@ -89,43 +85,26 @@ async fn admin(folder: &Path) -> Admin {
     };
     let azure =
         ArmClient::with_transport(config, env.clone(), Arc::new(Unreachable), Tokens::Configured);
-    let fleet = Fleet::new(env.clock.clone());
-    let services = Arc::new(Services {
-        azure,
-        fleet: fleet.clone(),
-        catalogue: Catalogue::new(store.clone()),
-        settings: Arc::new(settings()),
-        holds: Arc::new(tokio::sync::Semaphore::new(1)),
-    });
-    let config = EngineConfig { max_running: 1, retry: RetryPolicy::QUICK };
-    let engine =
-        Engine::new(store.clone(), env.clone(), services.clone(), workflows::all(), config);
-    let sweeper = Sweeper::new(Reconciler {
-        store: store.clone(),
-        engine: engine.clone(),
-        services: services.clone(),
-        env: env.clone(),
-    });
-    Admin {
+    let given = Given {
         store,
-        engine,
-        fleet,
-        services,
+        azure,
         authority: Arc::new(CertificateAuthority::generate(&env).unwrap()),
         env,
-        inventory: Inventory::default(),
-        confirmations: Confirmations::default(),
-        pins_changed: Arc::default(),
-        sweeper,
+        settings: settings(),
         stamp: Stamp {
             cloud: "simulated".into(),
             tenant_id: String::new(),
             subscriptions: vec!["00000000-0000-0000-0000-000000000001".into()],
             installation: "1nstall".into(),
         },
+        max_holds: 1,
+        engine: EngineConfig { max_running: 1, retry: RetryPolicy::QUICK },
+        definitions: workflows::all(),
+        presence: Presence::default(),
         enroll_address: "controller:7443".into(),
         agent_address: "controller:7444".into(),
-    }
+    };
+    given.assemble().admin
 }
 
 fn settings() -> Settings {
