@@ -33,4 +33,5 @@ mod properties;
 mod rebuild;
 mod residue;
 mod schedule;
+mod ssh;
 mod untouchable;

@@ -44,6 +44,8 @@ pub struct StepOutline {
     pub temporary: bool,
     /// From here on, forward or stuck.
     pub point_of_no_return: bool,
+    /// It is a critical section.
+    pub hold: bool,
 }
 
 impl<S: Send + Sync + 'static> Definition<S> {
@@ -77,6 +79,7 @@ impl<S: Send + Sync + 'static> Definition<S> {
             has_undo: n.undo.is_some(),
             temporary: n.temporary,
             point_of_no_return: n.point_of_no_return,
+            hold: matches!(n.kind, Kind::Hold { .. }),
         });
         outline.collect()
     }

@@ -51,7 +51,7 @@ async fn an_overtaken_controller_does_not_call_a_waiting_step_again() {
 async fn writes_of_an_older_epoch_are_refused_with_words_and_change_nothing() {
     let lab = Lab::new();
     let path = lab.dir.path().join("db");
-    let open = || crate::store::Store::open(&path, crate::store::Executor::BlockingPool).unwrap();
+    let open = || Store::open(&path, Executor::BlockingPool).unwrap();
     let (first, second) = (open(), open());
     let old = first.take_over().await.unwrap();
     let now = azdr_env::WallTime::from_unix_ms(0);
@@ -62,7 +62,7 @@ async fn writes_of_an_older_epoch_are_refused_with_words_and_change_nothing() {
     for refused in [
         old.try_start_run(id, Vec::new(), now).await.map(|_| ()),
         old.record(id, crate::store::Progress::default(), now).await,
-        old.request_cancel(id, now).await,
+        old.request_cancel(id, serde_json::Value::Null, now).await,
     ] {
         let refused = refused.unwrap_err();
         assert!(matches!(refused, StoreError::Fenced { ours: 1, newest: 2 }), "{refused:?}");
