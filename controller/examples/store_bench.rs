@@ -6,7 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use azdr_controller::store::{Event, Executor, NewRun, Progress, RunId, Store, StoreError};
+use azdr_controller::store::{
+    Event, Executor, NewRun, Progress, QueueLimit, RunId, Store, StoreError,
+};
 use azdr_controller::workflow::{
     Definition, Done, Engine, EngineConfig, ForRun, RetryPolicy, RunPriority, StepCx, StepError,
     StepKey, Version, Workflow,
@@ -15,6 +17,8 @@ use azdr_env::Env;
 use serde_json::{Value, json};
 
 /// How long each load runs.
+/// Nobody is refused.
+const NO_LIMIT: QueueLimit = QueueLimit { most: u32::MAX, counted_to: u8::MAX };
 const LENGTH: Duration = Duration::from_secs(5);
 /// Unfinished runs at the start.
 const RUNS: usize = 1000;
@@ -85,7 +89,7 @@ async fn produce(store: Store, env: Env) -> Result<Vec<Duration>, StoreError> {
     let mut acks = Vec::new();
     for n in 0.. {
         if n % ENTRIES == 0 {
-            id = store.queue_run(new_run(), u32::MAX, env.clock.wall()).await?;
+            id = store.queue_run(new_run(), NO_LIMIT, env.clock.wall()).await?;
         }
         let asked = env.clock.monotonic();
         store.record(id, entry(n), env.clock.wall()).await?;
@@ -124,7 +128,7 @@ fn definition() -> Definition<Nothing> {
 async fn recovery(path: &Path, env: &Env) -> anyhow::Result<Value> {
     let store = Store::open(path, Executor::BlockingPool)?;
     for _ in 0..RUNS {
-        let id = store.queue_run(new_run(), u32::MAX, env.clock.wall()).await?;
+        let id = store.queue_run(new_run(), NO_LIMIT, env.clock.wall()).await?;
         let mut all = Progress::default();
         for n in 0..ENTRIES / 2 {
             for (event, payload) in [(Event::Started, Value::Null), (Event::Done, Value::Null)] {
