@@ -194,7 +194,7 @@ impl Guests {
         self.thaws.load(Ordering::SeqCst)
     }
 
-    fn behaves(&self) -> Behaviour {
+    pub(crate) fn behaves(&self) -> Behaviour {
         *self.behaviour.lock().unwrap()
     }
 

@@ -13,40 +13,57 @@ use azdr_domain::arm_id::ArmId;
 use azdr_domain::policy::PolicyChange;
 use azdr_domain::recovery_point::PointName;
 
+use crate::agents::Behaviour;
 use crate::cloud::SUBSCRIPTION;
 use crate::life::{Bench, Life, Prepared, db};
+use crate::ssh::Ssh;
 use crate::untouchable::Untouchable;
 
 /// A workflow's case.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Case {
     Backup,
+    /// Of a machine whose agent never enrolled: nothing is frozen.
+    BackupWithoutAgent,
     Replicate,
     Verify,
     RestoreInPlace,
+    /// Of a machine that is deallocated.
+    RestoreInPlaceOfDeallocated,
     RestoreNewVm,
+    /// The original's group and network are gone with it.
+    RestoreNewVmFromNothing,
     Failover,
     DrTest,
+    /// In a group that was there before, and with a public address.
+    DrTestInGivenGroup,
     DrTestKept,
     Bulk,
     Prune,
+    /// With copies in another region.
+    PruneWithReplicas,
     DeletePoint,
     Reap,
     RemoveKeptDisk,
 }
 
 impl Case {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Backup,
+        Self::BackupWithoutAgent,
         Self::Replicate,
         Self::Verify,
         Self::RestoreInPlace,
+        Self::RestoreInPlaceOfDeallocated,
         Self::RestoreNewVm,
+        Self::RestoreNewVmFromNothing,
         Self::Failover,
         Self::DrTest,
+        Self::DrTestInGivenGroup,
         Self::DrTestKept,
         Self::Bulk,
         Self::Prune,
+        Self::PruneWithReplicas,
         Self::DeletePoint,
         Self::Reap,
         Self::RemoveKeptDisk,
@@ -54,15 +71,17 @@ impl Case {
 
     pub(crate) fn workflow(self) -> &'static str {
         match self {
-            Self::Backup => backup::RUN.0,
+            Self::Backup | Self::BackupWithoutAgent => backup::RUN.0,
             Self::Replicate => replicate::RUN.0,
             Self::Verify => verify::RUN.0,
-            Self::RestoreInPlace => restore_in_place::RUN.0,
-            Self::RestoreNewVm | Self::Failover => restore_new_vm::RUN.0,
-            Self::DrTest => dr_test::RUN.0,
+            Self::RestoreInPlace | Self::RestoreInPlaceOfDeallocated => restore_in_place::RUN.0,
+            Self::RestoreNewVm | Self::RestoreNewVmFromNothing | Self::Failover => {
+                restore_new_vm::RUN.0
+            }
+            Self::DrTest | Self::DrTestInGivenGroup => dr_test::RUN.0,
             Self::DrTestKept => dr_test::KEPT.0,
             Self::Bulk => bulk::RUN.0,
-            Self::Prune | Self::DeletePoint => prune::RUN.0,
+            Self::Prune | Self::PruneWithReplicas | Self::DeletePoint => prune::RUN.0,
             Self::Reap => reap::RUN.0,
             Self::RemoveKeptDisk => remove_kept_disk::RUN.0,
         }
@@ -74,9 +93,11 @@ impl Case {
         const DISKS: &str = "Microsoft.Compute/disks";
         const VM: &str = "Microsoft.Compute/virtualMachines";
         const NIC: &str = "Microsoft.Network/networkInterfaces";
+        const VNET: &str = "Microsoft.Network/virtualNetworks";
         match self {
-            Self::RestoreInPlace => &[DISKS],
+            Self::RestoreInPlace | Self::RestoreInPlaceOfDeallocated => &[DISKS],
             Self::RestoreNewVm => &[DISKS, VM, NIC],
+            Self::RestoreNewVmFromNothing => &[DISKS, VM, NIC, VNET, "group"],
             _ => &[],
         }
     }
@@ -84,7 +105,9 @@ impl Case {
     /// What existed before a run and after it was undone, comparably.
     pub(crate) fn undone(self, exists: Untouchable) -> Untouchable {
         match self {
-            Self::RestoreInPlace => exists.changed_and_changed_back(),
+            Self::RestoreInPlace | Self::RestoreInPlaceOfDeallocated => {
+                exists.changed_and_changed_back()
+            }
             _ => exists,
         }
     }
@@ -97,24 +120,38 @@ impl Case {
         WORLDS[place].get_or_init(|| {
             // On a clock of its own.
             let make = async move {
-                let bench = Bench::new();
+                let bench = self.bench();
                 let life = bench.life().await;
                 let run = self.prepare(&bench, &life).await;
                 (bench.keep(life).await, run)
             };
             let thread = std::thread::spawn(|| {
                 let mut runtime = tokio::runtime::Builder::new_current_thread();
-                runtime.enable_time().start_paused(true).build().unwrap().block_on(make)
+                runtime.enable_all().start_paused(true).build().unwrap().block_on(make)
             });
             thread.join().unwrap()
         })
     }
 
+    /// The world that it begins with.
+    pub(crate) fn bench(self) -> Bench {
+        let mut bench = Bench::new();
+        if self == Self::DrTestInGivenGroup {
+            bench.ssh = Some(Ssh::new());
+        }
+        bench
+    }
+
     /// Makes the world that the workflow needs, and the run.
     pub(crate) async fn prepare(self, bench: &Bench, life: &Life) -> NewRun {
+        if self == Self::BackupWithoutAgent {
+            bench.agents_behave(Behaviour::Absent).await;
+            let policy = PolicyChange::default();
+            return back_up(&bench.protect_without_agent(life, db(), policy).await);
+        }
         let item = bench.protect(life, PolicyChange::default()).await;
         match self {
-            Self::Backup => back_up(&item),
+            Self::Backup | Self::BackupWithoutAgent => back_up(&item),
             Self::Replicate => {
                 let point = take(life, &item).await;
                 let input =
@@ -127,14 +164,23 @@ impl Case {
                     verify::Input { item: item.id, vm: db(), point, region: "eastus".into() };
                 workflows::new_run(verify::RUN, &input, item.id, "test")
             }
-            Self::RestoreInPlace => {
+            Self::RestoreInPlace | Self::RestoreInPlaceOfDeallocated => {
                 let point = take(life, &item).await;
+                if self == Self::RestoreInPlaceOfDeallocated {
+                    life.services.azure.begin_deallocate(&db()).await.unwrap();
+                    azdr_env::sleep(Duration::from_secs(60)).await;
+                }
                 let declared = bench.env.clock.wall();
                 let input = restore_in_place::Input { item: item.id, vm: db(), point, declared };
                 workflows::new_run(restore_in_place::RUN, &input, item.id, "test")
             }
-            Self::RestoreNewVm => {
+            Self::RestoreNewVm | Self::RestoreNewVmFromNothing => {
                 let point = take(life, &item).await;
+                if self == Self::RestoreNewVmFromNothing {
+                    let group = ArmId::resource_group_id(SUBSCRIPTION, "prod").unwrap();
+                    life.services.azure.begin_delete_resource_group(&group).await.unwrap();
+                    azdr_env::sleep(Duration::from_secs(60)).await;
+                }
                 let new_vm = ArmId::virtual_machine(SUBSCRIPTION, "prod", "db-restored").unwrap();
                 let declared = bench.env.clock.wall();
                 let input = restore_new_vm::Input {
@@ -165,18 +211,22 @@ impl Case {
                 };
                 workflows::new_run(restore_new_vm::RUN, &input, item.id, "test")
             }
-            Self::DrTest | Self::DrTestKept => {
+            Self::DrTest | Self::DrTestKept | Self::DrTestInGivenGroup => {
                 let point = take(life, &item).await;
                 let (run, keep) = match self {
                     Self::DrTestKept => (dr_test::KEPT, Duration::from_secs(90)),
                     _ => (dr_test::RUN, Duration::ZERO),
                 };
+                let given = self == Self::DrTestInGivenGroup;
+                if given {
+                    give_group_and_address(bench, life).await;
+                }
                 let input = dr_test::Input {
                     item: item.id,
                     vm: db(),
                     point,
                     region: "eastus".into(),
-                    resource_group: None,
+                    resource_group: given.then(|| GIVEN_GROUP.to_owned()),
                     declared: Some(bench.env.clock.wall()),
                     keep,
                 };
@@ -198,14 +248,22 @@ impl Case {
                 let input = bulk::Input { what, max_parallel, parts, refused, skipped };
                 workflows::new_run(bulk::RUN, &input, item.id, "test")
             }
-            Self::Prune => {
+            Self::Prune | Self::PruneWithReplicas => {
+                let copied = PolicyChange {
+                    cross_region: Some(true),
+                    target_region: Some("westus2".into()),
+                    ..PolicyChange::default()
+                };
+                let is_copied = self == Self::PruneWithReplicas;
+                let kept = if is_copied { copied } else { PolicyChange::default() };
+                bench.protect(life, kept.clone()).await;
                 for _ in 0..3 {
                     take(life, &item).await;
                     // A jump: nothing in between is of interest.
                     tokio::time::advance(Duration::from_secs(86_400)).await;
                 }
                 // The policy now wants one of the three.
-                let change = PolicyChange { daily: Some(1), ..PolicyChange::default() };
+                let change = PolicyChange { daily: Some(1), ..kept };
                 bench.protect(life, change).await;
                 let input = prune::Input::by_policy(item.id, db());
                 workflows::new_run(prune::RUN, &input, item.id, "test")
@@ -247,6 +305,27 @@ pub(crate) async fn copied(life: &Life, item: &Item, point: PointName) {
     let id = life.engine.submit(run).await.unwrap();
     let row = life.ended(id).await;
     assert_eq!(row.state, RunState::Succeeded, "{row:?}");
+}
+
+/// Where drills are to take place.
+const GIVEN_GROUP: &str = "lab";
+
+/// Makes the group, and finds out which address the next public IP will have.
+async fn give_group_and_address(bench: &Bench, life: &Life) {
+    let azure = &life.services.azure;
+    let group = ArmId::resource_group_id(SUBSCRIPTION, GIVEN_GROUP).unwrap();
+    azure.ensure_resource_group(&group, "eastus", &tags::Tags::new()).await.unwrap();
+    let id = ArmId::public_ip(SUBSCRIPTION, GIVEN_GROUP, "trial").unwrap();
+    let body = serde_json::json!({
+        "location": "eastus", "sku": {"name": "Standard"},
+        "properties": {"publicIPAllocationMethod": "Static", "publicIPAddressVersion": "IPv4"},
+    });
+    azure.begin_create_public_ip(&id, body).await.unwrap();
+    azdr_env::sleep(Duration::from_secs(60)).await;
+    let address = azure.get_public_ip(&id).await.unwrap().ip_address.unwrap();
+    azure.begin_delete_public_ip(&id).await.unwrap();
+    azdr_env::sleep(Duration::from_secs(60)).await;
+    bench.ssh.as_ref().unwrap().answer_at(address.parse().unwrap());
 }
 
 /// Verifies a point, to have a run that is over.

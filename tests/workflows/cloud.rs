@@ -1,6 +1,7 @@
 //! The simulator behind the client's HTTP seam, with every request counted and any one of them
 //! spoilt.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -50,6 +51,11 @@ pub(crate) struct Cloud {
     spoil: Mutex<Option<(usize, Spoil)>>,
     /// `METHOD path` of every request since the last reset.
     log: Mutex<Vec<String>>,
+    /// How often each `METHOD path` that changes something was accepted since the last reset.
+    carried_out: Mutex<BTreeMap<String, usize>>,
+    /// `uniqueId` (of machines: `vmId`) of every resource that has been seen under a path, in any life,
+    /// since the path was deleted last.
+    identities: Mutex<BTreeMap<String, BTreeSet<String>>>,
     /// Something is under way that a later request may find done.
     restless: AtomicBool,
     /// The request to be spoilt has begun an operation.
@@ -116,6 +122,8 @@ impl Cloud {
             requests: AtomicUsize::new(0),
             spoil: Mutex::new(None),
             log: Mutex::default(),
+            carried_out: Mutex::default(),
+            identities: Mutex::default(),
             restless: AtomicBool::new(true),
             prolonged: AtomicBool::new(false),
             wrong_by: Arc::default(),
@@ -127,12 +135,40 @@ impl Cloud {
     pub(crate) fn count_from_here(&self, spoil: Option<(usize, Spoil)>) {
         self.requests.store(0, Ordering::SeqCst);
         self.log.lock().unwrap().clear();
+        self.carried_out.lock().unwrap().clear();
         *self.spoil.lock().unwrap() = spoil;
     }
 
     /// Requests since then.
     pub(crate) fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
+    }
+
+    /// How often each request that changes something was carried out since then, in all lives, whether
+    /// or not anybody got the answer.
+    pub(crate) fn writes(&self) -> BTreeMap<String, usize> {
+        self.carried_out.lock().unwrap().clone()
+    }
+
+    /// Paths under which more than one resource has been seen: what was to be made once was made anew.
+    pub(crate) fn made_twice(&self) -> Vec<String> {
+        let identities = self.identities.lock().unwrap();
+        identities.iter().filter(|(_, ids)| ids.len() > 1).map(|(path, _)| path.clone()).collect()
+    }
+
+    fn note_identity(&self, method: &http::Method, path: &str, body: &[u8]) {
+        let mut identities = self.identities.lock().unwrap();
+        if method == http::Method::DELETE {
+            identities.remove(path);
+            return;
+        }
+        let Ok(body) = serde_json::from_slice::<Value>(body) else { return };
+        // The record of an operation shows its resource too; only what is read at its own path counts.
+        let is_own = body["id"].as_str().is_some_and(|id| id.eq_ignore_ascii_case(path));
+        let id = ["uniqueId", "vmId"].iter().find_map(|name| body["properties"][name].as_str());
+        if let Some(id) = id.filter(|_| is_own) {
+            identities.entry(path.to_owned()).or_default().insert(id.to_owned());
+        }
     }
 
     /// The `n`th request since then.
@@ -206,6 +242,13 @@ impl Cloud {
             return Err(TransportError::maybe_sent("the connection was closed"));
         }
         let (parts, body) = response.into_parts();
+        if parts.status.is_success() {
+            self.note_identity(&request.method, request.url.path(), &body);
+            if request.method != http::Method::GET && !request.url.path().contains("/oauth2/") {
+                let words = format!("{} {}", request.method, request.url.path());
+                *self.carried_out.lock().unwrap().entry(words).or_default() += 1;
+            }
+        }
         Ok(HttpResponse { status: parts.status.as_u16(), headers: parts.headers, body })
     }
 }

@@ -5,18 +5,19 @@
 //! `AZDR_GOLDEN=write` they are written anew: for a new workflow or version, never for one that has
 //! been shipped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use azdr_controller::store::{Event, JournalEntry, RunId, RunState, Store};
-use azdr_controller::workflows;
+use azdr_controller::workflow::Definition;
+use azdr_controller::workflows::{self, Services};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::cases::Case;
 use crate::cloud::Spoil;
-use crate::life::{Bench, Life};
+use crate::life::Life;
 use crate::properties::world;
 
 #[derive(Serialize, Deserialize)]
@@ -90,21 +91,30 @@ fn without_checkpoints(journal: &[JournalEntry]) -> Vec<Entry> {
     journal.iter().filter(|e| e.event != Event::Checkpoint).map(Entry::from).collect()
 }
 
-/// The first case of each workflow: what tells its other cases apart is in their inputs.
-fn one_per_workflow() -> impl Iterator<Item = Case> {
-    let first = |case: &Case| {
-        Case::ALL.into_iter().find(|other| other.workflow() == case.workflow()) == Some(*case)
+/// Every file, with the first case of its workflow: what tells its other cases apart is in their inputs.
+fn files() -> Vec<(Golden, Case)> {
+    let folder = file("x", 1).parent().unwrap().to_owned();
+    let mut paths: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let read = |path: PathBuf| {
+        let golden: Golden =
+            serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        assert_eq!(path, file(&golden.workflow, golden.version));
+        let case = Case::ALL.into_iter().find(|case| case.workflow() == golden.workflow);
+        let case = case.unwrap_or_else(|| panic!("{}: no case", path.display()));
+        (golden, case)
     };
-    Case::ALL.into_iter().filter(first)
+    paths.into_iter().map(read).collect()
 }
 
 /// A whole run: its journal, its Azure requests, and what exists afterwards.
-async fn whole_run(case: Case) -> (Golden, usize, RunState, Vec<String>) {
-    let bench = Bench::new();
+async fn whole_run(case: Case, version: u32) -> (Golden, usize, RunState, Vec<String>) {
+    let bench = case.bench();
     let life = bench.life().await;
-    let run = case.prepare(&bench, &life).await;
+    let mut run = case.prepare(&bench, &life).await;
+    run.version = version;
     life.settle().await;
-    let version = run.version;
     bench.cloud.count_from_here(None);
     let id = life.engine.submit(run).await.unwrap();
     let checkpoints: Arc<Mutex<BTreeMap<String, Value>>> = Arc::default();
@@ -149,10 +159,30 @@ fn every_version_of_every_workflow_has_a_golden_journal() {
     }
 }
 
+#[test]
+fn every_version_that_was_shipped_is_still_there() {
+    let all = workflows::all();
+    for (golden, _) in files() {
+        assert!(
+            all.iter().any(|d| is_of(d, &golden)),
+            "version {} of {} is gone: its journals could not be finished",
+            golden.version,
+            golden.workflow
+        );
+    }
+}
+
+fn is_of(definition: &Definition<Services>, golden: &Golden) -> bool {
+    (definition.name, definition.version.0) == (&*golden.workflow, golden.version)
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_a_run_journals_changes_only_with_a_new_version() {
-    for case in one_per_workflow() {
-        let (today, _, state, _) = whole_run(case).await;
+    let newest: BTreeMap<_, _> = workflows::all().into_iter().map(|d| (d.name, d)).collect();
+    // New runs are of the newest version.
+    for definition in newest.into_values() {
+        let case = Case::ALL.into_iter().find(|case| case.workflow() == definition.name).unwrap();
+        let (today, _, state, _) = whole_run(case, definition.version.0).await;
         assert_eq!(state, RunState::Succeeded, "{case:?}");
         if std::env::var("AZDR_GOLDEN").is_ok_and(|v| v == "write") {
             let path = file(&today.workflow, today.version);
@@ -174,12 +204,12 @@ async fn what_a_run_journals_changes_only_with_a_new_version() {
 
 /// Crashes a run just before its `n`th Azure request, puts the golden rows into the place of what it
 /// has journalled, and lets the engine finish it.
-async fn finish_golden(case: Case, n: usize) -> (usize, RunState, Vec<String>) {
-    let bench = Bench::new();
+async fn finish_golden(case: Case, golden: &Golden, n: usize) -> (usize, RunState, Vec<String>) {
+    let bench = case.bench();
     let life = bench.life().await;
-    let run = case.prepare(&bench, &life).await;
+    let mut run = case.prepare(&bench, &life).await;
+    run.version = golden.version;
     life.settle().await;
-    let golden = read(&run.workflow, run.version);
     bench.cloud.count_from_here(Some((n, Spoil::CrashBefore)));
     let id = life.engine.submit(run).await.unwrap();
     life.mortal.dead().await;
@@ -188,7 +218,7 @@ async fn finish_golden(case: Case, n: usize) -> (usize, RunState, Vec<String>) {
     bench.cloud.count_from_here(None);
     let store = bench.store();
     let rows = store.journal(id).await.unwrap().len();
-    replace(&store, id, &golden).await;
+    replace(&store, id, golden).await;
     let life = bench.life().await;
     let row = life.ended(id).await;
     life.settle().await;
@@ -221,15 +251,20 @@ async fn replace(store: &Store, id: RunId, golden: &Golden) {
 
 #[tokio::test(start_paused = true)]
 async fn a_golden_journal_that_ends_anywhere_is_finished_by_todays_code() {
-    for case in one_per_workflow() {
-        let (_, requests, state, end) = whole_run(case).await;
-        let mut stopped_at = Vec::new();
-        for third in 1..=3 {
-            let n = (requests * third / 3).max(1);
-            let (rows, ended, left) = finish_golden(case, n).await;
-            assert_eq!((ended, &left), (state, &end), "{case:?} before request {n}, {rows} rows");
-            stopped_at.push(rows);
+    for (golden, case) in files() {
+        let what = format!("version {} of {}", golden.version, golden.workflow);
+        let (_, requests, state, end) = whole_run(case, golden.version).await;
+        let mut stopped_at = BTreeSet::new();
+        let mut before = BTreeSet::new();
+        before.extend((1..=PLACES).map(|n| (requests * n / PLACES).max(1)));
+        for n in before {
+            let (rows, ended, left) = finish_golden(case, &golden, n).await;
+            assert_eq!((ended, &left), (state, &end), "{what} before request {n}, {rows} rows");
+            stopped_at.insert(rows);
         }
-        assert!(stopped_at[0] < stopped_at[2], "{case:?} was stopped at {stopped_at:?}");
+        assert!(stopped_at.len() > 1, "{what} was stopped at {stopped_at:?} only");
     }
 }
+
+/// Spread over a run's requests: so many ends of each journal are tried.
+const PLACES: usize = 10;

@@ -365,7 +365,7 @@ async fn what_was_approved_is_all_that_goes_and_no_more_than_the_rules_still_say
 async fn a_request_for_approval_is_cancelled_and_withdrawn_when_the_policy_wants_them_again() {
     let bench = Bench::new();
     let (life, item, points, id) = asking(&bench).await;
-    life.engine.cancel(id).await.unwrap();
+    life.engine.cancel(id, "test").await.unwrap();
     assert_eq!(state(&life, id).await, RunState::Cancelled);
     assert_eq!(approve(&life, id, "bob").await, Approval::NotAsked);
     // The next pruning asks anew, and one that is small enough takes it back.

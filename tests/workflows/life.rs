@@ -1,5 +1,6 @@
 //! One life of a controller on a world that outlives it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -22,6 +23,7 @@ use crate::agents::{Agents, Behaviour, Disks, Guests};
 use crate::cloud::{Cloud, Line, SUBSCRIPTION, Spoil, TENANT, world};
 use crate::folder;
 use crate::meddling::{Meddler, Mortal, Plan};
+use crate::ssh::Ssh;
 
 /// The world: what a crash does not touch.
 pub(crate) struct Bench {
@@ -31,6 +33,8 @@ pub(crate) struct Bench {
     pub(crate) meddler: Arc<Meddler>,
     /// How often operations are polled.
     pub(crate) pace: PollPace,
+    /// Drills' machines have public addresses, and SSH answers there.
+    pub(crate) ssh: Option<Ssh>,
 }
 
 /// A controller that lives.
@@ -46,6 +50,8 @@ pub(crate) struct Life {
 pub(crate) struct Prepared {
     image: folder::Image,
     disks: Disks,
+    behaviour: Behaviour,
+    ssh: Option<IpAddr>,
     now: WallTime,
 }
 
@@ -100,6 +106,7 @@ impl Bench {
             guests: Arc::default(),
             meddler: Arc::default(),
             pace: PollPace::quick(),
+            ssh: None,
         }
     }
 
@@ -113,12 +120,19 @@ impl Bench {
         let env = SetClock::of(env, &cloud);
         let guests = Guests::default();
         *guests.frozen.lock().unwrap() = prepared.disks.clone();
+        guests.behave(prepared.behaviour);
+        let ssh = prepared.ssh.map(|address| {
+            let ssh = Ssh::new();
+            ssh.answer_at(address);
+            ssh
+        });
         Self {
             env,
             cloud,
             guests: Arc::new(guests),
             meddler: Arc::default(),
             pace: PollPace::quick(),
+            ssh,
         }
     }
 
@@ -140,6 +154,8 @@ impl Bench {
         Prepared {
             image: folder::Image::of(self.cloud.dir.path()),
             disks: self.guests.frozen.lock().unwrap().clone(),
+            behaviour: self.guests.behaves(),
+            ssh: self.ssh.as_ref().and_then(Ssh::address),
             now: self.env.clock.wall(),
         }
     }
@@ -180,7 +196,7 @@ impl Bench {
             azure,
             fleet: fleet.clone(),
             catalogue: Catalogue::new(store.clone()),
-            settings: Arc::new(settings()),
+            settings: Arc::new(self.settings()),
             holds: Arc::new(Semaphore::new(8)),
         });
         let hook: Arc<dyn StepHook> = mortal.clone();
@@ -201,8 +217,23 @@ impl Bench {
             mortal: mortal.clone(),
         };
         let agents = tokio::spawn(agents.run(self.meddler.rows.subscribe()));
-        engine.start().await.unwrap();
+        // Its first writes may be its last.
+        tokio::select! {
+            biased;
+            () = mortal.dead() => {}
+            started = engine.start() => drop(started.unwrap()),
+        }
         Life { store, engine, services, mortal, agents }
+    }
+
+    fn settings(&self) -> Settings {
+        let Some(ssh) = &self.ssh else { return settings() };
+        let allowed_source = "127.0.0.1".into();
+        Settings {
+            drill_access: DrillAccess::PublicIp { allowed_source },
+            ssh_port: ssh.port(),
+            ..settings()
+        }
     }
 
     /// Puts `db` under a policy with an agent, and waits until the agent is there.
@@ -212,17 +243,29 @@ impl Bench {
 
     /// The same for any machine.
     pub(crate) async fn protect_vm(&self, life: &Life, vm: ArmId, change: PolicyChange) -> Item {
+        let item = self.protect_without_agent(life, vm, change).await;
+        let now = self.env.clock.wall();
+        let far = now.plus(Duration::from_secs(30 * 86_400));
+        let scope = azdr_controller::store::CertificateScope::Vm;
+        let serial = self.env.ids.hex(8);
+        life.store.add_certificate(serial, item.id, scope, far, None, now).await.unwrap();
+        azdr_env::sleep(Duration::from_secs(1)).await;
+        item
+    }
+
+    /// Puts a machine under a policy.
+    pub(crate) async fn protect_without_agent(
+        &self,
+        life: &Life,
+        vm: ArmId,
+        change: PolicyChange,
+    ) -> Item {
         let region = Region::parse("eastus").unwrap();
         let policy = Policy::default().apply(&change, &region).unwrap();
         let now = self.env.clock.wall();
         let vm_guid = self.vm_guid(&vm).await;
         let item = life.store.ensure_vm(vm, "eastus".into(), Some(vm_guid), now).await.unwrap();
         life.store.set_policy(item.id, policy, "test".into(), now).await.unwrap();
-        let far = now.plus(Duration::from_secs(30 * 86_400));
-        let scope = azdr_controller::store::CertificateScope::Vm;
-        let serial = self.env.ids.hex(8);
-        life.store.add_certificate(serial, item.id, scope, far, None, now).await.unwrap();
-        azdr_env::sleep(Duration::from_secs(1)).await;
         item
     }
 

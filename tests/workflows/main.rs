@@ -35,4 +35,5 @@ mod rebuild;
 mod residue;
 mod schedule;
 mod selectors;
+mod ssh;
 mod untouchable;

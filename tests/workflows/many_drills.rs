@@ -78,19 +78,24 @@ async fn drill(
     let mut life = bench.life().await;
     let drills = declare_all(bench, &life).await;
     let (mut lives, mut writes) = (0, 0);
+    let mut planned = crash(lives);
+    bench.meddler.arm(drills[0], Plan { crash: planned, ..Plan::default() });
     loop {
-        let plan = Plan { crash: crash(lives), ..Plan::default() };
-        bench.meddler.arm(drills[0], plan);
         lives += 1;
         let died = tokio::select! {
             biased;
             () = life.mortal.dead() => true,
             () = life.settle() => false,
         };
-        writes += bench.meddler.seen().writes;
+        let written = bench.meddler.seen().writes;
+        writes += written;
         if !died {
             break;
         }
+        assert_eq!(Some(written), planned.map(|(at, _)| at), "life {lives}");
+        // What a start writes counts too.
+        planned = crash(lives);
+        bench.meddler.arm(drills[0], Plan { crash: planned, ..Plan::default() });
         life = bench.next(life).await;
     }
     for id in drills {
@@ -105,14 +110,25 @@ async fn drill(
     (lives, writes)
 }
 
-/// One chain of crashes: each life gets so many writes further, and dies before or after the last.
+/// Writes of a start: it takes over the database.
+const START: usize = 1;
+
+/// One chain of crashes: each life gets so many writes further, and dies before or after the last. Every
+/// tenth dies in its start.
 async fn chain(strides: &[usize]) {
     let bench = Bench::again(prepared(), 43);
     let crash = |life: usize| {
-        let at = strides[life % strides.len()];
         let side = [Side::After, Side::Before][life / strides.len() % 2];
-        // The first write of a life must get through, or there would be no end.
-        Some(if at == 1 && side == Side::Before { (2, side) } else { (at, side) })
+        if life % 10 == 9 {
+            return Some((START, side));
+        }
+        // One write of each life must get through, or there would be no end.
+        let at = match (strides[life % strides.len()], side) {
+            (1, Side::Before) => 2,
+            (stride, _) => stride,
+        };
+        // The first life has been started already.
+        Some((if life == 0 { at } else { at + START }, side))
     };
     let (lives, writes) = drill(&bench, crash).await;
     println!("{MACHINES} drills: {lives} lives of the controller, {writes} writes begun");

@@ -200,7 +200,7 @@ impl Mortal {
         let engine = self.engine.lock().unwrap().clone();
         let Some(engine) = engine else { return };
         self.own_write.store(true, Ordering::Relaxed);
-        let accepted = engine.cancel(run).await.is_ok();
+        let accepted = engine.cancel(run, "alice").await.is_ok();
         self.own_write.store(false, Ordering::Relaxed);
         if let Some((.., seen)) = &mut *self.meddler.armed.lock().unwrap() {
             seen.cancel_accepted = Some(accepted);

@@ -1,5 +1,6 @@
 //! A used world, its database lost: the catalogue is rebuilt from Azure, and compared with what it was.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use azdr_controller::rebuild::{self, Report, listing};
@@ -11,10 +12,14 @@ use azdr_domain::arm_id::ArmId;
 use azdr_domain::pin::Pin;
 use azdr_domain::policy::{Policy, PolicyChange};
 use azdr_domain::recovery_point::PointName;
+use azdr_domain::vm_description::VmDescription;
+use serde_json::Value;
 
 use crate::cases::{Case, restored_in_place, stray_disk, take, verified};
-use crate::cloud::{SUBSCRIPTION, Spoil};
+use crate::cloud::{SUBSCRIPTION, Spoil, world};
 use crate::life::{Bench, Life, db};
+use crate::residue::reap;
+use crate::untouchable::untouchable;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -127,6 +132,41 @@ async fn copy(life: &Life, item: &Item, point: &PointName) {
     assert_eq!(life.ended(run).await.state, RunState::Succeeded);
 }
 
+async fn policy(life: &Life, item: &Item) -> Policy {
+    life.store.policy(item.id).await.unwrap().unwrap().policy
+}
+
+/// The restored machine is what the description says: size, zones, tags, and each disk at its LUN with
+/// its size, SKU, caching and zones.
+async fn same_machine(life: &Life, description: &VmDescription, vm: &azdr_arm::Vm) {
+    assert_eq!(vm.raw["properties"]["hardwareProfile"]["vmSize"], description.size.as_str());
+    let zones = |raw: &Value| -> Vec<String> {
+        let all = raw["zones"].as_array().into_iter().flatten();
+        all.map(|z| z.as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(zones(&vm.raw), description.zones);
+    let user_tags = |tags: &BTreeMap<String, String>| -> BTreeMap<String, String> {
+        let ours = |name: &str| name.starts_with("azdr:") || name.starts_with("azlin:");
+        tags.iter().filter(|(k, _)| !ours(k)).map(|(k, v)| (k.clone(), v.clone())).collect()
+    };
+    assert_eq!(user_tags(&vm.tags), user_tags(&description.tags));
+    let profile = &vm.raw["properties"]["storageProfile"];
+    let data = profile["dataDisks"].as_array().unwrap();
+    assert_eq!(data.len() + 1, description.disks.len());
+    for disk in &description.disks {
+        let attached = match disk.lun {
+            None => &profile["osDisk"],
+            Some(lun) => data.iter().find(|d| d["lun"] == lun).unwrap(),
+        };
+        assert_eq!(attached["caching"], disk.caching.as_str(), "{}", disk.name);
+        let id = ArmId::parse(attached["managedDisk"]["id"].as_str().unwrap()).unwrap();
+        let found = life.services.azure.get_disk(&id).await.unwrap();
+        assert_eq!(found.size_bytes, Some(disk.size_bytes), "{}", disk.name);
+        assert_eq!(found.sku.as_deref(), Some(disk.sku.as_str()), "{}", disk.name);
+        assert_eq!(found.zones, disk.zones, "{}", disk.name);
+    }
+}
+
 async fn retag(life: &Life, point: &PointRow, disk: usize, name: &str, value: &str) {
     let id = &point.snapshots_in(&point.region)[disk].id;
     let tag = [(name.to_owned(), value.to_owned())].into();
@@ -139,7 +179,10 @@ async fn point(life: &Life, item: &Item, name: &PointName) -> PointRow {
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_catalogue_is_rebuilt_and_a_machine_that_is_gone_comes_back_from_its_point_alone() {
-    let bench = Bench::new();
+    let mut described = world(&[("db", true), ("other", false)]);
+    described["vms"][0]["zone"] = "2".into();
+    described["vms"][0]["tags"] = serde_json::json!({"role": "database"});
+    let bench = Bench::with(described);
     let life = bench.life().await;
     // db has an agent, four points, a copy and a pin; other has no agent and one point.
     let item = bench.protect(&life, PolicyChange::default()).await;
@@ -174,6 +217,7 @@ async fn a_lost_catalogue_is_rebuilt_and_a_machine_that_is_gone_comes_back_from_
     assert_eq!(life.ended(run).await.state, RunState::Succeeded);
     life.settle().await;
     let before = (life.points(&item).await, life.points(&second).await);
+    let policies = (policy(&life, &item).await, policy(&life, &second).await);
     // Somebody edits tags: tiers of the third point, a part of a description, a name.
     let third = point(&life, &item, &names[2]).await;
     retag(&life, &third, 0, tags::TIERS, "hourly").await;
@@ -189,8 +233,8 @@ async fn a_lost_catalogue_is_rebuilt_and_a_machine_that_is_gone_comes_back_from_
     let find = |vm: ArmId| items.iter().find(|i| i.arm_id == vm).cloned().unwrap();
     let (item, second) = (find(db()), find(other()));
     assert!(item.vm_guid.is_some());
-    let policy = life.store.policy(item.id).await.unwrap().unwrap().policy;
-    assert_eq!(policy.retention.weekly, 4);
+    assert_eq!(policies.0.retention.weekly, 4);
+    assert_eq!((policy(&life, &item).await, policy(&life, &second).await), policies);
     // Exactly this differs.
     let mut expected = vec![
         format!("{}: gone", names[3]),
@@ -259,7 +303,7 @@ async fn a_lost_catalogue_is_rebuilt_and_a_machine_that_is_gone_comes_back_from_
     let result = &row.result.unwrap()["restore"];
     assert_eq!(result["witness_verified"], true, "{result}");
     let vm = life.services.azure.get_vm(&new_vm).await.unwrap();
-    assert_eq!(vm.data_disks.len(), 1);
+    same_machine(&life, &newest.description, &vm).await;
     life.end().await;
 }
 
@@ -336,18 +380,6 @@ async fn sweep(bench: &Bench, life: &Life) -> std::sync::Arc<Sweep> {
 }
 
 /// Sweeps and lets what is started end; answers the workflows that ran.
-async fn reap(bench: &Bench, life: &Life) -> Vec<String> {
-    let sweeper = sweeper(bench, life);
-    let sweep = sweeper.sweep(&[SUBSCRIPTION.to_owned()]).await.unwrap();
-    let mut ran = Vec::new();
-    for run in sweeper.start_reaping(&sweep).await.unwrap() {
-        let row = life.ended(run).await;
-        assert_eq!(row.state, RunState::Succeeded, "{row:?}");
-        ran.push(row.workflow);
-    }
-    ran
-}
-
 #[tokio::test(start_paused = true)]
 async fn replaced_disks_are_kept_to_their_end_by_a_rebuilt_catalogue_too_unless_in_doubt() {
     let bench = Bench::new();
@@ -391,11 +423,11 @@ async fn replaced_disks_are_kept_to_their_end_by_a_rebuilt_catalogue_too_unless_
     }
 
     // Nothing before an admin has released it, and nothing before its days are over.
-    assert_eq!(reap(&bench, &life).await, [""; 0]);
+    assert_eq!(reap(&bench, &life).await, []);
     life.store.release_deletions().await.unwrap();
-    assert_eq!(reap(&bench, &life).await, [""; 0]);
+    assert_eq!(reap(&bench, &life).await, []);
     tokio::time::advance(8 * DAY).await;
-    assert_eq!(reap(&bench, &life).await, ["remove_kept_disk"]);
+    assert_eq!(reap(&bench, &life).await, [("remove_kept_disk".to_owned(), RunState::Succeeded)]);
     let azure = &life.services.azure;
     assert!(azure.get_disk(&os).await.unwrap_err().is_not_found());
     for left in [&data, &copy] {
@@ -451,7 +483,7 @@ async fn a_copy_that_was_not_whole_is_shown_after_a_rebuild_and_taken_up() {
     // What may go on is not reaped, however long it takes.
     life.store.release_deletions().await.unwrap();
     tokio::time::advance(DAY).await;
-    assert_eq!(reap(&bench, &life).await, [""; 0]);
+    assert_eq!(reap(&bench, &life).await, []);
     let made = life.services.azure.get_snapshot(&begun.id).await.unwrap().time_created;
     copy(&life, &item, &point.name).await;
     let point = life.points(&item).await.remove(0);
@@ -469,9 +501,9 @@ async fn a_copy_that_was_not_whole_is_reaped_after_a_rebuild_when_a_newer_one_is
     tokio::time::advance(DAY).await;
     let newer = take(&life, &item).await;
     copy(&life, &item, &newer).await;
-    assert_eq!(reap(&bench, &life).await, [""; 0], "deletions are held");
+    assert_eq!(reap(&bench, &life).await, [], "deletions are held");
     life.store.release_deletions().await.unwrap();
-    assert_eq!(reap(&bench, &life).await, ["reap"]);
+    assert_eq!(reap(&bench, &life).await, [("reap".to_owned(), RunState::Succeeded)]);
     assert!(life.services.azure.get_snapshot(&begun).await.unwrap_err().is_not_found());
     let points = life.points(&item).await;
     assert!(points[0].is_restorable_in("westus2") && points[0].name == newer);
@@ -510,5 +542,71 @@ async fn a_restore_in_place_of_the_first_version_is_still_finished() {
     let steps = life.engine.history(row.id).await.unwrap();
     assert_eq!(steps.records_of("mark_replaced").count(), 0);
     assert_eq!(life.store.kept_disks().await.unwrap().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn temporaries_of_a_drill_and_a_verification_that_the_catalogue_forgot_are_reaped() {
+    let bench = Bench::new();
+    let life = bench.life().await;
+    let item = bench.protect(&life, PolicyChange::default()).await;
+    set_policy(&bench, &life, &db(), PolicyChange::default()).await;
+    let point = take(&life, &item).await;
+    while bench.cloud.listing().await["unfinished_operations"] != 0 {
+        azdr_env::sleep(Duration::from_secs(1)).await;
+    }
+    let before = untouchable(&bench).await;
+    // The drill's machine says nothing, and the verification cannot read: both wait.
+    bench.agents_behave(crate::agents::Behaviour::Absent).await;
+    bench.cloud.simulator.set_faults(
+        serde_json::from_value(serde_json::json!([
+            {"match": {"method": "POST", "path_contains": "beginGetAccess", "count": 1000},
+             "action": {"status": {"status": 503, "code": "ServerBusy"}}}
+        ]))
+        .unwrap(),
+    );
+    let (vm, region) = (db(), "eastus".to_owned());
+    let input = workflows::verify::Input { item: item.id, vm, point: point.clone(), region };
+    let verify = workflows::new_run(workflows::verify::RUN, &input, item.id, "test");
+    let verify = life.engine.submit(verify).await.unwrap();
+    let (vm, region, declared) = (db(), "eastus".to_owned(), bench.env.clock.wall());
+    let resource_group = None;
+    let input = workflows::dr_test::Input {
+        item: item.id,
+        vm,
+        point,
+        region,
+        resource_group,
+        declared: Some(declared),
+        keep: Duration::ZERO,
+    };
+    let drill = workflows::new_run(workflows::dr_test::RUN, &input, item.id, "test");
+    let drill = life.engine.submit(drill).await.unwrap();
+    azdr_env::sleep(Duration::from_secs(30)).await;
+    let during = untouchable(&bench).await;
+    let made = |run| during.of_run(&format!("1nstall.{run}"));
+    assert_eq!(made(verify), ["Microsoft.Compute/disks"]);
+    assert!(made(drill).contains(&"Microsoft.Compute/virtualMachines".to_owned()));
+    assert!(made(drill).contains(&"group".to_owned()));
+    life.engine.kill();
+    bench.cloud.simulator.set_faults(Vec::new());
+
+    let (life, _) = lose_and_rebuild(&bench, life).await;
+    assert!(life.store.run(drill).await.unwrap().is_none());
+    tokio::time::advance(Duration::from_secs(2 * 3600)).await;
+    // Not before somebody has looked at what was rebuilt.
+    assert_eq!(reap(&bench, &life).await, []);
+    assert!(life.store.release_deletions().await.unwrap().is_some());
+    let mut reaped = 0;
+    loop {
+        let ended = reap(&bench, &life).await;
+        if ended.is_empty() {
+            break;
+        }
+        assert!(ended.iter().all(|(_, state)| *state == RunState::Succeeded), "{ended:?}");
+        reaped += ended.len();
+        assert!(reaped < 10, "it never ends");
+    }
+    assert!(reaped >= 2, "of two runs");
+    assert_eq!(untouchable(&bench).await, before);
     life.end().await;
 }

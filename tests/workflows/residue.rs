@@ -35,7 +35,7 @@ fn found<'a>(sweep: &'a Sweep, id: &ArmId) -> &'a Found {
 }
 
 /// Sweeps, lets what is started end, and answers how each ended.
-async fn reap(bench: &Bench, life: &Life) -> Vec<(String, RunState)> {
+pub(crate) async fn reap(bench: &Bench, life: &Life) -> Vec<(String, RunState)> {
     let sweeper = sweeper(bench, life);
     let sweep = sweeper.sweep(&[SUBSCRIPTION.to_owned()]).await.unwrap();
     let mut ended = Vec::new();
@@ -57,7 +57,7 @@ async fn exists(life: &Life, disk: &ArmId) -> bool {
 #[tokio::test(start_paused = true)]
 async fn after_every_workflow_nothing_is_residue() {
     for case in Case::ALL {
-        let bench = Bench::new();
+        let bench = case.bench();
         let life = bench.life().await;
         let run = case.prepare(&bench, &life).await;
         let (life, row) = bench.run(life, run).await;

@@ -337,11 +337,17 @@ impl Store {
         .await
     }
 
-    /// Notes that somebody asked a run to stop. A queued run is cancelled at once.
+    /// Notes that somebody asked a run to stop; `decided` is journalled, once. A queued run is cancelled
+    /// at once.
     ///
     /// # Errors
     /// `Missing` when there is no such run, `Refused` when it is over.
-    pub async fn request_cancel(&self, id: RunId, now: WallTime) -> Result<(), StoreError> {
+    pub async fn request_cancel(
+        &self,
+        id: RunId,
+        decided: Value,
+        now: WallTime,
+    ) -> Result<(), StoreError> {
         self.write(move |c| {
             let run = read_run(c, id)?.ok_or_else(|| StoreError::Missing(format!("job {id}")))?;
             if run.state.is_terminal() {
@@ -349,6 +355,9 @@ impl Store {
                     "job {id} is over already: {}",
                     run.state.as_str()
                 )));
+            }
+            if !run.cancel_requested {
+                journal::append(c, id, "", "", Event::Decided, &decided, now)?;
             }
             c.execute_cached("UPDATE run SET cancel_requested = 1 WHERE id = ?1", [id.0])?;
             if run.state == RunState::Queued {

@@ -211,7 +211,7 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
             return Ok(None);
         }
         for id in self.children_not_over(node) {
-            self.engine.ask_to_stop(id).await?;
+            self.engine.ask_to_stop(id, self.run.id).await?;
         }
         let Some(id) = self.child_id(node, item) else { return Ok(None) };
         let row = self.engine.over_or_stuck(id).await?;

@@ -59,7 +59,7 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
     ///
     /// # Errors
     /// `Missing` when there is no such run, `Refused` when it is over or past its point of no return.
-    pub async fn cancel(&self, id: RunId) -> Result<Effect, StoreError> {
+    pub async fn cancel(&self, id: RunId, by: &str) -> Result<Effect, StoreError> {
         let (row, history) = self.find(id).await?;
         if row.state.is_terminal() {
             return Err(over(&row));
@@ -75,11 +75,12 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
         self.refuse_past_no_return(&row, &history)?;
         if row.state == RunState::Stuck {
             // Not on request only: what it is stuck with is the reason to turn back.
-            return self
-                .resume(id, vec![(Event::TurnedBack, Value::Null)], RunState::Undoing)
-                .await;
+            let entries =
+                vec![(Event::Decided, decided("cancel", by, "")), (Event::TurnedBack, Value::Null)];
+            return self.resume(id, entries, RunState::Undoing).await;
         }
-        self.store().request_cancel(id, self.inner.env.clock.wall()).await?;
+        let now = self.inner.env.clock.wall();
+        self.store().request_cancel(id, decided("cancel", by, ""), now).await?;
         if let Some(run) = self.active(id) {
             run.cancel.cancel();
         }

@@ -340,8 +340,8 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
     }
 
     /// Asks a child to stop; one that cannot any more goes on to its end.
-    pub(super) async fn ask_to_stop(&self, id: RunId) -> Result<(), StepError> {
-        match self.cancel(id).await {
+    pub(super) async fn ask_to_stop(&self, id: RunId, parent: RunId) -> Result<(), StepError> {
+        match self.cancel(id, &format!("job {parent}")).await {
             Ok(_) | Err(StoreError::Refused(_)) => Ok(()),
             Err(e) => Err(e.into()),
         }

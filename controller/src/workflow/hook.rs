@@ -46,6 +46,8 @@ pub struct StepOutline {
     pub point_of_no_return: bool,
     /// Its effect is other runs.
     pub starts_runs: bool,
+    /// It is a critical section.
+    pub hold: bool,
 }
 
 impl<S: Send + Sync + 'static> Definition<S> {
@@ -80,6 +82,7 @@ impl<S: Send + Sync + 'static> Definition<S> {
             temporary: n.temporary,
             point_of_no_return: n.point_of_no_return,
             starts_runs: matches!(n.kind, Kind::Child(_) | Kind::Children { .. }),
+            hold: matches!(n.kind, Kind::Hold { .. }),
         });
         outline.collect()
     }

@@ -331,12 +331,12 @@ async fn cancelling_undoes_and_frees_the_lock() {
     while !bench.world.marks().contains(&"scratch".to_owned()) {
         changes.changed().await;
     }
-    engine.cancel(first).await.unwrap();
+    engine.cancel(first, "alice").await.unwrap();
     assert_eq!(engine.wait(first).await.unwrap().state, RunState::Cancelled);
     assert_eq!(engine.wait(second).await.unwrap().state, RunState::Succeeded);
     assert_eq!(bench.world.marks(), ALL);
     // Over is over.
-    assert!(engine.cancel(first).await.is_err());
+    assert!(engine.cancel(first, "alice").await.is_err());
 }
 
 #[tokio::test(start_paused = true)]
@@ -355,7 +355,7 @@ async fn a_run_that_waits_says_for_what() {
     };
     assert_eq!(waits_for, format!("job {holder} on VM 1"));
     assert_eq!(store.run(other).await.unwrap().unwrap().waiting_for_job, Some(holder));
-    engine.cancel(other).await.unwrap();
+    engine.cancel(other, "alice").await.unwrap();
     assert_eq!(store.run(other).await.unwrap().unwrap().state, RunState::Cancelled);
 }
 
@@ -372,7 +372,7 @@ async fn a_killed_engine_stops_where_it_is_and_writes_nothing_more() {
     engine.kill();
     let journal = store.journal(id).await.unwrap().len();
     let effects = bench.world.calls.load(Ordering::SeqCst);
-    engine.cancel(id).await.unwrap_err();
+    engine.cancel(id, "alice").await.unwrap_err();
     engine.submit(engine.new_run("toy", &input, None, "test")).await.unwrap_err();
     azdr_env::sleep(Duration::from_secs(3600)).await;
     assert_eq!(store.journal(id).await.unwrap().len(), journal);

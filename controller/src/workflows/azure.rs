@@ -335,4 +335,52 @@ mod tests {
         assert_eq!(refused(ErrorClass::Locked, "It is locked: 'no'."), group);
         assert_eq!(refused(ErrorClass::Conflict, &words), group);
     }
+
+    #[test]
+    fn every_class_of_error_is_repeated_or_turns_back_as_the_table_says() {
+        use ErrorClass::*;
+        let table = [
+            (NotFound, false, "azure_not_found"),
+            (Conflict, false, "azure_conflict"),
+            // The next call reads again and plans again.
+            (PreconditionFailed, true, "azure_precondition_failed"),
+            (Throttled, true, "azure_throttled"),
+            (Quota, false, "azure_quota_exceeded"),
+            (Capacity, false, "azure_no_capacity"),
+            (Denied, false, "azure_denied"),
+            (Locked, false, "azure_locked"),
+            (Invalid, false, "azure_invalid"),
+            (Unavailable, true, "azure_unavailable"),
+            (OutcomeUnknown, true, "azure_outcome_unknown"),
+            (Failed, false, "azure_failed"),
+        ];
+        for (class, repeats, kind) in table {
+            let mut e = AzureError::new(class, "Code", "words").for_resource("/subscriptions/s");
+            e.retry_after = Some(Duration::from_secs(7));
+            e.request_id = Some("request".into());
+            let (failure, repeated) = match StepError::from(e) {
+                StepError::Retry { failure, after } => {
+                    assert_eq!(after, Some(Duration::from_secs(7)), "{class}");
+                    (failure, true)
+                }
+                StepError::Fail(failure) => (failure, false),
+                other => panic!("{class}: {other:?}"),
+            };
+            assert_eq!((repeated, &*failure.kind), (repeats, kind), "{class}");
+            assert_eq!(&*failure.message, "Azure: words (Code)", "{class}");
+            assert_eq!(failure.resource.as_deref(), Some("/subscriptions/s"), "{class}");
+            assert_eq!(failure.azure_request_id.as_deref(), Some("request"), "{class}");
+            assert!(
+                !failure.hint.is_empty()
+                    || [Conflict, PreconditionFailed, Invalid, Failed,].contains(&class),
+                "{class} has no hint"
+            );
+        }
+    }
+
+    #[test]
+    fn a_conflict_that_passes_is_repeated() {
+        let busy = AzureError::new(ErrorClass::Conflict, "AnotherOperationInProgress", "busy");
+        assert!(matches!(StepError::from(busy), StepError::Retry { .. }));
+    }
 }

@@ -25,6 +25,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use azdr_domain::arm_id::ArmId;
+use azdr_domain::policy_tag::POLICY_TAG;
 use azdr_domain::recovery_point::PointName;
 use azdr_domain::residue::Leaves;
 use azdr_env::WallTime;
@@ -309,8 +310,16 @@ async fn create_machine(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
         .iter()
         .map(|d| AttachedDisk { original: &d.original, disk: &d.id, delete_option: "Detach" })
         .collect();
-    let tags = tags::of_run(cx);
     let original = &point.description;
+    // Its users' tags come back; what azdr wrote onto the original is not this machine's.
+    let is_ours = |name: &str| name.starts_with("azdr:") || name == POLICY_TAG;
+    let mut tags: tags::Tags = original
+        .tags
+        .iter()
+        .filter(|(k, _)| !is_ours(k))
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
+    tags.extend(tags::of_run(cx));
     let abroad = plan.location != point.region;
     let body = vm_like(original, &plan.location, abroad, &attached, &plan.nic, "Detach", &tags);
     finish(cx, "create", cx.services().azure.begin_create_vm(&cx.input.new_vm, body)).await?;

@@ -95,8 +95,8 @@ impl Admin {
         Ok(point.map(|p| convert::point(&p, item, self.env.clock.wall(), |r| self.copied(r))))
     }
 
-    pub(super) async fn cancel(&self, id: i64) -> Result<Job, Status> {
-        let effect = self.engine.cancel(RunId(id)).await.map_err(unavailable)?;
+    pub(super) async fn cancel(&self, by: String, id: i64) -> Result<Job, Status> {
+        let effect = self.engine.cancel(RunId(id), &by).await.map_err(unavailable)?;
         self.decided(id, effect).await
     }
 

@@ -285,8 +285,8 @@ impl AdminService for Admin {
     }
 
     async fn cancel_job(&self, request: Request<CancelJobRequest>) -> Answer<Job> {
-        self.authorise(&request, Role::Operator).await?;
-        self.cancel(request.into_inner().id).await.map(Response::new)
+        let operator = self.authorise(&request, Role::Operator).await?;
+        self.cancel(operator.name, request.into_inner().id).await.map(Response::new)
     }
 
     async fn retry_job(&self, request: Request<RetryJobRequest>) -> Answer<Job> {

@@ -94,7 +94,7 @@ async fn cancelling_the_parent_cancels_what_runs_and_starts_no_more() {
     lab.world.set("do brief", Mood::Waits);
     let id = life.submit("many", &["a", "b", "c"]).await;
     until_children_are(&life, &[RunState::Running; 2]).await;
-    life.engine.cancel(id).await.unwrap();
+    life.engine.cancel(id, "alice").await.unwrap();
     let row = life.until(id, RunState::Cancelled).await;
     assert_eq!(states(&life).await, [RunState::Cancelled; 2]);
     let cancelled = Some(RunState::Cancelled);
@@ -109,7 +109,7 @@ async fn all_children_are_told_to_stop_before_any_is_waited_for() {
     lab.world.set("undo brief", Mood::Hangs);
     let id = life.submit("many", &["a", "b"]).await;
     until_children_are(&life, &[RunState::Running; 2]).await;
-    life.engine.cancel(id).await.unwrap();
+    life.engine.cancel(id, "alice").await.unwrap();
     until_children_are(&life, &[RunState::Undoing; 2]).await;
     lab.world.mend();
     life.until(id, RunState::Cancelled).await;
@@ -151,7 +151,7 @@ async fn a_parent_stuck_on_a_child_can_be_cancelled_and_waits_for_it_on_the_way_
     assert_eq!(child.state, RunState::Stuck);
     assert_eq!(kind(&row), "child_stuck");
     assert_eq!(row.error.unwrap()["resource"], format!("job {}", child.id));
-    life.engine.cancel(parent).await.unwrap();
+    life.engine.cancel(parent, "alice").await.unwrap();
     life.until(parent, RunState::Undoing).await;
     life.until(parent, RunState::Stuck).await;
     lab.world.mend();

@@ -143,7 +143,7 @@ async fn what_polls_for_ever_writes_rarely_and_can_be_cancelled() {
     // Once in ten minutes it comes back to the engine, not at every poll.
     let calls = lab.world.calls("do copy");
     assert!((100..=120).contains(&calls), "{calls}");
-    life.engine.cancel(id).await.unwrap();
+    life.engine.cancel(id, "alice").await.unwrap();
     life.until(id, RunState::Cancelled).await;
 }
 

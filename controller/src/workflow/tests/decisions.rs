@@ -70,14 +70,21 @@ async fn retry_goes_on_backwards_and_repeating_it_changes_nothing() {
 async fn undo_turns_a_run_back_that_is_stuck_before_its_point_of_no_return() {
     let lab = Lab::new();
     let life = lab.life().await;
-    // Stuck while waiting for a copy's temporary to go: all its steps are done.
+    // All its steps are done, and what was temporary does not go.
     lab.world.set("undo scratch", Mood::Fails);
-    lab.world.set("do critical", Mood::Fails);
-    let id = life.submit("rough", &[]).await;
-    life.until(id, RunState::Stuck).await;
+    let id = life.submit("tidy", &[]).await;
+    let row = life.until(id, RunState::Stuck).await;
+    let history = life.engine.history(id).await.unwrap();
+    assert!(history.turned_back().is_none());
+    let situation = life.engine.situation(&row, &history).unwrap();
+    assert_eq!((situation.way, situation.may_undo), (Way::Forward, true));
+    assert_eq!(lab.world.calls("undo prepare"), 0);
     lab.world.mend();
     assert_eq!(life.engine.undo(id, "alice").await.unwrap(), Effect::Taken);
-    life.until(id, RunState::Failed).await;
+    let row = life.until(id, RunState::Failed).await;
+    // What it was stuck with is why it turned back.
+    assert_eq!(row.error.unwrap()["message"], "undo scratch fails");
+    assert_eq!(lab.world.calls("undo prepare"), 1);
     let again = life.engine.undo(id, "alice").await.unwrap();
     assert_eq!(again, Effect::Nothing(format!("job {id} is undone already")));
     assert_eq!(decisions(&life, id).await[0]["decision"], "undo");

@@ -62,7 +62,7 @@ async fn writes_of_an_older_epoch_are_refused_with_words_and_change_nothing() {
     for refused in [
         old.try_start_run(id, Vec::new(), now).await.map(|_| ()),
         old.record(id, Progress::default(), now).await.map(|_| ()),
-        old.request_cancel(id, now).await,
+        old.request_cancel(id, serde_json::Value::Null, now).await,
     ] {
         let refused = refused.unwrap_err();
         assert!(matches!(refused, StoreError::Fenced { ours: 1, newest: 2 }), "{refused:?}");

@@ -34,7 +34,7 @@ pub(super) struct Rough {
     moods: Mutex<BTreeMap<&'static str, Mood>>,
     /// How many more calls fail.
     failing_next: Mutex<BTreeMap<&'static str, usize>>,
-    log: Mutex<Vec<&'static str>>,
+    log: Mutex<Vec<(&'static str, RunId)>>,
     pub(super) left: Mutex<Vec<String>>,
     mended: tokio::sync::Notify,
 }
@@ -67,7 +67,13 @@ impl Rough {
 
     /// How often an act was called.
     pub(super) fn calls(&self, act: &str) -> usize {
-        self.log.lock().unwrap().iter().filter(|a| **a == act).count()
+        self.runs_of(act).len()
+    }
+
+    /// The runs that called an act, in that order.
+    pub(super) fn runs_of(&self, act: &str) -> Vec<RunId> {
+        let log = self.log.lock().unwrap();
+        log.iter().filter(|(a, _)| *a == act).map(|(_, run)| *run).collect()
     }
 
     fn mood(&self, act: &str) -> Option<Mood> {
@@ -75,7 +81,7 @@ impl Rough {
     }
 
     async fn act(&self, cx: &Cx, act: &'static str) -> Result<Done<()>, StepError> {
-        self.log.lock().unwrap().push(act);
+        self.log.lock().unwrap().push((act, cx.run_id()));
         while self.mood(act) == Some(Mood::Hangs) {
             self.mended.notified().await;
         }
