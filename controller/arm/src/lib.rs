@@ -54,5 +54,5 @@ pub use transport::{
 };
 pub use views::{
     CopyError, DataDisk, Disk, NetworkInterface, OsDisk, PowerState, PublicIp, ResourceGroup,
-    ResourceSummary, Snapshot, Vm,
+    ResourceSummary, Snapshot, Vm, WantedTags,
 };

@@ -67,7 +67,7 @@ fn transport_error(error: azure_core::Error) -> TransportError {
 }
 
 pub(crate) fn header_map<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> HeaderMap {
-    let mut headers = HeaderMap::new();
+    let mut headers = HeaderMap::with_capacity(24);
     for (name, value) in pairs {
         if let (Ok(name), Ok(mut value)) =
             (HeaderName::from_str(name), HeaderValue::from_str(value))

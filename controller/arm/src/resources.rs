@@ -12,7 +12,7 @@ use crate::client::{ArmClient, Call, json_body};
 use crate::compute::{invalid_id, with_api};
 use crate::error::{AzureError, ErrorClass};
 use crate::lro::{Action, Family, FinalResult, Started};
-use crate::views::{Listed, ResourceGroup, ResourceSummary, tags};
+use crate::views::{Listed, ResourceGroup, ResourceSummary, WantedTags, tags};
 
 const RESOURCES_API: &str = "2021-04-01";
 const LOCATIONS_API: &str = "2022-12-01";
@@ -113,14 +113,15 @@ impl ArmClient {
         Ok(self.list::<Listed>(&path).await?.into_iter().filter_map(|item| item.0).collect())
     }
 
-    /// All resources of a subscription that carry a tag, whatever its value, with their tags (which
-    /// [`ArmClient::list_by_tag`] does not show) and times of creation. A time-out changes nothing.
+    /// All resources of a subscription that carry a tag, whatever its value, with those of their tags
+    /// that `W` wants ([`ArmClient::list_by_tag`] shows none) and times of creation. A time-out changes
+    /// nothing.
     ///
     /// The listing lags behind changes by up to a minute.
     ///
     /// # Errors
     /// Any; a listing is whole or an error.
-    pub async fn list_with_tag(
+    pub async fn list_with_tag<W: WantedTags>(
         &self,
         subscription: &str,
         name: &str,
@@ -132,7 +133,7 @@ impl ArmClient {
             "/subscriptions/{subscription}/resources?$filter={filter}&$expand=createdTime\
              &api-version={RESOURCES_API}"
         );
-        Ok(self.list::<Listed>(&path).await?.into_iter().filter_map(|item| item.0).collect())
+        Ok(self.list::<Listed<W>>(&path).await?.into_iter().filter_map(|item| item.0).collect())
     }
 
     /// All resource groups of a subscription that carry a tag, whatever its value. A time-out changes

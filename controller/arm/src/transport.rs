@@ -60,9 +60,13 @@ pub struct HttpResponse {
 impl HttpResponse {
     /// The values of a header, joined with commas.
     pub fn header(&self, name: &str) -> Option<String> {
-        let values: Vec<&str> =
-            self.headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).collect();
-        (!values.is_empty()).then(|| values.join(","))
+        let mut values = self.headers.get_all(name).iter().filter_map(|v| v.to_str().ok());
+        let mut joined = values.next()?.to_owned();
+        for value in values {
+            joined.push(',');
+            joined.push_str(value);
+        }
+        Some(joined)
     }
 }
 

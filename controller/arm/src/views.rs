@@ -16,6 +16,7 @@ mod vm;
 
 pub use disk::{CopyError, Disk, Snapshot};
 pub(crate) use listed::Listed;
+pub use listed::WantedTags;
 pub use vm::{DataDisk, OsDisk, PowerState, Vm};
 
 /// One line of a listing of resources.

@@ -76,7 +76,9 @@ impl ArmId {
         let form = || ArmIdError::Form { id: id.to_owned() };
         let name_error = |source| ArmIdError::Name { id: id.to_owned(), source };
 
-        let segments: Vec<&str> = id.strip_prefix('/').ok_or_else(form)?.split('/').collect();
+        // A resource has eight, a sub-resource ten.
+        let mut segments = Vec::with_capacity(10);
+        segments.extend(id.strip_prefix('/').ok_or_else(form)?.split('/'));
         let [subscriptions, subscription, groups, group, rest @ ..] = segments.as_slice() else {
             return Err(form());
         };

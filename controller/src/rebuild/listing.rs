@@ -31,11 +31,11 @@ pub async fn read(azure: &ArmClient, subscriptions: &[String]) -> Result<Listing
         let snapshots = azure.list_snapshots(subscription, None).await?;
         let parts = snapshots.into_iter().filter(|s| tags::value(&s.tags, tags::POINT).is_some());
         listing.snapshots.extend(parts);
-        let resources = azure.list_with_tag(subscription, tags::RUN).await?;
+        let resources = azure.list_with_tag::<tags::Makers>(subscription, tags::RUN).await?;
         let groups = azure.list_resource_groups_with_tag(subscription, tags::RUN).await?;
         let all = resources.into_iter().map(|r| r.tags).chain(groups.into_iter().map(|g| g.tags));
         let mut kept = Vec::new();
-        for disk in azure.list_with_tag(subscription, tags::KEPT_BY).await? {
+        for disk in azure.list_with_tag::<tags::Makers>(subscription, tags::KEPT_BY).await? {
             // The listing lags: a disk may be gone.
             match azure.get_disk(&disk.id).await {
                 Ok(disk) => kept.push(disk),

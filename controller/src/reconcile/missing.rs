@@ -36,6 +36,10 @@ impl Reconciler {
         for l in listed.iter().filter(|l| l.id.is_type("Microsoft.Compute/snapshots")) {
             by_key.insert(l.id.key(), l);
         }
+        let keys = by_key.keys().map(|key| (*key).to_owned()).collect();
+        if self.store.has_no_snapshots_but(keys).await? {
+            return Ok(());
+        }
         let catalogued = self.store.catalogued_snapshots().await?;
         let gone: Vec<&CataloguedSnapshot> = catalogued
             .iter()

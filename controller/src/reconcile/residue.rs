@@ -239,7 +239,7 @@ impl Sweeper {
     async fn list(&self, subscription: &str) -> Result<Vec<Listed>, AzureError> {
         let azure = &self.reconciler.services.azure;
         let tag = |all: &tags::Tags| tags::value(all, tags::RUN).and_then(RunTag::parse);
-        let resources = azure.list_with_tag(subscription, tags::OWNER).await?;
+        let resources = azure.list_with_tag::<tags::Identities>(subscription, tags::OWNER).await?;
         let groups = azure.list_resource_groups_with_tag(subscription, tags::OWNER).await?;
         let mut listed: Vec<Listed> = resources
             .into_iter()
@@ -267,7 +267,7 @@ impl Sweeper {
                 kept: false,
             })
         }));
-        let replaced = azure.list_with_tag(subscription, tags::KEPT_BY).await?;
+        let replaced = azure.list_with_tag::<tags::Makers>(subscription, tags::KEPT_BY).await?;
         listed.extend(replaced.into_iter().map(|r| Listed {
             tag: tags::value(&r.tags, tags::KEPT_BY).and_then(RunTag::parse),
             resource_type: r.resource_type,

@@ -1,5 +1,7 @@
 //! Snapshots of the catalogue that Azure has no more, and those that are elsewhere now.
 
+use std::collections::BTreeSet;
+
 use azdr_domain::arm_id::ArmId;
 use azdr_env::WallTime;
 
@@ -57,6 +59,29 @@ impl Store {
                 })
             })?;
             rows.collect::<Result<_, _>>().map_err(Into::into)
+        })
+        .await
+    }
+
+    /// Whether no snapshot is known to be missing, and all of them are among these keys: then there is
+    /// nothing to compare. Most of the time it is so, and asking costs no look at any point.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn has_no_snapshots_but(&self, keys: BTreeSet<String>) -> Result<bool, StoreError> {
+        self.read(move |c| {
+            let sql = "SELECT EXISTS (SELECT 1 FROM snapshot WHERE missing_ms IS NOT NULL)";
+            if c.query_row_cached(sql, [], |r| r.get(0))? {
+                return Ok(false);
+            }
+            let mut s = c.prepare_cached("SELECT arm_key FROM snapshot ORDER BY arm_key")?;
+            let mut rows = s.query([])?;
+            while let Some(r) = rows.next()? {
+                if !keys.contains(r.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?) {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
         })
         .await
     }

@@ -3,7 +3,7 @@
 use azdr_domain::pin::Pin;
 use azdr_domain::recovery_point::PointName;
 use azdr_env::WallTime;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::cached::Cached;
 use super::change::point_id;
@@ -77,7 +77,7 @@ impl Store {
                 s.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
             let mut stale = Vec::with_capacity(rows.len());
             for (id, version) in rows {
-                if let Some(point) = read_points(c, "WHERE id = ?1", [id])?.pop() {
+                if let Some(point) = read_points(c, "WHERE point.id = ?1", "", [id])?.pop() {
                     stale.push(StalePins { point, version });
                 }
             }
@@ -116,15 +116,18 @@ pub(super) fn of_point(c: &Connection, point: i64) -> Result<Vec<Pin>, StoreErro
     let mut s = c.prepare_cached(
         "SELECT owner, reason, since_ms, until_ms FROM pin WHERE point_id = ?1 ORDER BY owner",
     )?;
-    let rows = s.query_map([point], |r| {
-        Ok(Pin {
-            owner: r.get(0)?,
-            reason: r.get(1)?,
-            since: WallTime::from_unix_ms(r.get(2)?),
-            until: r.get::<_, Option<i64>>(3)?.map(WallTime::from_unix_ms),
-        })
-    })?;
+    let rows = s.query_map([point], |r| pin_row(r, 0))?;
     rows.collect::<Result<_, _>>().map_err(Into::into)
+}
+
+/// `from`: the column of the owner, with the rest behind it.
+pub(super) fn pin_row(r: &Row<'_>, from: usize) -> rusqlite::Result<Pin> {
+    Ok(Pin {
+        owner: r.get(from)?,
+        reason: r.get(from + 1)?,
+        since: WallTime::from_unix_ms(r.get(from + 2)?),
+        until: r.get::<_, Option<i64>>(from + 3)?.map(WallTime::from_unix_ms),
+    })
 }
 
 fn changed(c: &Connection, point: i64) -> Result<(), StoreError> {

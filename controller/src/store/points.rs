@@ -1,5 +1,6 @@
 //! Recovery points, their snapshots, replicas and proofs, and DR tests.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use azdr_domain::arm_id::ArmId;
@@ -236,7 +237,7 @@ impl Store {
     /// When the database cannot be read.
     pub async fn points(&self, item: ItemId) -> Result<Vec<PointRow>, StoreError> {
         self.read(move |c| {
-            read_points(c, "WHERE item_id = ?1 ORDER BY created_ms DESC, id DESC", [item.0])
+            read_points(c, "WHERE item_id = ?1", "ORDER BY created_ms DESC, id DESC", [item.0])
         })
         .await
     }
@@ -271,7 +272,7 @@ impl Store {
     pub async fn points_named(&self, name: &str) -> Result<Vec<PointRow>, StoreError> {
         let name = name.to_owned();
         self.read(move |c| {
-            read_points(c, "WHERE name = ?1 COLLATE NOCASE ORDER BY item_id", [name])
+            read_points(c, "WHERE name = ?1 COLLATE NOCASE", "ORDER BY item_id", [name])
         })
         .await
     }
@@ -406,18 +407,21 @@ impl Store {
 const WHOLE: &str = "NOT EXISTS (SELECT 1 FROM snapshot s WHERE s.point_id = point.id
    AND s.region = point.region AND s.missing_ms IS NOT NULL)";
 
-pub(super) fn read_points<P: rusqlite::Params>(
+/// The recovery points that `filter` chooses (`WHERE …` on columns of `point`), ordered by `order`. One
+/// query per table, however many points there are.
+pub(super) fn read_points<P: rusqlite::Params + Clone>(
     c: &Connection,
     filter: &str,
+    order: &str,
     params: P,
 ) -> Result<Vec<PointRow>, StoreError> {
     let mut statement = c.prepare_cached(&format!(
         "SELECT id, item_id, name, region, created_ms, tiers_json, consistency, consistency_reason,
            frozen_ms, size_bytes, operation_id, nonce, description_json, pruned_by, run_id
-         FROM point {filter}"
+         FROM point {filter} {order}"
     ))?;
-    let mut rows = statement.query(params)?;
-    let mut points: Vec<PointRow> = Vec::new();
+    let mut rows = statement.query(params.clone())?;
+    let mut points = Found { places: BTreeMap::new(), rows: Vec::new() };
     // Most points of a VM have the same description, which is long: it is parsed once.
     let mut last: Option<(String, Arc<VmDescription>)> = None;
     while let Some(r) = rows.next()? {
@@ -432,16 +436,146 @@ pub(super) fn read_points<P: rusqlite::Params>(
                 description
             }
         };
-        let (id, mut point) = point_row(r, description)?;
-        point.snapshots = snapshots(c, id)?;
-        point.replicas = replicas(c, id)?;
-        point.proofs = proofs(c, id)?;
-        let mut s = c.prepare_cached("SELECT run_id FROM lease WHERE point_id = ?1")?;
-        point.leases = s.query_map([id], |r| r.get(0).map(RunId))?.collect::<Result<_, _>>()?;
-        point.pins = super::pins::of_point(c, id)?;
-        points.push(point);
+        let (id, point) = point_row(r, description)?;
+        points.places.insert(id, points.rows.len());
+        points.rows.push(point);
     }
-    Ok(points)
+    if !points.rows.is_empty() {
+        points.snapshots(c, filter, params.clone())?;
+        points.replicas(c, filter, params.clone())?;
+        points.proofs(c, filter, params.clone())?;
+        points.leases(c, filter, params.clone())?;
+        points.pins(c, filter, params)?;
+    }
+    for point in &mut points.rows {
+        point.snapshots.sort_by(|a, b| (&a.region, a.lun).cmp(&(&b.region, b.lun)));
+        point.replicas.sort_by(|a, b| a.region.cmp(&b.region));
+        point.proofs.sort_by_key(|p| (p.at, p.run));
+        point.leases.sort();
+        point.pins.sort_by(|a, b| a.owner.cmp(&b.owner));
+    }
+    Ok(points.rows)
+}
+
+/// Points while what hangs on them is read.
+struct Found {
+    /// Where each is, by its number.
+    places: BTreeMap<i64, usize>,
+    rows: Vec<PointRow>,
+}
+
+impl Found {
+    fn each<P: rusqlite::Params>(
+        &mut self,
+        c: &Connection,
+        sql: &str,
+        params: P,
+        add: impl Fn(&mut PointRow, &Row<'_>) -> rusqlite::Result<()>,
+    ) -> Result<(), StoreError> {
+        let mut statement = c.prepare_cached(sql)?;
+        let mut rows = statement.query(params)?;
+        while let Some(r) = rows.next()? {
+            if let Some(place) = self.places.get(&r.get(0)?) {
+                add(&mut self.rows[*place], r)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn snapshots<P: rusqlite::Params>(
+        &mut self,
+        c: &Connection,
+        filter: &str,
+        params: P,
+    ) -> Result<(), StoreError> {
+        let sql = format!(
+            "SELECT s.point_id, s.region, s.lun, s.arm_id, s.source_disk_id, s.source_disk_unique_id,
+                    s.size_bytes, s.missing_ms
+             FROM point JOIN snapshot s ON s.point_id = point.id {filter}"
+        );
+        self.each(c, &sql, params, |point, r| {
+            point.snapshots.push(SnapshotRow {
+                region: r.get(1)?,
+                lun: u32::try_from(r.get::<_, i64>(2)?).ok(),
+                id: parse_arm_id(r.get_ref(3)?.as_str()?, 3)?,
+                source_disk: parse_arm_id(r.get_ref(4)?.as_str()?, 4)?,
+                source_disk_unique_id: r.get(5)?,
+                size_bytes: r.get::<_, i64>(6)? as u64,
+                missing: r.get::<_, Option<i64>>(7)?.map(WallTime::from_unix_ms),
+            });
+            Ok(())
+        })
+    }
+
+    fn replicas<P: rusqlite::Params>(
+        &mut self,
+        c: &Connection,
+        filter: &str,
+        params: P,
+    ) -> Result<(), StoreError> {
+        let sql = format!(
+            "SELECT r.point_id, r.region, r.state, r.run_id, r.started_ms, r.finished_ms, r.error
+             FROM point JOIN replica r ON r.point_id = point.id {filter}"
+        );
+        self.each(c, &sql, params, |point, r| {
+            point.replicas.push(ReplicaRow {
+                region: r.get(1)?,
+                state: ReplicaState::parse(r.get_ref(2)?.as_str()?),
+                run: RunId(r.get(3)?),
+                started: WallTime::from_unix_ms(r.get(4)?),
+                finished: r.get::<_, Option<i64>>(5)?.map(WallTime::from_unix_ms),
+                error: r.get(6)?,
+            });
+            Ok(())
+        })
+    }
+
+    fn proofs<P: rusqlite::Params>(
+        &mut self,
+        c: &Connection,
+        filter: &str,
+        params: P,
+    ) -> Result<(), StoreError> {
+        let sql = format!(
+            "SELECT a.point_id, a.region, a.level, a.passed, a.at_ms, a.detail, a.run_id
+             FROM point JOIN proof a ON a.point_id = point.id {filter}"
+        );
+        self.each(c, &sql, params, |point, r| {
+            point.proofs.push(proof_row(r, r.get(1)?, 2)?);
+            Ok(())
+        })
+    }
+
+    fn leases<P: rusqlite::Params>(
+        &mut self,
+        c: &Connection,
+        filter: &str,
+        params: P,
+    ) -> Result<(), StoreError> {
+        let sql = format!(
+            "SELECT l.point_id, l.run_id FROM point JOIN lease l ON l.point_id = point.id {filter}"
+        );
+        self.each(c, &sql, params, |point, r| {
+            point.leases.push(RunId(r.get(1)?));
+            Ok(())
+        })
+    }
+
+    fn pins<P: rusqlite::Params>(
+        &mut self,
+        c: &Connection,
+        filter: &str,
+        params: P,
+    ) -> Result<(), StoreError> {
+        let sql = format!(
+            "SELECT i.point_id, i.owner, i.reason, i.since_ms, i.until_ms
+             FROM point JOIN pin i ON i.point_id = point.id {filter}"
+        );
+        self.each(c, &sql, params, |point, r| {
+            point.pins.push(super::pins::pin_row(r, 1)?);
+            Ok(())
+        })
+    }
 }
 
 fn point_row(r: &Row<'_>, description: Arc<VmDescription>) -> Result<(i64, PointRow), StoreError> {
@@ -479,52 +613,6 @@ fn point_name(name: &str) -> Result<PointName, StoreError> {
         .map_err(|_| StoreError::Refused(format!("stored point name {name:?} is malformed")))
 }
 
-fn snapshots(c: &Connection, point: i64) -> Result<Vec<SnapshotRow>, StoreError> {
-    let mut s = c.prepare_cached(
-        "SELECT region, lun, arm_id, source_disk_id, source_disk_unique_id, size_bytes, missing_ms
-         FROM snapshot WHERE point_id = ?1 ORDER BY region, lun",
-    )?;
-    let rows = s.query_map([point], |r| {
-        Ok(SnapshotRow {
-            region: r.get(0)?,
-            lun: u32::try_from(r.get::<_, i64>(1)?).ok(),
-            id: parse_arm_id(&r.get::<_, String>(2)?, 2)?,
-            source_disk: parse_arm_id(&r.get::<_, String>(3)?, 3)?,
-            source_disk_unique_id: r.get(4)?,
-            size_bytes: r.get::<_, i64>(5)? as u64,
-            missing: r.get::<_, Option<i64>>(6)?.map(WallTime::from_unix_ms),
-        })
-    })?;
-    rows.collect::<Result<_, _>>().map_err(Into::into)
-}
-
-fn replicas(c: &Connection, point: i64) -> Result<Vec<ReplicaRow>, StoreError> {
-    let mut s = c.prepare_cached(
-        "SELECT region, state, run_id, started_ms, finished_ms, error FROM replica
-         WHERE point_id = ?1 ORDER BY region",
-    )?;
-    let rows = s.query_map([point], |r| {
-        Ok(ReplicaRow {
-            region: r.get(0)?,
-            state: ReplicaState::parse(&r.get::<_, String>(1)?),
-            run: RunId(r.get(2)?),
-            started: WallTime::from_unix_ms(r.get(3)?),
-            finished: r.get::<_, Option<i64>>(4)?.map(WallTime::from_unix_ms),
-            error: r.get(5)?,
-        })
-    })?;
-    rows.collect::<Result<_, _>>().map_err(Into::into)
-}
-
-fn proofs(c: &Connection, point: i64) -> Result<Vec<ProofRow>, StoreError> {
-    let mut s = c.prepare_cached(
-        "SELECT region, level, passed, at_ms, detail, run_id FROM proof WHERE point_id = ?1
-         ORDER BY at_ms, run_id",
-    )?;
-    let rows = s.query_map([point], |r| proof_row(r, r.get(0)?, 1))?;
-    rows.collect::<Result<_, _>>().map_err(Into::into)
-}
-
 /// `from`: the column of the level, with the rest behind it.
 fn proof_row(r: &Row<'_>, region: String, from: usize) -> rusqlite::Result<ProofRow> {
     let level: String = r.get(from)?;
@@ -536,4 +624,113 @@ fn proof_row(r: &Row<'_>, region: String, from: usize) -> rusqlite::Result<Proof
         at: WallTime::from_unix_ms(r.get(from + 2)?),
         detail: r.get(from + 3)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::store::Executor;
+
+    fn snapshot(n: u32) -> String {
+        format!("/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/snapshots/s{n}")
+    }
+
+    /// Two VMs with two points each; what hangs on them is written in another order than it is read.
+    async fn two_vms(dir: &tempfile::TempDir) -> Store {
+        let store = Store::open(&dir.path().join("db"), Executor::Inline).unwrap();
+        let vm = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/v";
+        let disk = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/disks/d";
+        let description = format!(
+            r#"{{"version": 1, "id": "{vm}", "vm_id": "", "location": "eastus", "size": "",
+                "os_type": "Linux", "disks": []}}"#
+        );
+        let tiers = serde_json::to_string(&TierSet::only(azdr_domain::tier::Tier::Daily)).unwrap();
+        let mut sql = String::new();
+        for item in [1, 2] {
+            sql += &format!(
+                "INSERT INTO item VALUES ({item}, 'vm', '{item}', '{vm}', 'eastus', NULL, 0);
+                 INSERT INTO run (id, workflow, version, input_json, state, priority, requested_by,
+                   created_ms) VALUES ({item}, 'verify', 1, '', 'running', 0, '', 0);"
+            );
+        }
+        for (id, item, day) in [(4, 1, 2), (3, 2, 1), (2, 1, 1), (1, 2, 2)] {
+            sql += &format!(
+                "INSERT INTO point (id, item_id, name, region, created_ms, tiers_json, consistency,
+                   consistency_reason, frozen_ms, size_bytes, operation_id, nonce, description_json,
+                   run_id) VALUES ({id}, {item}, 'v-backup-daily-2025010{day}-0200', 'eastus', {day},
+                   '{tiers}', 'crash', '', 0, 0, '', '', '{description}', 1);
+                 INSERT INTO replica VALUES ({id}, 'westus', 'complete', 1, 0, NULL, NULL);
+                 INSERT INTO replica VALUES ({id}, 'northeurope', 'copying', 1, 0, NULL, NULL);
+                 INSERT INTO proof VALUES (8, {id}, 'eastus', 'restorable', 1, 40, 'second');
+                 INSERT INTO proof VALUES (9, {id}, 'eastus', 'booted', 0, 30, 'first');
+                 INSERT INTO proof VALUES (7, {id}, 'eastus', 'booted', 1, 40, 'before it');
+                 INSERT INTO lease VALUES ({id}, 2, 0), ({id}, 1, 0);
+                 INSERT INTO pin VALUES ({id}, 'zoe', '', 0, NULL), ({id}, 'ann', '', 0, 5);"
+            );
+            for (n, (region, lun)) in
+                [("westus", -1), ("eastus", 3), ("eastus", -1)].iter().enumerate()
+            {
+                let of = snapshot(10 * id + n as u32);
+                sql += &format!(
+                    "INSERT INTO snapshot (point_id, region, lun, arm_key, arm_id, source_disk_id,
+                       source_disk_unique_id, size_bytes)
+                     VALUES ({id}, '{region}', {lun}, '{}', '{of}', '{disk}', '', {id});",
+                    of.to_lowercase()
+                );
+            }
+        }
+        store.write(move |c| Ok(c.execute_batch(&sql)?)).await.unwrap();
+        store
+    }
+
+    #[tokio::test]
+    async fn every_point_has_what_is_its_own_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = two_vms(&dir).await;
+        for (item, ids) in [(1, [4, 2]), (2, [1, 3])] {
+            let points = store.points(ItemId(item)).await.unwrap();
+            assert_eq!(points.len(), 2);
+            for (point, id) in points.iter().zip(ids) {
+                assert_eq!(point.item, ItemId(item));
+                let snapshots: Vec<_> =
+                    point.snapshots.iter().map(|s| (s.id.as_str(), &*s.region, s.lun)).collect();
+                let names = [2, 1, 0].map(|n| snapshot(10 * id + n));
+                let expected = [
+                    (names[0].as_str(), "eastus", None),
+                    (names[1].as_str(), "eastus", Some(3)),
+                    (names[2].as_str(), "westus", None),
+                ];
+                assert_eq!(snapshots, expected);
+                assert!(point.snapshots.iter().all(|s| s.size_bytes == u64::from(id)));
+                let regions: Vec<_> = point.replicas.iter().map(|r| &*r.region).collect();
+                assert_eq!(regions, ["northeurope", "westus"]);
+                let details: Vec<_> = point.proofs.iter().map(|p| &*p.detail).collect();
+                assert_eq!(details, ["first", "before it", "second"]);
+                assert_eq!(point.leases, [RunId(1), RunId(2)]);
+                let owners: Vec<_> = point.pins.iter().map(|p| &*p.owner).collect();
+                assert_eq!(owners, ["ann", "zoe"]);
+            }
+        }
+        let named = store.points_named("V-backup-daily-20250102-0200").await.unwrap();
+        assert_eq!(named.iter().map(|p| p.item.0).collect::<Vec<_>>(), [1, 2]);
+        assert!(named.iter().all(|p| p.snapshots.len() == 3));
+    }
+
+    #[tokio::test]
+    async fn a_listing_that_shows_all_snapshots_needs_no_comparison() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = two_vms(&dir).await;
+        let all = [10, 20, 30, 40].iter().flat_map(|id| (0..3).map(move |n| snapshot(id + n)));
+        let mut keys: BTreeSet<String> = all.map(|id| id.to_lowercase()).collect();
+        keys.insert("another".to_owned());
+        assert!(store.has_no_snapshots_but(keys.clone()).await.unwrap());
+        let one = ArmId::parse(&snapshot(21)).unwrap();
+        store.snapshot_is_missing(&one, Some(WallTime::from_unix_ms(1))).await.unwrap();
+        assert!(!store.has_no_snapshots_but(keys.clone()).await.unwrap());
+        store.snapshot_is_missing(&one, None).await.unwrap();
+        keys.remove(one.key());
+        assert!(!store.has_no_snapshots_but(keys).await.unwrap());
+    }
 }

@@ -449,7 +449,7 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
         definition: Arc<Definition<S>>,
     ) -> Result<Runner<S>, StoreError> {
         let inner = &self.inner;
-        let engine = self.clone();
+        let changes = inner.changes.clone();
         let history = self.history(row.id).await?;
         let wall = inner.env.clock.wall();
         let run = RunShared {
@@ -470,7 +470,8 @@ impl<S: ForRun + Send + Sync + 'static> Engine<S> {
             shutdown: inner.shutdown.clone(),
             no_return: AtomicBool::new(false),
             waits_for_children: AtomicBool::new(false),
-            changed: Arc::new(move || engine.changed()),
+            // Not the engine itself, which has the run: what was killed would never be freed.
+            changed: Arc::new(move || changes.tick()),
         };
         let run = Arc::new(run);
         Ok(Runner { run, definition, retry: inner.config.retry, engine: self.clone() })

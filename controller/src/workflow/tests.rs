@@ -379,4 +379,8 @@ async fn a_killed_engine_stops_where_it_is_and_writes_nothing_more() {
     assert_eq!(bench.world.calls.load(Ordering::SeqCst), effects);
     assert_eq!(store.run(id).await.unwrap().unwrap().state, RunState::Running);
     assert!(store.queued_runs(10).await.unwrap().is_empty());
+    // Nor is its memory, and its connection to the store, kept by the run that it was driving.
+    let inner = Arc::downgrade(&engine.inner);
+    drop(engine);
+    assert!(inner.upgrade().is_none());
 }

@@ -60,6 +60,28 @@ const MAX_VALUE: usize = 256;
 /// The VM's description takes at most this many of the 50 tags.
 const MAX_PARTS: usize = 30;
 
+/// Which run made what, or keeps it: the tags that a listing of all of azdr's resources is read for.
+pub struct Makers;
+
+impl azdr_arm::WantedTags for Makers {
+    fn wants(name: &str) -> bool {
+        [OWNER, RUN, KEPT_BY].iter().any(|wanted| wanted.eq_ignore_ascii_case(name))
+    }
+}
+
+/// Beyond [`Makers`], what says which snapshot of which recovery point a resource is.
+pub struct Identities;
+
+impl azdr_arm::WantedTags for Identities {
+    fn wants(name: &str) -> bool {
+        let is_part_of_vm =
+            || name.get(..VM.len()).is_some_and(|front| front.eq_ignore_ascii_case(VM));
+        Makers::wants(name)
+            || [POINT, LUN].iter().any(|wanted| wanted.eq_ignore_ascii_case(name))
+            || is_part_of_vm()
+    }
+}
+
 /// Tags by name.
 pub type Tags = BTreeMap<String, String>;
 
@@ -254,6 +276,26 @@ mod tests {
             (0..tags.len()).map(|i| tags[&format!("d-{i}")].clone()).collect::<String>(),
             text
         );
+    }
+
+    #[test]
+    fn a_listing_read_for_identities_tells_them_as_a_whole_one_does() {
+        let id = |name| ArmId::virtual_machine("s", "g", name).unwrap();
+        let (vm, disk) = (id("vm"), ArmId::disk("s", "g", "disk").unwrap());
+        let mut whole = of_snapshot("p", "daily", Some(3), &vm, &disk, "{}");
+        whole.insert(RUN.to_uppercase(), "i.7".to_owned());
+        whole.insert(OWNER.to_owned(), OWNED.to_owned());
+        let mut read = whole.clone();
+        read.retain(|name, _| <Identities as azdr_arm::WantedTags>::wants(name));
+        assert!(read.len() < whole.len());
+        let said = |tags| {
+            let SnapshotTags { point, vm, lun, .. } = read_snapshot(tags);
+            (point, vm, lun, value(tags, RUN).is_some(), value(tags, OWNER).is_some())
+        };
+        assert_eq!(said(&read), ("p".into(), vm.as_str().into(), "3".into(), true, true));
+        assert_eq!(said(&read), said(&whole));
+        whole.retain(|name, _| <Makers as azdr_arm::WantedTags>::wants(name));
+        assert_eq!(whole.len(), 2);
     }
 
     #[test]

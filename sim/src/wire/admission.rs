@@ -72,8 +72,8 @@ impl Admission {
         let principal = claims.as_deref().and_then(|claims| claims["appid"].as_str());
         let asker = Asker {
             principal: principal.unwrap_or_default(),
-            region: region_of(request, &world).unwrap_or_default(),
-            vm: vm_of(request, &world),
+            region: &|| region_of(request, &world).unwrap_or_default(),
+            vm: &|| vm_of(request, &world),
         };
         match self.buckets.take(sizes, request, &asker, now) {
             Ok(headers) => verdict.headers = headers,
@@ -126,7 +126,7 @@ impl Admission {
 
 /// The region that a request is for: of the resource in its path, of the path, or of its body.
 fn region_of(request: &ArmRequest, world: &World) -> Option<String> {
-    let path = request.segments.iter().take(8).cloned().collect::<Vec<_>>().join("/");
+    let path = first_8(&request.segments);
     let known = ArmId::parse(&path).and_then(|id| Some(world.state.common(&id)?.location.clone()));
     let named = || {
         let at = request.lower.iter().position(|segment| segment == "locations")?;
@@ -147,8 +147,13 @@ fn vm_of(request: &ArmRequest, world: &World) -> String {
     let polled = request.lower.last().and_then(|id| world.state.operations.get(id)?.vm());
     match polled {
         Some(vm) => vm.key(),
-        None => request.lower.iter().take(8).cloned().collect::<Vec<_>>().join("/"),
+        None => first_8(&request.lower),
     }
+}
+
+/// As far as a resource's own ID goes.
+fn first_8(segments: &[String]) -> String {
+    segments[..segments.len().min(8)].join("/")
 }
 
 /// What kind of thing a path is about: `Microsoft.Compute/virtualMachines/start`,

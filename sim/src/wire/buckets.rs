@@ -36,11 +36,11 @@ fn rate(bucket: &Bucket) -> f64 {
     f64::from(bucket.refill) / f64::from(bucket.per_secs.max(1))
 }
 
-/// Whose buckets a request takes from.
+/// Whose buckets a request takes from. Each is looked up when a bucket is shared so.
 pub(super) struct Asker<'a> {
     pub(super) principal: &'a str,
-    pub(super) region: String,
-    pub(super) vm: String,
+    pub(super) region: &'a dyn Fn() -> String,
+    pub(super) vm: &'a dyn Fn() -> String,
 }
 
 impl Buckets {
@@ -58,13 +58,16 @@ impl Buckets {
         let subscription = request.lower.get(1).map(String::as_str).unwrap_or_default();
         let mut levels = self.levels.lock().expect("no code panics while holding this lock");
         let mut taken = Vec::new();
+        let mut region = None;
         for meter in meters(request).into_iter().flatten() {
             for (place, bucket) in sizes.0.get(&meter).into_iter().flatten().enumerate() {
                 let whose = match bucket.per {
                     Per::Principal => format!("{subscription} {}", asker.principal),
                     Per::Subscription => subscription.to_owned(),
-                    Per::Region => format!("{subscription} {}", asker.region),
-                    Per::Vm => asker.vm.clone(),
+                    Per::Region => {
+                        format!("{subscription} {}", region.get_or_insert_with(asker.region))
+                    }
+                    Per::Vm => (asker.vm)(),
                 };
                 let key = (meter, place, whose);
                 let full = Level { tokens: f64::from(bucket.burst), at: now };

@@ -24,7 +24,7 @@ pub(super) fn after(request: &ArmRequest) -> Option<String> {
 /// has a successor, which may be empty.
 ///
 /// The JSON is written item by item: a page holds a hundred documents of kilobytes each.
-pub(super) fn page<'k, T, D: Serialize>(
+pub(super) fn page<'k, T, D: Document>(
     request: &ArmRequest,
     items: impl Iterator<Item = (&'k String, T)>,
     limits: &Limits,
@@ -43,14 +43,11 @@ pub(super) fn page<'k, T, D: Serialize>(
         if count > 0 {
             text.push(b',');
         }
-        let document = render(item);
+        let mut document = render(item);
         if limits.mixed_case_ids {
-            let mut document = serde_json::to_value(document).expect("documents can be written");
-            mix_case(&mut document);
-            write(&mut text, &document);
-        } else {
-            write(&mut text, &document);
+            document.mix_case();
         }
+        write(&mut text, &document);
         if count + 1 == size {
             last = Some(key);
         }
@@ -69,14 +66,53 @@ fn write(text: &mut Vec<u8>, document: &impl Serialize) {
     serde_json::to_writer(text, document).expect("documents can be written");
 }
 
+/// An entry of a listing.
+pub(super) trait Document: Serialize {
+    /// Writes its id as some of Azure's listings do: see [`mixed_case`].
+    fn mix_case(&mut self);
+}
+
+impl Document for Value {
+    fn mix_case(&mut self) {
+        if let Some(mixed) = self["id"].as_str().and_then(mixed_case) {
+            self["id"] = Value::String(mixed);
+        }
+    }
+}
+
 /// Ids as some of Azure's listings have them: the resource group in capitals and its word without.
-fn mix_case(document: &mut Value) {
-    let Some(id) = document["id"].as_str() else { return };
-    let parts: Vec<&str> = id.split('/').collect();
-    if let ["", subscriptions, subscription, _, group, rest @ ..] = &parts[..] {
-        let group = group.to_uppercase();
-        let mut mixed = vec!["", subscriptions, subscription, "resourcegroups", &group];
-        mixed.extend(rest);
-        document["id"] = json!(mixed.join("/"));
+/// `None`: there is no group in it.
+pub(super) fn mixed_case(id: &str) -> Option<String> {
+    let mut parts = id.splitn(6, '/');
+    let ("", subscriptions, subscription) = (parts.next()?, parts.next()?, parts.next()?) else {
+        return None;
+    };
+    let (_, group, rest) = (parts.next()?, parts.next()?, parts.next());
+    let mut mixed = String::with_capacity(id.len());
+    for part in [subscriptions, subscription, "resourcegroups", &group.to_uppercase()] {
+        mixed.push('/');
+        mixed.push_str(part);
+    }
+    if let Some(rest) = rest {
+        mixed.push('/');
+        mixed.push_str(rest);
+    }
+    Some(mixed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_group_alone_is_in_capitals() {
+        let of = |id| mixed_case(id).unwrap();
+        assert_eq!(
+            of("/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/disks/d"),
+            "/subscriptions/s/resourcegroups/G/providers/Microsoft.Compute/disks/d"
+        );
+        assert_eq!(of("/subscriptions/s/resourceGroups/g"), "/subscriptions/s/resourcegroups/G");
+        assert_eq!(mixed_case("/subscriptions/s/resourceGroups"), None);
+        assert_eq!(mixed_case("subscriptions/s/resourceGroups/g"), None);
     }
 }

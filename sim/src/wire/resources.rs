@@ -4,7 +4,7 @@ use http::Method;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::listing::{after, page};
+use super::listing::{Document, after, mixed_case, page};
 use super::lro::Announce;
 use super::reply::Reply;
 use super::router::Scope;
@@ -192,6 +192,12 @@ struct Line<'a> {
 #[derive(Serialize)]
 struct Sku<'a> {
     name: &'a str,
+}
+
+impl Document for Line<'_> {
+    fn mix_case(&mut self) {
+        self.id = mixed_case(&self.id).unwrap_or_else(|| std::mem::take(&mut self.id));
+    }
 }
 
 fn line<'a>(

@@ -141,10 +141,6 @@ impl Cloud {
             life,
             method: request.method.clone(),
             path: request.url.path().to_lowercase(),
-            body: match request.body.is_empty() {
-                true => Value::Null,
-                false => serde_json::from_slice(&request.body).unwrap_or_default(),
-            },
         });
         let asked = match asked {
             Some(asked) if asked.method != Method::GET => {

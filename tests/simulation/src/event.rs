@@ -16,8 +16,6 @@ pub struct Asked {
     pub method: Method,
     /// Lower-case path.
     pub path: String,
-    /// JSON body; null where there is none.
-    pub body: Value,
 }
 
 impl Asked {

@@ -6,51 +6,81 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 
 use azdr_domain::ArmId;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::ResourceSummary;
 
+/// Which tags a listing is read for. The others are passed over: a resource may have 50 of 256
+/// characters each, and most listings are made for two or three of them.
+pub trait WantedTags {
+    /// Whether a tag of this name is read; names are compared without regard to case.
+    fn wants(name: &str) -> bool;
+}
+
+/// Every tag.
+pub(crate) struct AllTags;
+
+impl WantedTags for AllTags {
+    fn wants(_: &str) -> bool {
+        true
+    }
+}
+
 /// One item of a listing of resources; `None` when it has no ID that azdr can handle.
-pub(crate) struct Listed(pub(crate) Option<ResourceSummary>);
+pub(crate) struct Listed<W = AllTags>(pub(crate) Option<ResourceSummary>, PhantomData<fn() -> W>);
 
 #[derive(serde::Deserialize)]
-struct Item<'a> {
+#[serde(bound(deserialize = "W: WantedTags"))]
+struct Item<'a, W> {
     #[serde(borrow, default)]
     id: Text<'a>,
     #[serde(borrow, default, rename = "type")]
     resource_type: Text<'a>,
     #[serde(default)]
-    tags: Tags,
+    tags: Tags<W>,
     #[serde(borrow, default)]
     location: Text<'a>,
     #[serde(borrow, default, rename = "createdTime")]
     created: Text<'a>,
 }
 
-impl<'de> Deserialize<'de> for Listed {
+impl<'de, W: WantedTags> Deserialize<'de> for Listed<W> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let item = Item::deserialize(deserializer)?;
+        let item = Item::<W>::deserialize(deserializer)?;
         let id = item.id.0.and_then(|id| ArmId::parse(&id).ok());
-        Ok(Self(id.map(|id| ResourceSummary {
-            resource_type:
-                item.resource_type.0.map_or_else(|| id.resource_type().to_owned(), Cow::into_owned),
+        let summary = id.map(|id| ResourceSummary {
+            resource_type: item
+                .resource_type
+                .0
+                .map_or_else(|| id.resource_type().to_owned(), Cow::into_owned),
             tags: item.tags.0,
             location: item.location.0.map(Cow::into_owned),
             created: item.created.0.and_then(|at| at.parse().ok()),
             id,
-        })))
+        });
+        Ok(Self(summary, PhantomData))
     }
 }
+
+/// A tag's name, borrowed where nothing in it is escaped.
+#[derive(serde::Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// A string; anything else counts as absent.
 #[derive(Default)]
 struct Text<'a>(Option<Cow<'a, str>>);
 
-/// The strings of an object; anything else counts as absent.
-#[derive(Default)]
-struct Tags(BTreeMap<String, String>);
+/// The wanted strings of an object; anything else counts as absent.
+struct Tags<W>(BTreeMap<String, String>, PhantomData<fn() -> W>);
+
+impl<W> Default for Tags<W> {
+    fn default() -> Self {
+        Self(BTreeMap::new(), PhantomData)
+    }
+}
 
 impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -58,14 +88,14 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     }
 }
 
-impl<'de> Deserialize<'de> for Tags {
+impl<'de, W: WantedTags> Deserialize<'de> for Tags<W> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TagsVisitor)
+        deserializer.deserialize_any(TagsVisitor(PhantomData))
     }
 }
 
 struct TextVisitor;
-struct TagsVisitor;
+struct TagsVisitor<W>(PhantomData<W>);
 
 /// What is absent, whatever it is.
 macro_rules! ignore {
@@ -105,19 +135,21 @@ impl<'de> Visitor<'de> for TextVisitor {
     }
 }
 
-impl<'de> Visitor<'de> for TagsVisitor {
-    type Value = Tags;
+impl<'de, W: WantedTags> Visitor<'de> for TagsVisitor<W> {
+    type Value = Tags<W>;
 
     ignore!(visit_bool(bool), visit_i64(i64), visit_u64(u64), visit_f64(f64), visit_str(&str));
 
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
         let mut tags = BTreeMap::new();
-        while let Some((name, value)) = fields.next_entry::<String, Text<'de>>()? {
-            if let Some(value) = value.0 {
-                tags.insert(name, value.into_owned());
+        while let Some(Name(name)) = fields.next_key()? {
+            if !W::wants(&name) {
+                fields.next_value::<IgnoredAny>()?;
+            } else if let Some(value) = fields.next_value::<Text<'de>>()?.0 {
+                tags.insert(name.into_owned(), value.into_owned());
             }
         }
-        Ok(Tags(tags))
+        Ok(Tags(tags, PhantomData))
     }
 }
 
@@ -141,6 +173,21 @@ mod tests {
         assert_eq!(found.tags, BTreeMap::from([("a".to_owned(), "b\"c".to_owned())]));
         assert_eq!(found.location.as_deref(), Some("eastus"));
         assert_eq!(found.created.unwrap().unix_ms(), 1_764_576_000_000);
+    }
+
+    #[test]
+    fn unwanted_tags_are_passed_over() {
+        struct Short;
+        impl WantedTags for Short {
+            fn wants(name: &str) -> bool {
+                name.len() == 1
+            }
+        }
+        let text = r#"{"id": "/subscriptions/s/resourceGroups/g/providers/Microsoft.X/y/z",
+            "tags": {"a": "1", "long": "2", "longer": {"x": []}, "\u0062": "3", "c": 4}}"#;
+        let found = serde_json::from_str::<Listed<Short>>(text).unwrap().0.unwrap();
+        let of = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(found.tags, BTreeMap::from([of("a", "1"), of("b", "3")]));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use azdr_controller::store::{PointRow, SnapshotRow};
 use azdr_domain::recovery_point::ProofLevel;
 use azdr_env::WallTime;
 
@@ -25,32 +26,21 @@ impl CatalogueIsTrue {
     /// # Errors
     /// A claim that has been untrue for a day.
     pub async fn look(&mut self, world: &World, life: &Life, at_once: bool) -> Result<(), String> {
-        let mut claims = Vec::new();
+        let mut all = Vec::new();
         for item in life.store.items().await.map_err(|e| e.to_string())? {
-            for point in life.store.points(item.id).await.map_err(|e| e.to_string())? {
-                // Being deleted: it is nobody's choice any more.
-                if point.deleted_by.is_some() {
-                    continue;
-                }
-                let proved = point.proof().0 > ProofLevel::Unproved;
-                let home = point.region.clone();
-                let mut regions: Vec<_> = point.snapshots.iter().map(|s| &s.region).collect();
-                regions.dedup();
-                for region in regions {
-                    let restorable = point.is_restorable_in(region);
-                    let proved = proved && *region == home && point.replicas.is_empty();
-                    for s in point.snapshots_in(region) {
-                        if restorable || proved {
-                            let words = format!("{} of {} in {region}", point.name, item.arm_id);
-                            claims.push((s.id.key().to_owned(), words));
-                        }
-                    }
-                }
-            }
+            let points = life.store.points(item.id).await.map_err(|e| e.to_string())?;
+            all.push((item, points));
         }
         let (gone, now) = world.cloud.simulator.look(|azure, now| {
-            let gone = claims.into_iter().filter(|(key, _)| azure.snapshots.get(key).is_none());
-            (gone.collect::<BTreeMap<_, _>>(), now)
+            let is_gone = |s: &SnapshotRow| azure.snapshots.get(s.id.key()).is_none();
+            let mut gone = BTreeMap::new();
+            for (item, points) in &all {
+                for (point, s) in points.iter().flat_map(claimed).filter(|(_, s)| is_gone(s)) {
+                    let words = format!("{} of {} in {}", point.name, item.arm_id, s.region);
+                    gone.insert(s.id.key().to_owned(), words);
+                }
+            }
+            (gone, now)
         });
         self.untrue.retain(|key, _| gone.contains_key(key));
         let mut result = Ok(());
@@ -67,4 +57,17 @@ impl CatalogueIsTrue {
         }
         result
     }
+}
+
+/// The snapshots that a point is said to be restorable from, or proved by.
+fn claimed(point: &PointRow) -> impl Iterator<Item = (&PointRow, &SnapshotRow)> {
+    // Being deleted: it is nobody's choice any more.
+    let stays = point.deleted_by.is_none();
+    let proved = point.replicas.is_empty() && point.proof().0 > ProofLevel::Unproved;
+    let mut regions: Vec<_> = point.snapshots.iter().map(|s| &s.region).collect();
+    regions.dedup();
+    regions.retain(|region| {
+        stays && (proved && **region == point.region || point.is_restorable_in(region))
+    });
+    point.snapshots.iter().filter(move |s| regions.contains(&&s.region)).map(move |s| (point, s))
 }

@@ -33,11 +33,12 @@ impl Checker for EffectOnce {
                 let Some(key) = asked.puts("microsoft.compute/snapshots") else { return Ok(()) };
                 let Some(new) = view.azure.snapshots.get(key) else { return Ok(()) };
                 let Some(point) = belongs_to(new) else { return Ok(()) };
+                let lun = tag(new, "azdr:lun");
                 let twin = view.azure.snapshots.iter().find(|(other, s)| {
-                    *other != key
+                    s.common.location == new.common.location
+                        && tag(s, "azdr:lun") == lun
                         && tag(s, "azdr:point") == Some(point.1.as_str())
-                        && tag(s, "azdr:lun") == tag(new, "azdr:lun")
-                        && s.common.location == new.common.location
+                        && *other != key
                         && belongs_to(s).as_ref() == Some(&point)
                 });
                 if let Some((twin, _)) = twin {
