@@ -43,6 +43,9 @@ impl Admin {
         let policy =
             before.apply(&change, &region).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let item = self.item_of(&named).await?;
+        if planted(Mutation::AnswerBeforeCommit) && self.env.ids.u64().is_multiple_of(4) {
+            return Ok(shown(&item.arm_id, &policy, &[], self.env.clock.wall()));
+        }
         self.store_policy(&item, policy, by).await?;
         self.config_of(&item).await
     }
@@ -73,9 +76,6 @@ impl Admin {
     async fn store_policy(&self, item: &Item, policy: Policy, by: String) -> Result<(), Status> {
         let now = self.env.clock.wall();
         let tag = policy.tag_value();
-        if planted(Mutation::AnswerBeforeCommit) && self.env.ids.u64().is_multiple_of(4) {
-            return Ok(());
-        }
         self.store.set_policy(item.id, policy, by, now).await.map_err(unavailable)?;
         mirror(&self.store, &self.services.azure, item, tag).await.map_err(unavailable)
     }
