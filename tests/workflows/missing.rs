@@ -6,7 +6,7 @@ use std::time::Duration;
 use azdr_controller::reconcile::Reconciler;
 use azdr_controller::reconcile::residue::Sweeper;
 use azdr_controller::store::{Item, PointRow, RunState};
-use azdr_controller::workflows::{self, prune};
+use azdr_controller::workflows::{self, prune, replicate, verify};
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::policy::{Policy, PolicyChange};
 use azdr_domain::recovery_point::{PointName, ProofLevel};
@@ -34,7 +34,7 @@ async fn row(life: &Life, item: &Item, name: &PointName) -> PointRow {
     life.points(item).await.into_iter().find(|p| p.name == *name).unwrap()
 }
 
-/// Two points, a day apart; the first is proved.
+/// Two points, a day apart.
 async fn two(bench: &Bench, life: &Life) -> (Item, PointName, PointName) {
     let item = bench.protect(life, PolicyChange::default()).await;
     let first = take(life, &item).await;
@@ -133,5 +133,66 @@ async fn a_snapshot_that_somebody_moves_is_followed_and_one_that_comes_back_is_n
     azure.merge_tags(&id, tags).await.unwrap();
     sweep(&bench, &life).await;
     assert!(row(&life, &item, &second).await.is_restorable_in(HOME));
+    life.end().await;
+}
+
+const AWAY: &str = "westus2";
+
+async fn copied(life: &Life, item: &Item, point: &PointName) {
+    let region = AWAY.to_owned();
+    let input = replicate::Input { item: item.id, vm: db(), point: point.clone(), region };
+    let id = life.engine.submit(workflows::new_run(replicate::RUN, &input, item.id, "t")).await;
+    let ended = life.ended(id.unwrap()).await;
+    assert_eq!(ended.state, RunState::Succeeded, "{ended:?}");
+}
+
+/// Found by simulation (seed 4 of 30 days and 10 VMs): the part that was left had the name that the new
+/// copy wanted, and the replica could never be made whole again.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_has_lost_a_part_is_made_whole_and_keeps_the_other() {
+    let bench = Bench::new();
+    let life = bench.life().await;
+    let item = bench.protect(&life, PolicyChange::default()).await;
+    let point = take(&life, &item).await;
+    copied(&life, &item, &point).await;
+    let parts = row(&life, &item, &point).await;
+    let parts: Vec<ArmId> = parts.snapshots_in(AWAY).into_iter().map(|s| s.id.clone()).collect();
+    somebody_deletes(&life, &parts[0]).await;
+    sweep(&bench, &life).await;
+    assert!(!row(&life, &item, &point).await.is_restorable_in(AWAY));
+    let azure = &life.services.azure;
+    let kept = azure.get_snapshot(&parts[1]).await.unwrap().unique_id;
+    copied(&life, &item, &point).await;
+    assert!(row(&life, &item, &point).await.is_restorable_in(AWAY));
+    assert_eq!(azure.get_snapshot(&parts[1]).await.unwrap().unique_id, kept);
+    azure.get_snapshot(&parts[0]).await.unwrap();
+    life.end().await;
+}
+
+/// Found by simulation (seed 0 of 30 days and 10 VMs): the originals were missing, the replica pruned,
+/// and the point was still called proved by what had been proved of the replica.
+#[tokio::test(start_paused = true)]
+async fn what_was_proved_of_a_copy_that_is_gone_proves_nothing() {
+    let bench = Bench::new();
+    let life = bench.life().await;
+    let (item, first, second) = two(&bench, &life).await;
+    copied(&life, &item, &first).await;
+    let region = AWAY.to_owned();
+    let input = verify::Input { item: item.id, vm: db(), point: first.clone(), region };
+    let id = life.engine.submit(workflows::new_run(verify::RUN, &input, item.id, "t")).await;
+    assert_eq!(life.ended(id.unwrap()).await.state, RunState::Succeeded);
+    assert_eq!(row(&life, &item, &first).await.proof().0, ProofLevel::Restorable);
+    // A newer copy, so that a person may delete the older one.
+    copied(&life, &item, &second).await;
+    let region = AWAY.to_owned();
+    let verified = verify::Input { item: item.id, vm: db(), point: second.clone(), region };
+    let id = life.engine.submit(workflows::new_run(verify::RUN, &verified, item.id, "t")).await;
+    assert_eq!(life.ended(id.unwrap()).await.state, RunState::Succeeded);
+    let chosen = prune::Chosen { point: first.clone(), region: Some(AWAY.to_owned()) };
+    let input = prune::Input { item: item.id, vm: db(), chosen: Some(chosen), asked: None };
+    let id = life.engine.submit(workflows::new_run(prune::RUN, &input, item.id, "t")).await;
+    let ended = life.ended(id.unwrap()).await;
+    assert_eq!(ended.state, RunState::Succeeded, "{ended:?}");
+    assert_eq!(row(&life, &item, &first).await.proof().0, ProofLevel::Unproved);
     life.end().await;
 }

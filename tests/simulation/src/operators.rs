@@ -176,6 +176,13 @@ impl Operators {
         self.promised_job(world, job);
     }
 
+    /// A drill of any VM.
+    pub async fn try_a_drill(&mut self, world: &World, life: &Life) {
+        let n = self.dice.below(self.vms as u64) as usize;
+        let job = self.drill(life, n).await;
+        self.promised_job(world, job);
+    }
+
     /// A backup of one VM.
     pub async fn back_up(&mut self, world: &World, life: &Life, n: usize) {
         let job = self.trigger(life, n).await;

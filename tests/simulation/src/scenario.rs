@@ -93,6 +93,8 @@ pub struct Report {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
     Command,
+    /// A drill of some VM.
+    Drill,
     /// A backup of this VM, while something else is going on with it.
     BackUp(usize),
     Crash,
@@ -310,6 +312,11 @@ impl Scenario {
                 self.at(AUDIT, Turn::Audit);
                 self.audit(false).await;
             }
+            Turn::Drill => {
+                if let Some(life) = &self.life {
+                    self.operators.try_a_drill(&self.world, life).await;
+                }
+            }
             Turn::BackUp(n) => {
                 if let Some(life) = &self.life {
                     self.operators.back_up(&self.world, life, n).await;
@@ -368,6 +375,11 @@ impl Scenario {
                 let region = if self.dice.one_in(2) { HOME } else { AWAY };
                 self.disturb(format!("no capacity in {region}"));
                 self.last(None, Action::CapacityGone { region: region.into() }).await;
+                // A region in trouble is when people try their drills.
+                for _ in 0..3 {
+                    let soon = self.dice.between(Duration::ZERO, 10 * MINUTE);
+                    self.at(soon, Turn::Drill);
+                }
                 let long = self.dice.between(10 * MINUTE, 5 * HOUR);
                 self.at(long, Turn::CapacityBack);
             }

@@ -87,20 +87,19 @@ impl Strangers {
 
     /// Looks whether some job has just made a machine or a disk, and now and then deletes it.
     pub async fn watch(&mut self, world: &World) {
-        if !self.dice.one_in(12) {
-            return;
-        }
         let of_a_drill = |key: &str| key.contains("azdr-drill-") || key.contains("azdr-verify-");
         let vms: Vec<String> = look(world, |azure| {
             azure.vms.iter().map(|(k, _)| k.clone()).filter(|k| of_a_drill(k)).collect()
         });
-        if !vms.is_empty() {
+        if !vms.is_empty() && self.dice.one_in(4) {
             return self.delete_one(world, &vms, "2024-07-01", Kind::TemporaryDeleted).await;
         }
         let disks: Vec<String> = look(world, |azure| {
             azure.disks.iter().map(|(k, _)| k.clone()).filter(|k| of_a_drill(k)).collect()
         });
-        self.delete_one(world, &disks, "2024-03-02", Kind::TemporaryDeleted).await;
+        if !disks.is_empty() && self.dice.one_in(4) {
+            self.delete_one(world, &disks, "2024-03-02", Kind::TemporaryDeleted).await;
+        }
     }
 
     async fn delete_all_of_a_vm(&mut self, world: &World) {
@@ -140,13 +139,7 @@ impl Strangers {
     }
 
     async fn delete_this(&mut self, world: &World, key: &str, api: &str, kind: Kind) {
-        let broken = look(world, |azure| {
-            let snapshot = azure.snapshots.get(key)?;
-            let tag = |name: &str| snapshot.common.tags.get(name).cloned();
-            let vm = tag("azdr:vm-0")?.to_lowercase();
-            Some((vm, tag("azdr:point")?, snapshot.common.location.clone()))
-        });
-        self.broken.extend(broken);
+        self.broken.extend(part_of(world, key));
         world.cloud.tell(&Event::TakenAway(key.to_owned()));
         let path = format!("{key}?api-version={api}");
         let status = world.cloud.by_somebody_else(Method::DELETE, &path, &Value::Null).await;
@@ -162,6 +155,8 @@ impl Strangers {
             old.map(|(key, _)| key.clone()).collect()
         });
         let Some(id) = self.dice.pick(&keys).cloned() else { return };
+        // A prune that is under way may leave it behind, as a part without the others.
+        self.broken.extend(part_of(world, &id));
         self.renamed += 1;
         let to = format!("renamed-{}", self.renamed);
         disturb(world, format!("{id} is renamed to {to}"));
@@ -169,6 +164,16 @@ impl Strangers {
         let matching = Match { nth: Some(1 + self.dice.below(50)), ..Match::default() };
         trouble.add(&world.cloud, Some(Kind::Renamed), Fault { matching, action }).await;
     }
+}
+
+/// VM, point and region that a snapshot is a part of.
+fn part_of(world: &World, key: &str) -> Option<(String, String, String)> {
+    look(world, |azure| {
+        let snapshot = azure.snapshots.get(key)?;
+        let tag = |name: &str| snapshot.common.tags.get(name).cloned();
+        let vm = tag("azdr:vm-0")?.to_lowercase();
+        Some((vm, tag("azdr:point")?, snapshot.common.location.clone()))
+    })
 }
 
 fn look<T>(world: &World, look: impl FnOnce(&State) -> T) -> T {

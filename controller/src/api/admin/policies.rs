@@ -62,6 +62,9 @@ impl Admin {
             ));
         }
         let item = self.item_of(&named).await?;
+        if planted(Mutation::AnswerBeforeCommit) && self.env.ids.u64().is_multiple_of(4) {
+            return Ok(shown(&item.arm_id, &policy, &[], self.env.clock.wall()));
+        }
         warnings.extend(self.store_policy(&item, before, policy, by).await?);
         let mut config = self.config_of(&item).await?;
         config.warnings.extend(warnings);
@@ -108,9 +111,6 @@ impl Admin {
         by: String,
     ) -> Result<Vec<String>, Status> {
         let now = self.env.clock.wall();
-        if planted(Mutation::AnswerBeforeCommit) && self.env.ids.u64().is_multiple_of(4) {
-            return Ok(Vec::new());
-        }
         self.store.set_policy(item.id, policy, by, now).await.map_err(unavailable)?;
         let row = self.store.policy(item.id).await.map_err(unavailable)?;
         let row = row.ok_or_else(|| no_policy(item.arm_id.name()))?;
