@@ -4,7 +4,7 @@
 //! A sweep lists everything that carries azdr's tag, in all subscriptions, and asks
 //! [`azdr_domain::residue`] about each. It changes nothing in Azure; what it finds is kept for `azdr
 //! residue list` and `/metrics`. What the catalogue has and the listing has not is
-//! [`missing`](super::missing)'s business. Disks that a restore replaced are found in the catalogue.
+//! `reconcile/missing.rs`'s business. Disks that a restore replaced are found in the catalogue.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};

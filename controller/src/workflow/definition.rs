@@ -45,7 +45,7 @@ pub enum RunPriority {
     Housekeeping = 5,
 }
 
-/// How a run ended, for [`Workflow::conclude`].
+/// How a run ended, for [`Accountable::conclude`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// All steps are done and all temporaries are gone.
