@@ -43,6 +43,20 @@ fn the_same_seed_gives_the_same_trace() {
 }
 
 #[test]
+fn one_seed_shows_everything_that_happens_and_is_the_one_of_the_range() {
+    let output = simulate("--seed 3 --days 3 --vms 2");
+    assert!(output.status.success());
+    let all = text(&output);
+    let last = all.lines().last().unwrap();
+    let (_, trace) = last.split_once("trace ").unwrap();
+    let events: usize = trace.split(' ').nth(2).unwrap().parse().unwrap();
+    assert_eq!(all.lines().count(), events + 1, "{last}");
+    assert!(all.contains("life 1 begins"), "{last}");
+    let ranged = text(&simulate("--seeds 3..4 --days 3 --vms 2"));
+    assert!(ranged.contains(trace), "{last}\n{ranged}");
+}
+
+#[test]
 fn every_kind_of_fault_happens() {
     let output = simulate("--seeds 0..4 --days 14 --vms 6 --parallel 2 --faults");
     let text = text(&output);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use azdr_simulation::machines::Planted;
-use azdr_simulation::scenario::{self, Plan};
+use azdr_simulation::scenario::{self, Plan, Report};
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
@@ -20,13 +20,16 @@ const SHOWN: usize = 100;
 
 /// Simulates fleets under faults, checks the invariants I1 to I12, and prints one line per seed.
 ///
-/// A failing seed replays exactly: --seeds 17..18 --trace.
+/// A failing seed replays exactly: --seed 17 prints all that happens in it.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
     /// Seeds, from and up to (not including): `0..200`.
     #[arg(long, default_value = "0..10", value_parser = range)]
     seeds: std::ops::Range<u64>,
+    /// One seed alone, with everything that happens printed, a line each, and what is wrong at the end.
+    #[arg(long, conflicts_with_all = ["seeds", "parallel", "trace", "whole"])]
+    seed: Option<u64>,
     /// Simulated days.
     #[arg(long, default_value_t = 30)]
     days: u32,
@@ -78,7 +81,11 @@ struct Line {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let result = if arguments.one { one(&arguments).map(|()| true) } else { all(&arguments) };
+    let result = match arguments.seed {
+        Some(seed) => replay(&arguments, seed),
+        None if arguments.one => one(&arguments).map(|()| true),
+        None => all(&arguments),
+    };
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -89,22 +96,46 @@ fn main() -> ExitCode {
     }
 }
 
-fn one(arguments: &Arguments) -> anyhow::Result<()> {
+/// Runs one simulation in this process.
+fn simulated(arguments: &Arguments, seed: u64, keep_whole: bool) -> anyhow::Result<Report> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("AZDR_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let seed = arguments.seeds.start;
     let plan = Plan {
         faults: !arguments.calm,
         operators: !arguments.calm,
         busy: arguments.busy,
-        keep_whole: arguments.whole.is_some(),
+        keep_whole,
         planted: arguments.plant.unwrap_or_default(),
         ..Plan::new(seed, arguments.days, arguments.vms)
     };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
-    let report = runtime.block_on(scenario::run(plan))?;
+    let report = runtime.block_on(scenario::run(plan));
+    // What a killed life left behind is not worth tidying up.
+    std::mem::forget(runtime);
+    report
+}
+
+/// Prints all that happens in one simulation; answers whether everything held.
+fn replay(arguments: &Arguments, seed: u64) -> anyhow::Result<bool> {
+    let report = simulated(arguments, seed, true)?;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    for event in &report.whole {
+        writeln!(out, "{event}")?;
+    }
+    for v in &report.violations {
+        writeln!(out, "{} at {}: {}", v.invariant, v.at, v.what)?;
+    }
+    let (n, trace, events) = (report.violations.len(), report.trace, report.events);
+    writeln!(out, "seed {seed}: {n} violations; trace {trace:016x} of {events} events")?;
+    out.flush()?;
+    Ok(report.violations.is_empty())
+}
+
+fn one(arguments: &Arguments) -> anyhow::Result<()> {
+    let seed = arguments.seeds.start;
+    let report = simulated(arguments, seed, arguments.whole.is_some())?;
     if let Some(folder) = &arguments.whole {
         std::fs::create_dir_all(folder)?;
         std::fs::write(folder.join(seed.to_string()), report.whole.join("\n"))?;
@@ -128,9 +159,7 @@ fn one(arguments: &Arguments) -> anyhow::Result<()> {
         faults: report.faults,
     };
     serde_json::to_writer(std::io::stdout(), &line)?;
-    // What a killed life left behind is not worth tidying up.
     std::io::stdout().flush()?;
-    std::mem::forget(runtime);
     Ok(())
 }
 
