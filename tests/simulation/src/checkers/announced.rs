@@ -55,8 +55,8 @@ pub(super) fn belongs_to(snapshot: &Snapshot) -> Option<(String, String)> {
 /// Whether a snapshot's tags tell this VM key; as [`belongs_to`], without building it.
 pub(super) fn is_of_vm(snapshot: &Snapshot, vm: &str) -> bool {
     let mut rest = vm;
-    for part in 0..10 {
-        let Some(text) = tag(snapshot, VM_PARTS[part]) else { return rest.is_empty() };
+    for part in VM_PARTS {
+        let Some(text) = tag(snapshot, part) else { return rest.is_empty() };
         match rest.get(..text.len()) {
             Some(front) if front.eq_ignore_ascii_case(text) => rest = &rest[text.len()..],
             _ => return false,
