@@ -217,7 +217,8 @@ mod tests {
         let id = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/v";
         let sql = format!(
             "INSERT INTO item VALUES (1, 'vm', '{}', '{id}', 'eastus', NULL, 0);
-             INSERT INTO policy VALUES (1, '{policy}', 1, 5, NULL, 0, 'alice');
+             INSERT INTO policy (item_id, policy_json, enabled, enabled_since_ms, updated_ms, updated_by)
+               VALUES (1, '{policy}', 1, 5, 0, 'alice');
              {}{}{}
              INSERT INTO proof VALUES (1, 1, 'eastus', 'restorable', 1, 40, '');
              INSERT INTO proof VALUES (2, 2, 'eastus', 'restorable', 0, 60, '');

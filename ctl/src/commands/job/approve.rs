@@ -15,6 +15,7 @@ use crate::session::Session;
 #[command(after_help = "Example:\n  azdr job approve 1234")]
 pub(crate) struct Approve {
     /// Number of the job
+    #[arg(allow_negative_numbers = true, value_parser = crate::whole::job)]
     id: i64,
 }
 

@@ -189,7 +189,9 @@ async fn every_call_demands_the_role_that_the_manual_says() {
 fn a_viewer_is_refused_everything_that_changes_something() {
     let reading = ["List", "Get", "Watch", "Explain", "Simulate", "Diff", "Estimate", "Whoami"];
     for (name, role) in manual() {
-        let reads = reading.iter().any(|verb| name.starts_with(verb));
+        // Changes nothing but the caller's own certificate, which everybody may.
+        let own = name == "RenewOperator";
+        let reads = own || reading.iter().any(|verb| name.starts_with(verb));
         assert!(reads || role > Role::Viewer, "{name} needs role {}", role.as_str());
     }
 }
