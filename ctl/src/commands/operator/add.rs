@@ -32,7 +32,7 @@ pub(crate) struct Add {
     #[arg(long, value_name = "FOLDER")]
     bundle: Option<PathBuf>,
     /// How long the certificate is valid, from 1 to 730 days
-    #[arg(long, value_name = "DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=730))]
+    #[arg(long, value_name = "DAYS", default_value_t = 365, allow_negative_numbers = true, value_parser = crate::whole::whole::<1, 730>)]
     valid_days: u32,
     /// Give an operator who is there already a new certificate and this role; their old one ends at once
     #[arg(long)]
