@@ -1,6 +1,6 @@
 //! I11: a database never opens against another cloud, and never for two controllers at once.
 
-use azdr_controller::app::{DataDirLock, claim_database, database};
+use azdr_controller::app::{DataDirLock, claim_database};
 use azdr_controller::store::{Executor, Stamp, Store};
 
 use crate::life::stamp;
@@ -34,9 +34,12 @@ pub async fn another_cloud_is_refused(world: &World) -> Result<(), String> {
             ..own.clone()
         },
     ];
-    let path = database(&world.dir.path().join("controller"));
     for other in others {
-        let store = Store::open(&path, Executor::Inline).map_err(|e| e.to_string())?;
+        let store = Store::open(&world.database, Executor::Inline).map_err(|e| e.to_string())?;
+        // An empty database would refuse everybody.
+        if store.read_stamp().await.map_err(|e| e.to_string())?.is_none() {
+            return Err("the database that was tried is not the controller's".to_owned());
+        }
         let words = format!("the database of {own:?} opened for {other:?}");
         if claim_database(store, &other).await.is_ok() {
             return Err(words);
