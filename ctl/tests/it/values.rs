@@ -327,6 +327,7 @@ pub(crate) fn point() -> RecoveryPoint {
         frozen_ms: 1840,
         pins: Vec::new(),
         deleting_job_id: 0,
+        missing_snapshots: Vec::new(),
     }
 }
 

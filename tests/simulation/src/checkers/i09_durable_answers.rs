@@ -48,11 +48,17 @@ impl Promises {
         self.pins.insert((vm, point), None);
     }
 
-    /// Looks for all of it in a new life.
-    ///
-    /// # Errors
-    /// What is missing.
-    pub async fn are_kept(&self, life: &Life, now: WallTime) -> Result<(), String> {
+    /// Looks for all of it in a new life; what is missing, the first of its kind.
+    pub async fn broken(&self, life: &Life, now: WallTime) -> Vec<String> {
+        let kinds = [
+            self.jobs_are_kept(life).await,
+            self.policies_are_kept(life).await,
+            self.pins_are_kept(life, now).await,
+        ];
+        kinds.into_iter().filter_map(Result::err).collect()
+    }
+
+    async fn jobs_are_kept(&self, life: &Life) -> Result<(), String> {
         for id in &self.jobs {
             match life.store.run(*id).await {
                 Ok(Some(row)) => {
@@ -65,12 +71,20 @@ impl Promises {
                 Err(e) => return Err(format!("job {id} cannot be read: {e}")),
             }
         }
+        Ok(())
+    }
+
+    async fn policies_are_kept(&self, life: &Life) -> Result<(), String> {
         for promised in self.policies.values() {
             let found = self.policy_of(life, &promised.vm).await?;
             if found.as_ref() != Some(promised) {
                 return Err(format!("policy {promised:?} was acknowledged, there is {found:?}"));
             }
         }
+        Ok(())
+    }
+
+    async fn pins_are_kept(&self, life: &Life, now: WallTime) -> Result<(), String> {
         for ((vm, point), promised) in &self.pins {
             self.pin_is_kept(life, vm, point, promised.as_ref(), now).await?;
         }
