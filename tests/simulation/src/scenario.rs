@@ -8,6 +8,7 @@ use azdr_controller::store::{CertificateScope, RunState};
 use azdr_env::WallTime;
 use azdr_identity::{Identity, PeerCertificate, Serial};
 use azure_sim::faults::{Action, Fault, Match};
+use azure_sim::world::Snapshot;
 use http::Method;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
@@ -534,7 +535,7 @@ impl Scenario {
         self.lives += 1;
         let life = Life::begin(&self.world, self.lives).await?;
         let now = self.world.env.clock.wall();
-        if let Err(what) = self.operators.promises.are_kept(&life, now).await {
+        for what in self.operators.promises.broken(&life, now).await {
             self.violated("I9", what);
         }
         self.life = Some(life);
@@ -561,12 +562,17 @@ impl Scenario {
 
     /// Somebody puts a management lock on a resource of ours.
     async fn lock(&mut self) {
-        let keys: Vec<String> = self
-            .world
-            .cloud
-            .simulator
-            .look(|azure, _| azure.snapshots.iter().map(|(key, _)| key.clone()).collect());
-        let Some(key) = self.dice.pick(&keys) else { return };
+        let mut all: Vec<_> = self.world.cloud.simulator.look(|azure, _| {
+            let daily =
+                |s: &Snapshot| s.common.tags.get("azdr:tiers").is_some_and(|t| t == "daily");
+            let sorted = |s: &Snapshot| (!daily(s), s.common.created);
+            azure.snapshots.iter().map(|(key, s)| (sorted(s), key.clone())).collect()
+        });
+        all.sort();
+        // Those that will be deleted before it goes again are the oldest daily ones.
+        let few = 1 + all.len() / 10;
+        let all = if self.dice.one_in(2) { &all[..few.min(all.len())] } else { &all[..] };
+        let Some((_, key)) = self.dice.pick(all).cloned() else { return };
         self.disturb(format!("a lock on {key}"));
         let lock =
             format!("{key}/providers/Microsoft.Authorization/locks/keep?api-version=2020-05-01");
@@ -612,9 +618,8 @@ impl Scenario {
         self.settle().await?;
         self.count_changes_of_zones();
         let life = self.life.take().context("no controller lives")?;
-        if let Err(what) =
-            self.operators.promises.are_kept(&life, self.world.env.clock.wall()).await
-        {
+        let now = self.world.env.clock.wall();
+        for what in self.operators.promises.broken(&life, now).await {
             self.violated("I9", what);
         }
         for (vm_id, since) in self.world.cloud.machines.frozen() {

@@ -48,19 +48,14 @@ impl Promises {
         self.pins.insert((vm, point), None);
     }
 
-    /// Looks for all of it in a new life.
-    ///
-    /// # Errors
-    /// What is missing.
-    pub async fn are_kept(&self, life: &Life, now: WallTime) -> Result<(), String> {
-        // One of a kind that is missing must not hide what is missing of the others.
-        let broken = [
+    /// Looks for all of it in a new life; what is missing, the first of its kind.
+    pub async fn broken(&self, life: &Life, now: WallTime) -> Vec<String> {
+        let kinds = [
             self.jobs_are_kept(life).await,
             self.policies_are_kept(life).await,
             self.pins_are_kept(life, now).await,
         ];
-        let words: Vec<_> = broken.into_iter().filter_map(Result::err).collect();
-        if words.is_empty() { Ok(()) } else { Err(words.join("; ")) }
+        kinds.into_iter().filter_map(Result::err).collect()
     }
 
     async fn jobs_are_kept(&self, life: &Life) -> Result<(), String> {
