@@ -42,7 +42,7 @@ kinds! {
     AgentCrash = "agent killed";
     /// A machine is cut off from the controller ([`crate::machines::Machines::partition`]).
     Partition = "agent cut off";
-    /// A request never arrives ([`crate::cloud::Weather`], as the next six).
+    /// A request never arrives ([`crate::cloud::Weather`], as all up to the storm of 429s but one).
     RequestLost = "request lost";
     /// An answer never arrives.
     AnswerLost = "answer lost";
@@ -50,7 +50,7 @@ kinds! {
     AnswerDelayed = "answer delayed";
     /// A request arrives twice.
     RequestTwice = "request doubled";
-    /// An answer comes a second time, instead of the answer to the next like request.
+    /// An agent's answer comes a second time, up to a minute later ([`crate::machines`]).
     AnswerTwice = "answer doubled";
     /// 500 or 503.
     ServerError = "server error";
@@ -72,7 +72,7 @@ kinds! {
     RegionDown = "region down";
     /// A request was refused because of somebody's lock.
     Locked = "locked";
-    /// Somebody starts or restarts a machine ([`crate::strangers`], as the next six).
+    /// Somebody starts or restarts a machine ([`crate::strangers`], as all up to the clock).
     PowerTouched = "machine restarted by somebody";
     /// Somebody deletes an original snapshot.
     SnapshotDeleted = "snapshot deleted by somebody";
