@@ -104,7 +104,7 @@ fn wrong_values(stage: &Stage) -> Result<()> {
         (&["agent", "token", "db", "--valid-for", "8d"], 2, &["604800"]),
         (&["backup", "explain", "nosuch"], 1, &["nosuch", "azdr backup list"]),
         (&["policy", "next", "web"], 1, &["web", "azdr backup configure"]),
-        (&["policy", "next", "db", "--count", "0"], 2, &["1..=1000"]),
+        (&["policy", "next", "db", "--count", "0"], 2, &["from 1 to 1000"]),
         (&["policy", "simulate", "web"], 1, &["web", "azdr backup configure"]),
         (&["policy", "simulate", "db", "--time", "25:00"], 2, &["25:00"]),
         (&["policy", "simulate", "db", "--outage", "2026-01-02..2026-01-01"], 2, &["earlier"]),

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -343,11 +344,24 @@ pub fn brief(job: &Value) -> String {
         .to_owned()
 }
 
-/// An address on loopback that nobody uses right now.
+/// An address on loopback that nobody uses right now, and that this process gives to nobody else: what
+/// listens there may be killed and started again. It lies below the ports that the kernel takes for
+/// outgoing connections.
 ///
 /// # Errors
 /// When there is none.
 pub fn free_address() -> Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
-    Ok(listener.local_addr()?)
+    const FIRST: u32 = 12_000;
+    const PORTS: u32 = 20_000;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    // Other processes of the kind begin elsewhere.
+    let begin = std::process::id().wrapping_mul(97);
+    for _ in 0..PORTS {
+        let n = begin.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % PORTS;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, (FIRST + n) as u16));
+        if TcpListener::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    bail!("no free port from {FIRST} to {}", FIRST + PORTS - 1)
 }
