@@ -40,6 +40,8 @@ pub enum Mutation {
     MissingUnnoticed,
     /// I1: pruning does not see pins.
     PruneIgnoresPins,
+    /// I7: an undo deletes what has the name of what it made, whoever made it.
+    UndoIgnoresTag,
 }
 
 #[cfg(feature = "mutations")]

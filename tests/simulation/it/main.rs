@@ -58,7 +58,7 @@ fn one_seed_shows_everything_that_happens_and_is_the_one_of_the_range() {
 
 #[test]
 fn every_kind_of_fault_happens() {
-    let output = simulate("--seeds 0..5 --days 24 --vms 6 --parallel 2 --faults");
+    let output = simulate("--seeds 0..5 --days 24 --vms 6 --parallel 2 --faults --squatters");
     let text = text(&output);
     println!("{text}");
     assert!(output.status.success());
@@ -121,7 +121,7 @@ mistakes! {
     pruning_against_a_pin_is_noticed:
         "prune-ignores-pins", "I1", "pinned", "--seeds 0..2 --days 8 --vms 3 --busy";
     a_policy_that_is_answered_before_its_commit_is_noticed:
-        "answer-before-commit", "I9", "policy", "--seeds 0..1 --days 6 --vms 3";
+        "answer-before-commit", "I9", "policy", "--seeds 2..4 --days 6 --vms 3";
     a_pin_that_is_answered_before_its_commit_is_noticed:
         "answer-before-commit", "I9", "pin", "--seeds 0..2 --days 6 --vms 3 --busy";
     a_database_of_another_cloud_is_noticed:
@@ -130,6 +130,8 @@ mistakes! {
         "schedule-forgets", "schedule", "both begun", "--seeds 0..1 --days 4 --vms 2 --calm";
     a_schedule_without_zones_is_noticed:
         "zone-ignored", "schedule", "", "--seeds 0..1 --days 4 --vms 3 --calm";
+    an_undo_that_deletes_a_foreign_disk_is_noticed:
+        "undo-ignores-tag", "I7", "is somebody's", "--seeds 0..2 --days 6 --vms 3 --squatters";
     a_catalogue_that_does_not_look_is_noticed:
         "missing-unnoticed", "catalogue", "is called restorable", "--seeds 0..2 --days 8 --vms 3";
     a_chatty_controller_is_noticed:

@@ -86,6 +86,8 @@ kinds! {
     DiskDeleted = "kept disk deleted by somebody";
     /// Somebody tidies away the VM's snapshots, all of one region.
     AllDeleted = "all snapshots of a VM deleted by somebody";
+    /// Somebody makes a disk with the name that a verification will want for its own.
+    NameTaken = "name of a temporary taken by somebody";
     /// The controller's clock is set wrong ([`crate::clock`]).
     ClockWrong = "clock set wrong";
     /// A policy's zone has changed its offset.

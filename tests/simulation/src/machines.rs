@@ -52,7 +52,7 @@ pub enum Planted {
 
 impl Planted {
     /// Every mistake that there is, by name.
-    pub const ALL: [(&'static str, Self); 18] = [
+    pub const ALL: [(&'static str, Self); 19] = [
         ("prune-ignores-policy", Self::Controller(Mutation::PruneIgnoresPolicy)),
         ("prune-ignores-leases", Self::Controller(Mutation::PruneIgnoresLeases)),
         ("prune-forgets-lineage", Self::Controller(Mutation::PruneForgetsLineage)),
@@ -70,6 +70,7 @@ impl Planted {
         ("zone-ignored", Self::Controller(Mutation::ZoneIgnored)),
         ("missing-unnoticed", Self::Controller(Mutation::MissingUnnoticed)),
         ("prune-ignores-pins", Self::Controller(Mutation::PruneIgnoresPins)),
+        ("undo-ignores-tag", Self::Controller(Mutation::UndoIgnoresTag)),
         ("chatty", Self::Chatty),
     ];
 }

@@ -48,6 +48,8 @@ pub struct Plan {
     pub operators: bool,
     /// Many more commands than usual.
     pub busy: bool,
+    /// Whether somebody makes disks with the names of temporaries that are about to be made.
+    pub squatters: bool,
     /// A mistake, to be noticed.
     pub planted: Planted,
     /// Keep every line of the trace.
@@ -65,6 +67,7 @@ impl Plan {
             faults: true,
             operators: true,
             busy: false,
+            squatters: false,
             planted,
             keep_whole: false,
         }
@@ -423,6 +426,9 @@ impl Scenario {
             Turn::Watch => {
                 self.at(WATCH, Turn::Watch);
                 self.strangers.watch(&self.world).await;
+                if self.plan.squatters {
+                    self.strangers.take_names(&self.world).await;
+                }
             }
             Turn::Renaming => self.strangers.rename(&self.world, &mut self.trouble).await,
             Turn::ClockWrong => {

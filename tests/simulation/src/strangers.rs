@@ -6,13 +6,13 @@ use std::collections::BTreeSet;
 use azure_sim::faults::{Action, Fault, Match};
 use azure_sim::world::State;
 use http::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::dice::Dice;
 use crate::event::Event;
 use crate::kinds::Kind;
 use crate::trouble::Trouble;
-use crate::world::{AWAY, HOME, World, machine, vm_key};
+use crate::world::{AWAY, HOME, SUBSCRIPTION, World, machine, vm_key};
 
 /// What they know of machines that must live on: a fleet that loses all its VMs shows nothing.
 pub struct Strangers {
@@ -20,9 +20,14 @@ pub struct Strangers {
     vms: usize,
     deleted_vms: usize,
     renamed: u32,
+    /// The last run whose names they have taken.
+    taken: i64,
     /// Points of which they have deleted a part: VM, name, region.
     broken: BTreeSet<(String, String, String)>,
 }
+
+/// The tag of what strangers make.
+pub const OWNER: &str = "team";
 
 /// Snapshots that have been there for so long are nobody's work in progress.
 const SETTLED: std::time::Duration = std::time::Duration::from_secs(6 * 3600);
@@ -35,6 +40,7 @@ impl Strangers {
             vms,
             deleted_vms: 0,
             renamed: 0,
+            taken: 0,
             broken: BTreeSet::new(),
         }
     }
@@ -85,6 +91,30 @@ impl Strangers {
         self.broken.contains(&(vm.to_owned(), point.to_owned(), region.to_owned()))
     }
 
+    /// Somebody makes disks with the names that the next jobs will want for a test disk. They say on
+    /// them whose they are: [`OWNER`].
+    pub async fn take_names(&mut self, world: &World) {
+        let latest = {
+            let known = world.known.lock().expect("only looked up and put in");
+            known.keys().next_back().map_or(0, |id| id.0)
+        };
+        for run in self.taken.max(latest) + 1..=latest + 3 {
+            self.taken = run;
+            let group = format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/azdr-{HOME}");
+            let disk = format!("{group}/providers/Microsoft.Compute/disks");
+            let path = format!("{disk}/azdr-verify-1nstall-{run}-os?api-version=2024-03-02");
+            let body = json!({
+                "location": HOME, "tags": {OWNER: "somebody else"},
+                "sku": {"name": "Standard_LRS"},
+                "properties": {"creationData": {"createOption": "Empty"}, "diskSizeGB": 4},
+            });
+            let status = world.cloud.by_somebody_else(Method::PUT, &path, &body).await;
+            if matches!(status, 200..300) {
+                world.record.count(Kind::NameTaken, 1);
+            }
+        }
+    }
+
     /// Looks whether some job has just made a machine or a disk, and now and then deletes it.
     pub async fn watch(&mut self, world: &World) {
         let of_a_drill = |key: &str| key.contains("azdr-drill-") || key.contains("azdr-verify-");
@@ -95,7 +125,8 @@ impl Strangers {
             return self.delete_one(world, &vms, "2024-07-01", Kind::TemporaryDeleted).await;
         }
         let disks: Vec<String> = look(world, |azure| {
-            azure.disks.iter().map(|(k, _)| k.clone()).filter(|k| of_a_drill(k)).collect()
+            let not_theirs = azure.disks.iter().filter(|(_, d)| !d.common.tags.contains_key(OWNER));
+            not_theirs.map(|(k, _)| k.clone()).filter(|k| of_a_drill(k)).collect()
         });
         if !disks.is_empty() && self.dice.one_in(4) {
             self.delete_one(world, &disks, "2024-03-02", Kind::TemporaryDeleted).await;

@@ -42,6 +42,9 @@ struct Arguments {
     /// Many more commands than operators give.
     #[arg(long)]
     busy: bool,
+    /// Somebody makes disks with the names of temporaries that are about to be made.
+    #[arg(long)]
+    squatters: bool,
     /// Make a mistake on purpose, which must be noticed: see --plant help.
     #[arg(long)]
     plant: Option<Planted>,
@@ -105,6 +108,7 @@ fn simulated(arguments: &Arguments, seed: u64, keep_whole: bool) -> anyhow::Resu
         faults: !arguments.calm,
         operators: !arguments.calm,
         busy: arguments.busy,
+        squatters: arguments.squatters,
         keep_whole,
         planted: arguments.plant.unwrap_or_default(),
         ..Plan::new(seed, arguments.days, arguments.vms)
@@ -229,6 +233,9 @@ fn child(arguments: &Arguments, seed: u64) -> anyhow::Result<Line> {
     }
     if arguments.busy {
         command.arg("--busy");
+    }
+    if arguments.squatters {
+        command.arg("--squatters");
     }
     if let Some(folder) = &arguments.whole {
         command.arg("--whole").arg(folder);

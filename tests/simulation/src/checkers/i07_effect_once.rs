@@ -5,6 +5,7 @@ use super::Checker;
 use super::announced::{belongs_to, tag};
 use crate::event::Event;
 use crate::record::View;
+use crate::strangers::OWNER;
 
 /// See the module.
 pub(super) struct EffectOnce;
@@ -21,6 +22,9 @@ impl Checker for EffectOnce {
                 let found =
                     view.azure.all_common(&asked.path, None).find(|(key, _)| **key == asked.path);
                 let Some((key, common)) = found else { return Ok(()) };
+                if common.tags.contains_key(OWNER) {
+                    return Err(format!("{key} is somebody's, and its deletion was asked for"));
+                }
                 // Disks that a restore has replaced go when their days are over: I6 judges that.
                 if view.azure.disks.get(key).is_some_and(|disk| disk.managed_by.is_none()) {
                     return Ok(());
