@@ -97,7 +97,7 @@ impl Case {
         match self {
             Self::RestoreInPlace | Self::RestoreInPlaceOfDeallocated => &[DISKS],
             Self::RestoreNewVm => &[DISKS, VM, NIC],
-            Self::RestoreNewVmFromNothing => &[DISKS, VM, NIC, VNET, "group"],
+            Self::RestoreNewVmFromNothing | Self::Failover => &[DISKS, VM, NIC, VNET, "group"],
             _ => &[],
         }
     }
