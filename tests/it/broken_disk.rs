@@ -16,7 +16,7 @@ use azdr_tests::{Lab, Vm, World, judge};
 use serde_json::json;
 
 use crate::setup::{Needs, Stage, Test};
-use crate::simulated_guests::{agent_is_connected, db};
+use crate::simulated_guests::{agent_is_connected, db, frozen_by_a_slow_backup, until_thawed};
 use crate::whole_flow::protect_and_keep_all;
 
 pub(crate) const TESTS: &[Test] = &[
@@ -181,23 +181,10 @@ fn read_only_while_frozen(stage: &Stage) -> Result<()> {
     done(private)?;
     let (mut lab, machine) = db(stage)?;
 
-    let slow = json!([{
-        "match": {"method": "PUT", "resource_type": "Microsoft.Compute/snapshots", "count": 2},
-        "action": {"delay_ms": 4000},
-    }]);
-    lab.simulator.set_faults(&slow)?;
-    let job = lab.azdr.start_job(&["backup", "trigger", "db"])?;
-    let is_frozen = || -> Result<bool> {
-        Ok(machine.listed()?.context("the machine has ended")?.frozen_ms.is_some())
-    };
-    until("the machine is frozen", LIMIT, || {
-        Ok(if is_frozen()? { Look::Done(()) } else { Look::Waiting(String::new()) })
-    })?;
+    let job = frozen_by_a_slow_backup(&lab, &machine, 4000)?;
     let since = Stopwatch::start();
     disk.fail()?;
-    until("the machine is thawed", LIMIT, || {
-        Ok(if is_frozen()? { Look::Waiting(String::new()) } else { Look::Done(()) })
-    })?;
+    until_thawed(&machine)?;
     let after = since.elapsed();
     ensure!(after < HOLD, "it was thawed only after {after:?}");
     let ended = lab.controller.daemon()?.check().err();

@@ -89,25 +89,41 @@ pub(crate) fn agent_is_connected(lab: &Lab, vm: &str) -> Result<()> {
     })
 }
 
-fn death_while_frozen(stage: &Stage) -> Result<()> {
-    let (mut lab, machine) = db(stage)?;
+/// Starts a backup of `db` whose snapshots Azure delays by so much, and waits until the machine is frozen.
+/// Answers the job.
+pub(crate) fn frozen_by_a_slow_backup(
+    lab: &Lab,
+    machine: &SimulatedMachine,
+    delay_ms: u64,
+) -> Result<i64> {
     let slow = json!([{
         "match": {"method": "PUT", "resource_type": "Microsoft.Compute/snapshots", "count": 2},
-        "action": {"delay_ms": 9000},
+        "action": {"delay_ms": delay_ms},
     }]);
     lab.simulator.set_faults(&slow)?;
     let job = lab.azdr.start_job(&["backup", "trigger", "db"])?;
-    let is_frozen = || -> Result<bool> {
-        Ok(machine.listed()?.context("the machine has ended")?.frozen_ms.is_some())
-    };
     until("the machine is frozen", LIMIT, || {
-        Ok(if is_frozen()? { Look::Done(()) } else { Look::Waiting(String::new()) })
+        Ok(if is_frozen(machine)? { Look::Done(()) } else { Look::Waiting(String::new()) })
     })?;
+    Ok(job)
+}
+
+pub(crate) fn until_thawed(machine: &SimulatedMachine) -> Result<()> {
+    until("the machine is thawed", LIMIT, || {
+        Ok(if is_frozen(machine)? { Look::Waiting(String::new()) } else { Look::Done(()) })
+    })
+}
+
+fn is_frozen(machine: &SimulatedMachine) -> Result<bool> {
+    Ok(machine.listed()?.context("the machine has ended")?.frozen_ms.is_some())
+}
+
+fn death_while_frozen(stage: &Stage) -> Result<()> {
+    let (mut lab, machine) = db(stage)?;
+    let job = frozen_by_a_slow_backup(&lab, &machine, 9000)?;
     let since = Stopwatch::start();
     lab.controller.kill();
-    until("the machine is thawed", LIMIT, || {
-        Ok(if is_frozen()? { Look::Waiting(String::new()) } else { Look::Done(()) })
-    })?;
+    until_thawed(&machine)?;
     let after = since.elapsed();
     println!("the controller killed: the machine is thawed after {after:?}");
     ensure!(after < LEASE + SLACK, "it was thawed only after {after:?}");
