@@ -40,18 +40,25 @@ pub(crate) struct Global {
     #[arg(long, short = 'g', global = true, value_name = "GROUP", default_value = "")]
     #[arg(hide_default_value = true)]
     pub(crate) resource_group: String,
-    /// How to print results
-    #[arg(long, short = 'o', global = true, value_enum, default_value_t = OutputFormat::Table)]
+    /// How to print results and errors
+    #[arg(long, short = 'o', global = true, value_enum, value_name = "FORMAT")]
+    #[arg(default_value_t = OutputFormat::Text)]
     pub(crate) output: OutputFormat,
 }
 
 /// How results are printed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum OutputFormat {
-    /// Text for people
+    /// Sentences and tables for people
+    Text,
+    /// A table, or a field a line, and nothing else
     Table,
-    /// One JSON document on stdout; errors as an object on stderr
+    /// One JSON document on stdout; an error is one on stderr
     Json,
+    /// The same document as YAML
+    Yaml,
+    /// A list's items, or a field a line, as CSV
+    Csv,
 }
 
 #[derive(Subcommand, Debug)]

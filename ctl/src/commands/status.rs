@@ -3,6 +3,7 @@
 use azdr_proto::admin::{FleetPart, FleetStatus, GetStatusRequest};
 use clap::Args;
 
+use crate::again::{self, Again};
 use crate::error::CliError;
 use crate::quantity::{dollars, minute, second};
 use crate::session::Session;
@@ -17,13 +18,18 @@ use crate::{json, names};
 /// that has passed none in the last 30 days.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr status")]
-pub(crate) struct Status {}
+pub(crate) struct Status {
+    #[command(flatten)]
+    again: Again,
+}
 
 impl Status {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
-        let answer = s.client.get_status(GetStatusRequest {}).await?.into_inner();
-        s.out.result(json::fleet_status(&answer), |style| text(&answer, style));
-        Ok(())
+        again::show(s, self.again, async |s: &mut Session| {
+            let answer = s.client.get_status(GetStatusRequest {}).await?.into_inner();
+            Ok(s.out.one(json::fleet_status(&answer), |style| text(&answer, style)))
+        })
+        .await
     }
 }
 

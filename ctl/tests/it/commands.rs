@@ -3,7 +3,7 @@
 use crate::harness::{World, transcript};
 
 /// Each runs once as it is and once with `--output json`; both are snapshots of that name.
-const CASES: &[(&str, &str)] = &[
+pub(crate) const CASES: &[(&str, &str)] = &[
     ("whoami", "whoami"),
     ("status", "status"),
     ("operator_add_refused", "operator add alice --role admin --bundle NEW"),

@@ -5,6 +5,7 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
 use super::configure::{cross_region, retention, spans, warn};
+use crate::again::{self, Again};
 use crate::error::CliError;
 use crate::quantity::minute;
 use crate::session::Session;
@@ -18,14 +19,20 @@ pub(crate) struct ConfigShow {
     /// Name of the VM, or its ARM resource ID
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
+    #[command(flatten)]
+    again: Again,
 }
 
 impl ConfigShow {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
         let request = GetBackupConfigRequest { vm: s.vm(&self.vm) };
-        let config = s.client.get_backup_config(request).await?.into_inner();
-        s.out.result(json::backup_config(&config), |style| text(&config, style));
-        warn(s, &config);
+        let mut last = BackupConfig::default();
+        again::show(s, self.again, async |s: &mut Session| {
+            last = s.client.get_backup_config(request.clone()).await?.into_inner();
+            Ok(s.out.one(json::backup_config(&last), |style| text(&last, style)))
+        })
+        .await?;
+        warn(s, &last);
         Ok(())
     }
 }

@@ -34,7 +34,7 @@ impl Replicate {
             target_region: self.target_region.clone(),
         };
         let job = s.client.start_replicate(request).await?.into_inner();
-        if !s.out.is_json() {
+        if s.out.is_text() {
             // Only decorates the answer: if it cannot be had, the copying goes on all the same.
             let points = all_points(s, Session::vm_by_id(&job.vm_resource_id)).await;
             let name = self.which.chosen(&job);
@@ -44,9 +44,8 @@ impl Replicate {
             s.out.text(&if self.wait.no_wait { text } else { format!("{text}\n") });
         }
         if self.wait.no_wait {
-            if s.out.is_json() {
-                s.out.document(json::job(&job));
-            }
+            // Its text is printed already.
+            s.out.result(json::job(&job), |_| String::new());
             return Ok(());
         }
         watch::conclude(s, job, self.wait).await

@@ -5,8 +5,10 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
 use super::replication_status::{line, none_of};
+use crate::again::{self, Again};
 use crate::error::CliError;
 use crate::json;
+use crate::output::rows;
 use crate::session::Session;
 use crate::style::Style;
 use crate::whole::whole;
@@ -25,6 +27,8 @@ pub(crate) struct ReplicationJobs {
     #[arg(long, value_name = "N", default_value_t = 100)]
     #[arg(allow_negative_numbers = true, value_parser = whole::<1, 1000>)]
     limit: u32,
+    #[command(flatten)]
+    again: Again,
 }
 
 /// Where a copy stands.
@@ -56,9 +60,13 @@ impl ReplicationJobs {
             vm: s.vm(self.vm.as_deref().unwrap_or_default()),
             limit: self.limit,
         };
-        let answer = s.client.list_replication_jobs(request).await?.into_inner();
-        s.out.result(json::replication_jobs(&answer), |style| text(&answer, self.status, style));
-        Ok(())
+        again::show(s, self.again, async |s: &mut Session| {
+            let answer = s.client.list_replication_jobs(request.clone()).await?.into_inner();
+            Ok(s.out.many(&rows::REPLICATION_JOBS, json::replication_jobs(&answer), |style| {
+                text(&answer, self.status, style)
+            }))
+        })
+        .await
     }
 }
 

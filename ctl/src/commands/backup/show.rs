@@ -6,6 +6,7 @@ use azdr_proto::admin::{
 use clap::Args;
 
 use super::explain;
+use crate::again::{self, Again};
 use crate::error::CliError;
 use crate::quantity::{minute, second, size};
 use crate::session::Session;
@@ -22,15 +23,19 @@ use crate::{json, names};
 pub(crate) struct Show {
     #[command(flatten)]
     which: WhichPoint,
+    #[command(flatten)]
+    again: Again,
 }
 
 impl Show {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
         let vm = self.which.vm(s);
         let request = GetPointRequest { recovery_point: self.which.point, vm };
-        let answer = s.client.get_point(request).await?.into_inner();
-        s.out.result(json::point_details(&answer), |style| text(&answer, style));
-        Ok(())
+        again::show(s, self.again, async |s: &mut Session| {
+            let answer = s.client.get_point(request.clone()).await?.into_inner();
+            Ok(s.out.one(json::point_details(&answer), |style| text(&answer, style)))
+        })
+        .await
     }
 }
 

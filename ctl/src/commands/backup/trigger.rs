@@ -45,7 +45,7 @@ impl Trigger {
     async fn text(&self, s: &mut Session, job: &Job) -> String {
         let style = s.out.out;
         let result = job.result.as_ref().and_then(|result| result.result.as_ref());
-        let (false, Some(job_result::Result::Backup(result))) = (s.out.is_json(), result) else {
+        let (true, Some(job_result::Result::Backup(result))) = (s.out.is_text(), result) else {
             return outcome::of(job, style);
         };
         let tier = result.point.as_ref().and_then(|point| point.tiers.first().copied());

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::group_of;
 use crate::error::CliError;
+use crate::output::rows;
 use crate::quantity::minute;
 use crate::session::Session;
 use crate::style::Style;
@@ -44,7 +45,8 @@ impl Apply {
             dry_run: self.dry_run,
         };
         let answer = s.client.apply_policies(request).await?.into_inner();
-        s.out.result(json::applied(&answer), |style| text(&answer, style));
+        let document = json::applied(&answer);
+        s.out.show(&s.out.many(&rows::APPLIED, document, |style| text(&answer, style)));
         Ok(())
     }
 }

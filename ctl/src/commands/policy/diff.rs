@@ -8,6 +8,7 @@ use super::summary;
 use crate::commands::backup::explain;
 use crate::error::CliError;
 use crate::new_policy::NewPolicy;
+use crate::output::rows;
 use crate::quantity::minute;
 use crate::session::Session;
 use crate::style::Style;
@@ -30,7 +31,8 @@ impl Diff {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
         let request = DiffPolicyRequest { policy: Some(self.policy.request(s.vm(&self.vm))?) };
         let answer = s.client.diff_policy(request).await?.into_inner();
-        s.out.result(json::policy_diff(&answer), |style| text(&answer, style));
+        let document = json::policy_diff(&answer);
+        s.out.show(&s.out.many(&rows::DIFFERENCES, document, |style| text(&answer, style)));
         Ok(())
     }
 }

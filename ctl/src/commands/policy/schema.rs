@@ -14,7 +14,7 @@ pub(crate) struct Schema {}
 impl Schema {
     /// Needs no controller.
     pub(crate) fn run(self, out: Output) -> Result<(), CliError> {
-        out.document(policy_file::schema());
+        out.foreign(policy_file::schema());
         Ok(())
     }
 }

@@ -14,6 +14,7 @@ use super::summary;
 use crate::error::CliError;
 use crate::json;
 use crate::new_policy::NewPolicy;
+use crate::output::rows;
 use crate::quantity::{basis, count, dollars, minute, size};
 use crate::session::Session;
 use crate::style::Style;
@@ -85,7 +86,9 @@ impl Simulate {
             policy: Some(self.policy.request(s.vm(&self.vm))?),
         };
         let answer = s.client.simulate_policy(request).await?.into_inner();
-        s.out.result(json::simulation(&answer), |style| text(&answer, style));
+        let shown =
+            s.out.many(&rows::MONTHS, json::simulation(&answer), |style| text(&answer, style));
+        s.out.show(&shown);
         Ok(())
     }
 }

@@ -3,7 +3,9 @@
 use azdr_proto::admin::{ListResidueRequest, ListResidueResponse, ResidueResource};
 use clap::Args;
 
+use crate::again::{self, Again};
 use crate::error::CliError;
+use crate::output::rows;
 use crate::quantity::{between, count, dollars, minute};
 use crate::session::Session;
 use crate::style::Style;
@@ -17,13 +19,18 @@ use crate::{json, names};
 /// estimates from list prices. Resources of other azdr installations are counted and never touched.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr residue list")]
-pub(crate) struct List {}
+pub(crate) struct List {
+    #[command(flatten)]
+    again: Again,
+}
 
 impl List {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
-        let answer = s.client.list_residue(ListResidueRequest {}).await?.into_inner();
-        s.out.result(json::residue(&answer), |style| text(&answer, style));
-        Ok(())
+        again::show(s, self.again, async |s: &mut Session| {
+            let answer = s.client.list_residue(ListResidueRequest {}).await?.into_inner();
+            Ok(s.out.many(&rows::RESIDUE, json::residue(&answer), |style| text(&answer, style)))
+        })
+        .await
     }
 }
 
