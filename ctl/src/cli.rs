@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    agent, backup, dr, job, operator, policy, residue, retention, ssh, status, vm, whoami,
+    agent, backup, completion, dr, job, man, operator, policy, residue, retention, ssh, status, vm,
+    whoami,
 };
 use crate::whole::whole;
 
@@ -92,6 +93,8 @@ pub(crate) enum Noun {
     Operator(operator::Operator),
     Status(status::Status),
     Whoami(whoami::Whoami),
+    Completion(completion::Completion),
+    Man(man::Man),
     Ssh(ssh::Ssh),
 }
 

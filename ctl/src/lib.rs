@@ -23,6 +23,7 @@ mod context;
 mod days;
 mod error;
 mod json;
+mod man_page;
 mod names;
 mod new_policy;
 mod outcome;

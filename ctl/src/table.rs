@@ -68,8 +68,13 @@ fn push_line<'a>(
     cells: impl Iterator<Item = &'a str>,
     widths: &[usize],
 ) {
-    let cells = cells.zip(widths).map(|(cell, &width)| format!("{cell:<width$}"));
-    let line = cells.collect::<Vec<_>>().join("  ");
+    let mut line = String::new();
+    for (cell, &width) in cells.zip(widths) {
+        // Not by a width in a format string: those end at 65535.
+        let padding = width.saturating_sub(widest_line(cell)) + 2;
+        line.push_str(cell);
+        line.extend(std::iter::repeat_n(' ', padding));
+    }
     text.push_str(&format!("{indent}{}\n", line.trim_end()));
 }
 
@@ -107,6 +112,14 @@ mod tests {
         table.row(["x".to_owned(), String::new()]);
         assert_eq!(table.render(" "), " NAME       STATE\n prod-db ✓  on\n x\n");
         assert_eq!(table.render_within(None), "NAME       STATE\nprod-db ✓  on\nx\n");
+    }
+
+    #[test]
+    fn a_cell_may_be_as_long_as_it_is() {
+        let mut table = Table::default();
+        let long = "x".repeat(70_000);
+        table.row([long.clone(), "y".to_owned()]);
+        assert_eq!(table.render(""), format!("{long}  y\n"));
     }
 
     #[test]

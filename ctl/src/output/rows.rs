@@ -383,3 +383,9 @@ pub(crate) static OPERATORS: Rows = Rows {
     ],
     shown: &["name", "role", "certificate_expires_at", "added_at", "added_by", "revoked_at"],
 };
+
+pub(crate) static PAGES: Rows = Rows {
+    list: "pages",
+    columns: &["name", "command", "file"],
+    shown: &["name", "command", "file"],
+};

@@ -9,6 +9,7 @@ mod formats;
 mod harness;
 mod help;
 mod looking_again;
+mod shells;
 mod terminal;
 mod values;
 mod watching;
