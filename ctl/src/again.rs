@@ -20,10 +20,11 @@ use crate::whole::whole;
 /// Options of commands whose answer changes by itself.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Again {
-    /// Go on showing it until Ctrl-C (exit code 130): drawn anew at a terminal, else what has changed
+    /// Keep showing it until Ctrl-C (exit code 130): redrawn in place at a terminal, elsewhere only what
+    /// has changed
     #[arg(long)]
     watch: bool,
-    /// With --watch: seconds from one answer to the next question, 1 to 3600
+    /// With --watch: how many seconds to wait between two looks, 1 to 3600
     #[arg(long, value_name = "SECONDS", default_value_t = 5, requires = "watch")]
     #[arg(allow_negative_numbers = true, value_parser = whole::<1, 3600>)]
     interval: u32,

@@ -6,30 +6,29 @@ use serde_json::json;
 use crate::error::CliError;
 use crate::output::Output;
 
-/// Print the script by which a shell completes commands, options and their values
+/// Print the script with which a shell completes commands, options and their values
 ///
 /// Names of VMs, backups and jobs are not completed: no controller is asked.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  \
     azdr completion bash > ~/.local/share/bash-completion/completions/azdr\n  \
-    azdr completion zsh > ~/.zfunc/_azdr    (with fpath+=~/.zfunc before compinit)\n  \
+    azdr completion zsh > ~/.zfunc/_azdr    # with fpath+=~/.zfunc before compinit\n  \
     azdr completion fish > ~/.config/fish/completions/azdr.fish\n  \
     azdr completion powershell >> $PROFILE\n  \
     azdr completion elvish >> ~/.config/elvish/rc.elv")]
 pub(crate) struct Completion {
-    /// The shell
+    /// The shell that is to complete
     #[arg(value_enum)]
     shell: Shell,
 }
 
 /// A shell that can complete.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-#[value(rename_all = "lower")]
 enum Shell {
     Bash,
     Zsh,
     Fish,
-    PowerShell,
+    Powershell,
     Elvish,
 }
 
@@ -39,7 +38,7 @@ impl Shell {
             Self::Bash => clap_complete::Shell::Bash,
             Self::Zsh => clap_complete::Shell::Zsh,
             Self::Fish => clap_complete::Shell::Fish,
-            Self::PowerShell => clap_complete::Shell::PowerShell,
+            Self::Powershell => clap_complete::Shell::PowerShell,
             Self::Elvish => clap_complete::Shell::Elvish,
         }
     }

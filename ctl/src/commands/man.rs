@@ -15,9 +15,9 @@ use crate::output::{Output, rows};
 #[command(after_help = "Examples:\n  azdr man backup restore | man -l -\n  \
     azdr man --dir ~/.local/share/man/man1")]
 pub(crate) struct Man {
-    /// The command, without azdr; azdr itself if not given
+    /// The command, without azdr; the page of azdr itself if not given
     command: Vec<String>,
-    /// Write the pages of all commands to this folder, which is made if it does not exist
+    /// Write the pages of all commands to this folder, which is created if it does not exist
     #[arg(long, value_name = "FOLDER", conflicts_with = "command")]
     dir: Option<PathBuf>,
 }

@@ -13,11 +13,11 @@ use crate::{json, names};
 
 /// Show the whole fleet on one screen: what is protected, what is missing, what waits for you
 ///
-/// Covered is a VM with every backup that it should have by now; overdue one that has had none since
-/// two hours after its last scheduled time. A DR test is due for a VM whose backups are replicated and
-/// that has passed none in the last 30 days.
+/// A VM is covered if it has every backup that it should have by now, and overdue if two hours after its
+/// last scheduled time it still has none. A DR test is due for a VM whose backups are copied to another
+/// region and that has passed none in the last 30 days.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  azdr status")]
+#[command(after_help = "Examples:\n  azdr status\n  azdr status --watch --interval 30")]
 pub(crate) struct Status {
     #[command(flatten)]
     again: Again,

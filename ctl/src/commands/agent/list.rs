@@ -12,7 +12,7 @@ use crate::session::Session;
 use crate::table::Table;
 use crate::{json, names};
 
-/// List agents: who is connected, can freeze, or runs where it should not
+/// List the agents: which are connected, which can freeze, which run where they should not
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr agent list")]
 pub(crate) struct List {

@@ -12,7 +12,7 @@ use crate::session::Session;
 use crate::style::Style;
 use crate::{json, names};
 
-/// Show a VM's backup configuration and how much of it is filled
+/// Show a VM's backup configuration, and how many backups there are of each tier
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr backup config-show prod-db-vm")]
 pub(crate) struct ConfigShow {

@@ -25,10 +25,11 @@ pub(crate) struct List {
     /// Name of the VM, or its ARM resource ID
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
-    /// Only backups of this tier
+    /// List only backups that carry this tier
     #[arg(long, value_enum)]
     tier: Option<TierName>,
-    /// Only backups taken since then: 7d, 12h, 2025-12-01 or a time in RFC 3339
+    /// List only backups taken since then: 12h or 7d ago (m, h, d or w), a date in UTC (2025-12-01), or a
+    /// time in RFC 3339 (2025-12-01T08:00:00Z)
     #[arg(long, value_name = "WHEN")]
     since: Option<Since>,
     #[command(flatten)]

@@ -13,13 +13,15 @@ use crate::which_point::WhichPoint;
 use crate::{json, names, watch};
 
 /// Copy a backup to another region
+///
+/// Ctrl-C ends the watching; the copying goes on.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr backup replicate prod-db-vm-backup-daily-20251201-0800 \
     --target-region westus2")]
 pub(crate) struct Replicate {
     #[command(flatten)]
     which: WhichPoint,
-    /// Region to copy it to
+    /// Region to copy it to, other than the VM's own
     #[arg(long, value_name = "REGION", value_parser = NonEmptyStringValueParser::new())]
     target_region: String,
     #[command(flatten)]

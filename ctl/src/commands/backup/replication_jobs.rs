@@ -13,14 +13,14 @@ use crate::session::Session;
 use crate::style::Style;
 use crate::whole::whole;
 
-/// List the copies to other regions, of all VMs, newest first
+/// List the copies to other regions, of all VMs or of one, newest first
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr backup replication-jobs --status failed")]
 pub(crate) struct ReplicationJobs {
-    /// Only those that stand there
+    /// List only copies in this state
     #[arg(long, value_enum)]
     status: Option<Status>,
-    /// Only this VM's: its name, or its ARM resource ID
+    /// List only this VM's: its name, or its ARM resource ID
     #[arg(long, value_name = "VM", value_parser = NonEmptyStringValueParser::new())]
     vm: Option<String>,
     /// How many to list, 1 to 1000
@@ -34,12 +34,12 @@ pub(crate) struct ReplicationJobs {
 /// Where a copy stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum Status {
-    /// Waits for its turn
+    /// Waiting for their turn
     Pending,
     /// Under way
     #[value(name = "in_progress")]
     InProgress,
-    /// Whole
+    /// Complete
     Completed,
     /// Failed, or cancelled
     Failed,

@@ -12,7 +12,7 @@ use crate::session::Session;
 use crate::style::Style;
 use crate::{json, names};
 
-/// Show how far the copies of a VM's backups are
+/// Show how far the copies of a VM's backups have got
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr backup replication-status prod-db-vm")]
 pub(crate) struct ReplicationStatus {

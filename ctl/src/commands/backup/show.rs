@@ -15,7 +15,7 @@ use crate::table::Table;
 use crate::which_point::WhichPoint;
 use crate::{json, names};
 
-/// Show all about one backup: disks, consistency with its evidence, proofs, copies, and why it is kept
+/// Show one backup in full: disks, consistency and the evidence for it, proofs, copies, why it is kept
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  \
     azdr backup show prod-db-vm-backup-daily-20251201-0800\n  \

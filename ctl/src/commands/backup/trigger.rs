@@ -14,14 +14,15 @@ use crate::{json, names, outcome, watch};
 
 /// Take a backup of a VM now
 ///
-/// Its tier follows from the date, as for scheduled backups, unless one is given.
+/// Its tiers follow from the date, as for scheduled backups, unless one is given. Ctrl-C ends the
+/// watching; the backup goes on.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr backup trigger prod-db-vm --tier weekly")]
 pub(crate) struct Trigger {
     /// Name of the VM, or its ARM resource ID
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
-    /// Keep it as this tier's
+    /// Have it carry this tier
     #[arg(long, value_enum)]
     tier: Option<TierName>,
     #[command(flatten)]

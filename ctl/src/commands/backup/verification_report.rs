@@ -15,10 +15,10 @@ use crate::quantity::{second, share};
 use crate::session::Session;
 use crate::style::Style;
 
-/// Show which backups were verified, and what came of it
+/// Report which backups were verified, and with which results
 ///
-/// A backup counts as verified if a verification or a DR test has tried it in these days. The last
-/// attempt at each of its copies decides.
+/// A backup counts as verified if a verification or a DR test has tried it in these days; what counts is
+/// the last attempt at each of its copies.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  azdr backup verification-report --vm prod-db-vm --days 7\n  \
     azdr backup verification-report -g Production --days 30")]

@@ -13,10 +13,10 @@ use crate::session::Session;
 use crate::style::Style;
 use crate::{json, names};
 
-/// Show how many DR tests have passed, against the target
+/// Report which share of the DR tests has passed, compared with the target
 ///
-/// Compliance is INCOMPLETE while a VM whose backups are copied to another region has no test in these
-/// days.
+/// Compliance is INCOMPLETE while a VM whose backups are copied to another region has had no test in
+/// these days.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr dr success-rate --vm prod-db-vm --days 90")]
 pub(crate) struct SuccessRate {

@@ -14,7 +14,7 @@ use crate::style::Style;
 use crate::table::Table;
 use crate::{json, names};
 
-/// Show past DR tests and what they measured
+/// List past DR tests, with the recovery times that they measured
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr dr test-history prod-db-vm --days 90")]
 pub(crate) struct TestHistory {

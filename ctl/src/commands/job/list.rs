@@ -16,15 +16,17 @@ use crate::{json, names};
 
 /// List jobs, newest first
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  azdr job list --state running")]
+#[command(
+    after_help = "Examples:\n  azdr job list --state running\n  azdr job list --vm prod-db-vm --watch"
+)]
 pub(crate) struct List {
-    /// Only jobs of this VM
+    /// List only jobs of this VM: its name, or its ARM resource ID
     #[arg(long, value_name = "VM", value_parser = NonEmptyStringValueParser::new())]
     vm: Option<String>,
-    /// Only jobs in this state
+    /// List only jobs in this state
     #[arg(long, value_enum)]
     state: Option<StateName>,
-    /// At most so many, up to 1000
+    /// How many to list at most, 1 to 1000
     #[arg(long, value_name = "N", default_value_t = 50)]
     #[arg(allow_negative_numbers = true, value_parser = whole::<1, 1000>)]
     limit: u32,

@@ -13,7 +13,7 @@ use crate::style::Style;
 use crate::table::Table;
 use crate::{json, names, outcome};
 
-/// Show a job: its steps, what it waits for, its error or result
+/// Show a job: its steps, what it waits for, its error or its result
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr job show 1234")]
 pub(crate) struct Show {

@@ -11,7 +11,7 @@ use crate::quantity::minute;
 use crate::session::Session;
 use crate::table::Table;
 
-/// List all operators with their roles, and until when their certificates are valid
+/// List all operators, with their roles and until when their certificates are valid
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr operator list")]
 pub(crate) struct List {

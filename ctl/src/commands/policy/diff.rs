@@ -15,7 +15,7 @@ use crate::style::Style;
 use crate::table::Table;
 use crate::{json, names};
 
-/// Show what another policy would delete at once, and keep longer or shorter, without changing anything
+/// Show what another policy would delete at once, keep longer, or keep shorter; nothing is changed
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  azdr policy diff prod-db-vm --daily 3 --weekly 8\n  \
     azdr policy diff prod-db-vm -f new.yaml")]

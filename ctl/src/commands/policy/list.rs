@@ -12,7 +12,7 @@ use crate::session::Session;
 use crate::table::Table;
 use crate::{json, names};
 
-/// List all policies, also those of VMs that are gone from Azure, and the VMs that no policy covers
+/// List all policies, also of VMs that are gone from Azure, and the VMs that no policy covers
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr policy list")]
 pub(crate) struct List {

@@ -13,15 +13,16 @@ use crate::table::Table;
 use crate::whole::whole;
 use crate::{json, names};
 
-/// Show a VM's coming backups, in its time zone and in UTC, with the tiers that they will carry, and the
-/// verifications and DR tests that become due in between
+/// List a VM's next backups with their tiers, and the verifications and DR tests that become due
+///
+/// Times are shown in the policy's time zone and in UTC.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr policy next prod-db-vm --count 10")]
 pub(crate) struct Next {
     /// Name of the VM, or its ARM resource ID
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
-    /// How many, 1 to 1000
+    /// How many backups to list, 1 to 1000
     #[arg(long, value_name = "N", default_value_t = 10, allow_negative_numbers = true, value_parser = whole::<1, 1000>)]
     count: u32,
     #[command(flatten)]

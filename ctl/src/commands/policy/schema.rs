@@ -6,7 +6,7 @@ use crate::error::CliError;
 use crate::output::Output;
 use crate::policy_file;
 
-/// Print the JSON schema of the files that `policy apply` reads
+/// Print the JSON schema of the files that `azdr policy apply` reads
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr policy schema > policy.schema.json")]
 pub(crate) struct Schema {}

@@ -12,11 +12,12 @@ use crate::style::Style;
 use crate::table::Table;
 use crate::{json, names};
 
-/// List what carries azdr's tag in Azure and nobody wants any more, with what it costs
+/// List what carries azdr's tag in Azure but is needed no more, with what it costs
 ///
-/// Also the disks that restores have replaced and that are kept for some days. azdr deletes what is
-/// provably a temporary of a job that is over, and leaves the rest to you, with the reason. Costs are
-/// estimates from list prices. Resources of other azdr installations are counted and never touched.
+/// The disks that restores have replaced, which are kept for some days, are listed too. azdr itself
+/// deletes what is provably a temporary of a job that is over, and leaves the rest to you, with the
+/// reason. Costs are estimates from list prices, in US dollars per month. Resources of other azdr
+/// installations are counted, and never touched.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr residue list")]
 pub(crate) struct List {

@@ -12,9 +12,9 @@ use crate::session::Session;
 use crate::table::Table;
 use crate::{json, names};
 
-/// List the VMs of the controller's subscriptions and how each is protected
+/// List the VMs in the controller's subscriptions, and how each is protected
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  azdr vm list --output json")]
+#[command(after_help = "Examples:\n  azdr vm list\n  azdr vm list --output csv > vms.csv")]
 pub(crate) struct List {
     #[command(flatten)]
     again: Again,
