@@ -2,13 +2,19 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStderr, ChildStdout, Stdio};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
 
 use crate::harness::World;
 
-/// A command that watches, with both streams piped.
+/// A command that watches, with both streams piped. One that stays silent is killed: its test fails then
+/// instead of waiting for ever.
 struct Watching {
     child: Child,
-    stdout: BufReader<ChildStdout>,
+    deadline: JoinHandle<()>,
+    /// None once nobody reads it any more.
+    stdout: Option<BufReader<ChildStdout>>,
     stderr: BufReader<ChildStderr>,
 }
 
@@ -17,9 +23,14 @@ impl Watching {
         let args: Vec<&str> = line.split(' ').chain(["--watch", "--interval", "1"]).collect();
         let mut command = world.azdr(&args);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let stdout = child.stdout.take().map(BufReader::new);
         let stderr = BufReader::new(child.stderr.take().unwrap());
-        Self { child, stdout, stderr }
+        let id = child.id();
+        let deadline = tokio::spawn(async move {
+            azdr_env::sleep(Duration::from_secs(60)).await;
+            signal(id, libc::SIGKILL);
+        });
+        Self { child, deadline, stdout, stderr }
     }
 
     /// Lines of stdout up to the first that has `end` in it.
@@ -27,7 +38,8 @@ impl Watching {
         let mut lines: Vec<String> = Vec::new();
         while !lines.last().is_some_and(|line| line.contains(end)) {
             let mut line = String::new();
-            assert_ne!(self.stdout.read_line(&mut line).unwrap(), 0, "{end:?} is not in {lines:?}");
+            let stdout = self.stdout.as_mut().unwrap();
+            assert_ne!(stdout.read_line(&mut line).unwrap(), 0, "{end:?} is not in {lines:?}");
             lines.push(line.trim_end().to_owned());
         }
         lines
@@ -41,13 +53,24 @@ impl Watching {
 
     /// Ctrl-C: what comes still on both streams, and the exit code.
     fn interrupt(mut self) -> (String, String, i32) {
-        // SAFETY: signals one process, which has not been waited for yet.
-        assert_eq!(unsafe { libc::kill(self.child.id() as i32, libc::SIGINT) }, 0);
+        signal(self.child.id(), libc::SIGINT);
         let (mut stdout, mut stderr) = (String::new(), String::new());
-        self.stdout.read_to_string(&mut stdout).unwrap();
+        self.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
         self.stderr.read_to_string(&mut stderr).unwrap();
-        (stdout, stderr, self.child.wait().unwrap().code().unwrap())
+        (stdout, stderr, self.end().expect("it was not killed"))
     }
+
+    /// The exit code, once it has ended.
+    fn end(mut self) -> Option<i32> {
+        let status = self.child.wait().unwrap();
+        self.deadline.abort();
+        status.code()
+    }
+}
+
+fn signal(process: u32, signal: i32) {
+    // SAFETY: signals one process of ours, which has not been waited for yet.
+    assert_eq!(unsafe { libc::kill(process as i32, signal) }, 0);
 }
 
 /// Reading a pipe must not hold up the controller, which lives on this thread.
@@ -145,8 +168,8 @@ async fn it_ends_when_nobody_reads_any_more() {
     let code = aside(move || {
         watching.read_to("NAME");
         // Nothing changes: it is not writing that tells.
-        drop(watching.stdout);
-        watching.child.wait().unwrap().code()
+        watching.stdout = None;
+        watching.end()
     })
     .await;
     assert_eq!(code, Some(0));
