@@ -194,7 +194,7 @@ fn drawn(text: &str, window: Option<Window>) -> String {
 /// What is printed below what was printed before.
 fn appended(out: Output, last: Option<&Shown>, now: &Shown, at: WallTime) -> String {
     match (out.format, last) {
-        (OutputFormat::Json, _) => format!("{}\n", now.document()),
+        (OutputFormat::Json, _) => now.json_line(),
         (OutputFormat::Yaml, _) => format!("---\n{}", out.rendered(now)),
         (_, None) => out.rendered(now),
         (OutputFormat::Csv, Some(last)) => {

@@ -4,6 +4,7 @@
 //! text that a command writes for people itself.
 
 mod csv;
+mod escape;
 mod plain;
 pub(crate) mod rows;
 mod spread;
@@ -37,6 +38,11 @@ impl Shown {
     /// For comparing one answer with another.
     pub(crate) fn document(&self) -> &Value {
         &self.document
+    }
+
+    /// As JSON, in one line.
+    pub(crate) fn json_line(&self) -> String {
+        format!("{}\n", escape::escaped(&self.document.to_string()))
     }
 
     /// The lines of this answer as CSV, without the heading.
@@ -117,7 +123,7 @@ impl Output {
             OutputFormat::Table => {
                 lines(&plain::of(&shown.document, shown.rows, self.window().map(|w| w.columns)))
             }
-            OutputFormat::Json => format!("{:#}\n", shown.document),
+            OutputFormat::Json => escape::escaped(&format!("{:#}\n", shown.document)),
             OutputFormat::Yaml => yaml::of(&shown.document),
             OutputFormat::Csv => csv::of(&shown.document, shown.rows),
         }

@@ -10,6 +10,7 @@
 
 use serde_json::Value;
 
+use super::escape::escaped;
 use super::rows::Rows;
 use super::spread;
 
@@ -53,7 +54,7 @@ fn cell(value: &Value) -> String {
         Value::Null => String::new(),
         Value::Bool(_) | Value::Number(_) => value.to_string(),
         Value::String(text) => guarded(text),
-        Value::Array(_) | Value::Object(_) => value.to_string(),
+        Value::Array(_) | Value::Object(_) => escaped(&value.to_string()),
     };
     let allowed = |c: char| match c {
         '\t' | '\r' | '\n' => c,

@@ -7,6 +7,8 @@
 
 use serde_json::{Number, Value};
 
+use super::escape::escaped;
+
 /// The document, with a line end.
 pub(super) fn of(document: &Value) -> String {
     let mut text = String::new();
@@ -111,22 +113,7 @@ fn is_special(text: &str) -> bool {
 }
 
 fn quoted(text: &str) -> String {
-    let mut quoted = String::new();
-    for c in Value::from(text).to_string().chars() {
-        if is_unprintable(c) {
-            quoted.push_str(&format!("\\u{:04x}", u32::from(c)));
-        } else {
-            quoted.push(c);
-        }
-    }
-    quoted
-}
-
-/// What YAML does not allow as it is, breaks lines at in some version, or does not show.
-fn is_unprintable(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
+    escaped(&Value::from(text).to_string())
 }
 
 #[cfg(test)]

@@ -492,12 +492,16 @@ impl AdminService for FakeController {
     async fn list_jobs(&self, r: Request<ListJobsRequest>) -> Answer<ListJobsResponse> {
         let vm = r.into_inner().vm;
         check(vm.as_ref())?;
-        if vm.is_some_and(|vm| vm.name == "restless") {
+        if vm.as_ref().is_some_and(|vm| vm.name == "restless") {
             // At every second look the job has got further.
             let look = self.looks.fetch_add(1, Ordering::SeqCst);
             let mut job = values::begun(values::job(12, "backup"));
             job.state = if look < 2 { JobState::Queued } else { JobState::Running } as i32;
             let jobs = vec![job, ending(20, Story::Fails)];
+            return Ok(Response::new(ListJobsResponse { jobs }));
+        }
+        if vm.is_some_and(|vm| vm.name == "strange") {
+            let jobs = values::STRANGE.iter().map(|text| values::strange_job(text)).collect();
             return Ok(Response::new(ListJobsResponse { jobs }));
         }
         let mut waiting = values::begun(values::job(27, "dr_test"));

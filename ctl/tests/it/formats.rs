@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::commands::CASES;
 use crate::harness::{Ran, World, transcript};
-use crate::yaml;
+use crate::{values, yaml};
 
 /// Cases that are kept as snapshots too: every shape of answer once.
 const SHOWN: &[&str] = &[
@@ -145,9 +145,23 @@ fn fields(path: &str, value: &Value, found: &mut BTreeMap<String, String>) {
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        value => value.to_string(),
+        // What RFC 4180 does not allow is replaced.
+        Value::String(text) => {
+            text.replace(|c: char| c.is_control() && !matches!(c, '\t' | '\r' | '\n'), "\u{fffd}")
+        }
+        // A list: its JSON, whose texts may be written in more ways than one.
+        value => escaped(&value.to_string()),
     }
+}
+
+fn escaped(json: &str) -> String {
+    let shown = |c: char| match c {
+        '\u{7f}'..='\u{9f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}' => {
+            format!("\\u{:04x}", u32::from(c))
+        }
+        c => c.to_string(),
+    };
+    json.chars().map(shown).collect()
 }
 
 /// By RFC 4180, and nothing else; a guarding apostrophe is taken away.
@@ -201,6 +215,35 @@ fn check_table(name: &str, text: &str, csv: &str) {
         }
     } else {
         assert_eq!(text.lines().count(), lines.len(), "{name}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn strange_texts_come_through_every_format_and_do_nothing_to_terminal_or_spreadsheet() {
+    let world = World::start();
+    let line = "job list --vm strange";
+    let mut answers = BTreeMap::new();
+    for format in ["json", "yaml", "csv", "table", "text"] {
+        answers.insert(format, world.run(&format!("-o {format} {line}")).await);
+    }
+    check("strange", line, &answers);
+    let document = answers["json"].json();
+    for (job, text) in document["jobs"].as_array().unwrap().iter().zip(values::STRANGE) {
+        assert_eq!((&job["vm_name"], &job["error"]["message"]), (&(*text).into(), &(*text).into()));
+    }
+    for format in ["table", "text", "json", "yaml"] {
+        let shown = &answers[format].stdout;
+        let moves = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+        assert!(!shown.contains(moves) && !shown.contains(['\u{202e}', '\u{2066}']), "{shown:?}");
+        assert!(shown.contains("\u{5e9}\u{5dc}\u{5d5}\u{5dd}"), "{shown}");
+    }
+    // Before the reader of these tests takes the guard away.
+    let csv = &answers["csv"].stdout;
+    for formula in ["=HYPERLINK", "+1", "@SUM", "\t=1"] {
+        for before in [",", ",\"", ",\"  ", ",  ", "\n"] {
+            assert!(!csv.contains(&format!("{before}{formula}")), "{csv}");
+        }
+        assert!(csv.contains(formula), "{formula}: {csv}");
     }
 }
 
