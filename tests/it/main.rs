@@ -26,6 +26,7 @@ mod simulated_guests;
 mod soak;
 mod stuck;
 mod two_controllers;
+mod watching;
 mod whole_flow;
 mod wrong_input;
 
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         wrong_input::TESTS,
         interruptions::TESTS,
         two_controllers::TESTS,
+        watching::TESTS,
         stuck::TESTS,
         pins::TESTS,
         broken_disk::TESTS,
