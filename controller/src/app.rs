@@ -218,6 +218,7 @@ pub async fn run(
         policies_changed,
         stop.clone(),
     ));
+    let alerts = tokio::spawn(reconciler.clone().keep_alerts(config.scheduler.tick, stop.clone()));
     let residue = tokio::spawn(sweeper.keep_tidy(subscriptions, residue::EVERY, stop.clone()));
     let config::Scheduler { enabled, tick, proofs, .. } = config.scheduler;
     let schedule =
@@ -241,6 +242,7 @@ pub async fn run(
     // None holds anything that a restart would miss.
     tags.abort();
     pins.abort();
+    alerts.abort();
     residue.abort();
     inventory.abort();
     for started in [schedule, proofs].into_iter().flatten() {

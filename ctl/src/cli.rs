@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    agent, backup, dr, job, operator, policy, residue, retention, ssh, status, vm, whoami,
+    agent, alert, backup, dr, job, operator, policy, residue, retention, ssh, status, vm, whoami,
 };
 use crate::whole::whole;
 
@@ -74,6 +74,9 @@ pub(crate) enum Noun {
     /// Jobs: what the controller does, did, and waits for
     #[command(subcommand)]
     Job(job::Job),
+    /// Alerts: what somebody should look at
+    #[command(subcommand)]
+    Alert(alert::Alert),
     /// What is left behind in Azure
     #[command(subcommand)]
     Residue(residue::Residue),
