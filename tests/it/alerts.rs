@@ -90,6 +90,20 @@ fn missed_rpo(stage: &Stage) -> Result<()> {
     })?;
     let config = lab.azdr.json(&["backup", "config-show", "db"])?;
     ensure!(config["rpo_objective"]["state"] == "missed", "{config:#}");
+    let metrics = lab.controller.metrics()?;
+    let has = |name: &str, labels: &[&str], value: &str| {
+        metrics.lines().any(|line| {
+            line.starts_with(name)
+                && labels.iter().all(|label| line.contains(label))
+                && line.ends_with(&format!("}} {value}"))
+        })
+    };
+    let rpo = "objective=\"rpo\"";
+    ensure!(has("azdr_rpo_objective_seconds", &[], "129600"), "{metrics}");
+    ensure!(has("azdr_objective{", &[rpo, "state=\"missed\""], "1"), "{metrics}");
+    ensure!(has("azdr_objective{", &[rpo, "state=\"met\""], "0"), "{metrics}");
+    ensure!(has("azdr_alerts_open", &["kind=\"rpo_missed\""], "1"), "{metrics}");
+    ensure!(has("azdr_alerts_open", &["kind=\"vm_gone\""], "0"), "{metrics}");
     lab.controller.kill();
     lab.controller.start()?;
     // By then it has been judged anew at least once.

@@ -260,6 +260,8 @@ pub struct VmFacts<'a> {
     pub newest_restorable: Option<WallTime>,
     /// When one of its points was last proved.
     pub proved: Option<WallTime>,
+    /// When the first of its points was taken that came after that.
+    pub unproved_since: Option<WallTime>,
     /// [`coverage::expected`] of its policy.
     pub expected: Option<WallTime>,
 }
@@ -313,8 +315,8 @@ impl VmFacts<'_> {
             found.push((AlertKind::RpoMissed, Words { what, next }));
         }
         let unverified =
-            objective::unverified_since(self.policy, self.proved, self.enabled_since, now);
-        if self.newest.is_some() && unverified.is_some() {
+            objective::is_unverified(self.policy, self.unproved_since, self.enabled_since, now);
+        if self.newest.is_some() && unverified {
             let target = objective::verification_target(self.policy);
             let last = match self.proved {
                 Some(at) => format!("the last proof is of {at}"),
@@ -370,6 +372,7 @@ mod tests {
             newest_of_lowest: None,
             newest_restorable: Some(at("2025-12-02T08:05:00Z")),
             proved: Some(at("2025-12-01T09:00:00Z")),
+            unproved_since: Some(at("2025-12-02T08:05:00Z")),
             expected: coverage::expected(&policy, at(now)),
         };
         assert_eq!(kinds(&facts, now), []);
@@ -379,7 +382,8 @@ mod tests {
         assert_eq!(kinds(&missing, now), [AlertKind::RpoMissed]);
         let failed = VmFacts { newest: older, newest_restorable: older, ..facts.clone() };
         assert_eq!(kinds(&failed, now), [AlertKind::BackupOverdue, AlertKind::RpoMissed]);
-        let unproved = VmFacts { proved: None, ..facts.clone() };
+        let long = Some(at("2025-11-20T08:05:00Z"));
+        let unproved = VmFacts { proved: None, unproved_since: long, ..facts.clone() };
         assert_eq!(kinds(&unproved, now), [AlertKind::VerificationOverdue]);
         // Nothing to verify, and nothing ever came of the schedule.
         let never =
@@ -402,6 +406,7 @@ mod tests {
             newest_of_lowest: None,
             newest_restorable: None,
             proved: None,
+            unproved_since: None,
             expected: coverage::expected(&policy, at(now)),
         };
         assert_eq!(kinds(&facts, now), []);

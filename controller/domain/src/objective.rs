@@ -83,18 +83,17 @@ pub fn verification_target(policy: &Policy) -> Interval {
     policy.verify_every.unwrap_or(UNVERIFIED_TARGET)
 }
 
-/// Since when a VM's backups are without a proof that they should have; none: they are not. The time
-/// counts from the last proof, but not from before the policy was on; a verification that is begun in
-/// its time may end a little later.
-pub fn unverified_since(
+/// Whether a VM's backups are without a proof for longer than they should be. `unproved_since` is when the
+/// first of them was taken that came after the last proof, if any has; but the time does not count from
+/// before the policy was on. A verification that is begun in its time may end a little later.
+pub fn is_unverified(
     policy: &Policy,
-    proved: Option<WallTime>,
+    unproved_since: Option<WallTime>,
     enabled_since: WallTime,
     now: WallTime,
-) -> Option<WallTime> {
-    let since = proved.map_or(enabled_since, |at| at.max(enabled_since));
+) -> bool {
     let allowed = verification_target(policy).duration() + GRACE;
-    (now.since(since) > allowed).then_some(since)
+    unproved_since.is_some_and(|at| now.since(at.max(enabled_since)) > allowed)
 }
 
 /// Whether the share of drills that passed is at least [`SUCCESS_TARGET_PER_MILLE`]; `None`: there
@@ -111,12 +110,15 @@ pub fn drill_is_due(policy: &Policy, last_passed: Option<WallTime>, now: WallTim
 }
 
 /// Whether the policy wants another proof by now. Without `verify_every` one is enough.
-pub fn proof_is_due(policy: &Policy, proved: Option<WallTime>, now: WallTime) -> bool {
-    match (proved, policy.verify_every) {
-        (None, _) => true,
-        (Some(at), Some(every)) => now.since(at) > every.duration() + GRACE,
-        (Some(_), None) => false,
-    }
+pub fn proof_is_due(
+    policy: &Policy,
+    proved: Option<WallTime>,
+    unproved_since: Option<WallTime>,
+    now: WallTime,
+) -> bool {
+    let Some(proved) = proved else { return true };
+    let Some(every) = policy.verify_every else { return false };
+    unproved_since.is_some_and(|at| now.since(at.max(proved)) > every.duration() + GRACE)
 }
 
 #[cfg(test)]
@@ -162,24 +164,28 @@ mod tests {
         assert_eq!(rto_target(None), Interval::minutes(15));
         assert_eq!(rto_target(Some(&plain)), Interval::minutes(15));
         assert_eq!(rto_target(Some(&own)), Interval::hours(2));
-        let unverified = |p, proved: Option<i64>, days: i64| {
-            unverified_since(p, proved.map(at), at(0), at(days * 24))
+        let unverified = |p, since: Option<i64>, days: i64| {
+            is_unverified(p, since.map(at), at(0), at(days * 24))
         };
-        assert_eq!(unverified(&plain, None, 7), None);
-        assert_eq!(unverified(&plain, None, 8), Some(at(0)));
-        assert_eq!(unverified(&plain, Some(24), 8), None);
-        assert_eq!(unverified(&own, None, 30), None);
-        assert_eq!(unverified(&own, Some(24), 32), Some(at(24)));
+        assert!(!unverified(&plain, Some(0), 7));
+        assert!(unverified(&plain, Some(0), 8));
+        assert!(!unverified(&plain, None, 900), "all that came is proved");
+        assert!(!unverified(&own, Some(0), 30));
+        assert!(unverified(&own, Some(24), 32));
         // Nobody could have verified anything before the policy was on.
-        assert_eq!(unverified_since(&plain, Some(at(1)), at(900), at(1000)), None);
+        assert!(!is_unverified(&plain, Some(at(1)), at(900), at(1000)));
         assert_eq!(drill_is_due(&plain, None, at(0)), None);
         assert_eq!(drill_is_due(&own, None, at(0)), Some(true));
         assert_eq!(drill_is_due(&own, Some(at(0)), at(90 * 24 - 1)), Some(false));
         assert_eq!(drill_is_due(&own, Some(at(0)), at(90 * 24)), Some(true));
-        assert!(proof_is_due(&plain, None, at(0)));
-        assert!(!proof_is_due(&plain, Some(at(0)), at(9999)));
-        assert!(!proof_is_due(&own, Some(at(0)), at(30 * 24 + 2)));
-        assert!(proof_is_due(&own, Some(at(0)), at(30 * 24 + 3)));
+        let due = |p, proved: Option<i64>, since: Option<i64>, now| {
+            proof_is_due(p, proved.map(at), since.map(at), at(now))
+        };
+        assert!(due(&plain, None, None, 0));
+        assert!(!due(&plain, Some(0), Some(0), 9999));
+        assert!(!due(&own, Some(0), Some(0), 30 * 24 + 2));
+        assert!(due(&own, Some(0), Some(0), 30 * 24 + 3));
+        assert!(!due(&own, Some(0), None, 9999), "there is nothing new to prove");
     }
 
     #[test]

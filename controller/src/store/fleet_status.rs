@@ -39,6 +39,8 @@ pub struct FleetRow {
     pub proved: Option<WallTime>,
     /// When an attempt to prove one last failed.
     pub proof_failed: Option<WallTime>,
+    /// When the first point was taken that came after the last proof, if any has.
+    pub unproved_since: Option<WallTime>,
     /// The newest one that can be restored somewhere; looked up only where the policy has an RPO, and
     /// else `newest`.
     pub newest_restorable: Option<WallTime>,
@@ -63,6 +65,7 @@ impl FleetRow {
             newest_of_lowest: self.newest_of_lowest,
             newest_restorable: self.newest_restorable,
             proved: self.proved,
+            unproved_since: self.unproved_since,
             expected: expected.of(policy, now),
         })
     }
@@ -88,7 +91,8 @@ const FLEET: &str = "SELECT i.id, i.arm_id, p.policy_json, p.enabled_since_ms,
     (SELECT passed FROM drill WHERE item_id = i.id ORDER BY started_ms DESC LIMIT 1),
     (SELECT started_ms FROM drill WHERE item_id = i.id AND passed = 1
        ORDER BY started_ms DESC LIMIT 1),
-    (SELECT rto_ms FROM drill WHERE item_id = i.id ORDER BY started_ms DESC LIMIT 1), p.gone_ms
+    (SELECT rto_ms FROM drill WHERE item_id = i.id ORDER BY started_ms DESC LIMIT 1), p.gone_ms,
+    f.unproved_ms
   FROM item i LEFT JOIN policy p ON p.item_id = i.id LEFT JOIN item_proof f ON f.item_id = i.id ";
 
 const ALL: &str = "WHERE i.kind = 'vm' ORDER BY i.arm_key";
@@ -209,6 +213,7 @@ fn fleet_row(r: &Row<'_>) -> rusqlite::Result<FleetRow> {
         newest_of_lowest: newest,
         proved: time(6)?,
         proof_failed: time(7)?,
+        unproved_since: time(12)?,
         newest_restorable: newest,
         last_drill: match (r.get(8)?, r.get::<_, Option<i64>>(10)?) {
             (None, _) => None,

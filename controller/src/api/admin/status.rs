@@ -118,7 +118,9 @@ fn judge(fleet: &[FleetRow], now: WallTime) -> api::FleetStatus {
             Some(_) => covered += 1,
         }
         let failed_last = vm.proof_failed > vm.proved;
-        if vm.newest.is_some() && (failed_last || objective::proof_is_due(policy, vm.proved, now)) {
+        if vm.newest.is_some()
+            && (failed_last || objective::proof_is_due(policy, vm.proved, vm.unproved_since, now))
+        {
             unproved.add(vm);
         }
         match objective::drill_is_due(policy, vm.drilled, now) {
@@ -233,6 +235,7 @@ mod tests {
             newest_of_lowest: newest,
             proved: newest,
             proof_failed: None,
+            unproved_since: None,
             newest_restorable: newest,
             last_drill: None,
             drilled: None,
@@ -272,7 +275,10 @@ mod tests {
 
     #[test]
     fn a_proof_that_failed_last_or_is_older_than_the_policy_wants_is_shown() {
-        let daily = |row| with(row, |p| p.verify_every = Some(Interval::days(1)));
+        let daily = |row: FleetRow| {
+            let row = FleetRow { unproved_since: row.proved, ..row };
+            with(row, |p| p.verify_every = Some(Interval::days(1)))
+        };
         let status = judge(
             &[
                 FleetRow { proved: hours_ago(9), proof_failed: hours_ago(8), ..vm(1, Some(3)) },

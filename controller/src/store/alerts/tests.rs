@@ -33,10 +33,12 @@ impl World {
         Self { store, item: item.id, _dir: dir }
     }
 
-    /// With a policy that is on since 1970, and a point of this time.
+    /// With a policy that is on since 1970, and a point of this time; earlier ones were not kept.
     async fn protected(policy: Policy, point: i64) -> Self {
         let world = Self::new().await;
         world.store.set_policy(world.item, policy, "alice".into(), at(0)).await.unwrap();
+        world.point("db-backup-daily-19700102-0000", DAY).await;
+        world.sql("DELETE FROM point".into()).await;
         world.point(POINT, point).await;
         world
     }
@@ -433,4 +435,29 @@ async fn the_end_of_a_run_asks_for_conditions_by_index() {
         .await
         .unwrap();
     assert!(plan[0].contains("alert_open_by_item"), "asked at every end of a run: {plan:?}");
+}
+
+#[tokio::test]
+async fn what_is_proved_stays_so_until_a_newer_backup_has_waited_too_long() {
+    let world = World::protected(Policy::default(), NOON).await;
+    let overdue = async |ms| {
+        world.store.judge_conditions(at(ms)).await.unwrap();
+        world.open().await.contains(&"verification_overdue".to_owned())
+    };
+    assert!(overdue(NOON).await, "of the points that were not kept none was ever proved");
+    let proof = CatalogueChange::AddProof {
+        item: world.item,
+        name: PointName::parse(POINT).unwrap(),
+        region: "eastus".into(),
+        level: "restorable".into(),
+        passed: true,
+        detail: String::new(),
+    };
+    let id = world.run("verify", json!({"point": POINT, "region": "eastus"})).await;
+    world.becomes(id, RunState::Succeeded, vec![proof], NOON + HOUR).await;
+    assert!(!world.open().await.contains(&"verification_overdue".to_owned()), "at once");
+    assert!(!overdue(NOON + 30 * DAY).await, "there is nothing new to prove");
+    world.point("db-backup-daily-20260101-1200", NOON + 30 * DAY).await;
+    assert!(!overdue(NOON + 37 * DAY).await);
+    assert!(overdue(NOON + 37 * DAY + 3 * HOUR).await);
 }

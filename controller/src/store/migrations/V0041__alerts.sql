@@ -28,3 +28,31 @@ ALTER TABLE policy ADD COLUMN gone_ms INTEGER;
 
 -- The share of drills that passed lately.
 CREATE INDEX drill_by_time ON drill (started_ms, passed);
+
+-- When the first backup was taken that came after the VM's last proof; NULL: none has. Kept by triggers:
+-- which backups there were cannot be told from those that are kept.
+ALTER TABLE item_proof ADD COLUMN unproved_ms INTEGER;
+
+INSERT INTO item_proof (item_id, unproved_ms)
+  SELECT p.item_id, min(p.created_ms) FROM point p LEFT JOIN item_proof f ON f.item_id = p.item_id
+  WHERE f.passed_ms IS NULL OR p.created_ms > f.passed_ms GROUP BY p.item_id
+ON CONFLICT (item_id) DO UPDATE SET unproved_ms = excluded.unproved_ms;
+
+CREATE TRIGGER point_unproved AFTER INSERT ON point
+BEGIN
+  INSERT INTO item_proof (item_id, unproved_ms) VALUES (NEW.item_id, NEW.created_ms)
+  ON CONFLICT (item_id) DO UPDATE SET
+    unproved_ms = min(coalesce(unproved_ms, excluded.unproved_ms), excluded.unproved_ms);
+END;
+
+DROP TRIGGER proof_noted;
+CREATE TRIGGER proof_noted AFTER INSERT ON proof
+BEGIN
+  INSERT INTO item_proof (item_id, passed_ms, failed_ms)
+    SELECT item_id, CASE WHEN NEW.passed THEN NEW.at_ms END, CASE WHEN NOT NEW.passed THEN NEW.at_ms END
+    FROM point WHERE id = NEW.point_id
+  ON CONFLICT (item_id) DO UPDATE SET
+    passed_ms = coalesce(max(passed_ms, excluded.passed_ms), excluded.passed_ms, passed_ms),
+    failed_ms = coalesce(max(failed_ms, excluded.failed_ms), excluded.failed_ms, failed_ms),
+    unproved_ms = CASE WHEN excluded.passed_ms IS NULL THEN unproved_ms END;
+END;
