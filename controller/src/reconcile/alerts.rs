@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 use super::Reconciler;
 use crate::store::StoreError;
 
-/// How often conditions are judged; an RPO is five minutes at least.
-const EVERY: Duration = Duration::from_secs(60);
+/// How often conditions should be judged at least: an RPO is five minutes or more.
+pub const EVERY: Duration = Duration::from_secs(60);
 /// How often old alerts are looked for.
 const FORGET_EVERY: Duration = Duration::from_secs(3600);
 /// How long a resolved alert is kept, and an event that nothing has followed: longer than a year's report.
@@ -19,8 +19,8 @@ const KEPT: Duration = Duration::from_secs(400 * 24 * 3600);
 const MOST: u32 = 100_000;
 
 impl Reconciler {
-    /// Judges conditions and forgets old alerts, until `stop`.
-    pub async fn keep_alerts(self, tick: Duration, stop: CancellationToken) {
+    /// Judges conditions `every` so often, and forgets old alerts, until `stop`.
+    pub async fn keep_alerts(self, every: Duration, stop: CancellationToken) {
         let mut forget_at = self.env.clock.monotonic();
         loop {
             if let Err(e) = self.judge_alerts().await {
@@ -36,7 +36,7 @@ impl Reconciler {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = azdr_env::sleep(tick.min(EVERY)) => {}
+                () = azdr_env::sleep(every) => {}
             }
         }
     }

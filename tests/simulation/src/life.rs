@@ -93,6 +93,7 @@ impl Life {
         tasks.spawn(reconciler.clone().keep_tags(stop.clone()));
         tasks.spawn(reconciler.clone().keep_pins(pins_changed, stop.clone()));
         tasks.spawn(sweeper.keep_tidy(vec![SUBSCRIPTION.to_owned()], SWEEP, stop.clone()));
+        tasks.spawn(reconciler.clone().keep_alerts(TICK, stop.clone()));
         tasks.spawn(reconciler.keep_schedule(TICK, stop));
         let reporter = Arc::new(Reporter { store: store.clone(), known: world.known.clone() });
         line.report_to(reporter.clone());
