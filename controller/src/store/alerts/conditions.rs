@@ -96,10 +96,15 @@ pub(in crate::store) fn settle(
     for (kind, words) in &wanted {
         is_so(c, *kind, Some(item), words, now)?;
     }
-    for kind in AlertKind::ALL.into_iter().filter(|k| k.is_condition()) {
+    let of_vms = |kind: &AlertKind| kind.is_condition() && *kind != AlertKind::SuccessRateLow;
+    for kind in AlertKind::ALL.into_iter().filter(of_vms) {
         if !wanted.iter().any(|(k, _)| *k == kind) {
             resolve(c, &condition(kind, Some(item)), "it is so no longer", now)?;
         }
+    }
+    if row.is_some_and(|row| row.gone.is_some()) {
+        let failed = cause(AlertKind::BackupFailed, Some(item), "");
+        resolve(c, &failed, "the VM is not in Azure any more", now)?;
     }
     Ok(())
 }

@@ -130,6 +130,10 @@ pub(in crate::store) fn of_state(
     let run = Run::read(c, id)?;
     let stuck = cause(AlertKind::JobStuck, None, &format!("job {id}"));
     if state == RunState::Stuck {
+        // The part that it waits for says so itself.
+        if run.failure == "child_stuck" {
+            return Ok(());
+        }
         return raise(c, &run.failed(AlertKind::JobStuck, stuck), now);
     }
     // Not before: it is tried again by itself from time to time, which must not alert anew each time.
@@ -139,6 +143,8 @@ pub(in crate::store) fn of_state(
         let is_drill = kind == AlertKind::DrTestFailed;
         match state {
             RunState::Failed if run.is_no_matter() => {}
+            // That it is gone is said already.
+            RunState::Failed if kind == AlertKind::BackupFailed && is_gone(c, run.item)? => {}
             // Its machine was kept, and the keeping failed: the test itself has passed.
             RunState::Failed if is_drill && has_passed(c, id)? => {}
             RunState::Failed => raise(c, &run.failed(kind, cause), now)?,
@@ -156,6 +162,13 @@ pub(in crate::store) fn of_state(
         Some(item) if has_open_condition(c, item)? => settle(c, item, now),
         _ => Ok(()),
     }
+}
+
+fn is_gone(c: &Connection, item: Option<ItemId>) -> Result<bool, StoreError> {
+    let mut s = c.prepare_cached(
+        "SELECT 1 FROM policy WHERE item_id = ?1 AND enabled AND gone_ms IS NOT NULL",
+    )?;
+    Ok(s.exists([item.map(|i| i.0)])?)
 }
 
 fn has_passed(c: &Connection, id: RunId) -> Result<bool, StoreError> {

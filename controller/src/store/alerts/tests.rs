@@ -183,6 +183,12 @@ async fn a_stuck_job_alerts_once_until_it_is_over() {
     assert_eq!(open[0].what, format!("job {id} is stuck and waits for a person: why 10"));
     world.becomes(id, RunState::Failed, vec![], 40).await;
     assert_eq!(world.open().await, [""; 0]);
+    // One that waits for a part of its own has nothing to add to what that part says.
+    let id = world.run("bulk", json!({})).await;
+    let error = Some(json!({"kind": "child_stuck", "message": "job 7 is stuck"}));
+    let waits = Progress { state: Some(RunState::Stuck), error, ..Progress::default() };
+    world.store.record(id, waits, at(50)).await.unwrap();
+    assert_eq!(world.open().await, [""; 0]);
 }
 
 #[tokio::test]
@@ -242,6 +248,10 @@ async fn a_drill_is_held_against_the_rto_of_its_policy_or_else_of_the_guide() {
     assert!(!world.open().await.contains(&"dr_test_failed".to_owned()));
     let low = world.list(true).await.into_iter().find(|a| a.kind == "success_rate_low").unwrap();
     assert_eq!((low.raised, &low.what[..6]), (at(NOON + 3), "4 of 5"), "one alert, new words");
+    // What becomes of a VM's own conditions is nothing to it.
+    world.store.set_vm_gone(world.item, at(NOON + 4)).await.unwrap();
+    world.store.set_vm_back(world.item, at(NOON + 4)).await.unwrap();
+    assert!(world.list(true).await.contains(&low));
     world.store.judge_conditions(at(NOON + 30 * DAY + 3)).await.unwrap();
     assert!(world.open().await.contains(&"success_rate_low".to_owned()), "not yet");
     world.store.judge_conditions(at(NOON + 30 * DAY + 4)).await.unwrap();
@@ -341,7 +351,10 @@ async fn a_vm_that_is_gone_is_one_alert_until_it_is_back() {
     let late = NOON + 2 * DAY;
     world.store.judge_conditions(at(late)).await.unwrap();
     assert_eq!(world.open().await.len(), 3);
+    world.ends("backup", json!({}), RunState::Failed, late).await;
     world.store.set_vm_gone(world.item, at(late + 1)).await.unwrap();
+    // It cannot but fail.
+    world.ends("backup", json!({}), RunState::Failed, late + 1).await;
     world.store.set_vm_gone(world.item, at(late + 2)).await.unwrap();
     assert_eq!(world.open().await, ["vm_gone"]);
     let row = world.store.policy(world.item).await.unwrap().unwrap();
