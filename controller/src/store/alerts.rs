@@ -122,6 +122,19 @@ impl Store {
         .await
     }
 
+    /// The kinds of the alerts that come from a run, resolved ones included.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn alerts_of(&self, run: RunId) -> Result<Vec<String>, StoreError> {
+        self.read(move |c| {
+            let mut s = c.prepare_cached("SELECT kind FROM alert WHERE run_id = ?1 ORDER BY id")?;
+            let rows = s.query_map([run.0], |r| r.get(0))?;
+            rows.collect::<Result<_, _>>().map_err(Into::into)
+        })
+        .await
+    }
+
     /// How many alerts are open: by kind and severity.
     ///
     /// # Errors

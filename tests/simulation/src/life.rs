@@ -217,6 +217,7 @@ impl Reporter {
                 known.insert(row.id, row.state)
             };
             if before != Some(row.state) {
+                let alerts = self.store.alerts_of(row.id).await.ok();
                 cloud.tell(&Event::Run {
                     id: row.id,
                     workflow: row.workflow,
@@ -224,6 +225,7 @@ impl Reporter {
                     state: row.state,
                     result: row.result.unwrap_or_default(),
                     error: row.error.unwrap_or_default(),
+                    alerts,
                 });
             }
         }

@@ -9,6 +9,7 @@ use rusqlite::Connection;
 
 use super::conditions::{has_open_condition, settle, settle_success_rate};
 use super::{Event, cause, raise, resolve};
+use crate::mutation::{Mutation, planted};
 use crate::store::cached::Cached;
 use crate::store::items::parse_arm_id;
 use crate::store::policies::read_policy;
@@ -124,7 +125,8 @@ pub(in crate::store) fn of_state(
     state: RunState,
     now: WallTime,
 ) -> Result<(), StoreError> {
-    if state != RunState::Stuck && !state.is_terminal() {
+    let matters = state == RunState::Stuck || state.is_terminal();
+    if !matters || planted(Mutation::AlertsForgotten) {
         return Ok(());
     }
     let run = Run::read(c, id)?;
