@@ -29,7 +29,7 @@ use crate::health::{self, Health};
 use crate::mutation::{Mutation, planted};
 use crate::parts::{Given, Parts};
 use crate::pki::AuthorityFile;
-use crate::reconcile::residue;
+use crate::reconcile::{alerts, residue};
 use crate::store::{Executor, Stamp, Store, StoreError};
 use crate::workflow::{EngineConfig, RetryPolicy};
 use crate::workflows::{self, DeletionLimit, DrillAccess, ProbeAddress, Settings};
@@ -218,6 +218,8 @@ pub async fn run(
         policies_changed,
         stop.clone(),
     ));
+    let every = config.scheduler.tick.min(alerts::EVERY);
+    let judging = tokio::spawn(reconciler.clone().keep_alerts(every, stop.clone()));
     let residue = tokio::spawn(sweeper.keep_tidy(subscriptions, residue::EVERY, stop.clone()));
     let config::Scheduler { enabled, tick, proofs, .. } = config.scheduler;
     let schedule =
@@ -241,6 +243,7 @@ pub async fn run(
     // None holds anything that a restart would miss.
     tags.abort();
     pins.abort();
+    judging.abort();
     residue.abort();
     inventory.abort();
     for started in [schedule, proofs].into_iter().flatten() {

@@ -11,12 +11,15 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
+use azdr_domain::alert::AlertKind;
+use azdr_domain::coverage::ExpectedTimes;
+use azdr_domain::objective::{self, Judgement};
 use azdr_env::{Env, WallTime};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 use crate::fleet::{Fleet, SessionKind};
 use crate::reconcile::residue::{Sweep, Sweeper, What};
-use crate::store::{Store, StoreError};
+use crate::store::{FleetRow, Store, StoreError};
 use crate::workflows::Services;
 
 /// What the endpoints show.
@@ -79,6 +82,8 @@ impl Health {
         let now = self.env.clock.wall();
         let held = self.store.deletion_hold().await?;
         let missing = self.store.missing_snapshots().await?;
+        let fleet = self.store.fleet().await?;
+        let alerts = self.store.open_alerts().await?;
         let sweep = self.residue.as_ref().and_then(Sweeper::last);
         metrics::with_local_recorder(&*self.recorder, || {
             for (workflow, state, count) in runs {
@@ -119,6 +124,13 @@ impl Health {
                         .set(rto as f64 / 1000.0);
                 }
             }
+            show_objectives(&fleet, now);
+            for kind in AlertKind::ALL {
+                let open = alerts.iter().find(|(k, ..)| *k == kind).map_or(0, |(.., n)| *n);
+                let severity = kind.severity().as_str();
+                metrics::gauge!("azdr_alerts_open", "kind" => kind.as_str(), "severity" => severity)
+                    .set(f64::from(open));
+            }
             metrics::gauge!("azdr_snapshots_missing").set(missing as f64);
             metrics::gauge!("azdr_deletions_held").set(f64::from(u8::from(held.is_some())));
             if let Some(sweep) = &sweep {
@@ -129,6 +141,36 @@ impl Health {
             metrics::counter!("azdr_azure_throttled_total").absolute(counters.throttled);
         });
         Ok(self.handle.render())
+    }
+}
+
+/// What policies ask for, and whether it is so; 0 for a VM whose policy asks for none, or is off.
+fn show_objectives(fleet: &[FleetRow], now: WallTime) {
+    let mut expected = ExpectedTimes::default();
+    for row in fleet.iter().filter(|row| row.policy.is_some()) {
+        let facts = row.facts(&mut expected, now).filter(|facts| facts.gone.is_none());
+        let rpo = facts.as_ref().and_then(|f| Some((f.policy.rpo?, f.rpo(now)?)));
+        let rto = facts.as_ref().map(|f| {
+            let target = objective::rto_target(Some(f.policy));
+            (target, objective::judge_rto(target, row.last_drill))
+        });
+        for (name, objective, judged) in
+            [("azdr_rpo_objective_seconds", "rpo", rpo), ("azdr_rto_objective_seconds", "rto", rto)]
+        {
+            let vm = row.vm.to_string();
+            let target = judged.map_or(0.0, |(target, _)| f64::from(target.as_secs()));
+            metrics::gauge!(name, "vm" => vm.clone()).set(target);
+            for (state, judgement) in [
+                ("met", Judgement::Met),
+                ("missed", Judgement::Missed),
+                ("unknown", Judgement::Unknown),
+            ] {
+                let is_so = judged.is_some_and(|(_, j)| j == judgement);
+                metrics::gauge!("azdr_objective", "vm" => vm.clone(), "objective" => objective,
+                    "state" => state)
+                .set(f64::from(u8::from(is_so)));
+            }
+        }
     }
 }
 

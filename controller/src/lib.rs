@@ -7,7 +7,7 @@
 //! | [`config`], [`init`], [`rebuild`] | configuration, a new installation, a lost one |
 //! | [`app`], [`parts`] | wiring: the daemon, and what it shares with simulation and tests |
 //! | [`api`] | gRPC: operators ([`api::admin`]), agents ([`api::agent_service`]), enrolment |
-//! | [`reconcile`] | loops that start runs or write tags: due backups, residue, policies, pins |
+//! | [`reconcile`] | loops that start runs, write tags or judge: due backups, residue, policies, pins, alerts |
 //! | [`workflows`] | what azdr does to Azure, one file per workflow |
 //! | [`workflow`] | the engine: journal, undo, locks, recovery |
 //! | [`fleet`] | who is connected, and what they are asked |

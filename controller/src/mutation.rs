@@ -42,6 +42,8 @@ pub enum Mutation {
     PruneIgnoresPins,
     /// I7: an undo deletes what has the name of what it made, whoever made it.
     UndoIgnoresTag,
+    /// I10: how a run has ended gives cause for no alert.
+    AlertsForgotten,
 }
 
 #[cfg(feature = "mutations")]

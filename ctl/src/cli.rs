@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    agent, backup, completion, dr, job, man, operator, policy, residue, retention, ssh, status, vm,
-    whoami,
+    agent, alert, backup, completion, dr, job, man, operator, policy, residue, retention, ssh,
+    status, vm, whoami,
 };
 use crate::whole::whole;
 
@@ -84,6 +84,9 @@ pub(crate) enum Noun {
     /// Jobs: what the controller is doing, has done, and waits for
     #[command(subcommand)]
     Job(job::Job),
+    /// Alerts: what somebody should look at
+    #[command(subcommand)]
+    Alert(alert::Alert),
     /// Resources that are left behind in Azure
     #[command(subcommand)]
     Residue(residue::Residue),

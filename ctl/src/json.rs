@@ -5,6 +5,7 @@
 //! lower-case names, null when unspecified; texts that are empty where nothing is to be said become
 //! null. Fields are added, never renamed or removed.
 
+mod alert;
 mod forecast;
 mod operator;
 mod point;
@@ -15,6 +16,7 @@ mod status;
 use azdr_proto::admin::*;
 use serde_json::{Value, json};
 
+pub(crate) use alert::*;
 pub(crate) use forecast::*;
 pub(crate) use operator::*;
 pub(crate) use point::*;
@@ -117,6 +119,19 @@ pub(crate) fn backup_config(m: &BackupConfig) -> Value {
         "origin_problem": text(&m.origin_problem),
         "tag_drift": m.tag_drift.as_ref().map(tag_drift),
         "warnings": m.warnings,
+        "rpo_objective": m.rpo_objective.as_ref().map(objective),
+        "rto_objective": m.rto_objective.as_ref().map(objective),
+        "gone_since_at": time(m.gone_since_unix_ms),
+    })
+}
+
+fn objective(m: &Objective) -> Value {
+    json!({
+        "target_secs": m.target_secs,
+        "by_default": m.by_default,
+        "state": names::objective_state(m.state),
+        "measured_ms": (m.measured_ms != 0).then_some(m.measured_ms),
+        "measured_at": time(m.measured_unix_ms),
     })
 }
 
@@ -511,6 +526,7 @@ mod tests {
             ("Agent", agent(&<_>::default())),
             ("RevokeAgentResponse", revoked(&<_>::default())),
             ("BackupConfig", backup_config(&<_>::default())),
+            ("Objective", objective(&<_>::default())),
             ("TagDrift", tag_drift(&<_>::default())),
             ("TierStatus", tier_status(&<_>::default())),
             ("ListRecoveryPointsResponse", recovery_points(&<_>::default())),
@@ -544,6 +560,7 @@ mod tests {
             ("ResidueResource", residue_resource(&<_>::default())),
             ("OtherInstallation", other_installation(&<_>::default())),
         ];
+        written.extend(alert::written());
         written.extend(forecast::written());
         written.extend(operator::written());
         written.extend(point::written());

@@ -1,9 +1,9 @@
 //! Short lower-case names of the interface's enumerations, and of VMs.
 
 use azdr_proto::admin::{
-    AgentState, Consistency, ConsistencyDemand, DrCompliance, Job, JobState, KeptUntilKind,
-    NamedPolicyChangeKind, PolicyDiffKind, ProofKind, ProofLevel, ReplicaState, StepState,
-    TagDriftKind, Tier, VmPolicyChangeKind,
+    AgentState, AlertSeverity, Consistency, ConsistencyDemand, DrCompliance, Job, JobState,
+    KeptUntilKind, NamedPolicyChangeKind, ObjectiveState, PolicyDiffKind, ProofKind, ProofLevel,
+    ReplicaState, StepState, TagDriftKind, Tier, VmPolicyChangeKind,
 };
 
 macro_rules! short_names {
@@ -18,6 +18,7 @@ macro_rules! short_names {
 }
 
 short_names! {
+    alert_severity: AlertSeverity without "ALERT_SEVERITY_";
     agent_state: AgentState without "AGENT_STATE_";
     consistency: Consistency without "CONSISTENCY_";
     consistency_demand: ConsistencyDemand without "CONSISTENCY_DEMAND_";
@@ -25,6 +26,7 @@ short_names! {
     job_state: JobState without "JOB_STATE_";
     kept_until: KeptUntilKind without "KEPT_UNTIL_KIND_";
     named_policy_change: NamedPolicyChangeKind without "NAMED_POLICY_CHANGE_KIND_";
+    objective_state: ObjectiveState without "OBJECTIVE_STATE_";
     policy_diff: PolicyDiffKind without "POLICY_DIFF_KIND_";
     proof_kind: ProofKind without "PROOF_KIND_";
     proof_level: ProofLevel without "PROOF_LEVEL_";

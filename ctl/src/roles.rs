@@ -13,6 +13,7 @@ const ROLES: &[(&str, &str)] = &[
     ("agent list", "viewer"),
     ("agent revoke", "admin"),
     ("agent token", "operator"),
+    ("alert list", "viewer"),
     ("backup config-show", "viewer"),
     ("backup configure", "operator"),
     ("backup cost", "viewer"),
@@ -131,6 +132,7 @@ mod tests {
         for (path, call) in [
             ("agent revoke", "RevokeAgent"),
             ("agent token", "CreateAgentToken"),
+            ("alert list", "ListAlerts"),
             ("backup configure", "ConfigureBackup"),
             ("backup delete", "StartDeletion"),
             ("backup disable", "DisableBackup"),

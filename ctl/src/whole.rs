@@ -13,6 +13,12 @@ pub(crate) fn job(text: &str) -> Result<i64, String> {
     number.ok_or_else(|| "must be the number of a job, as azdr job list shows it".to_owned())
 }
 
+/// The number of an alert.
+pub(crate) fn alert(text: &str) -> Result<i64, String> {
+    let number = digits(text).filter(|n| *n > 0);
+    number.ok_or_else(|| "must be the ID of an alert, as azdr alert list shows it".to_owned())
+}
+
 /// Digits alone: `parse` would take a sign as well.
 fn digits(text: &str) -> Option<i64> {
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
@@ -30,7 +36,7 @@ mod tests {
         }
         assert_eq!(job("9007199254740993"), Ok(9_007_199_254_740_993));
         for wrong in ["", "0", "-1", "x", "9223372036854775808"] {
-            assert!(job(wrong).is_err(), "{wrong:?}");
+            assert!(job(wrong).is_err() && alert(wrong).is_err(), "{wrong:?}");
         }
     }
 }

@@ -5,6 +5,7 @@
 //! does). What needs something absent is *ignored with the reason*; where `AZDR_REQUIRE_QEMU` is set,
 //! a missing QEMU is a failure instead. `AZDR_KEEP_FAILED=1` keeps the folder of a test that failed.
 
+mod alerts;
 mod broken_disk;
 mod bulk;
 mod fleet;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         whole_flow::TESTS,
         forecasts::TESTS,
         fleet::TESTS,
+        alerts::TESTS,
         operators::TESTS,
         names::TESTS,
         policies::TESTS,

@@ -24,6 +24,7 @@ mod evidence;
 mod folder;
 mod full_disk;
 mod golden;
+mod gone;
 mod keeping;
 mod life;
 mod many_drills;

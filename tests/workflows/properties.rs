@@ -5,9 +5,10 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use azdr_arm::PollPace;
-use azdr_controller::store::{Item, RunId, RunState};
+use azdr_controller::store::{AlertFilter, AlertRow, Item, RunId, RunRow, RunState};
 use azdr_controller::workflow::{Effect, StepOutline};
 use azdr_controller::workflows::{self, tags};
+use azdr_domain::alert::AlertKind;
 use azdr_domain::residue::Leaves;
 use serde_json::Value;
 
@@ -108,6 +109,7 @@ async fn run(case: Case, plan: Plan, spoil: Option<(usize, Spoil)>) -> Ran {
     if row.state != RunState::Succeeded {
         catalogue.push(format!("error {}", row.error.clone().unwrap_or_default()["kind"]));
     }
+    catalogue.extend(alerts(case, &life, &row).await);
     let exists = untouchable(&bench).await;
     let listing = bench.cloud.listing().await;
     let mut resources = listing["resources"].as_array().unwrap().iter();
@@ -118,6 +120,26 @@ async fn run(case: Case, plan: Plan, spoil: Option<(usize, Spoil)>) -> Ran {
     let seen = bench.meddler.seen();
     life.end().await;
     Ran { case, id: row.id, end, exists, points, seen, stuck_with, requests, bench }
+}
+
+/// The alerts of how a run has ended: one for one that has failed, whatever was repeated on the way, and
+/// none for any other.
+async fn alerts(case: Case, life: &Life, row: &RunRow) -> Vec<String> {
+    let filter = AlertFilter { limit: 1000, ..AlertFilter::default() };
+    let (all, _) = life.store.alerts(filter).await.unwrap();
+    let of_failures = AlertKind::of_failed(&row.workflow);
+    let is_its = |a: &AlertRow| a.run == Some(row.id) && AlertKind::parse(&a.kind) == of_failures;
+    let kinds: Vec<String> = all.into_iter().filter(is_its).map(|a| a.kind).collect();
+    let wanted = match row.state {
+        // The person who asked for it is told.
+        RunState::Failed if case == Case::DeletePoint => 0,
+        // Where only the keeping of its machine has failed, the drill itself has not.
+        RunState::Failed if case == Case::DrTestKept => kinds.len().min(1),
+        RunState::Failed => usize::from(of_failures.is_some()),
+        _ => 0,
+    };
+    assert_eq!(kinds.len(), wanted, "{case:?} has ended as {:?}: {kinds:?}", row.state);
+    kinds
 }
 
 /// What the catalogue says of points, and which machines it knows.

@@ -2,6 +2,7 @@
 //!
 //! Pure. What counts is recovery points, not runs: a run that fails every night leaves its VM overdue.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use azdr_env::WallTime;
@@ -16,6 +17,19 @@ pub const GRACE: Duration = Duration::from_secs(2 * 3600);
 /// The scheduled time whose backup should be there at `now`; none when the calendar has none before.
 pub fn expected(policy: &Policy, now: WallTime) -> Option<WallTime> {
     previous_due(policy, now.minus(GRACE))
+}
+
+/// [`expected`] of many policies at one time: looking up a time zone's calendar takes long for one VM, and
+/// a fleet has few schedules.
+#[derive(Debug, Default)]
+pub struct ExpectedTimes(BTreeMap<(String, String), Option<WallTime>>);
+
+impl ExpectedTimes {
+    /// The scheduled time of this policy; `now` is the same in every call.
+    pub fn of(&mut self, policy: &Policy, now: WallTime) -> Option<WallTime> {
+        let schedule = (policy.schedule.time.to_string(), policy.schedule.time_zone.to_string());
+        *self.0.entry(schedule).or_insert_with(|| expected(policy, now))
+    }
 }
 
 /// Whether nothing came of the scheduled time `expected`, of a policy that is on since then.

@@ -22,9 +22,12 @@
 //! 8. [`residue`]: what nobody wants any more and azdr may delete (invariant I5), and the [`cost`] of things.
 //! 9. [`rto`] and [`verification`]: what drills and verifications have shown, for reports; [`copying`] and
 //!    [`restore_choice`]: what to expect of a copy, and of a restore.
+//! 10. [`objective`]: what is asked of backups and drills, and whether it is so; [`alert`]: what somebody
+//!     should look at, in words.
 //!
 //! This crate must not know of Azure's API, of the catalogue or of agents.
 
+pub mod alert;
 pub mod arm_id;
 pub mod capture_record;
 pub mod consistency;
@@ -34,6 +37,7 @@ pub mod coverage;
 pub mod forecast;
 pub mod interval;
 pub mod name;
+pub mod objective;
 pub mod period;
 pub mod pin;
 pub mod point_reference;

@@ -7,14 +7,12 @@
 
 use std::time::Duration;
 
-/// What a recovery may take.
-pub const TARGET: Duration = Duration::from_secs(15 * 60);
+use crate::objective::meets_success_target;
+
 /// Share of recoveries that the bound speaks of, in percent.
 pub const BOUND_SHARE_PERCENT: u32 = 90;
 /// How sure the bound is, in percent.
 pub const BOUND_CONFIDENCE_PERCENT: u32 = 95;
-/// Share of drills that must pass, in thousandths.
-pub const SUCCESS_TARGET_PER_MILLE: u32 = 999;
 
 /// What drills have measured.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -126,20 +124,13 @@ pub enum Compliance {
 impl Compliance {
     /// Of this many drills, and of so many protected VMs without one.
     pub fn of(total: usize, passed: usize, untested: usize) -> Self {
-        match (meets_target(total, passed), untested) {
+        match (meets_success_target(total, passed), untested) {
             (None, _) => Self::NoTests,
             (Some(false), _) => Self::Failing,
             (Some(true), 0) => Self::Passing,
             (Some(true), _) => Self::Incomplete,
         }
     }
-}
-
-/// Whether the share of drills that passed is at least [`SUCCESS_TARGET_PER_MILLE`]; `None`: there
-/// were none.
-pub fn meets_target(total: usize, passed: usize) -> Option<bool> {
-    let met = passed as u128 * 1000 >= total as u128 * u128::from(SUCCESS_TARGET_PER_MILLE);
-    (total > 0).then_some(met)
 }
 
 #[cfg(test)]
@@ -216,10 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn the_target_is_compared_exactly_and_an_untested_vm_is_no_success() {
-        assert_eq!(meets_target(0, 0), None);
-        assert_eq!(meets_target(1000, 999), Some(true));
-        assert_eq!(meets_target(999, 998), Some(false));
+    fn an_untested_vm_is_no_success() {
         assert_eq!(Compliance::of(36, 36, 0), Compliance::Passing);
         assert_eq!(Compliance::of(36, 36, 1), Compliance::Incomplete);
         assert_eq!(Compliance::of(36, 35, 0), Compliance::Failing);

@@ -1,5 +1,6 @@
 //! Looks at the VMs of the subscriptions: gives new ones the policy whose selector matches them, notes
-//! where one does not match any more, and where a tag does not show its policy (drift).
+//! where one does not match any more, and where a tag does not show its policy (drift). Records which
+//! VMs with a policy are gone, and which are back.
 //!
 //! A VM that azdr has made carries its original's tags: no selector is asked about it.
 
@@ -81,7 +82,10 @@ impl Reconciler {
         for subscription in subscriptions {
             let began = self.env.clock.wall();
             match self.services.azure.list_vms(subscription).await {
-                Ok(vms) => self.look_at_vms(&vms, began).await?,
+                Ok(vms) => {
+                    self.look_at_vms(&vms, began).await?;
+                    self.look_for_gone(subscription, &vms).await?;
+                }
                 Err(e) => outcome = Err(e.into()),
             }
         }
@@ -123,6 +127,38 @@ impl Reconciler {
             let drift = policy_tag::drift(tags::value(&vm.tags, POLICY_TAG), &row.policy);
             if row.tag_drift.as_ref().map(|d| &d.drift) != drift.as_ref() {
                 self.store.set_tag_drift(item.id, drift, self.env.clock.wall()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Records which VMs with a policy are in Azure no more, and which are again. A listing may lag, so
+    /// that one which it lacks is asked for by itself.
+    async fn look_for_gone(
+        &self,
+        subscription: &str,
+        vms: &[azdr_arm::Vm],
+    ) -> Result<(), StoreError> {
+        let listed: BTreeSet<&str> =
+            vms.iter().filter_map(|vm| vm.id.as_ref()).map(|id| id.key()).collect();
+        for (item, row) in self.store.policies().await? {
+            if !item.arm_id.subscription().eq_ignore_ascii_case(subscription) {
+                continue;
+            }
+            let now = self.env.clock.wall();
+            match (listed.contains(item.arm_id.key()), row.gone) {
+                (true, Some(_)) => {
+                    tracing::info!(vm = %item.arm_id, "the VM is in Azure again");
+                    self.store.set_vm_back(item.id, now).await?;
+                }
+                (false, None) => match self.services.azure.get_vm(&item.arm_id).await {
+                    Err(e) if e.is_not_found() => {
+                        tracing::warn!(vm = %item.arm_id, "the VM is not in Azure any more");
+                        self.store.set_vm_gone(item.id, now).await?;
+                    }
+                    _ => {}
+                },
+                _ => {}
             }
         }
         Ok(())

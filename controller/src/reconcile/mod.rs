@@ -1,6 +1,7 @@
 //! Idempotent loops that compare what should be with what is, and start runs. They take no input,
 //! repair nothing themselves, and may be stopped at any line.
 
+pub mod alerts;
 pub mod inventory;
 mod missing;
 mod pins;

@@ -1,7 +1,8 @@
 //! The VM's tag that mirrors its policy: written when the policy is set, and again where that failed.
 //!
 //! The store is the truth. What the tag held is read first: a value that azdr has not written is replaced
-//! only when a person asks for it, who is told what it was.
+//! only when a person asks for it, who is told what it was. Where the VM is gone, that is recorded once, and
+//! its tag left alone until an inventory sees it again.
 
 use azdr_arm::ArmClient;
 use azdr_domain::policy::Policy;
@@ -63,6 +64,11 @@ pub(crate) async fn mirror(
             );
             store.set_tag_drift(item.id, Some(in_the_way), now).await?;
             (Some(words), None)
+        }
+        Err(e) if e.is_not_found() => {
+            tracing::warn!(vm = %item.arm_id, "the VM is not in Azure any more; its tag is left alone");
+            store.set_vm_gone(item.id, now).await?;
+            return Ok(None);
         }
         Err(e) => (Some(format!("{} ({})", e.message, e.code)), None),
     };

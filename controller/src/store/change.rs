@@ -18,7 +18,7 @@ use super::error::to_json;
 use super::items::ensure_vm;
 use super::points::ReplicaState;
 use super::runs::{insert_run, queued_equal};
-use super::{ItemId, NewRun, RunId, StoreError};
+use super::{ItemId, NewRun, RunId, StoreError, alerts};
 use crate::mutation::{Mutation, planted};
 
 /// A change to the catalogue.
@@ -282,7 +282,7 @@ pub(super) fn apply(
             let key = (point, region);
             c.execute_cached("DELETE FROM snapshot WHERE point_id = ?1 AND region = ?2", key)?;
             c.execute_cached("DELETE FROM replica WHERE point_id = ?1 AND region = ?2", key)?;
-            Ok(())
+            alerts::point_gone(c, *item, name.as_str(), Some(region), now)
         }
         Change::AddProof { item, name, region, level, passed, detail } => {
             let point = point_id(c, *item, name)?;
@@ -290,7 +290,10 @@ pub(super) fn apply(
                 "INSERT OR REPLACE INTO proof VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
                 (run.0, point, region, level, passed, now.unix_ms(), detail),
             )?;
-            Ok(())
+            match passed {
+                true => alerts::proved(c, run, *item, name.as_str(), region, now),
+                false => Ok(()),
+            }
         }
         Change::AddDrill { item, name, region, started, passed, rto_ms, error } => {
             c.execute_cached(
@@ -307,7 +310,7 @@ pub(super) fn apply(
                     error,
                 ),
             )?;
-            Ok(())
+            alerts::drill_recorded(c, run, *passed, *rto_ms, now)
         }
         Change::TakeLease { item, name } => {
             let point = point_id(c, *item, name)?;
@@ -485,7 +488,7 @@ fn remove_point(
         "DELETE FROM point WHERE item_id = ?1 AND name = ?2",
         (item.0, name.as_str()),
     )?;
-    Ok(())
+    alerts::point_gone(c, item, name.as_str(), None, now)
 }
 
 /// A lease keeps its point, whatever a plan said before it was taken (I1).

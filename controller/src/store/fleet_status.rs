@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use azdr_domain::alert::VmFacts;
 use azdr_domain::arm_id::ArmId;
+use azdr_domain::coverage::ExpectedTimes;
+use azdr_domain::objective::LastDrill;
 use azdr_domain::policy::Policy;
 use azdr_domain::tier::{Tier, TierSet};
 use azdr_env::WallTime;
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::cached::Cached;
 use super::items::parse_arm_id;
@@ -35,10 +39,36 @@ pub struct FleetRow {
     pub proved: Option<WallTime>,
     /// When an attempt to prove one last failed.
     pub proof_failed: Option<WallTime>,
-    /// Whether its last drill passed.
-    pub last_drill_passed: Option<bool>,
+    /// When the first point was taken that came after the last proof, if any has.
+    pub unproved_since: Option<WallTime>,
+    /// The newest one that can be restored somewhere; looked up only where the policy has an RPO, and
+    /// else `newest`.
+    pub newest_restorable: Option<WallTime>,
+    /// What its last drill has shown.
+    pub last_drill: Option<LastDrill>,
     /// When its last drill that passed was begun.
     pub drilled: Option<WallTime>,
+    /// Since when Azure has the VM no more, as far as is known.
+    pub gone: Option<WallTime>,
+}
+
+impl FleetRow {
+    /// As the rules see it; `None` without an enabled policy.
+    pub fn facts<'a>(&'a self, expected: &mut ExpectedTimes, now: WallTime) -> Option<VmFacts<'a>> {
+        let policy = self.policy.as_deref().filter(|p| p.enabled)?;
+        Some(VmFacts {
+            vm: self.vm.name(),
+            policy,
+            enabled_since: self.enabled_since,
+            gone: self.gone,
+            newest: self.newest,
+            newest_of_lowest: self.newest_of_lowest,
+            newest_restorable: self.newest_restorable,
+            proved: self.proved,
+            unproved_since: self.unproved_since,
+            expected: expected.of(policy, now),
+        })
+    }
 }
 
 /// Jobs that are not over.
@@ -60,9 +90,22 @@ const FLEET: &str = "SELECT i.id, i.arm_id, p.policy_json, p.enabled_since_ms,
     f.passed_ms, f.failed_ms,
     (SELECT passed FROM drill WHERE item_id = i.id ORDER BY started_ms DESC LIMIT 1),
     (SELECT started_ms FROM drill WHERE item_id = i.id AND passed = 1
-       ORDER BY started_ms DESC LIMIT 1)
-  FROM item i LEFT JOIN policy p ON p.item_id = i.id LEFT JOIN item_proof f ON f.item_id = i.id
-  WHERE i.kind = 'vm' ORDER BY i.arm_key";
+       ORDER BY started_ms DESC LIMIT 1),
+    (SELECT rto_ms FROM drill WHERE item_id = i.id ORDER BY started_ms DESC LIMIT 1), p.gone_ms,
+    f.unproved_ms
+  FROM item i LEFT JOIN policy p ON p.item_id = i.id LEFT JOIN item_proof f ON f.item_id = i.id ";
+
+const ALL: &str = "WHERE i.kind = 'vm' ORDER BY i.arm_key";
+const ONE: &str = "WHERE i.kind = 'vm' AND i.id = ?1";
+
+/// Points of a VM that are not being deleted and of which some region has all disks, newest first.
+const NEWEST_RESTORABLE: &str = "SELECT p.created_ms FROM point p
+  WHERE p.item_id = ?1 AND p.pruned_by IS NULL AND EXISTS (SELECT 1 FROM snapshot s
+    WHERE s.point_id = p.id AND NOT EXISTS (SELECT 1 FROM snapshot m
+        WHERE m.point_id = p.id AND m.region = s.region AND m.missing_ms IS NOT NULL)
+      AND (s.region = p.region OR EXISTS (SELECT 1 FROM replica r
+        WHERE r.point_id = p.id AND r.region = s.region AND r.state = 'complete')))
+  ORDER BY p.created_ms DESC LIMIT 1";
 
 const NEWEST_FIRST: &str =
     "SELECT created_ms, tiers_json FROM point WHERE item_id = ?1 ORDER BY created_ms DESC";
@@ -74,36 +117,24 @@ impl Store {
     /// When the database cannot be read.
     pub async fn fleet(&self) -> Result<Vec<FleetRow>, StoreError> {
         self.read(|c| {
-            // A fleet has few policies, and reading one costs more than all the rest of its row.
-            let mut known: BTreeMap<String, Arc<Policy>> = BTreeMap::new();
-            let mut statement = c.prepare_cached(FLEET)?;
+            let mut known = Known::default();
+            let mut statement = c.prepare_cached(&format!("{FLEET}{ALL}"))?;
             let mut rows = statement.query([])?;
             let mut fleet = Vec::new();
             while let Some(row) = rows.next()? {
-                let mut vm = fleet_row(row)?;
-                if let Some(text) = row.get::<_, Option<String>>(2)? {
-                    let policy = match known.get(&text) {
-                        Some(policy) => policy.clone(),
-                        None => {
-                            let policy = serde_json::from_str(&text);
-                            let policy: Arc<Policy> =
-                                Arc::new(policy.map_err(StoreError::corrupt("policy"))?);
-                            known.insert(text, Arc::clone(&policy));
-                            policy
-                        }
-                    };
-                    if let Some(lowest) = policy.retention.tiers().iter().last()
-                        && lowest != Tier::Daily
-                    {
-                        vm.newest_of_lowest = newest_of(c, vm.item, lowest)?;
-                    }
-                    vm.policy = Some(policy);
-                }
-                fleet.push(vm);
+                fleet.push(whole_row(c, row, &mut known)?);
             }
             Ok(fleet)
         })
         .await
+    }
+
+    /// The same of one VM; `None` when the catalogue has no such one.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn fleet_vm(&self, item: ItemId) -> Result<Option<FleetRow>, StoreError> {
+        self.read(move |c| fleet_row_of(c, item)).await
     }
 
     /// Jobs that are not over, and how many recovery points there are.
@@ -134,6 +165,41 @@ impl Store {
     }
 }
 
+/// Policies by their text: a fleet has few, and reading one costs more than all the rest of its row.
+type Known = BTreeMap<String, Arc<Policy>>;
+
+/// One VM; `None` when there is no such row.
+pub(super) fn fleet_row_of(c: &Connection, item: ItemId) -> Result<Option<FleetRow>, StoreError> {
+    let mut statement = c.prepare_cached(&format!("{FLEET}{ONE}"))?;
+    let mut rows = statement.query([item.0])?;
+    rows.next()?.map(|row| whole_row(c, row, &mut Known::default())).transpose()
+}
+
+fn whole_row(c: &Connection, row: &Row<'_>, known: &mut Known) -> Result<FleetRow, StoreError> {
+    let mut vm = fleet_row(row)?;
+    let Some(text) = row.get::<_, Option<String>>(2)? else { return Ok(vm) };
+    let policy = match known.get(&text) {
+        Some(policy) => policy.clone(),
+        None => {
+            let policy = serde_json::from_str(&text);
+            let policy: Arc<Policy> = Arc::new(policy.map_err(StoreError::corrupt("policy"))?);
+            known.insert(text, Arc::clone(&policy));
+            policy
+        }
+    };
+    if let Some(lowest) = policy.retention.tiers().iter().last()
+        && lowest != Tier::Daily
+    {
+        vm.newest_of_lowest = newest_of(c, vm.item, lowest)?;
+    }
+    if policy.rpo.is_some() {
+        let newest = c.query_row_cached(NEWEST_RESTORABLE, [vm.item.0], |r| r.get(0)).optional()?;
+        vm.newest_restorable = newest.map(WallTime::from_unix_ms);
+    }
+    vm.policy = Some(policy);
+    Ok(vm)
+}
+
 fn fleet_row(r: &Row<'_>) -> rusqlite::Result<FleetRow> {
     let time = |column| r.get::<_, Option<i64>>(column).map(|ms| ms.map(WallTime::from_unix_ms));
     let newest = time(4)?;
@@ -147,8 +213,18 @@ fn fleet_row(r: &Row<'_>) -> rusqlite::Result<FleetRow> {
         newest_of_lowest: newest,
         proved: time(6)?,
         proof_failed: time(7)?,
-        last_drill_passed: r.get(8)?,
+        unproved_since: time(12)?,
+        newest_restorable: newest,
+        last_drill: match (r.get(8)?, r.get::<_, Option<i64>>(10)?) {
+            (None, _) => None,
+            (Some(false), _) => Some(LastDrill::Failed),
+            (Some(true), None) => Some(LastDrill::Unmeasured),
+            (Some(true), Some(ms)) => {
+                Some(LastDrill::Took(Duration::from_millis(ms.unsigned_abs())))
+            }
+        },
         drilled: time(9)?,
+        gone: time(11)?,
     })
 }
 
@@ -178,7 +254,7 @@ mod tests {
         let store = Store::open(&dir.path().join("db"), Executor::Inline).unwrap();
         let plan: Vec<String> = store
             .read(|c| {
-                let mut s = c.prepare(&format!("EXPLAIN QUERY PLAN {FLEET}"))?;
+                let mut s = c.prepare(&format!("EXPLAIN QUERY PLAN {FLEET}{ALL}"))?;
                 let rows = s.query_map([], |r| r.get(3))?;
                 rows.collect::<Result<_, _>>().map_err(Into::into)
             })
@@ -186,7 +262,7 @@ mod tests {
             .unwrap();
         let of = |table: &str| plan.iter().filter(move |l| l.contains(table)).collect::<Vec<_>>();
         assert_eq!(of("SEARCH point USING COVERING INDEX point_by_item").len(), 2, "{plan:#?}");
-        assert_eq!(of("SEARCH drill USING").len(), 2, "{plan:#?}");
+        assert_eq!(of("SEARCH drill USING").len(), 3, "{plan:#?}");
         assert_eq!(of("SCAN").len(), 1, "only the VMs themselves: {plan:#?}");
     }
 
@@ -237,7 +313,7 @@ mod tests {
         assert_eq!((ms(vm.oldest), ms(vm.newest)), (Some(10), Some(30)));
         assert_eq!(ms(vm.newest_of_lowest), Some(20));
         assert_eq!((ms(vm.proved), ms(vm.proof_failed)), (Some(50), Some(60)));
-        assert_eq!((vm.last_drill_passed, ms(vm.drilled)), (Some(false), Some(70)));
+        assert_eq!((vm.last_drill, ms(vm.drilled)), (Some(LastDrill::Failed), Some(70)));
         assert_eq!(store.open_runs().await.unwrap(), (OpenRuns::default(), 3));
     }
 }

@@ -11,6 +11,7 @@
 //! Nothing here knows Azure or the workflows: rows in, rows out.
 
 mod agents;
+mod alerts;
 mod approvals;
 mod cached;
 pub mod change;
@@ -34,6 +35,7 @@ mod runs;
 mod stamp;
 
 pub use agents::{AgentCertificate, CertificateScope, ExpectedInstance};
+pub use alerts::{AlertFilter, AlertRow};
 pub use approvals::Approval;
 pub use change::CatalogueChange;
 pub use deletion_hold::DeletionHold;

@@ -17,10 +17,13 @@ use serde::{Deserialize, Serialize};
 use super::cached::Cached;
 use super::error::to_json;
 use super::items::{ensure_vm, item_by_key};
-use super::{Item, ItemId, Store, StoreError};
+use super::{Item, ItemId, Store, StoreError, alerts};
 
 /// Why a tag is not written, until Azure has been asked for the first time.
 pub const NOT_WRITTEN_YET: &str = "not written yet";
+
+/// Why the tag of a VM is not written that Azure has no more.
+const VM_GONE: &str = "the VM is not in Azure any more";
 
 /// A VM's policy as stored.
 #[derive(Clone, Debug)]
@@ -31,6 +34,8 @@ pub struct PolicyRow {
     pub enabled_since: WallTime,
     /// Why the VM's tag could not be written, if it could not.
     pub tag_problem: Option<String>,
+    /// Since when Azure has the VM no more, as far as is known: its tag is not written then.
+    pub gone: Option<WallTime>,
     /// When the tag was last written; 1970 for never.
     pub tag_written: WallTime,
     /// What the tag shows instead of the policy, as last seen.
@@ -113,11 +118,39 @@ impl Store {
                    tag_drift_json = CASE WHEN ?2 IS NULL THEN NULL ELSE tag_drift_json END,
                    tag_written_ms = CASE WHEN ?2 IS NULL THEN ?3 ELSE tag_written_ms END
                  WHERE item_id = ?1",
-                (id.0, problem, now.unix_ms()),
+                (id.0, &problem, now.unix_ms()),
             )?;
-            Ok(())
+            // What could be written to is there.
+            match problem {
+                None => set_back(c, id, None, now),
+                Some(_) => Ok(()),
+            }
         })
         .await
+    }
+
+    /// Records that Azure has the VM no more; the first sight counts. Its tag is left alone from then on.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn set_vm_gone(&self, id: ItemId, now: WallTime) -> Result<(), StoreError> {
+        self.write(move |c| {
+            c.execute_cached(
+                "UPDATE policy SET gone_ms = coalesce(gone_ms, ?2), tag_problem = ?3
+                 WHERE item_id = ?1",
+                (id.0, now.unix_ms(), VM_GONE),
+            )?;
+            alerts::settle(c, id, now)
+        })
+        .await
+    }
+
+    /// Records that Azure has the VM again: its tag is to be written anew.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn set_vm_back(&self, id: ItemId, now: WallTime) -> Result<(), StoreError> {
+        self.write(move |c| set_back(c, id, Some(NOT_WRITTEN_YET), now)).await
     }
 
     /// Records what the VM's tag was seen to show instead of its policy; the first sight counts.
@@ -230,12 +263,13 @@ impl Store {
         Ok(all.into_iter().filter(|(_, row)| row.policy.enabled).collect())
     }
 
-    /// Policies, with their items, that could not be written to the VM's tag.
+    /// Policies, with their items, that could not be written to the VM's tag; not those of VMs that are
+    /// gone.
     ///
     /// # Errors
     /// When the database cannot be read.
     pub async fn policies_not_mirrored(&self) -> Result<Vec<(Item, PolicyRow)>, StoreError> {
-        self.policies_where("tag_problem IS NOT NULL").await
+        self.policies_where("tag_problem IS NOT NULL AND gone_ms IS NULL").await
     }
 
     /// All policies with their items.
@@ -311,6 +345,20 @@ fn follow(
     Ok(None)
 }
 
+fn set_back(
+    c: &Connection,
+    id: ItemId,
+    tag_problem: Option<&str>,
+    now: WallTime,
+) -> Result<(), StoreError> {
+    let was_gone = c.execute_cached(
+        "UPDATE policy SET gone_ms = NULL, tag_problem = ?2
+         WHERE item_id = ?1 AND gone_ms IS NOT NULL",
+        (id.0, tag_problem),
+    )?;
+    if was_gone > 0 { alerts::settle(c, id, now) } else { Ok(()) }
+}
+
 fn write_policy(
     c: &Connection,
     id: ItemId,
@@ -367,7 +415,7 @@ pub(super) fn read_policy(c: &Connection, id: ItemId) -> Result<Option<PolicyRow
     let row = c
         .query_row_cached(
             "SELECT policy_json, enabled_since_ms, tag_problem, tag_written_ms, tag_drift_json, origin,
-               origin_problem FROM policy WHERE item_id = ?1",
+               origin_problem, gone_ms FROM policy WHERE item_id = ?1",
             [id.0],
             |r| {
                 Ok((
@@ -378,15 +426,17 @@ pub(super) fn read_policy(c: &Connection, id: ItemId) -> Result<Option<PolicyRow
                     r.get::<_, Option<String>>(4)?,
                     r.get::<_, Option<String>>(5)?,
                     r.get(6)?,
+                    r.get::<_, Option<i64>>(7)?,
                 ))
             },
         )
         .optional()?;
-    row.map(|(json, since, tag_problem, written, drift, origin, origin_problem)| {
+    row.map(|(json, since, tag_problem, written, drift, origin, origin_problem, gone)| {
         Ok(PolicyRow {
             policy: serde_json::from_str(&json).map_err(StoreError::corrupt("policy"))?,
             enabled_since: WallTime::from_unix_ms(since),
             tag_problem,
+            gone: gone.map(WallTime::from_unix_ms),
             tag_written: WallTime::from_unix_ms(written),
             tag_drift: drift
                 .map(|d| serde_json::from_str(&d).map_err(StoreError::corrupt("tag drift")))

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::cached::Cached;
 use super::error::to_json;
 use super::journal::{self, Event};
-use super::{ItemId, Store, StoreError, repetition};
+use super::{ItemId, Store, StoreError, alerts, repetition};
 
 /// A run's number; users see it as the job id.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -708,6 +708,7 @@ pub(super) fn check_state(c: &Connection, id: RunId, wanted: RunState) -> Result
     Err(StoreError::Refused(format!("job {id} is {is} by now, not {wanted} any more")))
 }
 
+/// The new state, with all that follows from it: every state is written here.
 pub(super) fn set_state(
     c: &Connection,
     id: RunId,
@@ -729,7 +730,7 @@ pub(super) fn set_state(
         c.execute_cached("DELETE FROM lease WHERE run_id = ?1", [id.0])?;
         c.execute_cached("DELETE FROM expected_instance WHERE run_id = ?1", [id.0])?;
     }
-    Ok(())
+    alerts::of_state(c, id, state, now)
 }
 
 const SELECT: &str = "SELECT id, workflow, version, input_json, state, item_id, requested_by,

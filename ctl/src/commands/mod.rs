@@ -1,6 +1,7 @@
 //! One module per noun, one file per verb.
 
 pub(crate) mod agent;
+pub(crate) mod alert;
 pub(crate) mod backup;
 pub(crate) mod completion;
 pub(crate) mod dr;
@@ -90,6 +91,7 @@ pub(crate) async fn run(cli: Cli, out: Output) -> Result<(), CliError> {
             job::Job::Approve(command) => command.run(s).await,
             job::Job::Watch(command) => command.run(s).await,
         },
+        Noun::Alert(alert::Alert::List(command)) => command.run(s).await,
         Noun::Residue(residue::Residue::List(command)) => command.run(s).await,
         Noun::Retention(retention::Retention::Release(command)) => command.run(s).await,
         Noun::Operator(verb) => match verb {

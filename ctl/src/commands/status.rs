@@ -1,6 +1,6 @@
 //! `azdr status`
 
-use azdr_proto::admin::{FleetPart, FleetStatus, GetStatusRequest};
+use azdr_proto::admin::{FleetObjective, FleetPart, FleetStatus, GetStatusRequest};
 use clap::Args;
 
 use crate::again::{self, Again};
@@ -14,8 +14,9 @@ use crate::{json, names};
 /// Show the whole fleet on one screen: what is protected, what is missing, what waits for you
 ///
 /// A VM is covered if it has every backup that it should have by now, and overdue if two hours after its
-/// last scheduled time it still has none. A DR test is due for a VM whose backups are copied to another
-/// region and that has passed none in the last 30 days.
+/// last scheduled time it still has none. A DR test is due for a VM whose policy asks for them
+/// (--drill-every) and that has passed none in that time. An RTO is judged by the last DR test, an RPO by
+/// the newest restorable backup; what was not measured is neither met nor missed.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  azdr status\n  azdr status --watch --interval 30")]
 pub(crate) struct Status {
@@ -54,11 +55,27 @@ fn text(status: &FleetStatus, style: Style) -> String {
         ("Gone from Azure", &status.gone),
         ("Unproved", &status.unproved),
         ("DR tests due", &status.drills_due),
+        ("DR tests not asked for", &status.drills_not_asked_for),
         ("DR tests failed", &status.drills_failed),
     ] {
         let part = part.clone().unwrap_or_default();
         row(label, part.vms.to_string(), longest(&part));
     }
+    for (label, objective) in [("RPO missed", &status.rpo), ("RTO missed", &status.rto)] {
+        let objective = objective.clone().unwrap_or_default();
+        let missed = objective.missed.clone().unwrap_or_default();
+        row(label, missed.vms.to_string(), others(&objective, &longest(&missed)));
+    }
+    let FleetStatus { alerts_critical, alerts_high, alerts_medium, .. } = status;
+    let open = alerts_critical + alerts_high + alerts_medium;
+    let alerts = match open {
+        0 => String::new(),
+        _ => format!(
+            "{alerts_critical} critical, {alerts_high} high, {alerts_medium} medium: azdr alert list \
+             --open"
+        ),
+    };
+    row("Alerts open", open.to_string(), alerts);
     row("Recovery points", status.recovery_points.to_string(), String::new());
     let FleetStatus { jobs_queued, jobs_running, jobs_undoing, jobs_stuck, .. } = status;
     let jobs = format!("{jobs_queued} queued, {jobs_running} running, {jobs_undoing} undoing");
@@ -78,6 +95,18 @@ fn text(status: &FleetStatus, style: Style) -> String {
         text.push_str(&format!("{}: {}\n", style.warning(), status.deletions_held));
     }
     text
+}
+
+/// Those that miss an objective, and how many do not.
+fn others(objective: &FleetObjective, missed: &str) -> String {
+    let mut parts = vec![format!("{} met", objective.met)];
+    if objective.unknown > 0 {
+        parts.push(format!("{} not measured yet", objective.unknown));
+    }
+    if objective.not_asked_for > 0 {
+        parts.push(format!("{} without one", objective.not_asked_for));
+    }
+    if missed.is_empty() { parts.join(", ") } else { format!("{missed}; {}", parts.join(", ")) }
 }
 
 /// Few names are enough to begin with: the rest is in the JSON and in the lists.

@@ -85,6 +85,7 @@ pub(crate) fn simulation(m: &PolicySimulation) -> Value {
         "missed_at": list(&m.missed_unix_ms, |at| time(*at)),
         "basis": m.basis.as_ref().map(basis),
         "deletions_held": text(&m.deletions_held),
+        "present_policy": m.present_policy.as_ref().map(policy),
     })
 }
 

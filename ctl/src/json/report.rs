@@ -61,6 +61,8 @@ fn dr_test_record(m: &DrTestRecord) -> Value {
         "passed": m.passed,
         "rto_ms": millis(m.rto_ms),
         "error": text(&m.error),
+        "target_rto_ms": m.target_rto_ms,
+        "rto_state": names::objective_state(m.rto_state),
     })
 }
 
@@ -74,6 +76,7 @@ fn dr_statistics(m: &DrStatistics) -> Value {
         "worst_rto_ms": millis(m.worst_rto_ms),
         "target_rto_ms": m.target_rto_ms,
         "bound": m.bound.as_ref().map(rto_bound),
+        "within_target": m.within_target,
     })
 }
 

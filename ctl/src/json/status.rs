@@ -27,11 +27,26 @@ pub(crate) fn fleet_status(m: &FleetStatus) -> Value {
         "stuck_job_ids": m.stuck_job_ids,
         "residue": m.residue.as_ref().map(fleet_residue),
         "deletions_held": text(&m.deletions_held),
+        "drills_not_asked_for": m.drills_not_asked_for.as_ref().map(fleet_part),
+        "rpo": m.rpo.as_ref().map(fleet_objective),
+        "rto": m.rto.as_ref().map(fleet_objective),
+        "alerts_critical": m.alerts_critical,
+        "alerts_high": m.alerts_high,
+        "alerts_medium": m.alerts_medium,
     })
 }
 
 fn fleet_part(m: &FleetPart) -> Value {
     json!({ "vms": m.vms, "longest": list(&m.longest, fleet_vm) })
+}
+
+fn fleet_objective(m: &FleetObjective) -> Value {
+    json!({
+        "met": m.met,
+        "missed": m.missed.as_ref().map(fleet_part),
+        "unknown": m.unknown,
+        "not_asked_for": m.not_asked_for,
+    })
 }
 
 fn fleet_vm(m: &FleetVm) -> Value {
@@ -53,6 +68,7 @@ fn fleet_residue(m: &FleetResidue) -> Value {
 pub(super) fn written() -> Vec<(&'static str, Value)> {
     vec![
         ("FleetStatus", fleet_status(&<_>::default())),
+        ("FleetObjective", fleet_objective(&<_>::default())),
         ("FleetPart", fleet_part(&<_>::default())),
         ("FleetVm", fleet_vm(&<_>::default())),
         ("FleetResidue", fleet_residue(&<_>::default())),

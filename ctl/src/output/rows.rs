@@ -344,6 +344,38 @@ pub(crate) static JOBS: Rows = Rows {
     ],
 };
 
+pub(crate) static ALERTS: Rows = Rows {
+    list: "alerts",
+    columns: &[
+        "id",
+        "kind",
+        "severity",
+        "vm_resource_id",
+        "vm_name",
+        "job_id",
+        "recovery_point",
+        "region",
+        "what",
+        "next_step",
+        "raised_at",
+        "resolved_at",
+        "resolution",
+        "since_at",
+        "times",
+    ],
+    shown: &[
+        "id",
+        "severity",
+        "kind",
+        "raised_at",
+        "resolved_at",
+        "vm_name",
+        "job_id",
+        "times",
+        "what",
+    ],
+};
+
 pub(crate) static RESIDUE: Rows = Rows {
     list: "resources",
     columns: &[

@@ -6,6 +6,9 @@ use crate::harness::{World, transcript};
 pub(crate) const CASES: &[(&str, &str)] = &[
     ("whoami", "whoami"),
     ("status", "status"),
+    ("alert_list", "alert list"),
+    ("alert_list_open", "alert list --open --severity high --days 7 --limit 1"),
+    ("alert_list_of_a_kind", "alert list --kind rpo_missed --vm prod-db-vm --before 43"),
     ("operator_add_refused", "operator add alice --role admin --bundle NEW"),
     ("operator_add", "operator add bob --role operator --bundle NEW"),
     ("operator_list", "operator list"),
@@ -35,6 +38,7 @@ pub(crate) const CASES: &[(&str, &str)] = &[
     ("backup_configure_without_tag", "backup configure locked"),
     ("backup_config_show", "backup config-show prod-db-vm"),
     ("backup_config_show_drifted", "backup config-show drifted"),
+    ("backup_config_show_of_a_vm_that_is_gone", "backup config-show gone"),
     ("backup_disable", "backup disable prod-db-vm"),
     ("backup_trigger", "backup trigger prod-db-vm"),
     ("backup_trigger_no_wait", "backup trigger prod-db-vm --tier weekly --no-wait"),

@@ -230,6 +230,9 @@ impl AdminService for FakeController {
         if r.get_ref().vm.as_ref().is_some_and(|vm| vm.name == "drifted") {
             return Ok(Response::new(values::drifted()));
         }
+        if r.get_ref().vm.as_ref().is_some_and(|vm| vm.name == "gone") {
+            return Ok(Response::new(values::of_a_vm_that_is_gone()));
+        }
         Ok(Response::new(values::config()))
     }
 
@@ -434,7 +437,9 @@ impl AdminService for FakeController {
 
     async fn list_dr_tests(&self, r: Request<ListDrTestsRequest>) -> Answer<ListDrTestsResponse> {
         check(r.get_ref().vm.as_ref())?;
-        let mut history = values::history();
+        // With all VMs come those that allow less.
+        let is_one = r.get_ref().vm.as_ref().is_some_and(|vm| !vm.name.is_empty());
+        let mut history = values::history(if is_one { 900_000 } else { 660_000 });
         // Whoever looks back to the start of the kept drill wants to know of that one.
         if r.get_ref().since_unix_ms == values::NOW - 3_600_000 {
             history.tests = vec![DrTestRecord { job_id: 45, ..history.tests.swap_remove(0) }];
@@ -565,6 +570,11 @@ impl AdminService for FakeController {
                 "operator alice has changed the policy: another one must approve job {id}"
             ))),
         }
+    }
+
+    async fn list_alerts(&self, r: Request<ListAlertsRequest>) -> Answer<ListAlertsResponse> {
+        check(r.get_ref().vm.as_ref())?;
+        Ok(Response::new(values::alerts(r.get_ref())))
     }
 
     async fn add_operator(&self, r: Request<AddOperatorRequest>) -> Answer<OperatorCertificate> {

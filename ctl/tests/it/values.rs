@@ -115,6 +115,20 @@ pub(crate) fn drifted() -> BackupConfig {
         vm_name: "drifted".into(),
         rpo_secs: 36 * 3600,
         verify_every_secs: 7 * 86_400,
+        rpo_objective: Some(Objective {
+            target_secs: 36 * 3600,
+            by_default: false,
+            state: ObjectiveState::Missed.into(),
+            measured_ms: 2 * DAY as u64,
+            measured_unix_ms: NOW - 2 * DAY,
+        }),
+        rto_objective: Some(Objective {
+            target_secs: 900,
+            by_default: true,
+            state: ObjectiveState::Unknown.into(),
+            measured_ms: 0,
+            measured_unix_ms: 0,
+        }),
         origin: "gold".into(),
         origin_problem: "it does not match gold any more, and keeps the policy as it was".into(),
         tag_drift: Some(TagDrift {
@@ -123,6 +137,18 @@ pub(crate) fn drifted() -> BackupConfig {
             since_unix_ms: NOW - DAY,
         }),
         warnings: vec!["no agent of it is connected to freeze it".into()],
+        ..config()
+    }
+}
+
+/// Of a VM that somebody has deleted.
+pub(crate) fn of_a_vm_that_is_gone() -> BackupConfig {
+    BackupConfig {
+        vm_resource_id: VM_ID.replace("prod-db-vm", "gone"),
+        vm_name: "gone".into(),
+        tag_written: false,
+        tag_problem: "the VM is not in Azure any more".into(),
+        gone_since_unix_ms: NOW - DAY,
         ..config()
     }
 }
@@ -412,7 +438,69 @@ pub(crate) fn fleet_status() -> FleetStatus {
             monthly_cost_usd_cents: 1234,
         }),
         deletions_held: String::new(),
+        drills_not_asked_for: part(40, &[("web-1", NOW)]),
+        rpo: Some(FleetObjective {
+            met: 120,
+            missed: part(2, &[("web-3", NOW - 3 * DAY), ("web-9", NOW - 2 * DAY)]),
+            unknown: 1,
+            not_asked_for: 18,
+        }),
+        rto: Some(FleetObjective { met: 90, missed: part(0, &[]), unknown: 51, not_asked_for: 0 }),
+        alerts_critical: 1,
+        alerts_high: 3,
+        alerts_medium: 0,
     }
+}
+
+/// As the request wants them, of three.
+pub(crate) fn alerts(r: &ListAlertsRequest) -> ListAlertsResponse {
+    let failed = Alert {
+        id: 43,
+        kind: "dr_test_failed".into(),
+        severity: AlertSeverity::Critical.into(),
+        vm_resource_id: VM_ID.into(),
+        vm_name: "prod-db-vm".into(),
+        job_id: 45,
+        recovery_point: POINT.into(),
+        region: "westus2".into(),
+        what: format!(
+            "the DR test of prod-db-vm with {POINT} in westus2 failed: SSH did not answer"
+        ),
+        next_step: "see `azdr job show 45`, then `azdr dr test prod-db-vm --test-region westus2`"
+            .into(),
+        raised_unix_ms: NOW,
+        since_unix_ms: NOW - 7 * DAY,
+        times: 2,
+        ..Alert::default()
+    };
+    let low = Alert {
+        id: 42,
+        kind: "success_rate_low".into(),
+        severity: AlertSeverity::High.into(),
+        what: "9 of 10 DR tests of the last 30 days passed, less than 99.9 %".into(),
+        next_step: "see `azdr dr success-rate` and `azdr dr test-history`".into(),
+        raised_unix_ms: NOW - DAY,
+        since_unix_ms: NOW - DAY,
+        times: 1,
+        ..Alert::default()
+    };
+    let resolved = Alert {
+        id: 40,
+        job_id: 38,
+        raised_unix_ms: NOW - 7 * DAY,
+        resolved_unix_ms: NOW,
+        resolution: "job 45 has ended in the same way".into(),
+        times: 1,
+        ..failed.clone()
+    };
+    let mut alerts = vec![failed, low, resolved];
+    alerts.retain(|a| !r.open || a.resolved_unix_ms == 0);
+    alerts.retain(|a| a.severity >= r.severity && (r.before_id == 0 || a.id < r.before_id));
+    alerts.retain(|a| r.kind.is_empty() || a.kind == r.kind);
+    alerts.retain(|a| r.vm.as_ref().is_none_or(|vm| vm.name.is_empty() || a.vm_name == vm.name));
+    let more = alerts.len().saturating_sub(r.limit as usize) as u64;
+    alerts.truncate(r.limit as usize);
+    ListAlertsResponse { alerts, more }
 }
 
 pub(crate) fn asking() -> Job {
@@ -544,6 +632,7 @@ pub(crate) fn simulation() -> PolicySimulation {
         missed_unix_ms: vec![],
         basis: Some(basis()),
         deletions_held: String::new(),
+        present_policy: Some(config()),
     }
 }
 
@@ -856,7 +945,8 @@ pub(crate) fn residue() -> ListResidueResponse {
     }
 }
 
-pub(crate) fn history() -> ListDrTestsResponse {
+/// The target is that of the VMs' policies.
+pub(crate) fn history(target_rto_ms: u64) -> ListDrTestsResponse {
     let test = |job_id, days: i64, rto_ms| DrTestRecord {
         job_id,
         vm_resource_id: VM_ID.into(),
@@ -867,9 +957,15 @@ pub(crate) fn history() -> ListDrTestsResponse {
         passed: true,
         rto_ms,
         error: String::new(),
+        target_rto_ms,
+        rto_state: match rto_ms <= target_rto_ms {
+            true => ObjectiveState::Met.into(),
+            false => ObjectiveState::Missed.into(),
+        },
     };
     let failed = DrTestRecord {
         passed: false,
+        rto_state: ObjectiveState::Missed.into(),
         error: "the VM did not boot: no capacity".into(),
         ..test(900, 21, 0)
     };
@@ -887,7 +983,8 @@ pub(crate) fn history() -> ListDrTestsResponse {
             average_rto_ms: 642_666,
             median_rto_ms: 665_000,
             worst_rto_ms: 683_000,
-            target_rto_ms: 900_000,
+            target_rto_ms,
+            within_target: if target_rto_ms < 683_000 { 2 } else { 3 },
             bound: Some(RtoBound {
                 share_percent: 90,
                 confidence_percent: 95,

@@ -116,6 +116,8 @@ mistakes! {
         "answer-before-commit", "I9", "is not there", "--seeds 0..1 --days 6 --vms 3";
     two_truths_are_noticed:
         "two-truths", "I10", "was failed", "--seeds 0..1 --days 3 --vms 3";
+    forgotten_alerts_are_noticed:
+        "alerts-forgotten", "I10", "no alert says so", "--seeds 0..2 --days 6 --vms 3";
     a_second_controller_is_noticed:
         "second-controller", "I11", "second controller", "--seeds 0..1 --days 16 --vms 1";
     pruning_against_a_pin_is_noticed:

@@ -111,6 +111,8 @@ pub enum Event {
         result: Value,
         /// Why it failed.
         error: Value,
+        /// The kinds of the alerts that have come of it; `None`: nobody could look.
+        alerts: Option<Vec<String>>,
     },
     /// A new life of the controller begins.
     LifeBegins(u64),

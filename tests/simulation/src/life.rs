@@ -93,6 +93,7 @@ impl Life {
         tasks.spawn(reconciler.clone().keep_tags(stop.clone()));
         tasks.spawn(reconciler.clone().keep_pins(pins_changed, stop.clone()));
         tasks.spawn(sweeper.keep_tidy(vec![SUBSCRIPTION.to_owned()], SWEEP, stop.clone()));
+        tasks.spawn(reconciler.clone().keep_alerts(TICK, stop.clone()));
         tasks.spawn(reconciler.keep_schedule(TICK, stop));
         let reporter = Arc::new(Reporter { store: store.clone(), known: world.known.clone() });
         line.report_to(reporter.clone());
@@ -216,6 +217,7 @@ impl Reporter {
                 known.insert(row.id, row.state)
             };
             if before != Some(row.state) {
+                let alerts = self.store.alerts_of(row.id).await.ok();
                 cloud.tell(&Event::Run {
                     id: row.id,
                     workflow: row.workflow,
@@ -223,6 +225,7 @@ impl Reporter {
                     state: row.state,
                     result: row.result.unwrap_or_default(),
                     error: row.error.unwrap_or_default(),
+                    alerts,
                 });
             }
         }

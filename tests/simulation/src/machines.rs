@@ -52,7 +52,7 @@ pub enum Planted {
 
 impl Planted {
     /// Every mistake that there is, by name.
-    pub const ALL: [(&'static str, Self); 19] = [
+    pub const ALL: [(&'static str, Self); 20] = [
         ("prune-ignores-policy", Self::Controller(Mutation::PruneIgnoresPolicy)),
         ("prune-ignores-leases", Self::Controller(Mutation::PruneIgnoresLeases)),
         ("prune-forgets-lineage", Self::Controller(Mutation::PruneForgetsLineage)),
@@ -71,6 +71,7 @@ impl Planted {
         ("missing-unnoticed", Self::Controller(Mutation::MissingUnnoticed)),
         ("prune-ignores-pins", Self::Controller(Mutation::PruneIgnoresPins)),
         ("undo-ignores-tag", Self::Controller(Mutation::UndoIgnoresTag)),
+        ("alerts-forgotten", Self::Controller(Mutation::AlertsForgotten)),
         ("chatty", Self::Chatty),
     ];
 }

@@ -1,9 +1,10 @@
 //! DR tests.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use azdr_domain::arm_id::ArmId;
+use azdr_domain::objective;
 use azdr_env::WallTime;
 use azdr_proto::admin::{
     DrTestRecord, Job, ListDrTestsRequest, ListDrTestsResponse, StartDrTestRequest,
@@ -14,7 +15,8 @@ use super::Admin;
 use super::deletions::refuse_if_deleted;
 use super::errors::{hinted, unavailable};
 use super::points::{no_copy, parse_region};
-use super::reports;
+use super::{objectives, reports};
+use crate::store::DrillRow;
 use crate::workflows::{dr_test, new_run};
 
 impl Admin {
@@ -119,11 +121,23 @@ impl Admin {
         let mut drills = self.store.drills(only, since).await.map_err(unavailable)?;
         let meant: BTreeSet<_> = items.iter().map(|i| i.id).collect();
         drills.retain(|d| meant.contains(&d.item));
-        let statistics = Some(reports::statistics(&drills));
+        let policies: BTreeMap<_, _> = self
+            .store
+            .policies()
+            .await
+            .map_err(unavailable)?
+            .into_iter()
+            .map(|(item, row)| (item.id, row.policy))
+            .collect();
+        let target = |drill: &DrillRow| objective::rto_target(policies.get(&drill.item));
+        let of_all = objective::rto_target(only.and_then(|item| policies.get(&item)));
+        let statistics = Some(reports::statistics(&drills, of_all, target));
         let tests = drills
             .into_iter()
             .map(|d| {
                 let vm = items.iter().find(|i| i.id == d.item).map(|i| &i.arm_id);
+                let target = target(&d);
+                let judgement = objective::judge_rto(target, Some(objectives::shown(&d)));
                 DrTestRecord {
                     job_id: d.run.0,
                     vm_resource_id: vm.map(ToString::to_string).unwrap_or_default(),
@@ -134,6 +148,8 @@ impl Admin {
                     passed: d.passed,
                     rto_ms: d.rto_ms.unwrap_or(0),
                     error: d.error.unwrap_or_default(),
+                    target_rto_ms: objectives::millis(target),
+                    rto_state: objectives::state(judgement).into(),
                 }
             })
             .collect();

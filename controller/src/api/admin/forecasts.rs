@@ -194,7 +194,8 @@ impl Admin {
         let size_bytes = self.size_of(&named.id, named.item.as_ref()).await?;
         let growth = Growth { size_bytes, change_per_mille: per_mille };
         let now = present.now;
-        let shown = shown(&named.id, &policy, &present.taken, now);
+        let show = |p: &Policy| shown(&named.id, p, &present.taken, now);
+        let (shown, before) = (show(&policy), present.policy().map(show));
         let until = now.plus(Duration::from_secs(u64::from(days) * 86_400));
         let simulated = self
             .store
@@ -215,6 +216,7 @@ impl Admin {
             missed_unix_ms: simulated.missed.iter().map(|at| at.unix_ms()).collect(),
             basis: Some(basis(growth)),
             deletions_held: self.why_held().await?,
+            present_policy: before,
         })
     }
 

@@ -4,6 +4,7 @@
 //! operator who is not revoked.
 
 mod agents;
+mod alerts;
 mod authorise;
 mod bulk;
 mod confirmations;
@@ -15,6 +16,7 @@ mod forecasts;
 mod inventory;
 mod jobs;
 mod named_policies;
+mod objectives;
 mod operators;
 mod pins;
 mod point_details;
@@ -380,6 +382,11 @@ impl AdminService for Admin {
     async fn approve_job(&self, request: Request<ApproveJobRequest>) -> Answer<Job> {
         let operator = self.authorise(&request, Role::Operator).await?;
         self.approve(operator.name, request.into_inner().id).await.map(Response::new)
+    }
+
+    async fn list_alerts(&self, request: Request<ListAlertsRequest>) -> Answer<ListAlertsResponse> {
+        self.authorise(&request, Role::Viewer).await?;
+        self.alerts(request.into_inner()).await.map(Response::new)
     }
 
     async fn add_operator(

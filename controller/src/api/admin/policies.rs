@@ -204,6 +204,8 @@ impl Admin {
             config.cost_when_filled =
                 Some(convert::monthly_cost(MonthlyCost::when_filled(&row.policy, &home, growth)));
         }
+        (config.rpo_objective, config.rto_objective) = self.objectives(item.id, now).await?;
+        config.gone_since_unix_ms = row.gone.map_or(0, WallTime::unix_ms);
         config.tag_written = row.tag_problem.is_none();
         config.tag_problem = row.tag_problem.unwrap_or_default();
         config.tag_drift = row.tag_drift.as_ref().map(convert::tag_drift);

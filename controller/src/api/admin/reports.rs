@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use azdr_domain::interval::Interval;
+use azdr_domain::objective::{self, Judgement};
 use azdr_domain::rto::{
-    self, BOUND_CONFIDENCE_PERCENT, BOUND_SHARE_PERCENT, Bound, Compliance, Statistics,
+    BOUND_CONFIDENCE_PERCENT, BOUND_SHARE_PERCENT, Bound, Compliance, Statistics,
 };
 use azdr_domain::verification::{Attempt, Summary, Verdict, verdict};
 use azdr_env::WallTime;
@@ -17,6 +19,7 @@ use tonic::{Code, Status};
 
 use super::Admin;
 use super::errors::{hinted, unavailable};
+use super::objectives;
 use crate::store::{DrillRow, Item, PointAttempts, ProofRow};
 
 impl Admin {
@@ -105,7 +108,7 @@ impl Admin {
         Ok(DrSuccessRate {
             vms,
             overall: Some(success(total, passed)),
-            target_per_mille: rto::SUCCESS_TARGET_PER_MILLE,
+            target_per_mille: objective::SUCCESS_TARGET_PER_MILLE,
             compliance: match compliance {
                 Compliance::Passing => DrCompliance::Passing,
                 Compliance::Failing => DrCompliance::Failing,
@@ -123,7 +126,8 @@ fn success(total: u32, passed: u32) -> DrSuccess {
         total,
         passed,
         failed: total - passed,
-        meets_target: rto::meets_target(total as usize, passed as usize) == Some(true),
+        meets_target: objective::meets_success_target(total as usize, passed as usize)
+            == Some(true),
         ..DrSuccess::default()
     }
 }
@@ -178,8 +182,16 @@ fn shown(summary: &Summary) -> VerificationSummary {
     }
 }
 
-/// What DR tests have measured.
-pub(super) fn statistics(drills: &[DrillRow]) -> DrStatistics {
+/// What DR tests have measured; `target` is what each may take, `of_all` what is shown for all of them.
+pub(super) fn statistics(
+    drills: &[DrillRow],
+    of_all: Interval,
+    target: impl Fn(&DrillRow) -> Interval,
+) -> DrStatistics {
+    let is_in_time = |drill: &&DrillRow| {
+        objective::judge_rto(target(drill), Some(objectives::shown(drill))) == Judgement::Met
+    };
+    let within_target = drills.iter().filter(is_in_time).count() as u32;
     let times = drills.iter().map(|d| d.rto_ms.filter(|_| d.passed).map(Duration::from_millis));
     let s = Statistics::of(times);
     let ms = |d: Option<Duration>| d.map_or(0, |d| d.as_millis() as u64);
@@ -195,7 +207,8 @@ pub(super) fn statistics(drills: &[DrillRow]) -> DrStatistics {
         average_rto_ms: ms(s.average),
         median_rto_ms: ms(s.median),
         worst_rto_ms: ms(s.worst),
-        target_rto_ms: rto::TARGET.as_millis() as u64,
+        target_rto_ms: objectives::millis(of_all),
+        within_target,
         bound: Some(RtoBound {
             share_percent: BOUND_SHARE_PERCENT,
             confidence_percent: BOUND_CONFIDENCE_PERCENT,

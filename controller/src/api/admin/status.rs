@@ -1,12 +1,12 @@
 //! The whole fleet on one screen.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use azdr_arm::Vm as AzureVm;
+use azdr_domain::alert::Severity;
 use azdr_domain::arm_id::ArmId;
-use azdr_domain::coverage;
-use azdr_domain::policy::Policy;
+use azdr_domain::coverage::ExpectedTimes;
+use azdr_domain::objective::{self, Judgement, LastDrill};
 use azdr_domain::residue::RunTag;
 use azdr_env::WallTime;
 use azdr_proto::admin as api;
@@ -17,8 +17,6 @@ use super::errors::unavailable;
 use crate::store::FleetRow;
 use crate::workflows::tags;
 
-/// How often a VM whose backups are replicated is to pass a DR test.
-const DRILL_EVERY: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Most VMs and jobs that are named.
 const NAMED: usize = 10;
 
@@ -28,6 +26,10 @@ impl Admin {
         let listed = self.last_listed().await;
         let fleet = self.store.fleet().await.map_err(unavailable)?;
         let (open, points) = self.store.open_runs().await.map_err(unavailable)?;
+        let alerts = self.store.open_alerts().await.map_err(unavailable)?;
+        let alerts = |severity: Severity| -> u32 {
+            alerts.iter().filter(|(_, s, _)| *s == severity).map(|(_, _, count)| count).sum()
+        };
         let unfinished: BTreeSet<i64> = match &listed {
             Ok((_, vms)) if vms.iter().any(|vm| self.run_of(vm).is_some()) => {
                 let runs = self.store.unfinished_runs().await.map_err(unavailable)?;
@@ -49,6 +51,9 @@ impl Admin {
                 monthly_cost_usd_cents: sweep.found.iter().filter_map(|f| f.monthly_cents).sum(),
             }),
             deletions_held: self.why_held().await?,
+            alerts_critical: alerts(Severity::Critical),
+            alerts_high: alerts(Severity::High),
+            alerts_medium: alerts(Severity::Medium),
             ..judge(&fleet, now)
         };
         match listed {
@@ -96,28 +101,39 @@ impl Part {
 fn judge(fleet: &[FleetRow], now: WallTime) -> api::FleetStatus {
     let mut covered = 0;
     let (mut overdue, mut never, mut unproved) = <(Part, Part, Part)>::default();
-    let (mut due, mut failed) = <(Part, Part)>::default();
-    // Looking up a time zone's calendar takes long for one VM, and a fleet has few schedules.
-    let mut expected: BTreeMap<(String, String), Option<WallTime>> = BTreeMap::new();
+    let (mut due, mut not_asked_for, mut failed) = <(Part, Part, Part)>::default();
+    let (mut rpo, mut rto) = <(Objective, Objective)>::default();
+    let mut gone = Part::default();
+    let mut expected = ExpectedTimes::default();
     for vm in fleet {
-        let Some(policy) = vm.policy.as_deref().filter(|p| p.enabled) else { continue };
-        let schedule = (policy.schedule.time.to_string(), policy.schedule.time_zone.to_string());
-        let expected = *expected.entry(schedule).or_insert_with(|| coverage::expected(policy, now));
+        let Some(facts) = vm.facts(&mut expected, now) else { continue };
+        if vm.gone.is_some() {
+            gone.add(vm);
+            continue;
+        }
+        let policy = facts.policy;
         match vm.newest {
             None => never.add(vm),
-            Some(newest) if is_overdue(policy, vm, expected, newest) => overdue.add(vm),
+            Some(_) if facts.is_overdue() => overdue.add(vm),
             Some(_) => covered += 1,
         }
-        if vm.newest.is_some() && (vm.proved.is_none() || vm.proof_failed > vm.proved) {
+        let failed_last = vm.proof_failed > vm.proved;
+        if vm.newest.is_some()
+            && (failed_last || objective::proof_is_due(policy, vm.proved, vm.unproved_since, now))
+        {
             unproved.add(vm);
         }
-        let recently = vm.drilled.is_some_and(|at| now.since(at) < DRILL_EVERY);
-        if policy.target_region.is_some() && !recently {
-            due.add(vm);
+        match objective::drill_is_due(policy, vm.drilled, now) {
+            None => not_asked_for.add(vm),
+            Some(true) => due.add(vm),
+            Some(false) => {}
         }
-        if vm.last_drill_passed == Some(false) {
+        if vm.last_drill == Some(LastDrill::Failed) {
             failed.add(vm);
         }
+        rpo.count(vm, facts.rpo(now));
+        let target = objective::rto_target(Some(policy));
+        rto.count(vm, Some(objective::judge_rto(target, vm.last_drill)));
     }
     api::FleetStatus {
         covered,
@@ -125,23 +141,43 @@ fn judge(fleet: &[FleetRow], now: WallTime) -> api::FleetStatus {
         never_backed_up: never.shown(),
         unproved: unproved.shown(),
         drills_due: due.shown(),
+        drills_not_asked_for: not_asked_for.shown(),
         drills_failed: failed.shown(),
+        rpo: rpo.shown(),
+        rto: rto.shown(),
         not_covered: Part::default().shown(),
-        gone: Part::default().shown(),
+        gone: gone.shown(),
         ..api::FleetStatus::default()
     }
 }
 
-fn is_overdue(
-    policy: &Policy,
-    vm: &FleetRow,
-    expected: Option<WallTime>,
-    newest: WallTime,
-) -> bool {
-    expected.is_some_and(|expected| {
-        let lowest = |_| vm.newest_of_lowest;
-        coverage::is_overdue(policy, vm.enabled_since, expected, newest, lowest)
-    })
+/// How many VMs meet an objective.
+#[derive(Default)]
+struct Objective {
+    met: u32,
+    missed: Part,
+    unknown: u32,
+    not_asked_for: u32,
+}
+
+impl Objective {
+    fn count(&mut self, vm: &FleetRow, judgement: Option<Judgement>) {
+        match judgement {
+            Some(Judgement::Met) => self.met += 1,
+            Some(Judgement::Missed) => self.missed.add(vm),
+            Some(Judgement::Unknown) => self.unknown += 1,
+            None => self.not_asked_for += 1,
+        }
+    }
+
+    fn shown(self) -> Option<api::FleetObjective> {
+        Some(api::FleetObjective {
+            met: self.met,
+            missed: self.missed.shown(),
+            unknown: self.unknown,
+            not_asked_for: self.not_asked_for,
+        })
+    }
 }
 
 /// What Azure has without a policy, and the other way round.
@@ -172,6 +208,10 @@ fn compare<'a>(
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
+
+    use azdr_domain::interval::Interval;
+    use azdr_domain::policy::Policy;
 
     use super::*;
     use crate::store::ItemId;
@@ -195,8 +235,11 @@ mod tests {
             newest_of_lowest: newest,
             proved: newest,
             proof_failed: None,
-            last_drill_passed: None,
+            unproved_since: None,
+            newest_restorable: newest,
+            last_drill: None,
             drilled: None,
+            gone: None,
         }
     }
 
@@ -215,37 +258,84 @@ mod tests {
         assert_eq!(status.unproved.unwrap().vms, 0);
     }
 
+    fn with(mut row: FleetRow, change: impl FnOnce(&mut Policy)) -> FleetRow {
+        change(Arc::make_mut(row.policy.as_mut().unwrap()));
+        row
+    }
+
+    fn hours_ago(hours: i64) -> Option<WallTime> {
+        Some(WallTime::from_unix_ms(NOW - hours * 3_600_000))
+    }
+
+    fn names(part: Option<api::FleetPart>) -> Vec<String> {
+        let longest = part.unwrap().longest;
+        let name = |id: &str| id[id.len() - 4..].to_owned();
+        longest.iter().map(|v| name(&v.vm_resource_id)).collect()
+    }
+
     #[test]
-    fn a_proof_that_failed_last_and_a_drill_that_failed_last_are_shown() {
-        let at = |hours: i64| Some(WallTime::from_unix_ms(NOW - hours * 3_600_000));
-        let failed = FleetRow { proved: at(9), proof_failed: at(8), ..vm(1, Some(3)) };
-        let mended = FleetRow { proved: at(7), proof_failed: at(8), ..vm(2, Some(3)) };
-        let replicated = |mut row: FleetRow| {
-            let policy = row.policy.as_deref().cloned().unwrap();
-            let target_region = Some("westus2".parse().unwrap());
-            row.policy = Some(Arc::new(Policy { target_region, ..policy }));
-            row
+    fn a_proof_that_failed_last_or_is_older_than_the_policy_wants_is_shown() {
+        let daily = |row: FleetRow| {
+            let row = FleetRow { unproved_since: row.proved, ..row };
+            with(row, |p| p.verify_every = Some(Interval::days(1)))
         };
-        let drilled = FleetRow {
-            last_drill_passed: Some(false),
-            drilled: at(29 * 24),
-            ..replicated(vm(3, Some(3)))
-        };
-        let due = FleetRow { drilled: at(30 * 24), ..replicated(vm(4, Some(3))) };
-        let status = judge(&[failed, mended, drilled, due], WallTime::from_unix_ms(NOW));
-        let name = |part: Option<api::FleetPart>| {
-            let longest = part.unwrap().longest;
-            longest
-                .iter()
-                .map(|v| v.vm_resource_id[v.vm_resource_id.len() - 4..].to_owned())
-                .collect()
-        };
-        let [unproved, failed, due]: [Vec<String>; 3] =
-            [status.unproved, status.drills_failed, status.drills_due].map(name);
-        assert_eq!(
-            (unproved, failed, due),
-            (vec!["vm01".into()], vec!["vm03".into()], vec!["vm04".into()])
+        let status = judge(
+            &[
+                FleetRow { proved: hours_ago(9), proof_failed: hours_ago(8), ..vm(1, Some(3)) },
+                FleetRow { proved: hours_ago(7), proof_failed: hours_ago(8), ..vm(2, Some(3)) },
+                // Without an interval one proof is enough.
+                FleetRow { proved: hours_ago(999), ..vm(3, Some(3)) },
+                daily(FleetRow { proved: hours_ago(27), ..vm(4, Some(3)) }),
+                daily(FleetRow { proved: hours_ago(25), ..vm(5, Some(3)) }),
+            ],
+            WallTime::from_unix_ms(NOW),
         );
+        assert_eq!(names(status.unproved), ["vm01", "vm04"]);
+    }
+
+    #[test]
+    fn drills_are_due_by_the_policys_own_interval_and_by_none_of_ours() {
+        let weekly = |row| with(row, |p| p.drill_every = Some(Interval::days(7)));
+        let replicated = with(vm(1, Some(3)), |p| p.target_region = "westus2".parse().ok());
+        let status = judge(
+            &[
+                replicated,
+                weekly(vm(2, Some(3))),
+                weekly(FleetRow { drilled: hours_ago(7 * 24), ..vm(3, Some(3)) }),
+                weekly(FleetRow { drilled: hours_ago(7 * 24 - 1), ..vm(4, Some(3)) }),
+                FleetRow { last_drill: Some(LastDrill::Failed), ..vm(5, Some(3)) },
+            ],
+            WallTime::from_unix_ms(NOW),
+        );
+        assert_eq!(names(status.drills_due), ["vm02", "vm03"]);
+        assert_eq!(names(status.drills_not_asked_for), ["vm01", "vm05"]);
+        assert_eq!(names(status.drills_failed), ["vm05"]);
+    }
+
+    #[test]
+    fn objectives_are_met_missed_or_not_known() {
+        let rpo = |row| with(row, |p| p.rpo = Some(Interval::hours(24)));
+        let took = |minutes: u64| Some(LastDrill::Took(Duration::from_secs(minutes * 60)));
+        let slow = with(vm(5, Some(3)), |p| p.rto = Some(Interval::minutes(5)));
+        let status = judge(
+            &[
+                rpo(vm(1, Some(24))),
+                rpo(vm(2, Some(25))),
+                // Its newest backup is not whole any more.
+                rpo(FleetRow { newest_restorable: hours_ago(30), ..vm(3, Some(3)) }),
+                FleetRow { last_drill: took(15), ..vm(4, Some(3)) },
+                FleetRow { last_drill: took(6), ..slow },
+                FleetRow { gone: hours_ago(1), ..rpo(vm(6, Some(900))) },
+            ],
+            WallTime::from_unix_ms(NOW),
+        );
+        let (rpo, rto) = (status.rpo.unwrap(), status.rto.unwrap());
+        assert_eq!((rpo.met, rpo.unknown, rpo.not_asked_for), (1, 0, 2));
+        assert_eq!(names(rpo.missed), ["vm02", "vm03"]);
+        assert_eq!((rto.met, rto.unknown, rto.not_asked_for), (1, 3, 0));
+        assert_eq!(names(rto.missed), ["vm05"]);
+        assert_eq!(names(status.gone), ["vm06"]);
+        assert_eq!(status.overdue.unwrap().vms, 2, "the one that is gone is not among them");
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! `azdr backup config-show`
 
-use azdr_proto::admin::{BackupConfig, GetBackupConfigRequest, TierStatus};
+use azdr_proto::admin::{
+    BackupConfig, GetBackupConfigRequest, Objective, ObjectiveState, TierStatus,
+};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
-use super::configure::{cross_region, retention, spans, warn};
+use super::configure::{OBJECTIVES, cross_region, retention, spans, warn};
 use crate::again::{self, Again};
 use crate::error::CliError;
-use crate::quantity::minute;
+use crate::names::or_dash;
+use crate::quantity::{millis, minute, span};
 use crate::session::Session;
 use crate::style::Style;
 use crate::{json, names};
@@ -68,9 +71,20 @@ pub(super) fn text(config: &BackupConfig, style: Style) -> String {
     if let Some(demand) = names::consistency_demand(config.consistency) {
         text.push_str(&format!("  Consistency: {demand}\n"));
     }
-    for (label, words) in spans(config) {
+    let judged: Vec<String> = [
+        config.rpo_objective.as_ref().map(|o| objective("RPO", o, rpo(o))),
+        config.rto_objective.as_ref().map(|o| objective("RTO", o, rto(o))),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    // What is judged is not said twice.
+    for (label, words) in
+        spans(config).into_iter().filter(|(l, _)| judged.is_empty() || *l != OBJECTIVES)
+    {
         text.push_str(&format!("  {label}: {words}\n"));
     }
+    text.push_str(&judged.concat());
     if !config.origin.is_empty() {
         let problem = match config.origin_problem.as_str() {
             "" => String::new(),
@@ -82,10 +96,41 @@ pub(super) fn text(config: &BackupConfig, style: Style) -> String {
         let since = minute(drift.since_unix_ms);
         text.push_str(&format!("  VM tag: {} (since {since} UTC)\n", drift.words));
     }
-    if !config.tag_written && !config.tag_problem.is_empty() {
+    if config.gone_since_unix_ms != 0 {
+        let since = minute(config.gone_since_unix_ms);
+        text.push_str(&format!(
+            "  VM: not in Azure any more (known since {since} UTC); its tag is left alone\n"
+        ));
+    } else if !config.tag_written && !config.tag_problem.is_empty() {
         text.push_str(&format!("  VM tag: not written ({})\n", config.tag_problem));
     }
     text
+}
+
+/// "RTO of 15m (the default): unknown, no DR test yet".
+fn objective(name: &str, objective: &Objective, why: String) -> String {
+    let default = if objective.by_default { " (the default)" } else { "" };
+    let target = span(objective.target_secs);
+    let state = or_dash(names::objective_state(objective.state));
+    format!("  {name} of {target}{default}: {state}, {why}\n")
+}
+
+fn rpo(objective: &Objective) -> String {
+    match objective.measured_unix_ms {
+        0 => "no restorable backup yet".to_owned(),
+        at => format!("the newest restorable backup is of {}", minute(at)),
+    }
+}
+
+fn rto(objective: &Objective) -> String {
+    match (objective.measured_unix_ms, objective.measured_ms) {
+        (0, _) => "no DR test yet".to_owned(),
+        (at, 0) if objective.state() == ObjectiveState::Missed => {
+            format!("the last DR test ({}) failed", minute(at))
+        }
+        (at, 0) => format!("the last DR test ({}) could not time it", minute(at)),
+        (at, ms) => format!("the last DR test ({}) took {}", minute(at), millis(ms)),
+    }
 }
 
 fn tier<'a>(config: &'a BackupConfig, label: &str) -> Option<&'a TierStatus> {

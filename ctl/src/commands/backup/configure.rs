@@ -165,6 +165,9 @@ pub(crate) fn warn(s: &Session, config: &BackupConfig) {
     }
 }
 
+/// Label of the objectives.
+pub(super) const OBJECTIVES: &str = "Objectives";
+
 /// Objectives and proofs, for those that are set: label, value.
 pub(super) fn spans(config: &BackupConfig) -> Vec<(&'static str, String)> {
     let objectives: Vec<String> = [("RPO", config.rpo_secs), ("RTO", config.rto_secs)]
@@ -174,7 +177,7 @@ pub(super) fn spans(config: &BackupConfig) -> Vec<(&'static str, String)> {
         .collect();
     let every = |secs: u32| (secs > 0).then(|| format!("every {}", span(secs)));
     [
-        ("Objectives", Some(objectives.join(", ")).filter(|words| !words.is_empty())),
+        (OBJECTIVES, Some(objectives.join(", ")).filter(|words| !words.is_empty())),
         ("Verification", every(config.verify_every_secs)),
         ("DR tests", every(config.drill_every_secs)),
     ]

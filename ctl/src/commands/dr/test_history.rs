@@ -1,6 +1,8 @@
 //! `azdr dr test-history`
 
-use azdr_proto::admin::{DrStatistics, ListDrTestsRequest, ListDrTestsResponse};
+use azdr_proto::admin::{
+    DrStatistics, DrTestRecord, ListDrTestsRequest, ListDrTestsResponse, ObjectiveState,
+};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
@@ -8,7 +10,7 @@ use crate::again::{self, Again};
 use crate::days::Days;
 use crate::error::CliError;
 use crate::output::rows;
-use crate::quantity::{millis, minute, share};
+use crate::quantity::{millis, minute, share, span};
 use crate::session::Session;
 use crate::style::Style;
 use crate::table::Table;
@@ -64,7 +66,7 @@ fn text(vm: Option<&str>, days: Days, answer: &ListDrTestsResponse, style: Style
             } else {
                 verdict.into()
             },
-            format!("RTO: {rto}"),
+            format!("RTO: {rto}{}", over(test)),
             test.region.clone(),
         ];
         if vm.is_none() {
@@ -78,6 +80,17 @@ fn text(vm: Option<&str>, days: Days, answer: &ListDrTestsResponse, style: Style
         text.push_str(&statistics(s, style));
     }
     text
+}
+
+/// Of a test that passed, but not in time: what its VM's policy allows.
+fn over(test: &DrTestRecord) -> String {
+    match test.passed && test.rto_state() == ObjectiveState::Missed {
+        true => {
+            let target = u32::try_from(test.target_rto_ms / 1000).unwrap_or(u32::MAX);
+            format!(" (over {})", span(target))
+        }
+        false => String::new(),
+    }
 }
 
 fn statistics(s: &DrStatistics, style: Style) -> String {
@@ -98,13 +111,15 @@ fn statistics(s: &DrStatistics, style: Style) -> String {
             ms => millis(ms),
         };
         text.push_str(&format!("  Median RTO: {median}\n"));
-        let target = s.target_rto_ms / 60_000;
-        let words = if s.worst_rto_ms < s.target_rto_ms {
-            style.good(&format!("within {target}m target"))
+        let target = span(u32::try_from(s.target_rto_ms / 1000).unwrap_or(u32::MAX));
+        let words = if s.worst_rto_ms <= s.target_rto_ms {
+            style.good(&format!("within {target} target"))
         } else {
-            format!("over {target}m target {}", style.mark(false))
+            format!("over {target} target {}", style.mark(false))
         };
         text.push_str(&format!("  Max RTO: {} ({words})\n", millis(s.worst_rto_ms)));
+        let share = share(s.within_target, s.total);
+        text.push_str(&format!("  Within RTO: {} ({share})\n", s.within_target));
     }
     if let Some(b) = &s.bound {
         let (share, sure) = (b.share_percent, b.confidence_percent);

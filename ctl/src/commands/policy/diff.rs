@@ -4,7 +4,7 @@ use azdr_proto::admin::{DiffPolicyRequest, PolicyDiff, PolicyDiffEntry, PolicyDi
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
-use super::summary;
+use super::{changed, summary};
 use crate::commands::backup::explain;
 use crate::error::CliError;
 use crate::new_policy::NewPolicy;
@@ -42,6 +42,9 @@ fn text(answer: &PolicyDiff, style: Style) -> String {
     let before = answer.before.as_ref().map_or_else(|| "none".to_owned(), summary);
     text.push_str(&format!("  Now: {before}\n"));
     text.push_str(&format!("  New: {}\n", answer.after.as_ref().map(summary).unwrap_or_default()));
+    if let Some(after) = &answer.after {
+        text.push_str(&changed(answer.before.as_ref(), after, style));
+    }
     if !answer.deletions_held.is_empty() {
         let held = &answer.deletions_held;
         text.push_str(&format!("{}: {held}\n", style.warning()));

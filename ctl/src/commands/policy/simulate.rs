@@ -10,7 +10,7 @@ use azdr_proto::admin::{
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
-use super::summary;
+use super::{changed, summary};
 use crate::error::CliError;
 use crate::json;
 use crate::new_policy::NewPolicy;
@@ -103,6 +103,7 @@ fn text(answer: &PolicySimulation, style: Style) -> String {
     );
     if let Some(policy) = &answer.policy {
         text.push_str(&format!("  Policy: {}\n", summary(policy)));
+        text.push_str(&changed(answer.present_policy.as_ref(), policy, style));
         if !policy.enabled {
             text.push_str("  The policy is off: nothing is taken, nothing is deleted\n");
         }

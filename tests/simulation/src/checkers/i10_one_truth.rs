@@ -1,8 +1,9 @@
-//! I10: a terminal state is the last one, and what is told of a job agrees with it.
+//! I10: a terminal state is the last one, and what is told of a job agrees with it, its alerts too.
 
 use std::collections::BTreeMap;
 
 use azdr_controller::store::{RunId, RunState};
+use azdr_domain::alert::AlertKind;
 use serde_json::Value;
 
 use super::Checker;
@@ -21,7 +22,7 @@ impl Checker for OneTruth {
     }
 
     fn see(&mut self, event: &Event, _view: &View<'_>) -> Result<(), String> {
-        let Event::Run { id, state, error, .. } = event else { return Ok(()) };
+        let Event::Run { id, workflow, state, error, alerts, .. } = event else { return Ok(()) };
         if let Some(ended) = self.ended.get(id)
             && ended != state
         {
@@ -29,6 +30,9 @@ impl Checker for OneTruth {
         }
         if state.is_terminal() {
             self.ended.insert(*id, *state);
+        }
+        if let Some(alerts) = alerts {
+            alerts_agree(*id, workflow, *state, error, alerts)?;
         }
         match state {
             RunState::Failed if *error == Value::Null => {
@@ -38,6 +42,32 @@ impl Checker for OneTruth {
                 Err(format!("job {id} succeeded and has an error: {error}"))
             }
             _ => Ok(()),
+        }
+    }
+}
+
+/// A job that failed has one alert that says so, and any other none.
+fn alerts_agree(
+    id: RunId,
+    workflow: &str,
+    state: RunState,
+    error: &Value,
+    alerts: &[String],
+) -> Result<(), String> {
+    let Some(kind) = AlertKind::of_failed(workflow) else { return Ok(()) };
+    let of_failure = alerts.iter().filter(|a| *a == kind.as_str()).count();
+    // Deletions that a person chose, copies that are there, and what is left of a VM that is gone.
+    let may_be_silent = kind == AlertKind::CleanupFailed
+        || workflow == "dr_test_kept"
+        || error["kind"] == "already_replicated"
+        || error["kind"] == "azure_not_found";
+    match (state, of_failure) {
+        (RunState::Failed, 0) if !may_be_silent => {
+            Err(format!("job {id} failed, and no alert says so"))
+        }
+        (RunState::Failed, 0 | 1) | (_, 0) => Ok(()),
+        (state, n) => {
+            Err(format!("job {id} is {}, and {n} alerts say {}", state.as_str(), kind.as_str()))
         }
     }
 }

@@ -1,0 +1,98 @@
+//! Alerts: what somebody should look at.
+
+use azdr_domain::alert::{AlertKind, Severity};
+use azdr_env::WallTime;
+use azdr_proto::admin as api;
+use tonic::Status;
+
+use super::Admin;
+use super::errors::unavailable;
+use crate::store::{AlertFilter, AlertRow};
+
+/// How many one call lists when it does not say.
+const DEFAULT_LIMIT: u32 = 100;
+/// How many it lists at most.
+const MAX_LIMIT: u32 = 1000;
+
+impl Admin {
+    pub(super) async fn alerts(
+        &self,
+        request: api::ListAlertsRequest,
+    ) -> Result<api::ListAlertsResponse, Status> {
+        let limit = match request.limit {
+            0 => DEFAULT_LIMIT,
+            limit @ 1..=MAX_LIMIT => limit,
+            limit => {
+                let words = format!("limit cannot be {limit}: it must be 1 to {MAX_LIMIT}");
+                return Err(Status::invalid_argument(words));
+            }
+        };
+        let severity = match api::AlertSeverity::try_from(request.severity) {
+            Ok(api::AlertSeverity::Unspecified) => None,
+            Ok(api::AlertSeverity::Medium) => Some(Severity::Medium),
+            Ok(api::AlertSeverity::High) => Some(Severity::High),
+            Ok(api::AlertSeverity::Critical) => Some(Severity::Critical),
+            Err(_) => {
+                let words = format!("severity cannot be {}: there is none", request.severity);
+                return Err(Status::invalid_argument(words));
+            }
+        };
+        let kind = match request.kind.as_str() {
+            "" => None,
+            text => Some(AlertKind::parse(text).ok_or_else(|| unknown_kind(text))?),
+        };
+        let is_named = |vm: &api::VmRef| !vm.name.is_empty() || !vm.resource_group.is_empty();
+        let items = match request.vm.as_ref().filter(|vm| is_named(vm)) {
+            Some(vm) => {
+                let items = self.subjects(Some(vm)).await?;
+                Some(items.into_iter().map(|item| item.id).collect())
+            }
+            None => None,
+        };
+        let filter = AlertFilter {
+            items,
+            severity,
+            kind,
+            open: request.open,
+            since: Some(WallTime::from_unix_ms(request.since_unix_ms)),
+            before: Some(request.before_id).filter(|id| *id > 0),
+            limit,
+        };
+        let (rows, more) = self.store.alerts(filter).await.map_err(unavailable)?;
+        Ok(api::ListAlertsResponse { alerts: rows.into_iter().map(shown).collect(), more })
+    }
+}
+
+fn unknown_kind(text: &str) -> Status {
+    let known: Vec<&str> = AlertKind::ALL.into_iter().map(AlertKind::as_str).collect();
+    Status::invalid_argument(format!("kind cannot be {text:?}: it must be {}", known.join(", ")))
+}
+
+fn shown(row: AlertRow) -> api::Alert {
+    api::Alert {
+        id: row.id,
+        kind: row.kind,
+        severity: severity(&row.severity).into(),
+        vm_name: row.vm.as_ref().map(|vm| vm.name().to_owned()).unwrap_or_default(),
+        vm_resource_id: row.vm.map(|vm| vm.to_string()).unwrap_or_default(),
+        job_id: row.run.map_or(0, |run| run.0),
+        recovery_point: row.point,
+        region: row.region,
+        what: row.what,
+        next_step: row.next,
+        raised_unix_ms: row.raised.unix_ms(),
+        resolved_unix_ms: row.resolved.map_or(0, WallTime::unix_ms),
+        resolution: row.resolution.unwrap_or_default(),
+        since_unix_ms: row.since.unix_ms(),
+        times: row.times,
+    }
+}
+
+fn severity(text: &str) -> api::AlertSeverity {
+    match Severity::parse(text) {
+        Some(Severity::Medium) => api::AlertSeverity::Medium,
+        Some(Severity::High) => api::AlertSeverity::High,
+        Some(Severity::Critical) => api::AlertSeverity::Critical,
+        None => api::AlertSeverity::Unspecified,
+    }
+}

@@ -1,0 +1,10 @@
+//! `azdr alert …`
+
+pub(crate) mod list;
+
+use clap::Subcommand;
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Alert {
+    List(list::List),
+}
