@@ -10,6 +10,7 @@ mod bulk;
 mod fleet;
 mod forecasts;
 mod guests;
+mod guide;
 mod host_agent;
 mod interruptions;
 mod lock_file;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         soak::TESTS,
         rebuild::TESTS,
         runbook::TESTS,
+        guide::TESTS,
         bulk::TESTS,
         simulated_guests::TESTS,
         guests::TESTS,

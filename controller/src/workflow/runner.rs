@@ -67,7 +67,7 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
                         let list = super::context::to_document(&list);
                         self.run.journal(node.name, "", Event::Items, list).await?;
                     }
-                    self.each(node, act, *parallel).await?;
+                    self.each(node, act, parallel(&self.run.input)?).await?;
                 }
                 Kind::Hold { act, attempts } => self.hold(node, act, *attempts).await?,
                 Kind::Child(make) => {

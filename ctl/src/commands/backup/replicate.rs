@@ -1,13 +1,16 @@
 //! `azdr backup replicate`
 
-use azdr_proto::admin::{Job, RecoveryPoint, StartReplicateRequest};
+use azdr_proto::admin::{
+    GetReplicationStatusRequest, Job, RecoveryPoint, ReplicaState, ReplicationEntry,
+    StartReplicateRequest,
+};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
 use super::all_points;
 use crate::cli::Wait;
 use crate::error::CliError;
-use crate::quantity::size;
+use crate::quantity::{estimate, size};
 use crate::session::Session;
 use crate::which_point::WhichPoint;
 use crate::{json, names, watch};
@@ -39,7 +42,10 @@ impl Replicate {
             let points = all_points(s, Session::vm_by_id(&job.vm_resource_id)).await;
             let name = self.which.chosen(&job);
             let point = points.unwrap_or_default().into_iter().find(|p| p.name == name);
-            let text = self.text(point.as_ref(), &job);
+            let vm = Session::vm_by_id(&job.vm_resource_id);
+            let earlier = s.client.get_replication_status(GetReplicationStatusRequest { vm }).await;
+            let earlier = earlier.map(|answer| answer.into_inner().entries).unwrap_or_default();
+            let text = self.text(point.as_ref(), &job, &earlier);
             // What came of it follows after a blank line.
             s.out.text(&if self.wait.no_wait { text } else { format!("{text}\n") });
         }
@@ -52,7 +58,12 @@ impl Replicate {
         watch::conclude(s, job, self.wait).await
     }
 
-    fn text(&self, point: Option<&RecoveryPoint>, job: &Job) -> String {
+    fn text(
+        &self,
+        point: Option<&RecoveryPoint>,
+        job: &Job,
+        earlier: &[ReplicationEntry],
+    ) -> String {
         let (name, target) = (self.which.chosen(job), &self.target_region);
         let mut text = format!("Replicating backup to {target}...\n");
         let source = point.map(|point| format!(" ({})", point.region)).unwrap_or_default();
@@ -62,8 +73,26 @@ impl Replicate {
             text.push_str(&format!("  Size: {}\n", size(point.size_bytes)));
         }
         text.push_str(&format!("\nReplication started (job ID: {})\n", job.id));
+        text.push_str(&self.estimated(earlier));
         let vm = names::job_subject(job);
         text.push_str(&format!("\nTrack progress: azdr backup replication-status {vm}\n"));
         text
+    }
+
+    /// What earlier copies of this VM into that region took; nothing while there is none.
+    fn estimated(&self, earlier: &[ReplicationEntry]) -> String {
+        let complete = earlier.iter().filter(|entry| {
+            entry.state() == ReplicaState::Complete && entry.target_region == self.target_region
+        });
+        let took: Vec<u32> = complete.map(|entry| entry.elapsed_secs.max(1)).collect();
+        let (low, high) = (took.iter().min(), took.iter().max());
+        let Some(time) = low.zip(high).and_then(|(low, high)| estimate(*low, *high)) else {
+            return String::new();
+        };
+        let copies = match took.len() {
+            1 => "1 copy".to_owned(),
+            n => format!("{n} copies"),
+        };
+        format!("Estimated time: {time} (measured: {copies} of this VM)\n")
     }
 }
