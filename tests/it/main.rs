@@ -20,6 +20,7 @@ mod operators;
 mod pins;
 mod policies;
 mod rebuild;
+mod restore_refused;
 mod runbook;
 mod secrets;
 mod setup;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         secrets::TESTS,
         soak::TESTS,
         rebuild::TESTS,
+        restore_refused::TESTS,
         runbook::TESTS,
         guide::TESTS,
         bulk::TESTS,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use azdr_controller::store::RunState;
-use azdr_controller::workflows::{self, bulk, replicate};
+use azdr_controller::workflows::{self, bulk, replicate, verify};
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::policy::PolicyChange;
 use serde_json::json;
@@ -125,5 +125,40 @@ async fn as_many_chains_are_copied_at_once_as_were_asked_for_and_never_one_more(
             assert_eq!(targets, &oldest_first, "of {disk}");
             assert_eq!(targets.len(), POINTS, "of {disk}");
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_many_points_are_verified_at_once_as_were_asked_for_and_never_one_more() {
+    for max_parallel in [1, 2, 4] {
+        let bench = Bench::new();
+        let life = bench.life().await;
+        let item = bench.protect(&life, PolicyChange::default()).await;
+        let mut parts = Vec::new();
+        for _ in 0..4 {
+            let point = take(&life, &item).await;
+            let (key, region) = (point.to_string(), "eastus".to_owned());
+            let input = verify::Input { item: item.id, vm: db(), point, region };
+            let run = workflows::new_run(verify::RUN, &input, item.id, "test");
+            parts.push(bulk::Part { name: key.clone(), key, run });
+            azdr_env::sleep(Duration::from_secs(60)).await;
+        }
+        let what = bulk::What::Verify;
+        let (refused, skipped) = (Vec::new(), Vec::new());
+        let input = bulk::Input { what, max_parallel, parts, refused, skipped };
+        let run = workflows::new_run(bulk::RUN, &input, item.id, "test");
+        let id = life.engine.submit(run).await.unwrap();
+        let mut most = 0;
+        let row = loop {
+            let parts = life.store.children_of(id).await.unwrap();
+            most = most.max(parts.iter().filter(|run| !run.state.is_terminal()).count());
+            let row = life.store.run(id).await.unwrap().unwrap();
+            if row.state.is_terminal() {
+                break row;
+            }
+            azdr_env::sleep(Duration::from_millis(10)).await;
+        };
+        assert_eq!((row.state, most), (RunState::Succeeded, max_parallel));
+        life.end().await;
     }
 }
