@@ -9,6 +9,7 @@ mod broken_disk;
 mod bulk;
 mod fleet;
 mod forecasts;
+mod getting_started;
 mod guests;
 mod guide;
 mod host_agent;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         restore_refused::TESTS,
         runbook::TESTS,
         guide::TESTS,
+        getting_started::TESTS,
         bulk::TESTS,
         simulated_guests::TESTS,
         guests::TESTS,

@@ -6,9 +6,9 @@
 //! The guide is found through `AZDR_SEEDS`, by default next to the workspace; where it is absent these
 //! tests are shown as ignored.
 
-mod lines;
+pub(crate) mod lines;
 mod story;
-mod terminal;
+pub(crate) mod terminal;
 mod world;
 
 use std::collections::BTreeSet;
@@ -21,6 +21,9 @@ use terminal::Seen;
 use world::Stay;
 
 use crate::setup::{Needs, Stage, Test};
+
+/// The command's name in the guide.
+const NAME: &str = "azlin";
 
 pub(crate) const TESTS: &[Test] = &[
     Test {
@@ -41,9 +44,9 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 fn coverage(stage: &Stage) -> Result<()> {
-    let guide = lines::read(&stage.guide()?)?;
+    let guide = lines::read(&stage.guide()?, NAME)?;
     let (ours, foreign): (Vec<&Line>, Vec<&Line>) =
-        guide.commands.iter().partition(|l| l.is_ours());
+        guide.commands.iter().partition(|l| l.runs(NAME));
     ensure!(ours.len() > 50, "only {} command lines are found in the guide", ours.len());
     for (position, line) in ours.iter().enumerate() {
         match STORY.get(position) {

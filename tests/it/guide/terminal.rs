@@ -13,9 +13,9 @@ const LIMIT: Duration = Duration::from_secs(300);
 
 /// What the terminal showed, with plain line ends, and the exit code.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
-    pub(super) screen: String,
-    pub(super) code: i32,
+pub(crate) struct Seen {
+    pub(crate) screen: String,
+    pub(crate) code: i32,
 }
 
 impl Seen {
@@ -23,7 +23,7 @@ impl Seen {
     ///
     /// # Errors
     /// Names the first one that is not there.
-    pub(super) fn tells(&self, facts: &[&str]) -> Result<()> {
+    pub(crate) fn tells(&self, facts: &[&str]) -> Result<()> {
         let mut rest = self.screen.as_str();
         for (position, fact) in facts.iter().enumerate() {
             let Some((_, behind)) = rest.split_once(fact) else {
@@ -40,7 +40,7 @@ impl Seen {
 }
 
 /// Runs a command with all three streams on a terminal, and answers its questions, one by one.
-pub(super) fn type_in(mut command: Command, answers: &[&str]) -> Result<Seen> {
+pub(crate) fn type_in(mut command: Command, answers: &[&str]) -> Result<Seen> {
     let (master, slave) = pty()?;
     let mut keyboard = master.try_clone()?;
     command.env_remove("NO_COLOR").env("LANG", "C.UTF-8").env("TERM", "xterm");

@@ -10,7 +10,7 @@ use azdr_tests::simulated_machines::SimulatedMachine;
 use azdr_tests::{Lab, LabSpec, Vm, World, judge};
 use serde_json::{Value, json};
 
-use super::lines::NAME;
+use super::NAME;
 use super::terminal::{Seen, type_in};
 use crate::setup::Stage;
 use crate::simulated_guests::agent_is_connected;
