@@ -263,6 +263,7 @@ pub(super) const STORY: &[Step] = &[
             "\nReplication started (job ID: ",
             "Estimated time: ",
             "\nTrack progress: azdr backup replication-status prod-db-vm\n",
+            "⚠ WARNING: 7 older backups can never be copied to westus2 once this one is",
             "✓ Replication complete\n",
         ],
     )

@@ -1,7 +1,7 @@
 //! `azdr backup replicate`
 
 use azdr_proto::admin::{
-    GetReplicationStatusRequest, Job, RecoveryPoint, ReplicaState, ReplicationEntry,
+    GetReplicationStatusRequest, Job, RecoveryPoint, Replica, ReplicaState, ReplicationEntry,
     StartReplicateRequest,
 };
 use clap::Args;
@@ -12,6 +12,7 @@ use crate::cli::Wait;
 use crate::error::CliError;
 use crate::quantity::{estimate, size};
 use crate::session::Session;
+use crate::style::Style;
 use crate::which_point::WhichPoint;
 use crate::{json, names, watch};
 
@@ -40,14 +41,19 @@ impl Replicate {
         if !s.out.is_json() {
             // Only decorates the answer: if it cannot be had, the copying goes on all the same.
             let points = all_points(s, Session::vm_by_id(&job.vm_resource_id)).await;
+            let points = points.unwrap_or_default();
             let name = self.which.chosen(&job);
-            let point = points.unwrap_or_default().into_iter().find(|p| p.name == name);
+            let point = points.iter().find(|p| p.name == name);
             let vm = Session::vm_by_id(&job.vm_resource_id);
             let earlier = s.client.get_replication_status(GetReplicationStatusRequest { vm }).await;
             let earlier = earlier.map(|answer| answer.into_inner().entries).unwrap_or_default();
-            let text = self.text(point.as_ref(), &job, &earlier);
+            let text = self.text(point, &job, &earlier);
             // What came of it follows after a blank line.
             s.out.text(&if self.wait.no_wait { text } else { format!("{text}\n") });
+            let overtaken = point.map_or(0, |point| self.overtaken(point, &points));
+            if overtaken > 0 {
+                s.out.words(&self.overtaking(overtaken, &job, s.out.err));
+            }
         }
         if self.wait.no_wait {
             if s.out.is_json() {
@@ -77,6 +83,30 @@ impl Replicate {
         let vm = names::job_subject(job);
         text.push_str(&format!("\nTrack progress: azdr backup replication-status {vm}\n"));
         text
+    }
+
+    /// How many backups this copy overtakes: older ones that could still be copied.
+    fn overtaken(&self, point: &RecoveryPoint, points: &[RecoveryPoint]) -> usize {
+        let is_copied = |p: &&RecoveryPoint| {
+            let there = |r: &Replica| r.region == self.target_region;
+            p.replicas.iter().any(|r| there(r) && r.state() == ReplicaState::Complete)
+        };
+        let newest = points.iter().filter(is_copied).map(|p| p.created_unix_ms).max().unwrap_or(0);
+        let between = newest + 1..point.created_unix_ms;
+        let same_chain = |p: &&RecoveryPoint| p.region == point.region;
+        points.iter().filter(same_chain).filter(|p| between.contains(&p.created_unix_ms)).count()
+    }
+
+    fn overtaking(&self, overtaken: usize, job: &Job, style: Style) -> String {
+        let (region, vm) = (&self.target_region, names::job_subject(job));
+        let (older, backups) = (overtaken, names::backups(overtaken));
+        format!(
+            "{}: {older} older {backups} can never be copied to {region} once this one is: Azure copies \
+             the snapshots of a disk in the order of their creation.\n  To copy all, oldest first: \
+             azdr job cancel {}; azdr backup replicate-all {vm} --target-region {region}\n",
+            style.warning(),
+            job.id
+        )
     }
 
     /// What earlier copies of this VM into that region took; nothing while there is none.
