@@ -3,7 +3,8 @@
 //!
 //! They start the binaries of the same build (`cargo build --workspace` first, as `cargo xtask test`
 //! does). What needs something absent is *ignored with the reason*; where `AZDR_REQUIRE_QEMU` is set,
-//! a missing QEMU is a failure instead. `AZDR_KEEP_FAILED=1` keeps the folder of a test that failed.
+//! a missing QEMU is a failure instead. The operators' guide is found through `AZDR_SEEDS`.
+//! `AZDR_KEEP_FAILED=1` keeps the folder of a test that failed.
 
 mod broken_disk;
 mod bulk;
