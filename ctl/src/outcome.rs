@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use azdr_proto::admin::{
     BackupResult, BulkResult, DrTestResult, Job, JobState, Phase, PruneResult, ReapResult,
-    ReplicateResult, RestoreResult, Tier, VerifyResult, job_result,
+    ReplicateResult, RestoreResult, StepState, Tier, VerifyResult, job_result,
 };
 
 use crate::quantity::{self, count, millis, size};
@@ -134,6 +134,9 @@ fn verify(job: &Job, result: &VerifyResult, style: Style) -> String {
         };
         text.push_str(&format!("  - Readable: {readable}\n"));
     }
+    if let Some(gone) = test_disks_deleted(job, style) {
+        text.push_str(&gone);
+    }
     if !text.is_empty() {
         text.push('\n');
     }
@@ -143,6 +146,13 @@ fn verify(job: &Job, result: &VerifyResult, style: Style) -> String {
         if succeeded(job) { "PASS - backup is restorable" } else { "FAIL - see the error" };
     text.push_str(&format!("  Result: {verdict}\n"));
     text
+}
+
+/// Said once more where the manual says it: the test disks are gone when the verdict is told.
+fn test_disks_deleted(job: &Job, style: Style) -> Option<String> {
+    let step = job.steps.iter().find(|step| step.name == "create_disks")?;
+    let gone = step.state() == StepState::Undone;
+    Some(format!("{:<44} {}\n", "Deleting test disks...", style.mark(gone)))
 }
 
 fn restore(job: &Job, result: &RestoreResult, style: Style) -> String {

@@ -67,6 +67,13 @@ pub struct WorldDescription {
     /// Virtual machines.
     #[serde(default)]
     pub vms: Vec<VmDescription>,
+    /// The port that the security groups let in. Default 22.
+    #[serde(default = "ssh_port")]
+    pub ssh_port: u16,
+}
+
+fn ssh_port() -> u16 {
+    22
 }
 
 /// An application.
@@ -227,6 +234,7 @@ pub(crate) fn state(
         images,
         env,
         subscription: &description.subscription,
+        ssh_port: description.ssh_port,
         now: env.clock.wall(),
         world: World::new(
             State::new(facts(description, env)),
@@ -284,6 +292,7 @@ struct Seeder<'a> {
     images: &'a Path,
     env: &'a Env,
     subscription: &'a str,
+    ssh_port: u16,
     now: WallTime,
     world: World,
     /// Subnet ids by group and region.
@@ -321,7 +330,7 @@ impl Seeder<'_> {
             "properties": {
                 "priority": 300, "direction": "Inbound", "access": "Allow", "protocol": "Tcp",
                 "sourceAddressPrefix": "*", "sourcePortRange": "*",
-                "destinationAddressPrefix": "*", "destinationPortRange": "22",
+                "destinationAddressPrefix": "*", "destinationPortRange": self.ssh_port.to_string(),
             },
         });
         let rules = json!({"location": location, "properties": {"securityRules": [ssh]}});

@@ -3,14 +3,17 @@
 //!
 //! They start the binaries of the same build (`cargo build --workspace` first, as `cargo xtask test`
 //! does). What needs something absent is *ignored with the reason*; where `AZDR_REQUIRE_QEMU` is set,
-//! a missing QEMU is a failure instead. `AZDR_KEEP_FAILED=1` keeps the folder of a test that failed.
+//! a missing QEMU is a failure instead. The operators' guide is found through `AZDR_SEEDS`.
+//! `AZDR_KEEP_FAILED=1` keeps the folder of a test that failed.
 
 mod alerts;
 mod broken_disk;
 mod bulk;
 mod fleet;
 mod forecasts;
+mod getting_started;
 mod guests;
+mod guide;
 mod host_agent;
 mod interruptions;
 mod lock_file;
@@ -20,6 +23,7 @@ mod operators;
 mod pins;
 mod policies;
 mod rebuild;
+mod restore_refused;
 mod runbook;
 mod secrets;
 mod setup;
@@ -57,7 +61,10 @@ fn main() -> ExitCode {
         secrets::TESTS,
         soak::TESTS,
         rebuild::TESTS,
+        restore_refused::TESTS,
         runbook::TESTS,
+        guide::TESTS,
+        getting_started::TESTS,
         bulk::TESTS,
         simulated_guests::TESTS,
         guests::TESTS,

@@ -32,6 +32,10 @@ pub(crate) enum Needs {
     /// And the right to mount file systems.
     Mounts,
     Guests,
+    /// The operators' guide.
+    Guide,
+    /// And the programs.
+    GuideAndPrograms,
 }
 
 /// What there is on this machine; problems in words.
@@ -40,6 +44,7 @@ pub(crate) struct Setup {
     programs: Result<Programs, String>,
     mounts: Result<(), String>,
     image: Result<GuestImage, String>,
+    guide: Result<PathBuf, String>,
     pub(crate) guests_are_required: bool,
 }
 
@@ -47,6 +52,7 @@ pub(crate) struct Setup {
 pub(crate) struct Stage {
     pub(crate) programs: Option<Programs>,
     image: Option<GuestImage>,
+    guide: Option<PathBuf>,
     pub(crate) folder: PathBuf,
 }
 
@@ -57,6 +63,7 @@ impl Setup {
             programs: Programs::beside_this_one().map_err(words),
             mounts: crate::broken_disk::may_mount().map_err(words),
             image: guest_image().map_err(words),
+            guide: guide().map_err(words),
             guests_are_required: std::env::var_os("AZDR_REQUIRE_QEMU").is_some(),
         }
     }
@@ -69,6 +76,8 @@ impl Setup {
             Needs::Programs => programs.cloned(),
             Needs::Mounts => programs.or(self.mounts.as_ref().err()).cloned(),
             Needs::Guests => programs.or(self.image.as_ref().err()).cloned(),
+            Needs::Guide => self.guide.as_ref().err().cloned(),
+            Needs::GuideAndPrograms => self.guide.as_ref().err().or(programs).cloned(),
         }
     }
 
@@ -81,6 +90,7 @@ impl Setup {
         let stage = Stage {
             programs: self.programs.clone().ok(),
             image: self.image.clone().ok(),
+            guide: self.guide.clone().ok(),
             folder: folder.path().to_owned(),
         };
         (test.body)(&stage).map_err(|error| {
@@ -95,6 +105,19 @@ impl Setup {
             words
         })
     }
+}
+
+/// The folder of the operators' guide, by default next to the workspace.
+const SEEDS: &str = "AZDR_SEEDS";
+const GUIDE: &str = "000_456bb3e359ffda55.txt";
+
+fn guide() -> Result<PathBuf> {
+    let folder = std::env::var_os(SEEDS)
+        .map(PathBuf::from)
+        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/seeds"));
+    let path = folder.join(GUIDE);
+    ensure!(path.is_file(), "no guide {GUIDE}: set {SEEDS}");
+    Ok(path)
 }
 
 /// The guest image, if machines can run here.
@@ -119,6 +142,12 @@ fn guest_image() -> Result<GuestImage> {
 impl Stage {
     pub(crate) fn programs(&self) -> Result<&Programs> {
         self.programs.as_ref().context("the programs are not built")
+    }
+
+    /// The operators' guide, as it is.
+    pub(crate) fn guide(&self) -> Result<String> {
+        let path = self.guide.as_ref().context("there is no guide")?;
+        std::fs::read_to_string(path).context("cannot read the guide")
     }
 
     /// A running world whose machines are mere records.

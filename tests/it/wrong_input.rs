@@ -49,6 +49,8 @@ fn expect(answer: &Answer, code: i32, words: &[&str]) -> Result<()> {
         ensure!(stderr.contains(word), "`{line}`: no {word:?} in: {stderr}");
     }
     ensure!(!stderr.contains("panicked"), "`{line}`: {stderr}");
+    let obeyed = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+    ensure!(!stderr.contains(obeyed), "`{line}`: a terminal would obey {stderr:?}");
     Ok(())
 }
 
@@ -71,6 +73,17 @@ fn wrong_values(stage: &Stage) -> Result<()> {
     let point = lab.azdr.points("db")?[0]["name"].as_str().unwrap_or_default().to_owned();
     let none: [&str; 4] = ["--daily-retention", "0", "--weekly-retention", "0"];
     let configure = ["backup", "configure", "db"];
+    let file = |name: &str, text: &str| -> Result<String> {
+        let path = lab.folder().join(name);
+        std::fs::write(&path, text)?;
+        Ok(path.display().to_string())
+    };
+    let huge = file("huge.yaml", &format!("daily: 7 #{}", " ".repeat(1 << 20)))?;
+    let lines: String =
+        (1..9).map(|n| format!("l{n}: &l{n} [{}]\n", format!("*l{},", n - 1).repeat(9))).collect();
+    let bomb = file("bomb.yaml", &format!("l0: &l0 [lol]\n{lines}"))?;
+    let nul = file("nul.yaml", "daily: 7\0\n")?;
+    let turned = file("turned.yaml", "policies:\n- name: \"\u{202e}dlog\"\n  daily: 7\n")?;
     let cases: &[Case<'_>] = &[
         (&["backup", "trigger", "nosuch"], 1, &["nosuch", "azdr vm list"]),
         (&["backup", "list", "nosuch"], 1, &["nosuch"]),
@@ -112,6 +125,13 @@ fn wrong_values(stage: &Stage) -> Result<()> {
         (&["policy", "diff", "db", "-f", "/nonexistent"], 2, &["/nonexistent"]),
         (&["backup", "cost", "db", "--target-region", "eastus"], 2, &["eastus"]),
         (&["job", "show", "4711"], 1, &["4711"]),
+        // What a terminal would obey is shown, not sent.
+        (&["backup", "trigger", "\u{202e}bd"], 1, &["\\u{202e}bd"]),
+        (&["backup", "show", "\u{1b}[2Jdb-backup-daily-20251201"], 1, &["\\u{1b}[2J"]),
+        (&["policy", "diff", "db", "-f", &huge], 2, &["larger than 1 MB"]),
+        (&["policy", "diff", "db", "-f", &bomb], 2, &["anchors are not allowed"]),
+        (&["policy", "diff", "db", "-f", &nul], 2, &["U+0000 is not allowed"]),
+        (&["policy", "apply", "-f", &turned], 2, &["U+202E is not allowed"]),
         (&["job", "cancel", "4711"], 1, &["4711"]),
     ];
     let mut wrong = Vec::new();

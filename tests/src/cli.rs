@@ -96,6 +96,13 @@ impl Cli {
         program.parent().map(Path::to_owned).unwrap_or_default()
     }
 
+    /// A shell that runs a command line with this context.
+    pub fn shell(&self, line: &str) -> Command {
+        let mut shell = self.programs.shell(line);
+        shell.env("AZDR_CONTEXT", &self.context);
+        shell
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.programs.command("azdr");
         command.args(arguments).env("AZDR_CONTEXT", &self.context);

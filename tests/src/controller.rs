@@ -10,7 +10,7 @@ use crate::http::Http;
 use crate::lab::free_address;
 use crate::process::{Daemon, Ended, Lifetime, ready, run};
 use crate::programs::Programs;
-use crate::simulator::{Guests, Simulator};
+use crate::simulator::{Guests, SIMULATED_SSH_PORT, Simulator};
 use crate::world::{CLIENT_ID, CLIENT_SECRET, SUBSCRIPTION, TENANT};
 
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -106,15 +106,21 @@ impl Controller {
 
     fn configuration(&self, simulator: &Simulator) -> String {
         let Addresses { admin, agent, enroll, metrics } = self.addresses;
-        let (advertise, drill) = if let Guests::Real(_) = simulator.guests() {
-            let advertise = format!(
-                "[advertise]\nagent = \"{SEEN_BY_GUESTS}:{}\"\nenroll = \"{SEEN_BY_GUESTS}:{}\"\n",
-                agent.port(),
-                enroll.port()
-            );
-            (advertise, "access = \"public-ip\"\nallowed_source = \"127.0.0.1\"\n")
-        } else {
-            (String::new(), "access = \"none\"\n")
+        let (advertise, drill) = match simulator.guests() {
+            Guests::Real(_) => {
+                let advertise = format!(
+                    "[advertise]\nagent = \"{SEEN_BY_GUESTS}:{}\"\nenroll = \"{SEEN_BY_GUESTS}:{}\"\n",
+                    agent.port(),
+                    enroll.port()
+                );
+                (advertise, "access = \"public-ip\"\nallowed_source = \"127.0.0.1\"\n".to_owned())
+            }
+            Guests::Simulated => {
+                let probe =
+                    format!("access = \"none\"\n\n[probe]\nssh_port = {SIMULATED_SSH_PORT}\n");
+                (String::new(), probe)
+            }
+            Guests::None => (String::new(), "access = \"none\"\n".to_owned()),
         };
         format!(
             "data_dir = \"data\"\n\n\

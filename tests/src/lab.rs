@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use azdr_env::{Clock, SystemClock, WallTime};
 use serde_json::Value;
 
 use crate::agents;
@@ -98,6 +99,7 @@ pub struct Lab {
     machines: Machines,
     folder: PathBuf,
     programs: Programs,
+    lifetime: Lifetime,
     clock: Option<ShiftedClock>,
 }
 
@@ -119,6 +121,23 @@ impl Lab {
         )?;
         controller.start()?;
         Self::of(programs, folder, spec, simulator, controller)
+    }
+
+    /// Starts a world in another time, which is everybody's there: the simulated Azure's, the
+    /// controller's, the agents' and the operator's.
+    ///
+    /// # Errors
+    /// As of [`start`](Self::start); and without a C compiler.
+    pub fn start_at(
+        programs: &Programs,
+        folder: &Path,
+        spec: LabSpec,
+        time: WallTime,
+    ) -> Result<Self> {
+        let clock = ShiftedClock::build(folder)?.set(time);
+        let mut lab = Self::start(&programs.at(&clock), folder, spec)?;
+        lab.clock = Some(clock);
+        Ok(lab)
     }
 
     /// The simulated Azure of a lab.
@@ -156,7 +175,7 @@ impl Lab {
     ) -> Result<Self> {
         let azdr = Cli::new(programs, &controller.context());
         let agents = match spec.machines {
-            Machines::Simulated => Some(play_agents(programs, folder, &spec, &simulator)?),
+            Machines::Simulated => Some(play_agents(programs, folder, spec.lifetime, &simulator)?),
             _ => None,
         };
         Ok(Self {
@@ -167,6 +186,7 @@ impl Lab {
             machines: spec.machines,
             folder: folder.to_owned(),
             programs: programs.clone(),
+            lifetime: spec.lifetime,
             clock: None,
         })
     }
@@ -188,7 +208,29 @@ impl Lab {
         self.simulator.advance(time)?;
         self.azdr = Cli::new(&programs, &self.controller.context());
         self.controller.use_programs(&programs);
+        self.programs = programs;
         self.controller.start()
+    }
+
+    /// Lets time pass as far as this time, for simulated machines' agents too, if it has not come yet.
+    ///
+    /// # Errors
+    /// As of [`let_pass`](Self::let_pass).
+    pub fn let_pass_until(&mut self, time: WallTime) -> Result<()> {
+        self.let_pass(time.since(self.now()))?;
+        if self.agents.take().is_some() {
+            self.agents =
+                Some(play_agents(&self.programs, &self.folder, self.lifetime, &self.simulator)?);
+        }
+        Ok(())
+    }
+
+    /// What the controller's clock shows.
+    pub fn now(&self) -> WallTime {
+        match &self.clock {
+            Some(clock) => clock.now(),
+            None => SystemClock::new().wall(),
+        }
     }
 
     /// Where everything of it is.
@@ -317,14 +359,14 @@ impl Lab {
 fn play_agents(
     programs: &Programs,
     folder: &Path,
-    spec: &LabSpec,
+    lifetime: Lifetime,
     simulator: &Simulator,
 ) -> Result<Daemon> {
     let mut command = programs.command("azdr-simulated-agents");
     command.arg("--simulator").arg(simulator.address().to_string());
     command.arg("--ca").arg(simulator.ca());
     let log = folder.join("agents.log");
-    Daemon::start("azdr-simulated-agents", command, &log, spec.lifetime)
+    Daemon::start("azdr-simulated-agents", command, &log, lifetime)
 }
 
 /// Whether a job is not over yet. A stuck one waits for a person, and so does one that asks for approval:

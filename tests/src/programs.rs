@@ -64,7 +64,17 @@ impl Programs {
 
     /// A command that runs a binary, undisturbed by the environment of whoever started us.
     pub fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(self.path(name));
+        self.undisturbed(Command::new(self.path(name)))
+    }
+
+    /// A shell that runs a command line, as undisturbed; the binaries are not on its path.
+    pub fn shell(&self, line: &str) -> Command {
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(line);
+        self.undisturbed(shell)
+    }
+
+    fn undisturbed(&self, mut command: Command) -> Command {
         for (variable, _) in std::env::vars_os() {
             if variable.to_string_lossy().starts_with("AZDR_") {
                 command.env_remove(variable);

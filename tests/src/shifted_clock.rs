@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use azdr_env::{Clock, SystemClock, WallTime};
 
 use crate::process::run;
 
@@ -32,7 +33,7 @@ const BUILD_LIMIT: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub struct ShiftedClock {
     library: PathBuf,
-    shift: Duration,
+    shift_secs: i64,
 }
 
 impl ShiftedClock {
@@ -47,24 +48,31 @@ impl ShiftedClock {
         compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source);
         let ended = run(compiler, BUILD_LIMIT, None).context("a C compiler is needed")?;
         ensure!(ended.status.success(), "cannot build the shifted clock: {}", ended.stderr);
-        Ok(Self { library, shift: Duration::ZERO })
+        Ok(Self { library, shift_secs: 0 })
     }
 
     /// Shifts by more.
     #[must_use]
     pub fn ahead(mut self, time: Duration) -> Self {
-        self.shift += time;
+        self.shift_secs += i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
         self
     }
 
-    /// By how much it shifts.
-    pub fn shift(&self) -> Duration {
-        self.shift
+    /// Shifts to a time, which begins now.
+    #[must_use]
+    pub fn set(mut self, time: WallTime) -> Self {
+        self.shift_secs = (time.unix_ms() - SystemClock::new().wall().unix_ms()).div_euclid(1000);
+        self
+    }
+
+    /// The time there.
+    pub fn now(&self) -> WallTime {
+        SystemClock::shifted(self.shift_secs).wall()
     }
 
     /// Makes a command live in that time.
     pub fn apply(&self, command: &mut Command) {
         command.env("LD_PRELOAD", &self.library);
-        command.env("LAB_CLOCK_SHIFT_SECS", self.shift.as_secs().to_string());
+        command.env("LAB_CLOCK_SHIFT_SECS", self.shift_secs.to_string());
     }
 }

@@ -18,6 +18,10 @@ use crate::world::{CLIENT_ID, CLIENT_SECRET, TENANT, World};
 const READY_LIMIT: Duration = Duration::from_secs(120);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
+/// Where simulated machines answer with an SSH banner, those with a public address: a port for which
+/// nobody needs to be root.
+pub const SIMULATED_SSH_PORT: u16 = 2222;
+
 /// A simulated Azure. Its state survives [`kill`](Self::kill) and [`start`](Self::start).
 #[derive(Debug)]
 pub struct Simulator {
@@ -70,7 +74,11 @@ impl Simulator {
         lifetime: Lifetime,
     ) -> Result<Self> {
         let description = folder.join("world.json");
-        std::fs::write(&description, format!("{:#}\n", world.description()))?;
+        let mut world = world.description();
+        if let Guests::Simulated = guests {
+            world["ssh_port"] = json!(SIMULATED_SSH_PORT);
+        }
+        std::fs::write(&description, format!("{world:#}\n"))?;
         let mut init = programs.command("azure-sim");
         init.arg("init").arg("--state").arg(folder.join("sim")).arg("--world").arg(&description);
         let ended = run(init, READY_LIMIT, None)?;
@@ -102,7 +110,8 @@ impl Simulator {
         match &self.guests {
             Guests::None => {}
             Guests::Simulated => {
-                command.args(["--guests", "simulated"]);
+                command.args(["--guests", "simulated", "--guest-ssh-port"]);
+                command.arg(SIMULATED_SSH_PORT.to_string());
             }
             Guests::Real(guests) => {
                 command.args(["--guests", "qemu", "--kernel"]).arg(&guests.image.kernel);

@@ -72,6 +72,13 @@ impl Vm {
         self
     }
 
+    /// With a public address, into which SSH is let.
+    #[must_use]
+    pub fn with_public_ip(mut self) -> Self {
+        self.public_ip = true;
+        self
+    }
+
     /// Its ARM resource ID.
     pub fn id(&self) -> String {
         format!(
@@ -99,7 +106,8 @@ impl Vm {
             .collect();
         let mut os_disk = disk(format!("{}-os", self.name), &self.os_image, 64);
         if self.bootable && self.os_image.is_none() {
-            os_disk["files"] = json!({"/sbin/init": "", "/etc/hostname": self.name});
+            os_disk["files"] =
+                json!({"/sbin/init": "", "/etc/hostname": self.name, "/usr/sbin/sshd": ""});
         }
         json!({
             "name": self.name, "resource_group": self.group, "location": REGION,

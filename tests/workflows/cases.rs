@@ -154,8 +154,13 @@ impl Case {
             Self::Backup | Self::BackupWithoutAgent => back_up(&item),
             Self::Replicate => {
                 let point = take(life, &item).await;
-                let input =
-                    replicate::Input { item: item.id, vm: db(), point, region: "westus2".into() };
+                let input = replicate::Input {
+                    item: item.id,
+                    vm: db(),
+                    point,
+                    region: "westus2".into(),
+                    max_chains: None,
+                };
                 workflows::new_run(replicate::RUN, &input, item.id, "test")
             }
             Self::Verify => {
@@ -300,7 +305,13 @@ impl Case {
 
 /// Copies a point to the other region.
 pub(crate) async fn copied(life: &Life, item: &Item, point: PointName) {
-    let input = replicate::Input { item: item.id, vm: db(), point, region: "westus2".into() };
+    let input = replicate::Input {
+        item: item.id,
+        vm: db(),
+        point,
+        region: "westus2".into(),
+        max_chains: None,
+    };
     let run = workflows::new_run(replicate::RUN, &input, item.id, "test");
     let id = life.engine.submit(run).await.unwrap();
     let row = life.ended(id).await;

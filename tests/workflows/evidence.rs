@@ -173,7 +173,7 @@ async fn a_point_older_than_the_newest_copy_is_not_replicable() {
     let mut ends = Vec::new();
     for point in [newer, older] {
         let region = "westus2".to_owned();
-        let input = replicate::Input { item: item.id, vm: db(), point, region };
+        let input = replicate::Input { item: item.id, vm: db(), point, region, max_chains: None };
         let run = workflows::new_run(replicate::RUN, &input, item.id, "test");
         let id = life.engine.submit(run).await.unwrap();
         ends.push(life.ended(id).await);
@@ -197,7 +197,7 @@ async fn a_stalled_copy_is_given_up_and_removed() {
     );
     let before = snapshots(&bench.cloud).await;
     let region = "westus2".to_owned();
-    let input = replicate::Input { item: item.id, vm: db(), point, region };
+    let input = replicate::Input { item: item.id, vm: db(), point, region, max_chains: None };
     let run = workflows::new_run(replicate::RUN, &input, item.id, "test");
     let id = life.engine.submit(run).await.unwrap();
     let row = life.ended(id).await;

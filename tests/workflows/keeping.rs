@@ -128,6 +128,7 @@ async fn pins_are_shown_on_every_snapshot_and_on_copies_made_later() {
         vm: db(),
         point: first.clone(),
         region: "westus2".into(),
+        max_chains: None,
     };
     let run = workflows::new_run(workflows::replicate::RUN, &input, item.id, "test");
     let (life, row) = bench.run(life, run).await;

@@ -18,6 +18,7 @@
 
 mod agents;
 mod cases;
+mod chains;
 mod clocks;
 mod cloud;
 mod evidence;

@@ -140,7 +140,13 @@ const AWAY: &str = "westus2";
 
 async fn copied(life: &Life, item: &Item, point: &PointName) {
     let region = AWAY.to_owned();
-    let input = replicate::Input { item: item.id, vm: db(), point: point.clone(), region };
+    let input = replicate::Input {
+        item: item.id,
+        vm: db(),
+        point: point.clone(),
+        region,
+        max_chains: None,
+    };
     let id = life.engine.submit(workflows::new_run(replicate::RUN, &input, item.id, "t")).await;
     let ended = life.ended(id.unwrap()).await;
     assert_eq!(ended.state, RunState::Succeeded, "{ended:?}");

@@ -126,6 +126,7 @@ async fn copy(life: &Life, item: &Item, point: &PointName) {
         vm: item.arm_id.clone(),
         point: point.clone(),
         region: "westus2".into(),
+        max_chains: None,
     };
     let run = workflows::new_run(replicate::RUN, &input, item.id, "test");
     let run = life.engine.submit(run).await.unwrap();

@@ -87,7 +87,7 @@ pub(super) enum Kind<S> {
     /// One outside effect, at least once.
     Step(Act<S>),
     /// The same step over a list known by then.
-    Each { items: Items<S>, act: Act<S>, parallel: usize },
+    Each { items: Items<S>, act: Act<S>, parallel: Parallel },
     /// A critical section: done whole, or cleaned up and tried again whole.
     Hold { act: Act<S>, attempts: u32 },
     /// Another run.
@@ -311,6 +311,40 @@ where
         key: StepKey<O>,
         title: &'static str,
         parallel: usize,
+        items: ListItems<S, I, T>,
+        f: F,
+    ) -> StepBuilder<S, I>
+    where
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        O: Serialize + 'static,
+        F: for<'a> EachFn<'a, S, I, T, O>,
+    {
+        self.each_at_once(key, title, Arc::new(move |_| Ok(parallel)), items, f)
+    }
+
+    /// The same; how many at a time is read from the input (at least one).
+    pub fn each_as_told<T, O, F>(
+        self,
+        key: StepKey<O>,
+        title: &'static str,
+        parallel: fn(&I) -> usize,
+        items: ListItems<S, I, T>,
+        f: F,
+    ) -> StepBuilder<S, I>
+    where
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        O: Serialize + 'static,
+        F: for<'a> EachFn<'a, S, I, T, O>,
+    {
+        let parallel: Parallel = Arc::new(move |input| Ok(parallel(&parse_input(input)?)));
+        self.each_at_once(key, title, parallel, items, f)
+    }
+
+    fn each_at_once<T, O, F>(
+        self,
+        key: StepKey<O>,
+        title: &'static str,
+        parallel: Parallel,
         items: ListItems<S, I, T>,
         f: F,
     ) -> StepBuilder<S, I>

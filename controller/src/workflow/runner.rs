@@ -65,11 +65,12 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
                     self.one(node, act, "", Value::Null, next).await?;
                 }
                 Kind::Each { items, act, parallel } => {
+                    let parallel = parallel(&self.run.input)?;
                     if self.run.with_history(|h| h.items(node.name).is_none()) {
                         let list = items(self.cx(node, "", false))?;
-                        self.record_items(node, &list, *parallel).await?;
+                        self.record_items(node, &list, parallel).await?;
                     }
-                    self.each(node, act, *parallel).await?;
+                    self.each(node, act, parallel).await?;
                 }
                 Kind::Hold { act, attempts } => self.hold(node, act, *attempts).await?,
                 Kind::Child(make) => {

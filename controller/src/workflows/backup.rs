@@ -301,6 +301,7 @@ async fn record_point(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
                 vm: input.vm.clone(),
                 point: names.point,
                 region: region.to_string(),
+                max_chains: None,
             };
             let run = super::new_run(replicate::RUN, &copy, input.item, by.clone());
             done = done.change(CatalogueChange::StartRun(Box::new(run)));

@@ -66,7 +66,8 @@ pub type Workflow<I> = crate::workflow::Workflow<Services, I>;
 pub fn all() -> Vec<Definition<Services>> {
     vec![
         backup::workflow(),
-        replicate::workflow(),
+        replicate::workflow(replicate::FIRST),
+        replicate::workflow(replicate::RUN.1),
         verify::workflow(),
         restore_in_place::workflow(restore_in_place::FIRST),
         restore_in_place::workflow(restore_in_place::RUN.1),

@@ -4,14 +4,18 @@
 //! |---|---|---|
 //! | `plan` | lease on the point; replica row `copying` | – |
 //! | `prepare_group` | the target region's snapshot group exists | – (shared, stays) |
-//! | `start_copies` (each) | `CopyStart` per disk | deletes the copy |
-//! | `await_copies` (each) | waits for 100 % | – |
+//! | `copy_disks` (each) | `CopyStart` per disk, waits for 100 % | deletes the copy |
 //! | `record_replica` | replica row `complete`, snapshot rows | – |
+//!
+//! Each disk is a chain of its own: so many chains as the input says are copied at once. In the first
+//! version all were started (`start_copies`), and then waited for (`await_copies`).
 //!
 //! Azure says *Succeeded* one second in; only `completionPercent` 100 without a `copyCompletionError`
 //! is complete, and a stalled copy never fails by itself (DESIGN §5 rule 3). Copies of one disk go in
 //! creation order, one in flight: the lock on the VM's chains into the region sees to it, and a point
 //! older than the newest copied one is refused (I2).
+
+use std::time::Duration;
 
 use azdr_arm::{CopySpec, Snapshot};
 use azdr_domain::arm_id::ArmId;
@@ -44,15 +48,32 @@ pub struct Input {
     pub point: PointName,
     /// Where to.
     pub region: String,
+    /// How many disks are copied at once; all, unless it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_chains: Option<usize>,
 }
 
+impl Input {
+    fn chains(&self) -> usize {
+        self.max_chains.unwrap_or(MAX_DISKS).max(1)
+    }
+}
+
+/// More disks than a VM can have.
+const MAX_DISKS: usize = 128;
+
 /// Name, version, priority.
-pub const RUN: (&str, u32, RunPriority) = ("replicate", 1, RunPriority::Replicate);
+pub const RUN: (&str, u32, RunPriority) = ("replicate", 2, RunPriority::Replicate);
+/// Its first version, whose journals are still finished.
+pub const FIRST: u32 = 1;
 
 const PLAN: StepKey<Plan> = StepKey::new("plan");
 const GROUP: StepKey<()> = StepKey::new("prepare_group");
 const START: StepKey<()> = StepKey::new("start_copies");
 const AWAIT: StepKey<()> = StepKey::new("await_copies");
+const COPY: StepKey<()> = StepKey::new("copy_disks");
+/// A first copy of a large disk takes days.
+const COPY_LIMIT: Duration = Duration::from_secs(72 * 3600);
 const RECORD: StepKey<()> = StepKey::new("record_replica");
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -77,19 +98,27 @@ struct Moved {
     at: WallTime,
 }
 
-/// The step list.
-pub fn workflow() -> Definition<super::Services> {
-    Workflow::new(RUN.0, Version(RUN.1), RUN.2)
+/// The step list of this version.
+pub fn workflow(version: u32) -> Definition<super::Services> {
+    let steps = Workflow::new(RUN.0, Version(version), RUN.2)
         .lock_keys(|i: &Input| vec![LockKey(format!("chain:{}:{}", i.region, i.vm.key()))])
         .step(PLAN, "Planning the copies", plan)
         .no_undo("a failed run's replica row says so at the end")
         .step(GROUP, "Preparing the target group", prepare_group)
-        .no_undo("the group is shared by all replicas of the region and stays")
-        .each(START, "Starting the copies", 8, copies, start_copy)
-        .undo_each(delete_copy)
-        .each(AWAIT, "Copying", 64, copies, await_copy)
-        .within(std::time::Duration::from_secs(72 * 3600))
-        .no_undo("waits only")
+        .no_undo("the group is shared by all replicas of the region and stays");
+    let steps = match version {
+        FIRST => steps
+            .each(START, "Starting the copies", 8, copies, start_copy)
+            .undo_each(delete_copy)
+            .each(AWAIT, "Copying", 64, copies, await_copy)
+            .within(COPY_LIMIT)
+            .no_undo("waits only"),
+        _ => steps
+            .each_as_told(COPY, "Copying", Input::chains, copies, copy_disk)
+            .within(COPY_LIMIT)
+            .undo_each(delete_copy),
+    };
+    steps
         .step(RECORD, "Recording the replica", record_replica)
         .no_undo("last step: its changes are applied together with its journal entry")
         .residue(Leaves::Snapshots, left_over)
@@ -285,6 +314,45 @@ fn is_left_of_a_replica(cx: &StepCx<Input>, copy: &Copy, found: &Snapshot) -> bo
         && found.source_resource_id.as_ref() == Some(&copy.source)
         && (said.point, said.lun) == (ours.point, ours.lun)
         && said.vm.eq_ignore_ascii_case(&ours.vm)
+}
+
+/// What the journal of one disk's copy ends with: the operation that asks for it, or how far it is.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Stage {
+    Copying {
+        #[serde(rename = "percent")]
+        _percent: f64,
+    },
+    Asking(serde::de::IgnoredAny),
+}
+
+/// Asks for the copy of one disk, and looks whether it is complete.
+async fn copy_disk(cx: &StepCx<Input>, copy: &Copy) -> Result<Done<()>, StepError> {
+    match cx.checkpoint::<Stage>()? {
+        Some(Stage::Copying { .. }) => {}
+        Some(Stage::Asking(_)) | None => {
+            start_copy(cx, copy).await?;
+            let begun = Moved { percent: 0.0, at: cx.steady_now() };
+            cx.save_checkpoint(Some(&begun)).await?;
+        }
+    }
+    await_copy(cx, copy).await.map_err(|e| match e {
+        StepError::NotYet { detail, percent, after, resource } => {
+            let percent = percent.map(|percent| of_all_disks(cx, copy, percent));
+            StepError::NotYet { detail, percent, after, resource }
+        }
+        e => e,
+    })
+}
+
+/// How far the whole is when this disk's copy is so far: disks that wait for their turn count, too.
+fn of_all_disks(cx: &StepCx<Input>, copy: &Copy, percent: f64) -> f64 {
+    let Ok(plan) = cx.output(PLAN) else { return percent };
+    let chains = cx.input.chains();
+    let turn = plan.copies.iter().position(|c| c.target.id == copy.target.id).unwrap_or(0) / chains;
+    let turns = plan.copies.len().div_ceil(chains).max(1);
+    (turn as f64 * 100.0 + percent) / turns as f64
 }
 
 async fn delete_copy(cx: &StepCx<Input>, copy: &Copy) -> Result<Done<()>, StepError> {

@@ -414,22 +414,20 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
         }
         _ => "",
     };
+    let up = reported.is_some() || banner.is_some();
     let steps = [
         ("disks", DISKS.name, true),
         ("machine", MACHINE.name, true),
-        ("boot", AGENT.name, reported.is_some() || banner.is_some()),
+        ("boot", AGENT.name, up),
         ("connectivity", SSH.name, banner.is_some()),
     ];
     let result = json!({"restore": {
         "recovery_point": input.point,
         "vm_resource_id": input.new_vm,
         // Without a sign of life there is no recovery to time.
-        "rto_ms": match reported.is_some() || banner.is_some() {
-            true => confirmed_at.since(input.declared).as_millis() as u64,
-            false => 0,
-        },
+        "rto_ms": if up { confirmed_at.since(input.declared).as_millis() as u64 } else { 0 },
         "phases": phases(cx, input.declared, &steps),
-        "power_state": "",
+        "power_state": if up { "running" } else { "" },
         "witness_verified": witnessed,
         "ssh_verified": banner.is_some(),
         "unconfirmed": unconfirmed,

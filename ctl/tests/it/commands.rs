@@ -161,6 +161,56 @@ pub(crate) const CASES: &[(&str, &str)] = &[
     ("retention_release", "retention release"),
     ("job_show_reap", "job show 30"),
     ("ssh", "ssh prod-db-vm ls -la"),
+    // How each command of the operators' guide fails.
+    ("backup_configure_invalid", "backup configure invalid --daily-retention 7"),
+    ("backup_config_show_of_a_missing_vm", "backup config-show missing"),
+    ("backup_disable_of_a_missing_vm", "backup disable missing"),
+    ("backup_trigger_of_a_missing_vm", "backup trigger missing"),
+    ("backup_trigger_denied", "backup trigger denied --tier weekly"),
+    ("backup_list_of_a_missing_vm", "backup list missing -g Production-VMs"),
+    ("backup_restore_of_a_missing_vm", "backup restore missing --yes"),
+    ("backup_restore_without_terminal", "backup restore prod-db-vm"),
+    (
+        "backup_restore_interactive_without_terminal",
+        "backup restore prod-db-vm --interactive --yes",
+    ),
+    (
+        "backup_replicate_of_a_missing_vm",
+        "backup replicate daily-20251201 --vm missing --target-region westus2",
+    ),
+    (
+        "backup_replicate_all_of_a_missing_vm",
+        "backup replicate-all missing --target-region westus2",
+    ),
+    ("backup_replication_status_of_a_missing_vm", "backup replication-status missing"),
+    ("backup_replication_jobs_of_no_status", "backup replication-jobs --status stuck"),
+    ("backup_verify_of_a_missing_vm", "backup verify daily-20251201 --vm missing"),
+    ("backup_verify_all_of_a_missing_vm", "backup verify-all missing"),
+    ("backup_verification_report_of_a_missing_vm", "backup verification-report --vm missing"),
+    ("dr_test_of_a_missing_vm", "dr test missing --test-region westus2"),
+    ("dr_test_history_of_a_missing_vm", "dr test-history missing --days 30"),
+    ("dr_success_rate_of_a_missing_vm", "dr success-rate --vm missing --days 90"),
+];
+
+/// The commands of the operators' guide.
+const GUIDE: &[&str] = &[
+    "backup configure",
+    "backup config-show",
+    "backup disable",
+    "backup trigger",
+    "backup list",
+    "backup restore",
+    "backup replicate",
+    "backup replicate-all",
+    "backup replication-status",
+    "backup replication-jobs",
+    "backup verify",
+    "backup verify-all",
+    "backup verification-report",
+    "dr test",
+    "dr test-all",
+    "dr test-history",
+    "dr success-rate",
 ];
 
 /// Not kept: they are made of all commands, and change with each of them.
@@ -169,6 +219,7 @@ const OF_ALL_COMMANDS: &[&str] = &["completion", "man_of_azdr", "man_to_a_folder
 #[tokio::test]
 async fn every_command_prints_what_was_agreed() {
     let world = World::start();
+    let mut ended = Vec::new();
     for (name, line) in CASES {
         let folder = world.folder().display().to_string();
         let show = |line: &str, ran| {
@@ -179,6 +230,7 @@ async fn every_command_prints_what_was_agreed() {
         let new = |format: &str| line.replace("NEW", &format!("{folder}/{name}{format}"));
         let plain = new("");
         let ran = world.run(&plain).await;
+        ended.push((*line, ran.code));
         let is_kept = !OF_ALL_COMMANDS.contains(name);
         if is_kept {
             insta::assert_snapshot!(*name, show(&plain, &ran));
@@ -196,6 +248,12 @@ async fn every_command_prints_what_was_agreed() {
         if is_kept {
             insta::assert_snapshot!(format!("{name}_json"), show(&line, &json));
         }
+    }
+    for command in GUIDE {
+        let of = |line: &str| line.starts_with(&format!("{command} ")) || line == *command;
+        let codes: Vec<i32> = ended.iter().filter(|(line, _)| of(line)).map(|(_, c)| *c).collect();
+        assert!(codes.contains(&0), "`azdr {command}` never succeeds");
+        assert!(codes.iter().any(|code| *code != 0), "`azdr {command}` never fails");
     }
 }
 

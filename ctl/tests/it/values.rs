@@ -1093,6 +1093,10 @@ fn step(name: &str, title: &str, from: i64, seconds: i64) -> JobStep {
     }
 }
 
+fn undone(step: JobStep) -> JobStep {
+    JobStep { state: StepState::Undone as i32, ..step }
+}
+
 fn phase(name: &str, seconds: u64) -> Phase {
     Phase { name: name.into(), millis: seconds * 1000, ok: true }
 }
@@ -1129,9 +1133,9 @@ pub(crate) fn job(id: i64, workflow: &str) -> Job {
         ),
         "verify" => (
             vec![
-                step("create_test_disk", "Creating test disk from snapshot", 0, 40),
-                step("read_disk", "Verifying disk properties", 40, 60),
-                step("delete_test_disk", "Deleting test disk", 100, 8),
+                undone(step("create_disks", "Creating test disk from snapshot", 0, 40)),
+                undone(step("read_disks", "Verifying disk properties", 40, 60)),
+                step("check", "Comparing with the catalogue", 100, 8),
             ],
             108,
             job_result::Result::Verify(VerifyResult {

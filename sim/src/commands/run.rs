@@ -144,7 +144,9 @@ impl Run {
     fn open_guests(&self) -> anyhow::Result<Arc<dyn Guests>> {
         match self.guests {
             GuestKind::None => return Ok(Arc::new(NoGuests::new(Blocking::Pool))),
-            GuestKind::Simulated => return Ok(Arc::new(SimulatedGuests::new(Env::system()))),
+            GuestKind::Simulated => {
+                return Ok(Arc::new(SimulatedGuests::reachable(Env::system())));
+            }
             GuestKind::Qemu => {}
         }
         let args = &self.qemu;

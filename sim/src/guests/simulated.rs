@@ -11,18 +11,23 @@
 //! external checker asks for [`machines`](SimulatedGuests::machines) and
 //! [`check`](SimulatedGuests::check).
 //!
-//! The OS disk is mounted at `/`, a data disk at `/mnt/lun` and its LUN.
+//! The OS disk is mounted at `/`, a data disk at `/mnt/lun` and its LUN. A machine that has
+//! [`SSH_SERVER`] and a public address whose security group lets callers in answers there with an SSH
+//! banner, if the machines are [`reachable`](SimulatedGuests::reachable).
 
 mod disks;
+mod door;
 mod ledger;
 mod machine;
 mod tree;
 
+pub use door::SSH_SERVER;
 pub use ledger::{Consistency, DATA, WAL, check};
 pub use tree::{BOOTABLE, Tree};
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -35,6 +40,7 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use self::disks::{Disk, Disks};
+use self::door::Door;
 use self::machine::{Machine, mount_point};
 use super::{GuestSpec, Guests};
 use crate::config::Durability;
@@ -116,6 +122,7 @@ pub struct SimulatedGuests(Arc<Shared>);
 
 struct Shared {
     env: Env,
+    reachable: bool,
     inside: Mutex<Inside>,
 }
 
@@ -124,6 +131,9 @@ struct Inside {
     disks: Disks,
     /// Machines that are on; `None`: without coming up.
     machines: BTreeMap<String, Option<Machine>>,
+    /// Where machines that are on can be reached; those that answer.
+    ways_in: BTreeMap<String, Vec<SocketAddr>>,
+    doors: BTreeMap<String, Vec<Door>>,
     longest_freezes: BTreeMap<String, Duration>,
     serial_logs: BTreeMap<String, String>,
     listeners: Vec<mpsc::UnboundedSender<PowerEvent>>,
@@ -132,7 +142,13 @@ struct Inside {
 impl SimulatedGuests {
     /// No machine is on, there is no disk. Times and boot ids come from `env`.
     pub fn new(env: Env) -> Self {
-        Self(Arc::new(Shared { env, inside: Mutex::default() }))
+        Self(Arc::new(Shared { env, reachable: false, inside: Mutex::default() }))
+    }
+
+    /// The same, with machines that listen where their public addresses lead to: on loopback, inside a
+    /// tokio runtime.
+    pub fn reachable(env: Env) -> Self {
+        Self(Arc::new(Shared { env, reachable: true, inside: Mutex::default() }))
     }
 
     /// The machines that are up, by vmId.
@@ -391,6 +407,10 @@ impl Inside {
             self.log(vm_id, "ledger: the log and the data do not belong together");
         }
         self.log(vm_id, &format!("{name} login: "));
+        if os_disk.read(SSH_SERVER).is_some() {
+            let ways = self.ways_in.get(vm_id).into_iter().flatten();
+            self.doors.insert(vm_id.to_owned(), ways.copied().map(Door::open).collect());
+        }
         let event = PowerEvent::Up(self.view(vm_id, &machine, now));
         self.machines.insert(vm_id.to_owned(), Some(machine));
         self.tell(&event);
@@ -406,6 +426,7 @@ impl Inside {
     /// Ends a machine; what it was, if it was up.
     fn end(&mut self, vm_id: &str, now: Monotonic) -> anyhow::Result<Option<Machine>> {
         let settled = self.settle(vm_id, now);
+        self.doors.remove(vm_id);
         let Some(machine) = self.machines.remove(vm_id).flatten() else { return Ok(None) };
         if let Some(since) = machine.frozen {
             self.note_freeze(vm_id, now.since(since));
@@ -442,6 +463,10 @@ impl Guests for SimulatedGuests {
     async fn start(&self, spec: &GuestSpec) -> anyhow::Result<()> {
         let mut inside = self.0.inside();
         if !inside.machines.contains_key(&spec.vm_id) {
+            if self.0.reachable {
+                let ways = spec.forwards.iter().map(|forward| forward.listen).collect();
+                inside.ways_in.insert(spec.vm_id.clone(), ways);
+            }
             let boot_id = self.0.env.ids.uuid().to_string();
             inside.boot(spec, boot_id, self.0.now());
         }
@@ -449,7 +474,9 @@ impl Guests for SimulatedGuests {
     }
 
     async fn power_off(&self, vm_id: &str) -> anyhow::Result<()> {
-        self.0.inside().end(vm_id, self.0.now()).map(|_| ())
+        let mut inside = self.0.inside();
+        inside.ways_in.remove(vm_id);
+        inside.end(vm_id, self.0.now()).map(|_| ())
     }
 
     async fn restart(&self, vm_id: &str) -> anyhow::Result<()> {

@@ -8,10 +8,13 @@ use std::time::Duration;
 use azdr_env::{Env, sleep};
 use azure_sim::Simulator;
 use azure_sim::config::{Blocking, Config, Durability, Limits};
+use azure_sim::guests::Guests;
 use azure_sim::guests::simulated::{
-    BOOTABLE, Consistency, DATA, GuestError, PowerEvent, SimulatedGuests,
+    BOOTABLE, Consistency, DATA, GuestError, PowerEvent, SSH_SERVER, SimulatedGuests,
 };
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::cloud::*;
 
@@ -262,4 +265,50 @@ async fn durable_disks_survive_the_process() {
     assert_eq!(guests.read_file(&vm.vm_id, "/mnt/lun0/witness").unwrap().unwrap(), "kept");
     assert_eq!(check(&guests, &set), whole);
     assert!(matches!(whole, Consistency::Holds { .. }));
+}
+
+/// What answers at an address, once something does.
+async fn banner(at: (&str, u16)) -> String {
+    let mut caller = loop {
+        match TcpStream::connect(at).await {
+            Ok(caller) => break caller,
+            Err(_) => sleep(Duration::from_millis(10)).await,
+        }
+    };
+    let mut said = String::new();
+    caller.read_to_string(&mut said).await.unwrap();
+    said
+}
+
+#[tokio::test]
+async fn a_machine_with_a_public_address_answers_there_while_it_is_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = Env::system();
+    let guests = SimulatedGuests::reachable(env.clone());
+    // A port that is free on loopback; the machine has an address of its own there.
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let limits = Limits { guest_ports: vec![port], ..Limits::default() };
+    let config = Config { limits: limits.clone(), ..Config::fast("/nonexistent") };
+    let mut description = description();
+    description["ssh_port"] = json!(port);
+    description["vms"][0]["os_disk"]["files"][SSH_SERVER] = json!("");
+    let description = serde_json::from_value(description).unwrap();
+    let behind = Arc::new(guests.clone());
+    let simulator =
+        Simulator::in_memory(config, &description, dir.path(), env.clone(), behind).unwrap();
+    simulator.start().await;
+    let cloud = Cloud::around(simulator, dir, env, limits);
+    let all = cloud.admin("GET", "resources", Value::Null).await.body;
+    let all = all["resources"].as_array().unwrap();
+    let address = all.iter().find_map(|r| r["reachable_at"][0].as_str()).unwrap();
+    let at = (address.split(':').next().unwrap(), port);
+    assert_eq!(banner(at).await, "SSH-2.0-azure_sim\r\n");
+    // It restarts by itself, and is there again.
+    let vm_id = guests.machines()[0].vm_id.clone();
+    guests.reboot(&vm_id).unwrap();
+    assert_eq!(banner(at).await, "SSH-2.0-azure_sim\r\n");
+    guests.power_off(&vm_id).await.unwrap();
+    // The listener goes with its task.
+    tokio::task::yield_now().await;
+    assert!(TcpStream::connect(at).await.is_err(), "something answers for a machine that is off");
 }

@@ -43,7 +43,7 @@ impl Admin {
         by: String,
         request: StartReplicateAllRequest,
     ) -> Result<Job, Status> {
-        parallel(request.max_parallel, 3)?;
+        let chains = parallel(request.max_parallel, 3)?;
         let region = parse_region("target_region", &request.target_region)?;
         let (item, points) = self.item_with_points(request.vm.as_ref()).await?;
         if item.location == region {
@@ -53,8 +53,8 @@ impl Admin {
                 "name another region",
             ));
         }
-        // The points of one VM are one chain, however many are allowed: the next one starts when the
-        // one before it is complete.
+        // Each disk of the VM is a chain, in which the next point's copy starts when the one before it
+        // is complete: the points go one by one, so many disks at once.
         let mut input = of(What::Replicate, 1);
         for point in points.iter().rev() {
             if point.is_restorable_in(&region) {
@@ -75,6 +75,7 @@ impl Admin {
                 vm: item.arm_id.clone(),
                 point: point.name.clone(),
                 region: region.clone(),
+                max_chains: Some(chains),
             };
             let run = new_run(replicate::RUN, &run, item.id, by.clone());
             input.parts.push(part(point.name.as_str(), point.name.as_str(), run));

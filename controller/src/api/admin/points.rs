@@ -96,7 +96,13 @@ impl Admin {
             };
             return Err(hinted(code, refusal.message, &refusal.hint));
         }
-        let input = replicate::Input { item: item.id, vm: item.arm_id, point: point.name, region };
+        let input = replicate::Input {
+            item: item.id,
+            vm: item.arm_id,
+            point: point.name,
+            region,
+            max_chains: None,
+        };
         self.submit(new_run(replicate::RUN, &input, item.id, by)).await
     }
 

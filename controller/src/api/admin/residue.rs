@@ -1,5 +1,7 @@
 //! What lies around in Azure.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use azdr_domain::cost::PRICES_AS_OF;
@@ -9,14 +11,20 @@ use tonic::Status;
 
 use super::Admin;
 use super::errors::{azure, unavailable};
-use crate::reconcile::residue::{Found, SweepError, What};
+use crate::reconcile::residue::{Found, Sweep, SweepError, What};
 
 /// How long a sweep is good for.
 const FRESH: Duration = Duration::from_secs(60);
 
 impl Admin {
     pub(super) async fn residue(&self) -> Result<ListResidueResponse, Status> {
-        let sweep = match self.sweeper.fresh(FRESH) {
+        // A restore that has ended since has left disks that are kept, and people look for them.
+        let kept = self.store.kept_disks().await.map_err(unavailable)?;
+        let knows_all = |sweep: &Arc<Sweep>| {
+            let found: BTreeSet<&str> = sweep.found.iter().map(|found| found.id.key()).collect();
+            kept.iter().all(|kept| found.contains(kept.disk.key()))
+        };
+        let sweep = match self.sweeper.fresh(FRESH).filter(knows_all) {
             Some(sweep) => sweep,
             None => self.sweeper.sweep(&self.stamp.subscriptions).await.map_err(|e| match e {
                 SweepError::Store(e) => unavailable(e),

@@ -24,7 +24,7 @@ pub(crate) struct ReplicateAll {
     /// Region to copy them to, other than the VM's own
     #[arg(long, value_name = "REGION", value_parser = NonEmptyStringValueParser::new())]
     target_region: String,
-    /// How many disk chains to copy at once, 1 to 64; all backups of one VM are one chain
+    /// How many disks to copy at once, 1 to 64; the backups of one disk go one after the other
     #[arg(long, value_name = "N", default_value_t = 3)]
     #[arg(allow_negative_numbers = true, value_parser = whole::<1, 64>)]
     max_parallel: u32,
@@ -44,8 +44,9 @@ impl ReplicateAll {
         let mut text = format!("Found {n} unreplicated {} for {vm}\n", names::backups(n));
         if n > 0 {
             let region = &self.target_region;
+            let max = self.max_parallel;
             text.push_str(&format!(
-                "\nReplicating to {region}, one after the other, oldest first:\n"
+                "\nReplicating to {region} in parallel (max {max} disks), the oldest backup first:\n"
             ));
         }
         s.out.text(&text);
