@@ -20,8 +20,10 @@ pub(crate) enum Exit {
     Usage,
     /// The controller cannot be reached, or denies access.
     NoAccess,
-    /// Ctrl-C while watching.
+    /// Ctrl-C while watching a job.
     Interrupted,
+    /// Ctrl-C, by which alone `--watch` ends: there is nothing to say.
+    Stopped,
 }
 
 impl Exit {
@@ -30,7 +32,7 @@ impl Exit {
             Self::Failed => 1,
             Self::Usage => 2,
             Self::NoAccess => 3,
-            Self::Interrupted => 130,
+            Self::Interrupted | Self::Stopped => 130,
         }
     }
 }
@@ -76,6 +78,12 @@ impl CliError {
     pub(crate) fn about_job(mut self, id: i64) -> Self {
         self.job_id = Some(id);
         self
+    }
+
+    /// Whether the same question may be answered soon: the connection is to blame, or a controller that
+    /// is being started.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(self.kind.as_str(), "unavailable" | "not_reachable")
     }
 
     /// A job that ended otherwise than asked for, or waits for a person.

@@ -1,17 +1,20 @@
 //! `azdr`, the operator's command line: a client of the controller's admin interface.
 //!
 //! One file per command under `commands/<noun>/<verb>.rs`; its help text is on its argument struct.
-//! Data goes to stdout, words (progress, warnings, questions, errors) to stderr. With
-//! `--output json` stdout holds exactly one document, and stderr nothing but the error object, if
-//! there is one.
+//! Data goes to stdout, words (progress, warnings, questions, errors) to stderr. In the formats that
+//! programs read (`--output json`, `yaml`, `csv`) stdout holds exactly one document, and stderr nothing
+//! but the error object, if there is one; see `docs/output.md`.
 //!
 //! Exit codes: 0 done, 1 failed, 2 usage (also: the controller calls a value invalid), 3 the
-//! controller cannot be reached or denies access, 130 watching was interrupted with Ctrl-C (the job
-//! goes on).
+//! controller cannot be reached or denies access, 130 watching was ended with Ctrl-C (a job goes on).
+//!
+//! Nothing is read or started before the arguments are understood: `--help` and `--version` cost no
+//! more than that.
 //!
 //! This crate must not know Azure, nor decide anything: it asks, shows, and lets the controller
 //! judge every value.
 
+mod again;
 mod bundle;
 mod cli;
 mod commands;
@@ -20,6 +23,7 @@ mod context;
 mod days;
 mod error;
 mod json;
+mod man_page;
 mod names;
 mod new_policy;
 mod outcome;
@@ -42,10 +46,10 @@ mod yaml;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches};
+use clap::{CommandFactory, FromArgMatches, ValueEnum};
 
 use crate::cli::{Cli, OutputFormat};
-use crate::error::CliError;
+use crate::error::{CliError, Exit};
 use crate::output::Output;
 
 /// Runs the command that `args` ask for (the first is the program's name) and says how it ended.
@@ -65,11 +69,13 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     match result {
         Ok(()) if output::was_lost() => {
             out.error(&CliError::failed("io", "the output could not be written (disk full?)"));
-            ExitCode::from(error::Exit::Failed.code())
+            ExitCode::from(Exit::Failed.code())
         }
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            out.error(&error);
+            if error.exit != Exit::Stopped {
+                out.error(&error);
+            }
             ExitCode::from(error.exit.code())
         }
     }
@@ -80,31 +86,38 @@ pub fn command() -> clap::Command {
     roles::stated(Cli::command())
 }
 
-/// Help and version are answers; the rest are usage errors, as an object if JSON was asked for.
+/// Help and version are answers; the rest are usage errors, as an object if a program reads.
 fn refuse(error: &clap::Error, args: &[OsString]) -> ExitCode {
     if !error.use_stderr() {
         // A closed pipe is no reason to complain about help that nobody reads.
         let _unread = error.print();
         return ExitCode::SUCCESS;
     }
-    if asks_for_json(args) {
+    let out = Output::detect(asked_format(args));
+    if out.is_for_programs() {
         let text = error.render().to_string();
         let message = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
-        Output::detect(OutputFormat::Json).error(&CliError::usage(message));
+        out.error(&CliError::usage(message));
     } else {
         let _unread = error.print();
     }
-    ExitCode::from(error::Exit::Usage.code())
+    ExitCode::from(Exit::Usage.code())
 }
 
 /// Looks for the option by hand: what failed to parse cannot be asked.
-fn asks_for_json(args: &[OsString]) -> bool {
-    let mut args = args.iter().filter_map(|arg| arg.to_str()).take_while(|arg| *arg != "--");
+fn asked_format(args: &[OsString]) -> OutputFormat {
+    let args = args.iter().filter_map(|arg| arg.to_str()).take_while(|arg| *arg != "--");
+    let mut asked = OutputFormat::Text;
     let mut previous = "";
-    args.any(|arg| {
-        let found = matches!(arg, "--output=json" | "-ojson" | "-o=json")
-            || (arg == "json" && matches!(previous, "--output" | "-o"));
+    for arg in args {
+        let value = match previous {
+            "--output" | "-o" => Some(arg),
+            _ => ["--output=", "-o=", "-o"].iter().find_map(|option| arg.strip_prefix(option)),
+        };
+        if let Some(Ok(format)) = value.map(|value| OutputFormat::from_str(value, false)) {
+            asked = format;
+        }
         previous = arg;
-        found
-    })
+    }
+    asked
 }

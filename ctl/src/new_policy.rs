@@ -21,31 +21,32 @@ pub(crate) struct NewPolicy {
         "time_zone", "consistency", "rpo", "rto", "verify_every", "drill_every",
     ])]
     file: Option<PathBuf>,
-    /// For how many days to keep daily backups, 0 to 3650
+    /// Of how many days to keep the daily backups, 0 (none) to 3650
     #[arg(long, visible_alias = "daily-retention", value_name = "N", allow_negative_numbers = true, value_parser = whole::<0, 3650>)]
     daily: Option<u32>,
-    /// For how many weeks to keep weekly backups, 0 to 520
+    /// Of how many weeks to keep the weekly backups, 0 (none) to 520
     #[arg(long, visible_alias = "weekly-retention", value_name = "N", allow_negative_numbers = true, value_parser = whole::<0, 520>)]
     weekly: Option<u32>,
-    /// For how many months to keep monthly backups, 0 to 240
+    /// Of how many months to keep the monthly backups, 0 (none) to 240
     #[arg(long, visible_alias = "monthly-retention", value_name = "N", allow_negative_numbers = true, value_parser = whole::<0, 240>)]
     monthly: Option<u32>,
-    /// For how many years to keep yearly backups, 0 to 100
+    /// Of how many years to keep the yearly backups, 0 (none) to 100
     #[arg(long, visible_alias = "yearly-retention", value_name = "N", allow_negative_numbers = true, value_parser = whole::<0, 100>)]
     yearly: Option<u32>,
-    /// Region of the copies
+    /// Region for the copies, other than the VM's own
     #[arg(long, value_name = "REGION", conflicts_with = "no_cross_region", value_parser = NonEmptyStringValueParser::new())]
     target_region: Option<String>,
-    /// No copies
+    /// Make no more copies
     #[arg(long)]
     no_cross_region: bool,
-    /// When the daily run is due, in the time zone
+    /// When a backup is due, in the time zone of --time-zone
     #[arg(long, value_name = "HH:MM", value_parser = NonEmptyStringValueParser::new())]
     time: Option<String>,
-    /// IANA time zone of the schedule
+    /// IANA time zone of the schedule, such as Europe/Berlin
     #[arg(long, value_name = "TZ", value_parser = NonEmptyStringValueParser::new())]
     time_zone: Option<String>,
-    /// What to do when file systems cannot be frozen: require, prefer or any
+    /// What to do if the VM's file systems cannot be frozen: require, prefer or any, as for `azdr backup
+    /// configure`
     #[arg(long, value_enum, value_name = "DEMAND", hide_possible_values = true)]
     consistency: Option<Demand>,
     #[command(flatten)]

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use azdr_proto::admin::{Job, JobState, JobStep, StepState};
 
+use crate::output::printable;
 use crate::quantity;
 use crate::style::Style;
 
@@ -45,7 +46,7 @@ impl Progress {
         if job.waiting_for != self.waiting_for {
             self.waiting_for.clone_from(&job.waiting_for);
             if !job.waiting_for.is_empty() {
-                text.push_str(&format!("Waiting: {}\n", job.waiting_for));
+                text.push_str(&printable(&format!("Waiting: {}\n", job.waiting_for)));
             }
         }
         if !job.items.is_empty() {
@@ -91,7 +92,13 @@ impl Progress {
     /// Lines that the next text replaces.
     fn write_over(&mut self, lines: &[String]) -> String {
         self.live = lines.len();
-        let cut = |line: &String| line.trim_end().chars().take(LIVE_WIDTH).collect::<String>();
+        let cut = |line: &String| {
+            printable(line.trim_end())
+                .replace('\n', " ")
+                .chars()
+                .take(LIVE_WIDTH)
+                .collect::<String>()
+        };
         lines.iter().map(cut).collect::<Vec<_>>().join("\n")
     }
 
@@ -100,7 +107,7 @@ impl Progress {
         for (position, item) in job.items.iter().enumerate() {
             let Some(line) = items::ended(job, position, self.style) else { continue };
             if self.items.insert(position, item.state) != Some(item.state) {
-                text.push_str(&format!("{line}\n"));
+                text.push_str(&printable(&format!("{line}\n")));
             }
         }
         if self.style.fancy {
@@ -122,7 +129,7 @@ impl Progress {
         if self.shown.insert(position, state) == Some(state) {
             return;
         }
-        text.push_str(&self.line(step));
+        text.push_str(&printable(&self.line(step)));
         text.push('\n');
     }
 
@@ -214,6 +221,19 @@ mod tests {
                undone: Swapping OS disk\n  \
                undone: Stopping VM\n"
         );
+    }
+
+    #[test]
+    fn what_azure_has_written_does_not_move_the_cursor() {
+        let mut failed = step("Stopping VM", StepState::Failed, 1);
+        failed.detail = "\u{1b}[2J\r\u{202e}".to_owned();
+        let mut running = step("Stopping VM", StepState::Running, 0);
+        running.detail = "one\ntwo\u{1b}[A".to_owned();
+        let mut progress = Progress::new(Style::FANCY);
+        let told = progress.update(&job(JobState::Running, vec![failed, running]));
+        assert!(!told.contains(['\u{1b}', '\r', '\u{202e}']), "{told:?}");
+        // The live line is one line, or it could not be cleared.
+        assert_eq!(told.lines().count(), 2, "{told:?}");
     }
 
     #[test]

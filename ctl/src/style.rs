@@ -5,8 +5,8 @@ use std::io::IsTerminal;
 /// How to write to one stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Style {
-    /// Icons may be used, and a line be written over: a terminal that shows UTF-8 and whose user has
-    /// not asked for plain text (`NO_COLOR`).
+    /// Icons may be used, and a line be written over: a terminal that shows UTF-8, can move its cursor
+    /// (`TERM` is not `dumb`), and whose user has not asked for plain text (`NO_COLOR`).
     pub(crate) fancy: bool,
 }
 
@@ -18,7 +18,8 @@ impl Style {
 
     pub(crate) fn of(stream: &impl IsTerminal) -> Self {
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self { fancy: stream.is_terminal() && !no_color && locale_is_utf8() }
+        let dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
+        Self { fancy: stream.is_terminal() && !no_color && !dumb && locale_is_utf8() }
     }
 
     fn pick(self, icon: &'static str, words: &'static str) -> &'static str {

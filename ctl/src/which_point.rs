@@ -9,12 +9,12 @@ use crate::session::Session;
 /// A recovery point, and its VM where that has to be said.
 #[derive(Args, Debug)]
 pub(crate) struct WhichPoint {
-    /// The backup: its name, or VM and time with any tier that it carries, or VM and date where one
-    /// backup fits only (prod-db-vm-backup-daily-20251201)
+    /// The backup, by its name (prod-db-vm-backup-daily-20251201-0800). Any tier that it carries may stand
+    /// in the name, and the time may be left out if the day has one such backup only
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(crate) point: String,
-    /// Name of the VM, where the backup's name alone is not unique; then daily-20251201 or 20251201
-    /// is enough
+    /// Name of the VM, for a backup's name that several VMs have; daily-20251201 or 20251201 is then
+    /// enough of a name
     #[arg(long, value_name = "VM", value_parser = NonEmptyStringValueParser::new())]
     vm: Option<String>,
 }

@@ -41,8 +41,14 @@ pub(crate) struct Wrong {
 }
 
 impl Wrong {
+    /// What the message repeats of the file stands in one line: tabs and the like are shown as `\t`.
     pub(crate) fn at(at: Place, message: impl Into<String>) -> Self {
-        Self { at, message: message.into() }
+        let message: String = message.into();
+        let shown = |c: char| match c.is_control() {
+            true => c.escape_default().to_string(),
+            false => c.to_string(),
+        };
+        Self { at, message: message.chars().map(shown).collect() }
     }
 }
 

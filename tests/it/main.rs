@@ -30,6 +30,7 @@ mod simulated_guests;
 mod soak;
 mod stuck;
 mod two_controllers;
+mod watching;
 mod whole_flow;
 mod wrong_input;
 
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         wrong_input::TESTS,
         interruptions::TESTS,
         two_controllers::TESTS,
+        watching::TESTS,
         stuck::TESTS,
         pins::TESTS,
         broken_disk::TESTS,

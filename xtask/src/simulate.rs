@@ -19,10 +19,10 @@ pub(crate) struct Simulate {
 impl Simulate {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let workspace = Workspace::find()?;
-        if !workspace.build_programs("release", &["azdr-simulation"])? {
+        if !workspace.build_programs("simulation", &["azdr-simulation"])? {
             return Ok(ExitCode::FAILURE);
         }
-        let mut simulate = Command::new(workspace.programs("release").join("azdr-simulate"));
+        let mut simulate = Command::new(workspace.programs("simulation").join("azdr-simulate"));
         simulate.args(self.arguments);
         // From here on this process is the simulation: signals and exit code are its own.
         Err(simulate.exec()).context("cannot run azdr-simulate")

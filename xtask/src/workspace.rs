@@ -43,16 +43,16 @@ impl Workspace {
         self.target.join("lab")
     }
 
-    /// Builds the programs of these packages in a profile, `debug` or `release`, with words; false when
-    /// cargo has said why it could not.
+    /// Builds the programs of these packages in a profile, `debug` or `release` or one of the
+    /// workspace's own, with words; false when cargo has said why it could not.
     ///
     /// # Errors
     /// When cargo cannot be run.
     pub(crate) fn build_programs(&self, profile: &str, packages: &[&str]) -> Result<bool> {
         eprintln!("Building {profile} programs");
         let mut build = self.cargo(&["build", "--bins"]);
-        if profile == "release" {
-            build.arg("--release");
+        if profile != "debug" {
+            build.args(["--profile", profile]);
         }
         for package in packages {
             build.args(["--package", package]);

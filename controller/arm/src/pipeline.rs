@@ -4,7 +4,9 @@
 //! Authorisation is not a policy of this pipeline: azure_core's own neither repeats a request after
 //! 401 nor keeps its cache by our clock, so [`crate::client`] sets the header.
 
+use std::cell::RefCell;
 use std::fmt;
+use std::pin::pin;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -15,15 +17,22 @@ use azure_core::http::{
     AsyncRawResponse, Body, ClientOptions, Context, HttpClient, Method as CoreMethod, Pipeline,
     PipelineSendOptions, Request, RetryOptions, StatusCode, Transport, UserAgentOptions,
 };
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::transport::{HttpRequest, HttpResponse, HttpTransport, TransportError};
+
+tokio::task_local! {
+    /// The answer to the request that is in the pipeline. It goes past azure_core, which would turn
+    /// every header into its own kind and back, and copy the body: of the status alone it must know.
+    static ANSWER: RefCell<Option<HttpResponse>>;
+}
 
 /// Builds the pipeline of one client.
 pub(crate) fn build(transport: Arc<dyn HttpTransport>) -> Pipeline {
     let options = ClientOptions {
         retry: RetryOptions::none(),
-        transport: Some(Transport::new(Arc::new(PipelineTransport(transport)))),
+        transport: Some(Transport::new(Arc::new(Leaving(transport)))),
         user_agent: UserAgentOptions { application_id: Some("azdr".to_owned()) },
         ..ClientOptions::default()
     };
@@ -52,13 +61,12 @@ pub(crate) async fn send(
     }
     core.set_body(request.body);
     let options = PipelineSendOptions { skip_checks: true, ..PipelineSendOptions::default() };
-    let answer = pipeline.send(&Context::new(), &mut core, Some(options)).await;
-    let (status, headers, body) = answer.map_err(transport_error)?.deconstruct();
-    Ok(HttpResponse {
-        status: status.into(),
-        headers: header_map(headers.iter().map(|(n, v)| (n.as_str(), v.as_str()))),
-        body: body.into(),
-    })
+    let context = Context::new();
+    let sent = pipeline.send(&context, &mut core, Some(options));
+    let mut sent = pin!(ANSWER.scope(RefCell::new(None), sent));
+    sent.as_mut().await.map_err(transport_error)?;
+    let answer = sent.take_value().and_then(RefCell::into_inner);
+    answer.ok_or_else(|| TransportError::maybe_sent("the pipeline answered by itself"))
 }
 
 fn transport_error(error: azure_core::Error) -> TransportError {
@@ -79,7 +87,26 @@ pub(crate) fn header_map<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) ->
     headers
 }
 
-/// Our transport, as azure_core and `azure_identity` want it.
+/// Where the pipeline of [`build`] ends.
+struct Leaving(Arc<dyn HttpTransport>);
+
+impl fmt::Debug for Leaving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Leaving")
+    }
+}
+
+#[async_trait]
+impl HttpClient for Leaving {
+    async fn execute_request(&self, request: &Request) -> azure_core::Result<AsyncRawResponse> {
+        let answer = execute(&*self.0, request).await?;
+        let status = StatusCode::from(answer.status);
+        ANSWER.with(|place| place.replace(Some(answer)));
+        Ok(AsyncRawResponse::from_bytes(status, Headers::new(), Bytes::new()))
+    }
+}
+
+/// Our transport, as `azure_identity` wants it.
 pub(crate) struct PipelineTransport(pub(crate) Arc<dyn HttpTransport>);
 
 impl fmt::Debug for PipelineTransport {
@@ -91,29 +118,30 @@ impl fmt::Debug for PipelineTransport {
 #[async_trait]
 impl HttpClient for PipelineTransport {
     async fn execute_request(&self, request: &Request) -> azure_core::Result<AsyncRawResponse> {
-        let url = request.url().clone();
-        let Body::Bytes(body) = request.body() else {
-            let message = "streaming bodies are not supported";
-            return Err(azure_core::Error::with_message(ErrorKind::Other, message));
-        };
-        let headers = header_map(
-            request.headers().iter().map(|(name, value)| (name.as_str(), value.as_str())),
-        );
-        let method = Method::from_bytes(request.method().as_ref().as_bytes())
-            .map_err(|e| azure_core::Error::new(ErrorKind::Other, e))?;
-        let answer = self
-            .0
-            .send(HttpRequest { method, url, headers, body: body.clone() })
-            .await
-            .map_err(|e| azure_core::Error::new(ErrorKind::Io, e))?;
+        let answer = execute(&*self.0, request).await?;
         let mut headers = Headers::new();
         for name in answer.headers.keys() {
-            // Headers that are repeated (`x-ms-ratelimit-remaining-resource`) are joined: azure_core
-            // keeps one value per name.
+            // Repeated headers are joined: azure_core keeps one value per name.
             if let Some(value) = answer.header(name.as_str()) {
                 headers.insert(name.as_str().to_owned(), value);
             }
         }
         Ok(AsyncRawResponse::from_bytes(StatusCode::from(answer.status), headers, answer.body))
     }
+}
+
+async fn execute(
+    transport: &dyn HttpTransport,
+    request: &Request,
+) -> azure_core::Result<HttpResponse> {
+    let Body::Bytes(body) = request.body() else {
+        let message = "streaming bodies are not supported";
+        return Err(azure_core::Error::with_message(ErrorKind::Other, message));
+    };
+    let headers =
+        header_map(request.headers().iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    let method = Method::from_bytes(request.method().as_ref().as_bytes())
+        .map_err(|e| azure_core::Error::new(ErrorKind::Other, e))?;
+    let request = HttpRequest { method, url: request.url().clone(), headers, body: body.clone() };
+    transport.send(request).await.map_err(|e| azure_core::Error::new(ErrorKind::Io, e))
 }

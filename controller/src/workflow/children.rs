@@ -197,7 +197,7 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
                 return Err(StepError::Fail(failure));
             }
         };
-        self.record_done(node, item, RawDone { output, changes: Vec::new() }).await
+        self.record_done(node, item, RawDone { output, changes: Vec::new() }, None).await
     }
 
     /// Cancels a child and waits for its end, and tells all others of its step to stop meanwhile.

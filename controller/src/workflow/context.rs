@@ -449,6 +449,6 @@ fn read_document<T: DeserializeOwned>(step: &str, value: &Value) -> Result<T, St
 }
 
 /// Turns something into its journalled form.
-pub(super) fn to_document<T: Serialize>(value: &T) -> Value {
+pub(super) fn to_document<T: Serialize + ?Sized>(value: &T) -> Value {
     serde_json::to_value(value).expect("our documents have string keys and no failing Serialize")
 }

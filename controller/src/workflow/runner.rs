@@ -58,16 +58,19 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
     }
 
     async fn forward(&self) -> Result<(), StepError> {
-        for node in &self.definition.nodes {
+        for (at, node) in self.definition.nodes.iter().enumerate() {
             match &node.kind {
-                Kind::Step(act) => self.step(node, act).await?,
+                Kind::Step(act) => {
+                    let next = self.definition.nodes.get(at + 1);
+                    self.one(node, act, "", Value::Null, next).await?;
+                }
                 Kind::Each { items, act, parallel } => {
+                    let parallel = parallel(&self.run.input)?;
                     if self.run.with_history(|h| h.items(node.name).is_none()) {
                         let list = items(self.cx(node, "", false))?;
-                        let list = super::context::to_document(&list);
-                        self.run.journal(node.name, "", Event::Items, list).await?;
+                        self.record_items(node, &list, parallel).await?;
                     }
-                    self.each(node, act, parallel(&self.run.input)?).await?;
+                    self.each(node, act, parallel).await?;
                 }
                 Kind::Hold { act, attempts } => self.hold(node, act, *attempts).await?,
                 Kind::Child(make) => {
@@ -87,17 +90,39 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
         Ok(())
     }
 
-    async fn step(&self, node: &Node<S>, act: &Act<S>) -> Result<(), StepError> {
-        self.one(node, act, "", Value::Null).await
+    /// The list that an `each` goes over, and the start of those that begin at once.
+    async fn record_items(
+        &self,
+        node: &Node<S>,
+        items: &[(String, Value)],
+        parallel: usize,
+    ) -> Result<(), StepError> {
+        let list = super::context::to_document(items);
+        let mut entries = vec![(node.name.to_owned(), String::new(), Event::Items, list)];
+        if self.may_start_early(node) {
+            entries.extend(items.iter().take(parallel.max(1)).map(|(item, _)| {
+                (node.name.to_owned(), item.clone(), Event::Started, Value::Null)
+            }));
+        }
+        self.run.record(Progress { entries, ..Progress::default() }).await
+    }
+
+    /// Whether a step's start may be written together with what comes before it, which saves a
+    /// commit. Should it not begin after all, its undo finds nothing, as after a crash. From a point
+    /// of no return on nothing is cancelled: that is written when it begins.
+    fn may_start_early(&self, node: &Node<S>) -> bool {
+        !node.point_of_no_return && self.check_interruption().is_ok()
     }
 
     /// A step, or one item of an `each`: started, called until it is done or has failed, journalled.
+    /// `next`: the node that follows this step.
     async fn one(
         &self,
         node: &Node<S>,
         act: &Act<S>,
         item: &str,
         payload: Value,
+        next: Option<&Node<S>>,
     ) -> Result<(), StepError> {
         let (started, done) = self.run.with_history(|h| {
             let record = h.record(node.name, item);
@@ -114,7 +139,14 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
             self.run.no_return.store(true, Ordering::Release);
         }
         match self.call(node, act, item, payload, false).await {
-            Ok(done) => self.record_done(node, item, done).await,
+            Ok(done) => {
+                let next = next.filter(|next| {
+                    matches!(next.kind, Kind::Step(_))
+                        && self.may_start_early(next)
+                        && self.run.with_history(|h| h.record(next.name, "").is_none())
+                });
+                self.record_done(node, item, done, next).await
+            }
             Err(e) => self.record_failure(node, item, e).await,
         }
     }
@@ -131,7 +163,7 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
                     if failed.load(Ordering::Relaxed) {
                         return Ok(());
                     }
-                    let result = self.one(node, act, &key, payload).await;
+                    let result = self.one(node, act, &key, payload, None).await;
                     if result.is_err() {
                         failed.store(true, Ordering::Relaxed);
                     }
@@ -173,7 +205,7 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
             let operation = format!("{}-{}-{}", self.run.id, tried + 1, self.run.env.ids.hex(4));
             self.run.journal(node.name, "", Event::Started, Value::from(operation)).await?;
             match self.call_once(act, self.cx(node, "", false), Value::Null).await {
-                Ok(done) => return self.record_done(node, "", done).await,
+                Ok(done) => return self.record_done(node, "", done, None).await,
                 Err(StepError::Retry { failure, .. }) if tried + 1 < attempts as usize => {
                     tracing::warn!(run = %self.run.id, step = node.name, %failure,
                         "trying again whole");
@@ -464,8 +496,12 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
         node: &Node<S>,
         item: &str,
         done: RawDone,
+        next: Option<&Node<S>>,
     ) -> Result<(), StepError> {
-        let entries = vec![(node.name.to_owned(), item.to_owned(), Event::Done, done.output)];
+        let mut entries = vec![(node.name.to_owned(), item.to_owned(), Event::Done, done.output)];
+        let starts =
+            |next: &Node<S>| (next.name.to_owned(), String::new(), Event::Started, Value::Null);
+        entries.extend(next.map(starts));
         self.run.record(Progress { entries, changes: done.changes, ..Progress::default() }).await
     }
 

@@ -2,8 +2,10 @@
 
 pub(crate) mod agent;
 pub(crate) mod backup;
+pub(crate) mod completion;
 pub(crate) mod dr;
 pub(crate) mod job;
+pub(crate) mod man;
 pub(crate) mod operator;
 pub(crate) mod policy;
 pub(crate) mod residue;
@@ -20,12 +22,13 @@ use crate::session::Session;
 
 /// Runs the command.
 pub(crate) async fn run(cli: Cli, out: Output) -> Result<(), CliError> {
-    // Answers by itself: asking a controller first would only add ways to fail.
-    if let Noun::Ssh(command) = &cli.noun {
-        return Err(command.refuse());
-    }
-    if let Noun::Policy(policy::Policy::Schema(command)) = cli.noun {
-        return command.run(out);
+    // They answer by themselves: asking a controller first would only add ways to fail.
+    match cli.noun {
+        Noun::Ssh(command) => return Err(command.refuse()),
+        Noun::Policy(policy::Policy::Schema(command)) => return command.run(out),
+        Noun::Completion(command) => return command.run(out),
+        Noun::Man(command) => return command.run(out),
+        _ => {}
     }
     let mut session = Session::open(&cli.global, out).await?;
     let s = &mut session;
@@ -97,6 +100,8 @@ pub(crate) async fn run(cli: Cli, out: Output) -> Result<(), CliError> {
         },
         Noun::Status(command) => command.run(s).await,
         Noun::Whoami(command) => command.run(s).await,
+        Noun::Completion(command) => command.run(out),
+        Noun::Man(command) => command.run(out),
         Noun::Ssh(command) => Err(command.refuse()),
     }
 }

@@ -5,7 +5,9 @@ use clap::builder::NonEmptyStringValueParser;
 
 use crate::error::CliError;
 
-/// Not a way into a VM: prints the matching ssh command line
+/// Not a way into a VM: azdr opens no shells, and tells the ssh command line to run instead
+///
+/// Always exits with 2.
 #[derive(Args, Debug)]
 #[command(hide = true, after_help = "Example:\n  azdr ssh prod-db-vm 'systemctl status'")]
 pub(crate) struct Ssh {

@@ -3,6 +3,7 @@
 use azdr_proto::admin::{FleetPart, FleetStatus, GetStatusRequest};
 use clap::Args;
 
+use crate::again::{self, Again};
 use crate::error::CliError;
 use crate::quantity::{dollars, minute, second};
 use crate::session::Session;
@@ -12,18 +13,23 @@ use crate::{json, names};
 
 /// Show the whole fleet on one screen: what is protected, what is missing, what waits for you
 ///
-/// Covered is a VM with every backup that it should have by now; overdue one that has had none since
-/// two hours after its last scheduled time. A DR test is due for a VM whose backups are replicated and
-/// that has passed none in the last 30 days.
+/// A VM is covered if it has every backup that it should have by now, and overdue if two hours after its
+/// last scheduled time it still has none. A DR test is due for a VM whose backups are copied to another
+/// region and that has passed none in the last 30 days.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  azdr status")]
-pub(crate) struct Status {}
+#[command(after_help = "Examples:\n  azdr status\n  azdr status --watch --interval 30")]
+pub(crate) struct Status {
+    #[command(flatten)]
+    again: Again,
+}
 
 impl Status {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
-        let answer = s.client.get_status(GetStatusRequest {}).await?.into_inner();
-        s.out.result(json::fleet_status(&answer), |style| text(&answer, style));
-        Ok(())
+        again::show(s, self.again, async |s: &mut Session| {
+            let answer = s.client.get_status(GetStatusRequest {}).await?.into_inner();
+            Ok(s.out.one(json::fleet_status(&answer), |style| text(&answer, style)))
+        })
+        .await
     }
 }
 

@@ -7,9 +7,9 @@ use crate::error::CliError;
 use crate::json;
 use crate::session::Session;
 
-/// Show who you are to the controller, and what it is bound to
+/// Show who you are to the controller, and to which cloud and subscriptions it is bound
 ///
-/// Also the quickest check that controller and context file are in order.
+/// It is also the quickest check that the controller and the context file are in order.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr whoami")]
 pub(crate) struct Whoami {}

@@ -120,6 +120,7 @@ fn what_is_wrong_in_a_named_policy_is_named_with_its_place() {
         (head.replace("resource_group: prod", ""), 3, 11, "must have a resource_group, tags"),
         (head.replace("resource_group", "group"), 3, 12, "there is no field \"group\""),
         (head.replace("resource_group: prod", "tags: {a: }"), 3, 20, "tag a has no value"),
+        (head.replace("resource_group: prod", "tags: {a\t 1}"), 3, 23, "tag a\\t 1 has no value"),
         (head.replace("resource_group: prod", "tags: [a]"), 3, 18, "tags must be a list of"),
         (head.replace("prod", "&x prod"), 3, 28, "anchors are not allowed"),
         (format!("policies:\n{many}"), 102, 3, "at most 100 policies"),

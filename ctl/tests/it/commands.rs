@@ -3,7 +3,7 @@
 use crate::harness::{World, transcript};
 
 /// Each runs once as it is and once with `--output json`; both are snapshots of that name.
-const CASES: &[(&str, &str)] = &[
+pub(crate) const CASES: &[(&str, &str)] = &[
     ("whoami", "whoami"),
     ("status", "status"),
     ("operator_add_refused", "operator add alice --role admin --bundle NEW"),
@@ -125,6 +125,11 @@ const CASES: &[(&str, &str)] = &[
     ("policy_apply_tied", "policy apply -f tests/it/no-policies.yaml"),
     ("policy_follow", "policy follow prod-db-vm"),
     ("policy_schema", "policy schema"),
+    ("completion", "completion bash"),
+    ("man_of_azdr", "man"),
+    ("man", "man backup list"),
+    ("man_of_nothing", "man backup shred"),
+    ("man_to_a_folder", "man --dir NEW"),
     ("dr_test", "dr test prod-db-vm --test-region westus2"),
     ("dr_test_does_not_pass", "dr test does-not-pass"),
     ("dr_test_history", "dr test-history prod-db-vm --days 30"),
@@ -204,6 +209,9 @@ const GUIDE: &[&str] = &[
     "dr success-rate",
 ];
 
+/// Not kept: they are made of all commands, and change with each of them.
+const OF_ALL_COMMANDS: &[&str] = &["completion", "man_of_azdr", "man_to_a_folder"];
+
 #[tokio::test]
 async fn every_command_prints_what_was_agreed() {
     let world = World::start();
@@ -219,7 +227,10 @@ async fn every_command_prints_what_was_agreed() {
         let plain = new("");
         let ran = world.run(&plain).await;
         ended.push((*line, ran.code));
-        insta::assert_snapshot!(*name, show(&plain, &ran));
+        let is_kept = !OF_ALL_COMMANDS.contains(name);
+        if is_kept {
+            insta::assert_snapshot!(*name, show(&plain, &ran));
+        }
 
         let line = format!("--output json {}", new("_json"));
         let json = world.run(&line).await;
@@ -230,7 +241,9 @@ async fn every_command_prints_what_was_agreed() {
         } else {
             json.error_json();
         }
-        insta::assert_snapshot!(format!("{name}_json"), show(&line, &json));
+        if is_kept {
+            insta::assert_snapshot!(format!("{name}_json"), show(&line, &json));
+        }
     }
     for command in GUIDE {
         let of = |line: &str| line.starts_with(&format!("{command} ")) || line == *command;

@@ -56,12 +56,14 @@ const STORIES: [(&str, i64, Story); 15] = [
 
 pub(crate) struct FakeController {
     watches: AtomicUsize,
+    /// How often somebody has looked at the jobs of the VM `restless`.
+    looks: AtomicUsize,
     ca: CertificateAuthority,
 }
 
 impl FakeController {
     pub(crate) fn new(ca: CertificateAuthority) -> Self {
-        Self { watches: AtomicUsize::default(), ca }
+        Self { watches: AtomicUsize::default(), looks: AtomicUsize::default(), ca }
     }
 
     fn certified(&self, csr_der: &[u8], operator: Operator) -> OperatorCertificate {
@@ -488,7 +490,20 @@ impl AdminService for FakeController {
     }
 
     async fn list_jobs(&self, r: Request<ListJobsRequest>) -> Answer<ListJobsResponse> {
-        check(r.get_ref().vm.as_ref())?;
+        let vm = r.into_inner().vm;
+        check(vm.as_ref())?;
+        if vm.as_ref().is_some_and(|vm| vm.name == "restless") {
+            // At every second look the job has got further.
+            let look = self.looks.fetch_add(1, Ordering::SeqCst);
+            let mut job = values::begun(values::job(12, "backup"));
+            job.state = if look < 2 { JobState::Queued } else { JobState::Running } as i32;
+            let jobs = vec![job, ending(20, Story::Fails)];
+            return Ok(Response::new(ListJobsResponse { jobs }));
+        }
+        if vm.is_some_and(|vm| vm.name == "strange") {
+            let jobs = values::STRANGE.iter().map(|text| values::strange_job(text)).collect();
+            return Ok(Response::new(ListJobsResponse { jobs }));
+        }
         let mut waiting = values::begun(values::job(27, "dr_test"));
         waiting.waiting_for = "job 12 on VM prod-db-vm".into();
         waiting.waiting_for_job = 12;

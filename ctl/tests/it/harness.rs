@@ -1,5 +1,6 @@
 //! Starts the fake controller, writes a context as `azdr-controller init` does, runs the binary.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -11,6 +12,8 @@ use azdr_identity::{
 };
 use azdr_proto::admin::admin_service_server::AdminServiceServer;
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::transport::Server;
 
@@ -22,14 +25,38 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 pub(crate) struct World {
     env: Env,
     ca: CertificateAuthority,
+    tls: ServerTls,
     address: String,
+    /// Bound and never listened on: nobody else gets the port while the controller is away.
+    reserved: TcpSocket,
     folder: TempDir,
+    running: Running,
+}
+
+struct Running {
     server: JoinHandle<()>,
+    stop: Option<oneshot::Sender<()>>,
+}
+
+impl Running {
+    fn start(address: SocketAddr, tls: &ServerTls, ca: &CertificateAuthority) -> Self {
+        let listener = listen(address).unwrap();
+        let incoming = serve_incoming(listener, tls.clone(), AcceptLimits::default());
+        let service = AdminServiceServer::new(FakeController::new(
+            CertificateAuthority::from_pem(&ca.cert_pem(), ca.key_pem()).unwrap(),
+        ));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let until = async { stopped.await.unwrap_or_default() };
+        let server =
+            Server::builder().add_service(service).serve_with_incoming_shutdown(incoming, until);
+        let server = tokio::spawn(async move { server.await.unwrap() });
+        Self { server, stop: Some(stop) }
+    }
 }
 
 impl Drop for World {
     fn drop(&mut self) {
-        self.server.abort();
+        self.running.server.abort();
     }
 }
 
@@ -63,18 +90,27 @@ impl World {
         let auth = ClientAuth::RequireCurrent;
         let tls =
             ServerTls::new(&issued.cert_der, &key, ca.cert_der(), auth, env.clock.clone()).unwrap();
-        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let incoming = serve_incoming(listener, tls, AcceptLimits::default());
-        let service = AdminServiceServer::new(FakeController::new(
-            CertificateAuthority::from_pem(&ca.cert_pem(), ca.key_pem()).unwrap(),
-        ));
-        let server = Server::builder().add_service(service).serve_with_incoming(incoming);
-        let server = tokio::spawn(async move { server.await.unwrap() });
+        let reserved = TcpSocket::new_v4().unwrap();
+        reserved.set_reuseaddr(true).unwrap();
+        reserved.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = reserved.local_addr().unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let world = Self { env, ca, address, folder, server };
+        let running = Running::start(address, &tls, &ca);
+        let world = Self { env, ca, tls, address: address.to_string(), reserved, folder, running };
         world.write_context("context.toml", &world.address, &world.ca, 365 * DAY);
         world
+    }
+
+    /// The controller goes away: it answers what it was asked, and ends its connections.
+    pub(crate) async fn stop(&mut self) {
+        self.running.stop.take().expect("it runs").send(()).expect("it runs");
+        (&mut self.running.server).await.unwrap();
+    }
+
+    /// It comes back at the same address.
+    pub(crate) fn start_again(&mut self) {
+        let address = self.reserved.local_addr().unwrap();
+        self.running = Running::start(address, &self.tls, &self.ca);
     }
 
     /// Writes a bundle for the operator alice, issued by `ca`, that is valid for `lifetime`, beginning

@@ -1240,3 +1240,53 @@ pub(crate) fn failed(mut job: Job, state: JobState) -> Job {
     });
     job
 }
+
+/// What people and Azure may write, and what is easily taken for something else.
+pub(crate) const STRANGE: &[&str] = &[
+    "no",
+    "NULL",
+    "1e3",
+    "0x1f",
+    "2026-01-01",
+    "12:30:45",
+    "-",
+    "- x: y #z",
+    "one\ntwo\r\nthree\n",
+    " spaces ",
+    "a\u{0}b",
+    "\u{1b}[2J\u{9b}31m\u{7f}",
+    "\u{202e}\u{5e9}\u{5dc}\u{5d5}\u{5dd}\u{2066}",
+    "\u{2028}\u{feff}",
+    "\u{1f980} \u{4e2d}\u{6587}",
+    "say \"hi\", 'he' said\\",
+    "=HYPERLINK(\"https://example.org\",\"x\")",
+    "  +1",
+    "@SUM(1)",
+    "'quoted",
+    "\t=1",
+];
+
+/// A job of which everything that is a text is this one.
+pub(crate) fn strange_job(text: &str) -> Job {
+    let mut job = failed(job(20, "backup"), JobState::Failed);
+    for field in [
+        &mut job.vm_name,
+        &mut job.vm_resource_id,
+        &mut job.workflow,
+        &mut job.requested_by,
+        &mut job.waiting_for,
+        &mut job.note,
+        &mut job.recovery_point,
+    ] {
+        *field = text.to_owned();
+    }
+    job.would_delete = vec![text.to_owned()];
+    job.error = Some(JobError {
+        kind: text.to_owned(),
+        message: text.to_owned(),
+        hint: text.to_owned(),
+        resource: text.to_owned(),
+        azure_request_id: text.to_owned(),
+    });
+    job
+}

@@ -244,6 +244,8 @@ fn group_document(group: &Group) -> Value {
 #[derive(Debug, Default)]
 struct Filter {
     terms: Vec<(String, String)>,
+    /// The tag's name and its value, where the terms have them.
+    tag: Option<(String, Option<String>)>,
 }
 
 impl Filter {
@@ -282,6 +284,8 @@ impl Filter {
         if filter.value("tagvalue").is_some() && filter.value("tagname").is_none() {
             return Err(invalid());
         }
+        let value = filter.value("tagvalue").map(str::to_owned);
+        filter.tag = filter.value("tagname").map(|name| (name.to_owned(), value));
         Ok(filter)
     }
 
@@ -294,16 +298,13 @@ impl Filter {
     }
 
     fn tags_match(&self, tags: &Tags) -> bool {
-        let Some(name) = self.value("tagname").filter(|_| !tags.is_empty()) else {
-            return self.value("tagname").is_none();
-        };
-        let wanted = self.value("tagvalue");
+        let Some((name, wanted)) = &self.tag else { return true };
         // Names are one whatever their case, and mostly asked for as they are.
         if let Some(value) = tags.get(name) {
-            return wanted.is_none_or(|wanted| wanted == value);
+            return wanted.as_ref().is_none_or(|wanted| wanted == value);
         }
         let is = |(tag, value): (&String, &String)| {
-            tag.eq_ignore_ascii_case(name) && wanted.is_none_or(|wanted| wanted == value)
+            tag.eq_ignore_ascii_case(name) && wanted.as_ref().is_none_or(|wanted| wanted == value)
         };
         tags.iter().any(is)
     }
@@ -312,7 +313,7 @@ impl Filter {
         let is = |name: &str, actual: &str| {
             self.value(name).is_none_or(|wanted| wanted.eq_ignore_ascii_case(actual))
         };
-        if self.value("tagname").is_some() {
+        if self.tag.is_some() {
             // Tags are not combined with anything else.
             return self.tags_match(&common.tags);
         }

@@ -29,7 +29,7 @@ const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// How often the scheduler looks.
 const TICK: Duration = Duration::from_secs(30 * 60);
 /// How often residue is looked for: each time everything in Azure is listed.
-pub const SWEEP: Duration = Duration::from_secs(8 * 3600);
+pub const SWEEP: Duration = Duration::from_secs(12 * 3600);
 /// The operator that simulated commands come from.
 const OPERATOR: &str = "sim";
 const SERIAL: &str = "00";

@@ -726,7 +726,7 @@ impl Scenario {
 }
 
 /// How often the catalogue is compared with Azure.
-const AUDIT: Duration = Duration::from_secs(6 * 3600);
+const AUDIT: Duration = Duration::from_secs(12 * 3600);
 
 /// How often strangers look for what jobs have just made: a verification takes a few minutes.
 const WATCH: Duration = Duration::from_secs(3 * 60);

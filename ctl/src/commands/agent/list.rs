@@ -3,23 +3,30 @@
 use azdr_proto::admin::{Agent, ListAgentsRequest, ListAgentsResponse};
 use clap::Args;
 
+use crate::again::{self, Again};
 use crate::error::CliError;
 use crate::names::or_dash;
+use crate::output::rows;
 use crate::quantity::minute;
 use crate::session::Session;
 use crate::table::Table;
 use crate::{json, names};
 
-/// List agents: who is connected, can freeze, or runs where it should not
+/// List the agents: which are connected, which can freeze, which run where they should not
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr agent list")]
-pub(crate) struct List {}
+pub(crate) struct List {
+    #[command(flatten)]
+    again: Again,
+}
 
 impl List {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
-        let answer = s.client.list_agents(ListAgentsRequest {}).await?.into_inner();
-        s.out.result(json::agents(&answer), |_| text(&answer));
-        Ok(())
+        again::show(s, self.again, async |s: &mut Session| {
+            let answer = s.client.list_agents(ListAgentsRequest {}).await?.into_inner();
+            Ok(s.out.many(&rows::AGENTS, json::agents(&answer), |_| text(&answer)))
+        })
+        .await
     }
 }
 

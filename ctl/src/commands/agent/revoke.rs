@@ -9,9 +9,9 @@ use crate::json;
 use crate::quantity::count;
 use crate::session::Session;
 
-/// Revoke the certificates of a VM's agent; its connection ends at once
+/// Revoke the certificates of a VM's agent, and end its connection at once
 ///
-/// The agent comes back only with a new token (azdr agent token).
+/// The agent can come back only with a new token: see `azdr agent token`.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr agent revoke prod-db-vm")]
 pub(crate) struct Revoke {

@@ -11,7 +11,7 @@ use crate::quantity::second;
 use crate::session::Session;
 use crate::{json, since};
 
-/// Mint a one-time token with which a VM's agent enrols
+/// Make a one-time token with which the agent of a VM enrols
 ///
 /// The token is shown once, and works once, for this VM only.
 #[derive(Args, Debug)]
@@ -20,7 +20,7 @@ pub(crate) struct Token {
     /// Name of the VM, or its ARM resource ID
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
-    /// How long it may be used: a number with m, h or d, from 1m to 7d
+    /// For how long it can be used: 1m to 7d (m, h or d)
     #[arg(long, value_name = "SPAN", default_value = "1h", value_parser = since::span)]
     valid_for: Duration,
 }

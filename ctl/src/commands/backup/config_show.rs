@@ -5,27 +5,34 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
 use super::configure::{cross_region, retention, spans, warn};
+use crate::again::{self, Again};
 use crate::error::CliError;
 use crate::quantity::minute;
 use crate::session::Session;
 use crate::style::Style;
 use crate::{json, names};
 
-/// Show a VM's backup configuration and how much of it is filled
+/// Show a VM's backup configuration, and how many backups there are of each tier
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr backup config-show prod-db-vm")]
 pub(crate) struct ConfigShow {
     /// Name of the VM, or its ARM resource ID
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
+    #[command(flatten)]
+    again: Again,
 }
 
 impl ConfigShow {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
         let request = GetBackupConfigRequest { vm: s.vm(&self.vm) };
-        let config = s.client.get_backup_config(request).await?.into_inner();
-        s.out.result(json::backup_config(&config), |style| text(&config, style));
-        warn(s, &config);
+        let mut last = BackupConfig::default();
+        again::show(s, self.again, async |s: &mut Session| {
+            last = s.client.get_backup_config(request.clone()).await?.into_inner();
+            Ok(s.out.one(json::backup_config(&last), |style| text(&last, style)))
+        })
+        .await?;
+        warn(s, &last);
         Ok(())
     }
 }

@@ -12,49 +12,55 @@ use crate::since;
 use crate::style::Style;
 use crate::whole::whole;
 
-/// Set up or change a VM's backups: schedule, retention, replication
+/// Set up or change a VM's backups: schedule, retention, copies, objectives
 ///
-/// What is not given stays as it is or, for a VM that had no backups yet, takes its default.
+/// What is not given stays as it is. A VM that is configured for the first time begins with 7 daily
+/// backups and no others, at 02:00 UTC, without copies, with consistency `prefer`, and without
+/// objectives or scheduled proofs.
+///
+/// Retention counts periods, not age: 7 daily backups are those of the newest 7 days that have one.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  azdr backup configure critical-vm --daily-retention 7 \
+#[command(
+    after_help = "Examples:\n  azdr backup configure critical-vm --daily-retention 7 \\\n      \
     --weekly-retention 4 --monthly-retention 12 --cross-region --target-region westus2\n  \
-    azdr backup configure critical-vm --schedule \"daily 02:30\" --time-zone Europe/Berlin \
-    --rpo 36h --rto 15m --verify-every 7d --drill-every 30d")]
+    azdr backup configure critical-vm --schedule \"daily 02:30\" --time-zone Europe/Berlin \\\n      \
+    --rpo 36h --rto 15m --verify-every 7d --drill-every 30d"
+)]
 pub(crate) struct Configure {
     /// Name of the VM, or its ARM resource ID
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
-    /// For how many days to keep daily backups, 0 to 3650; 0 for none
+    /// Of how many days to keep the daily backups, 0 (none) to 3650
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<0, 3650>)]
     daily_retention: Option<u32>,
-    /// For how many weeks to keep weekly backups, 0 to 520; 0 for none
+    /// Of how many weeks to keep the weekly backups, 0 (none) to 520
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<0, 520>)]
     weekly_retention: Option<u32>,
-    /// For how many months to keep monthly backups, 0 to 240; 0 for none
+    /// Of how many months to keep the monthly backups, 0 (none) to 240
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<0, 240>)]
     monthly_retention: Option<u32>,
-    /// For how many years to keep yearly backups, 0 to 100; 0 for none
+    /// Of how many years to keep the yearly backups, 0 (none) to 100
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<0, 100>)]
     yearly_retention: Option<u32>,
-    /// Copy each backup to the target region
+    /// Copy each backup to another region; needs --target-region, unless the VM has one already
     #[arg(long, conflicts_with = "no_cross_region")]
     cross_region: bool,
-    /// End the copying; existing copies are kept
+    /// Make no more copies; existing ones are kept
     #[arg(long)]
     no_cross_region: bool,
-    /// Region of the copies, other than the VM's own; switches the copying on
+    /// Region for the copies, other than the VM's own; implies --cross-region
     #[arg(long, value_name = "REGION", conflicts_with = "no_cross_region", value_parser = NonEmptyStringValueParser::new())]
     target_region: Option<String>,
-    /// When backups are due, in the time zone: "daily HH:MM"
+    /// When a backup is due, in the time zone of --time-zone: "daily HH:MM"
     #[arg(long, value_name = "WHEN", conflicts_with = "time", value_parser = schedule)]
     schedule: Option<String>,
-    /// The same, by the time alone
+    /// The same as --schedule "daily HH:MM"
     #[arg(long, value_name = "HH:MM", value_parser = NonEmptyStringValueParser::new())]
     time: Option<String>,
     /// IANA time zone of the schedule, such as Europe/Berlin
     #[arg(long, value_name = "TZ", value_parser = NonEmptyStringValueParser::new())]
     time_zone: Option<String>,
-    /// What to do when file systems cannot be frozen
+    /// What to do if the VM's file systems cannot be frozen
     #[arg(long, value_enum, value_name = "DEMAND")]
     consistency: Option<Demand>,
     #[command(flatten)]
@@ -64,16 +70,16 @@ pub(crate) struct Configure {
 /// Objectives and proofs, as flags.
 #[derive(Args, Debug)]
 pub(crate) struct Spans {
-    /// How old the newest restorable backup may be: 5m to 366d, or none
+    /// Objective: how old the newest restorable backup may get, 5m to 366d (m, h, d or w), or none
     #[arg(long, value_name = "SPAN", value_parser = bounded::<300, 31_622_400>)]
     pub(crate) rpo: Option<u32>,
-    /// How long a restore may take: 1m to 7d, or none
+    /// Objective: how long a restore may take, 1m to 7d, or none
     #[arg(long, value_name = "SPAN", value_parser = bounded::<60, 604_800>)]
     pub(crate) rto: Option<u32>,
-    /// How often to verify the newest unproved backup: 1h to 366d, or none
+    /// How often to verify the newest backup that is not proved, 1h to 366d, or none
     #[arg(long, value_name = "SPAN", value_parser = bounded::<3600, 31_622_400>)]
     pub(crate) verify_every: Option<u32>,
-    /// How often to hold a DR test, in the target region or else the VM's own: 1h to 366d, or none
+    /// How often to hold a DR test, in the target region or else in the VM's own, 1h to 366d, or none
     #[arg(long, value_name = "SPAN", value_parser = bounded::<3600, 31_622_400>)]
     pub(crate) drill_every: Option<u32>,
 }
@@ -99,11 +105,11 @@ fn schedule(text: &str) -> Result<String, String> {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Demand {
-    /// Fail, and leave nothing behind
+    /// The backup fails, and leaves nothing behind
     Require,
-    /// Take the backup all the same, and record what was achieved
+    /// It is taken all the same, and records what was achieved
     Prefer,
-    /// Never freeze
+    /// They are never frozen
     Any,
 }
 

@@ -12,7 +12,7 @@ use crate::session::Session;
 use crate::table::Table;
 use crate::whole::whole;
 
-/// Estimate what a VM's backups cost per month: as they are, and with every tier filled
+/// Estimate what a VM's backups cost per month: as they are, and once every tier is filled
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  azdr backup cost prod-db-vm\n  \
     azdr backup cost prod-db-vm --daily 3 --monthly 6 --no-cross-region")]
@@ -20,7 +20,7 @@ pub(crate) struct Cost {
     /// Name of the VM, or its ARM resource ID
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
-    /// How much of the disks changes per day: thousandths, 1 to 1000
+    /// Which share of the disks changes per day, for the costs, in thousandths: 1 to 1000
     #[arg(long, value_name = "N", default_value_t = 20, allow_negative_numbers = true, value_parser = whole::<1, 1000>)]
     change_per_mille: u32,
     #[command(flatten)]

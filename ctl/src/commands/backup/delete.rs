@@ -15,9 +15,9 @@ use crate::which_point::WhichPoint;
 
 /// Delete a backup, or its copy in one region
 ///
-/// Needs a "yes" on the terminal or --yes. Refused, with every reason, while something must keep it: a
-/// pin, a job that uses it, a copy that needs it, or that it is the newest restorable or the newest
-/// proved backup of its region. What the policy wants does not count here.
+/// Needs a "yes" at the terminal or --yes. It is refused, with every reason, while something holds the
+/// backup (a pin, a job that uses it, a copy that still needs it), and for the newest restorable and the
+/// newest proved backup of a region. What the policy wants does not count here.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  \
     azdr backup delete prod-db-vm-backup-daily-20251130-0800\n  \
@@ -28,7 +28,7 @@ pub(crate) struct Delete {
     /// Delete only the copy in this region
     #[arg(long, value_name = "REGION", value_parser = NonEmptyStringValueParser::new())]
     region: Option<String>,
-    /// Do not ask
+    /// Do not ask before deleting
     #[arg(long)]
     yes: bool,
     #[command(flatten)]

@@ -10,6 +10,9 @@ use crate::quantity::count;
 use crate::session::Session;
 
 /// Stop a VM's scheduled backups; existing backups are kept, and no longer pruned
+///
+/// The policy stays, switched off: `azdr backup configure VM` without further options switches it on
+/// again.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr backup disable prod-db-vm")]
 pub(crate) struct Disable {

@@ -15,15 +15,16 @@ use crate::{json, names};
 
 /// Say why a backup is kept in each region, and until when on the present schedule
 ///
-/// The schedule is run forward until nothing keeps the backup: every run is taken to succeed, jobs of
-/// now to be over before the next one, and nobody to pin, verify or delete anything. Points go in the
-/// pruning after a backup, and the originals of a copy not before the copy.
+/// The schedule is run forward until nothing keeps the backup any more. It is assumed that every backup
+/// succeeds, that the jobs of now are over before the next one, and that nobody pins, verifies or
+/// deletes anything. A backup goes in the pruning after another one, and an original not before its copy
+/// is complete.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr backup explain prod-db-vm-backup-daily-20251201-0800")]
 pub(crate) struct Explain {
     #[command(flatten)]
     which: WhichPoint,
-    /// Only this region
+    /// Explain this region only
     #[arg(long, value_name = "REGION", value_parser = NonEmptyStringValueParser::new())]
     region: Option<String>,
 }

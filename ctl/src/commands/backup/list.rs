@@ -8,7 +8,9 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
 use super::{TierName, tier_or_all};
+use crate::again::{self, Again};
 use crate::error::CliError;
+use crate::output::rows;
 use crate::quantity::{minute, size};
 use crate::session::Session;
 use crate::since::Since;
@@ -23,26 +25,31 @@ pub(crate) struct List {
     /// Name of the VM, or its ARM resource ID
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
-    /// Only backups of this tier
+    /// List only backups that carry this tier
     #[arg(long, value_enum)]
     tier: Option<TierName>,
-    /// Only backups taken since then: 7d, 12h, 2025-12-01 or a time in RFC 3339
+    /// List only backups taken since then: 12h or 7d ago (m, h, d or w), a date in UTC (2025-12-01), or a
+    /// time in RFC 3339 (2025-12-01T08:00:00Z)
     #[arg(long, value_name = "WHEN")]
     since: Option<Since>,
+    #[command(flatten)]
+    again: Again,
 }
 
 impl List {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
-        let request = ListRecoveryPointsRequest {
-            vm: s.vm(&self.vm),
-            tier: tier_or_all(self.tier),
-            since_unix_ms: self.since.map_or(0, |since| since.unix_ms(s.clock.wall())),
-        };
-        let answer = s.client.list_recovery_points(request).await?.into_inner();
-        s.out.result(json::recovery_points(&answer), |style| {
-            text(names::last_segment(&self.vm), &answer.points, style)
-        });
-        Ok(())
+        again::show(s, self.again, async |s: &mut Session| {
+            let request = ListRecoveryPointsRequest {
+                vm: s.vm(&self.vm),
+                tier: tier_or_all(self.tier),
+                since_unix_ms: self.since.map_or(0, |since| since.unix_ms(s.clock.wall())),
+            };
+            let answer = s.client.list_recovery_points(request).await?.into_inner();
+            Ok(s.out.many(&rows::POINTS, json::recovery_points(&answer), |style| {
+                text(names::last_segment(&self.vm), &answer.points, style)
+            }))
+        })
+        .await
     }
 }
 

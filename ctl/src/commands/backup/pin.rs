@@ -12,10 +12,10 @@ use crate::style::Style;
 use crate::until::Until;
 use crate::which_point::WhichPoint;
 
-/// Keep a backup, in all regions, whatever the policy says
+/// Keep a backup in all regions, whatever the policy says
 ///
-/// Each operator has at most one pin per backup: pinning again changes until when and why. The pin is
-/// also shown in Azure, as the tag azdr:pin of the backup's snapshots.
+/// Every operator has at most one pin on a backup: pinning it again changes the end and the reason. In
+/// Azure the pin shows as the tag azdr:pin on the backup's snapshots.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  \
     azdr backup pin prod-db-vm-backup-daily-20251201-0800 --until 30d --reason \"audit 2025\"\n  \
@@ -23,10 +23,11 @@ use crate::which_point::WhichPoint;
 pub(crate) struct Pin {
     #[command(flatten)]
     which: WhichPoint,
-    /// Until when: 30d or 12h from now, 2026-12-01, a time in RFC 3339, or forever
+    /// Until when: 12h or 30d from now (m, h, d or w), a date in UTC (2026-12-01), a time in RFC 3339, or
+    /// forever
     #[arg(long, value_name = "WHEN")]
     until: Until,
-    /// Why, for whoever wonders later: up to 200 characters
+    /// Why, for whoever wonders later; up to 200 characters
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     reason: String,
 }

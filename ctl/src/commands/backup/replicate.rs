@@ -17,13 +17,15 @@ use crate::which_point::WhichPoint;
 use crate::{json, names, watch};
 
 /// Copy a backup to another region
+///
+/// Ctrl-C ends the watching; the copying goes on.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr backup replicate prod-db-vm-backup-daily-20251201-0800 \
     --target-region westus2")]
 pub(crate) struct Replicate {
     #[command(flatten)]
     which: WhichPoint,
-    /// Region to copy it to
+    /// Region to copy it to, other than the VM's own
     #[arg(long, value_name = "REGION", value_parser = NonEmptyStringValueParser::new())]
     target_region: String,
     #[command(flatten)]
@@ -38,7 +40,7 @@ impl Replicate {
             target_region: self.target_region.clone(),
         };
         let job = s.client.start_replicate(request).await?.into_inner();
-        if !s.out.is_json() {
+        if s.out.is_text() {
             // Only decorates the answer: if it cannot be had, the copying goes on all the same.
             let points = all_points(s, Session::vm_by_id(&job.vm_resource_id)).await;
             let points = points.unwrap_or_default();
@@ -56,9 +58,8 @@ impl Replicate {
             }
         }
         if self.wait.no_wait {
-            if s.out.is_json() {
-                s.out.document(json::job(&job));
-            }
+            // Its text is printed already.
+            s.out.result(json::job(&job), |_| String::new());
             return Ok(());
         }
         watch::conclude(s, job, self.wait).await

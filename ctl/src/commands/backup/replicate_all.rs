@@ -10,18 +10,18 @@ use crate::session::Session;
 use crate::whole::whole;
 use crate::{names, watch};
 
-/// Copy all backups of a VM that are missing in a region
+/// Copy to a region all backups of a VM that are missing there
 ///
-/// The oldest goes first: Azure copies the snapshots of a disk in the order of their creation, one at a
-/// time. What is older than the newest complete copy can never be copied, and is said. Exits with 1 if
-/// any copy fails. Ctrl-C stops the watching; the copying goes on.
+/// The oldest goes first: Azure copies the snapshots of a disk one at a time, in the order in which they
+/// were made. A backup that is older than the newest complete copy can never be copied; such ones are
+/// named. Exits with 1 if any copy fails. Ctrl-C ends the watching; the copying goes on.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr backup replicate-all prod-db-vm --target-region westus2")]
 pub(crate) struct ReplicateAll {
     /// Name of the VM, or its ARM resource ID
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
-    /// Region to copy them to
+    /// Region to copy them to, other than the VM's own
     #[arg(long, value_name = "REGION", value_parser = NonEmptyStringValueParser::new())]
     target_region: String,
     /// How many disks to copy at once, 1 to 64; the backups of one disk go one after the other

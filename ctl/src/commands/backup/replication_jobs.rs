@@ -5,37 +5,41 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
 use super::replication_status::{line, none_of};
+use crate::again::{self, Again};
 use crate::error::CliError;
 use crate::json;
+use crate::output::rows;
 use crate::session::Session;
 use crate::style::Style;
 use crate::whole::whole;
 
-/// List the copies to other regions, of all VMs, newest first
+/// List the copies to other regions, of all VMs or of one, newest first
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr backup replication-jobs --status failed")]
 pub(crate) struct ReplicationJobs {
-    /// Only those that stand there
+    /// List only copies in this state
     #[arg(long, value_enum)]
     status: Option<Status>,
-    /// Only this VM's: its name, or its ARM resource ID
+    /// List only this VM's: its name, or its ARM resource ID
     #[arg(long, value_name = "VM", value_parser = NonEmptyStringValueParser::new())]
     vm: Option<String>,
     /// How many to list, 1 to 1000
     #[arg(long, value_name = "N", default_value_t = 100)]
     #[arg(allow_negative_numbers = true, value_parser = whole::<1, 1000>)]
     limit: u32,
+    #[command(flatten)]
+    again: Again,
 }
 
 /// Where a copy stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum Status {
-    /// Waits for its turn
+    /// Waiting for their turn
     Pending,
     /// Under way
     #[value(name = "in_progress")]
     InProgress,
-    /// Whole
+    /// Complete
     Completed,
     /// Failed, or cancelled
     Failed,
@@ -56,9 +60,13 @@ impl ReplicationJobs {
             vm: s.vm(self.vm.as_deref().unwrap_or_default()),
             limit: self.limit,
         };
-        let answer = s.client.list_replication_jobs(request).await?.into_inner();
-        s.out.result(json::replication_jobs(&answer), |style| text(&answer, self.status, style));
-        Ok(())
+        again::show(s, self.again, async |s: &mut Session| {
+            let answer = s.client.list_replication_jobs(request.clone()).await?.into_inner();
+            Ok(s.out.many(&rows::REPLICATION_JOBS, json::replication_jobs(&answer), |style| {
+                text(&answer, self.status, style)
+            }))
+        })
+        .await
     }
 }
 

@@ -4,29 +4,35 @@ use azdr_proto::admin::{GetReplicationStatusRequest, ReplicaState, ReplicationEn
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
+use crate::again::{self, Again};
 use crate::error::CliError;
+use crate::output::rows;
 use crate::quantity::{duration, eta};
 use crate::session::Session;
 use crate::style::Style;
 use crate::{json, names};
 
-/// Show how far the copies of a VM's backups are
+/// Show how far the copies of a VM's backups have got
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr backup replication-status prod-db-vm")]
 pub(crate) struct ReplicationStatus {
     /// Name of the VM, or its ARM resource ID
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
+    #[command(flatten)]
+    again: Again,
 }
 
 impl ReplicationStatus {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
         let request = GetReplicationStatusRequest { vm: s.vm(&self.vm) };
-        let answer = s.client.get_replication_status(request).await?.into_inner();
-        s.out.result(json::replication_status(&answer), |style| {
-            text(names::last_segment(&self.vm), &answer.entries, style)
-        });
-        Ok(())
+        again::show(s, self.again, async |s: &mut Session| {
+            let answer = s.client.get_replication_status(request.clone()).await?.into_inner();
+            Ok(s.out.many(&rows::REPLICATION, json::replication_status(&answer), |style| {
+                text(names::last_segment(&self.vm), &answer.entries, style)
+            }))
+        })
+        .await
     }
 }
 

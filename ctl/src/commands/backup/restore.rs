@@ -17,8 +17,9 @@ use crate::{names, watch};
 
 /// Restore a VM from a backup: in place, or as a new VM
 ///
-/// In place, the VM's disks are replaced (the old ones are kept for some days), which needs a "yes" on
-/// the terminal or --yes. A new VM leaves the original alone and is not asked about.
+/// In place, the VM is stopped and its disks are replaced, which needs a "yes" at the terminal or --yes;
+/// the old disks are kept for some days. A new VM (--new-vm) leaves the original alone, and nothing is
+/// asked. Ctrl-C ends the watching; the restore goes on.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  \
     azdr backup restore prod-db-vm --backup prod-db-vm-backup-daily-20251201-0800\n  \
@@ -29,17 +30,17 @@ pub(crate) struct Restore {
     /// Name of the VM, or its ARM resource ID
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
-    /// The backup, as `azdr backup show` takes it; the newest if not given
+    /// The backup, by a name as `azdr backup show` takes it; the newest one if not given
     #[arg(long, value_name = "POINT", value_parser = NonEmptyStringValueParser::new())]
     backup: Option<String>,
     /// Take the newest backup that shows the VM at or before this time: "2025-12-01 07:00" (UTC), a
     /// time in RFC 3339, or 2h for two hours ago
     #[arg(long, value_name = "TIME", conflicts_with = "backup")]
     at: Option<PointInTime>,
-    /// Choose the backup from a list
+    /// Choose the backup from a list, at a terminal
     #[arg(long, conflicts_with_all = ["backup", "at"])]
     interactive: bool,
-    /// Restore into a new VM of this name
+    /// Restore into a new VM of this name instead
     #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     new_vm: Option<String>,
     /// Do not ask before replacing the VM's disks

@@ -6,6 +6,7 @@ use azdr_proto::admin::{
 use clap::Args;
 
 use super::explain;
+use crate::again::{self, Again};
 use crate::error::CliError;
 use crate::quantity::{minute, second, size};
 use crate::session::Session;
@@ -14,7 +15,7 @@ use crate::table::Table;
 use crate::which_point::WhichPoint;
 use crate::{json, names};
 
-/// Show all about one backup: disks, consistency with its evidence, proofs, copies, and why it is kept
+/// Show one backup in full: disks, consistency and the evidence for it, proofs, copies, why it is kept
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  \
     azdr backup show prod-db-vm-backup-daily-20251201-0800\n  \
@@ -22,15 +23,19 @@ use crate::{json, names};
 pub(crate) struct Show {
     #[command(flatten)]
     which: WhichPoint,
+    #[command(flatten)]
+    again: Again,
 }
 
 impl Show {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
         let vm = self.which.vm(s);
         let request = GetPointRequest { recovery_point: self.which.point, vm };
-        let answer = s.client.get_point(request).await?.into_inner();
-        s.out.result(json::point_details(&answer), |style| text(&answer, style));
-        Ok(())
+        again::show(s, self.again, async |s: &mut Session| {
+            let answer = s.client.get_point(request.clone()).await?.into_inner();
+            Ok(s.out.one(json::point_details(&answer), |style| text(&answer, style)))
+        })
+        .await
     }
 }
 

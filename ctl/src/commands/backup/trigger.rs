@@ -14,14 +14,15 @@ use crate::{json, names, outcome, watch};
 
 /// Take a backup of a VM now
 ///
-/// Its tier follows from the date, as for scheduled backups, unless one is given.
+/// Its tiers follow from the date, as for scheduled backups, unless one is given. Ctrl-C ends the
+/// watching; the backup goes on.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr backup trigger prod-db-vm --tier weekly")]
 pub(crate) struct Trigger {
     /// Name of the VM, or its ARM resource ID
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
-    /// Keep it as this tier's
+    /// Have it carry this tier
     #[arg(long, value_enum)]
     tier: Option<TierName>,
     #[command(flatten)]
@@ -45,7 +46,7 @@ impl Trigger {
     async fn text(&self, s: &mut Session, job: &Job) -> String {
         let style = s.out.out;
         let result = job.result.as_ref().and_then(|result| result.result.as_ref());
-        let (false, Some(job_result::Result::Backup(result))) = (s.out.is_json(), result) else {
+        let (true, Some(job_result::Result::Backup(result))) = (s.out.is_text(), result) else {
             return outcome::of(job, style);
         };
         let tier = result.point.as_ref().and_then(|point| point.tiers.first().copied());

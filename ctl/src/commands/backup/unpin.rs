@@ -12,7 +12,7 @@ use crate::which_point::WhichPoint;
 
 /// Take back your pin of a backup
 ///
-/// Other operators' pins go on holding it; removing one of theirs (--owner) needs role admin.
+/// The pins of other operators keep holding it. To remove one of theirs (--owner) needs role admin.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr backup unpin prod-db-vm-backup-daily-20251201-0800")]
 pub(crate) struct Unpin {

@@ -6,17 +6,19 @@ use azdr_proto::admin::{
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
+use crate::again::{self, Again};
 use crate::days::Days;
 use crate::error::CliError;
 use crate::json;
+use crate::output::rows;
 use crate::quantity::{second, share};
 use crate::session::Session;
 use crate::style::Style;
 
-/// Show which backups were verified, and what came of it
+/// Report which backups were verified, and with which results
 ///
-/// A backup counts as verified if a verification or a DR test has tried it in these days. The last
-/// attempt at each of its copies decides.
+/// A backup counts as verified if a verification or a DR test has tried it in these days; what counts is
+/// the last attempt at each of its copies.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  azdr backup verification-report --vm prod-db-vm --days 7\n  \
     azdr backup verification-report -g Production --days 30")]
@@ -26,19 +28,23 @@ pub(crate) struct VerificationReport {
     vm: Option<String>,
     #[command(flatten)]
     days: Days,
+    #[command(flatten)]
+    again: Again,
 }
 
 impl VerificationReport {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
-        let request = GetVerificationReportRequest {
-            vm: s.vm(self.vm.as_deref().unwrap_or_default()),
-            since_unix_ms: self.days.since_unix_ms(&*s.clock),
-        };
-        let answer = s.client.get_verification_report(request).await?.into_inner();
-        s.out.result(json::verification_report(&answer), |style| {
-            text(self.days, &answer, self.vm.is_none(), style)
-        });
-        Ok(())
+        again::show(s, self.again, async |s: &mut Session| {
+            let request = GetVerificationReportRequest {
+                vm: s.vm(self.vm.as_deref().unwrap_or_default()),
+                since_unix_ms: self.days.since_unix_ms(&*s.clock),
+            };
+            let answer = s.client.get_verification_report(request).await?.into_inner();
+            Ok(s.out.many(&rows::VERIFICATIONS, json::verification_report(&answer), |style| {
+                text(self.days, &answer, self.vm.is_none(), style)
+            }))
+        })
+        .await
     }
 }
 

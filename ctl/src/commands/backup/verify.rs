@@ -10,7 +10,10 @@ use crate::session::Session;
 use crate::watch;
 use crate::which_point::WhichPoint;
 
-/// Prove that a backup can be restored: make a test disk of each snapshot and read it
+/// Prove that a backup can be restored: make a test disk of each of its snapshots, and read it
+///
+/// The test disks are deleted afterwards. Exits with 1 if the verification fails. Ctrl-C ends the
+/// watching; the verification goes on.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr backup verify prod-db-vm-backup-daily-20251201-0800")]
 pub(crate) struct Verify {

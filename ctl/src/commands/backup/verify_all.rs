@@ -10,10 +10,10 @@ use crate::session::Session;
 use crate::whole::whole;
 use crate::{names, watch};
 
-/// Prove all backups of a VM that are not proved: make test disks of each and read them
+/// Verify all backups of a VM that are not proved yet, each as `azdr backup verify` does
 ///
-/// The newest goes first. Exits with 1 if any verification fails. Ctrl-C stops the watching; the
-/// verifying goes on.
+/// The newest goes first. Exits with 1 if any verification fails. Ctrl-C ends the watching; the
+/// verifications go on.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr backup verify-all prod-db-vm --max-parallel 2")]
 pub(crate) struct VerifyAll {

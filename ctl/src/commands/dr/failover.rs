@@ -13,12 +13,13 @@ use crate::{confirm, names, watch};
 
 /// Recover a VM in another region, from the copy of a backup there, and keep it
 ///
-/// Works while the VM's own region is down. The original is not touched: if it still runs, there are two
-/// of it afterwards, which is why it asks first. Name service is not changed.
+/// It works while the VM's own region is down. The original VM is not touched: if it still runs, there
+/// are two of it afterwards, so it needs a "yes" at the terminal or --yes. DNS is not changed. Ctrl-C
+/// ends the watching; the failover goes on.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  azdr dr failover prod-db-vm --target-region westus2\n  \
     azdr dr failover prod-db-vm --target-region westus2 \
-    --backup prod-db-vm-backup-daily-20251201-0800 --yes")]
+    \\\n      --backup prod-db-vm-backup-daily-20251201-0800 --yes")]
 pub(crate) struct Failover {
     /// Name of the VM, or its ARM resource ID
     #[arg(value_parser = NonEmptyStringValueParser::new())]
@@ -26,23 +27,25 @@ pub(crate) struct Failover {
     /// Region to recover it in
     #[arg(long, value_name = "REGION", value_parser = NonEmptyStringValueParser::new())]
     target_region: String,
-    /// Name of the backup; the newest one that is complete there if not given
+    /// The backup, by a name as `azdr backup show` takes it; the newest one that is complete in the target
+    /// region if not given
     #[arg(long, value_name = "POINT", value_parser = NonEmptyStringValueParser::new())]
     backup: Option<String>,
-    /// Take the newest backup that shows the VM at or before this time instead
+    /// Take the newest backup that shows the VM at or before this time: "2025-12-01 07:00" (UTC), a time
+    /// in RFC 3339, or 2h for two hours ago
     #[arg(long, value_name = "TIME", conflicts_with = "backup")]
     at: Option<PointInTime>,
-    /// Name of the new VM; the VM's name and the region if not given
+    /// Name of the new VM; made from the VM's name and the region if not given
     #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     new_vm: Option<String>,
-    /// Resource group of the new VM, made if it does not exist; the VM's group and the region if not
-    /// given
+    /// Resource group of the new VM, created if it does not exist; named after the VM's group and the
+    /// region if not given
     #[arg(long, value_name = "GROUP", value_parser = NonEmptyStringValueParser::new())]
     target_resource_group: Option<String>,
-    /// ARM resource ID of a subnet there; a network of its own is made if not given
+    /// ARM resource ID of a subnet in the target region; a network of its own is created if not given
     #[arg(long, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
     target_subnet: Option<String>,
-    /// Do not ask before starting a second one of the VM
+    /// Do not ask before a second copy of the VM is started
     #[arg(long)]
     yes: bool,
     #[command(flatten)]

@@ -4,17 +4,19 @@ use azdr_proto::admin::{DrCompliance, DrSuccess, DrSuccessRate, GetDrSuccessRate
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
+use crate::again::{self, Again};
 use crate::days::Days;
 use crate::error::CliError;
+use crate::output::rows;
 use crate::quantity::{per_mille, share};
 use crate::session::Session;
 use crate::style::Style;
 use crate::{json, names};
 
-/// Show how many DR tests have passed, against the target
+/// Report which share of the DR tests has passed, compared with the target
 ///
-/// Compliance is INCOMPLETE while a VM whose backups are copied to another region has no test in these
-/// days.
+/// Compliance is INCOMPLETE while a VM whose backups are copied to another region has had no test in
+/// these days.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr dr success-rate --vm prod-db-vm --days 90")]
 pub(crate) struct SuccessRate {
@@ -23,19 +25,23 @@ pub(crate) struct SuccessRate {
     vm: Option<String>,
     #[command(flatten)]
     days: Days,
+    #[command(flatten)]
+    again: Again,
 }
 
 impl SuccessRate {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
-        let request = GetDrSuccessRateRequest {
-            vm: s.vm(self.vm.as_deref().unwrap_or_default()),
-            since_unix_ms: self.days.since_unix_ms(&*s.clock),
-        };
-        let answer = s.client.get_dr_success_rate(request).await?.into_inner();
-        s.out.result(json::dr_success_rate(&answer), |style| {
-            text(self.days, &answer, self.vm.is_none(), style)
-        });
-        Ok(())
+        again::show(s, self.again, async |s: &mut Session| {
+            let request = GetDrSuccessRateRequest {
+                vm: s.vm(self.vm.as_deref().unwrap_or_default()),
+                since_unix_ms: self.days.since_unix_ms(&*s.clock),
+            };
+            let answer = s.client.get_dr_success_rate(request).await?.into_inner();
+            Ok(s.out.many(&rows::DR_SUCCESS, json::dr_success_rate(&answer), |style| {
+                text(self.days, &answer, self.vm.is_none(), style)
+            }))
+        })
+        .await
     }
 }
 

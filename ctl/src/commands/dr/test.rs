@@ -15,28 +15,30 @@ use crate::session::Session;
 use crate::style::Style;
 use crate::{json, names, outcome, since, watch};
 
-/// Boot a VM from a backup in an isolated network, check it, measure the time, clean up
+/// Boot a VM from a backup in an isolated network, check it, measure how long it took, and clean up
 ///
-/// The protected VM is not touched. A test that does not pass exits with 1.
+/// The protected VM is not touched. Exits with 1 if the test does not pass. Ctrl-C ends the watching; the
+/// test goes on.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  azdr dr test prod-db-vm \
-    --backup prod-db-vm-backup-weekly-20251124-0800 --test-region westus2")]
+#[command(after_help = "Examples:\n  azdr dr test prod-db-vm \\\n      \
+    --backup prod-db-vm-backup-weekly-20251124-0800 --test-region westus2\n  \
+    azdr dr test prod-db-vm --keep 2h")]
 pub(crate) struct Test {
     /// Name of the VM, or its ARM resource ID
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
-    /// The backup, as `azdr backup show` takes it; the newest one restorable in the test region if not
-    /// given
+    /// The backup, by a name as `azdr backup show` takes it; the newest one that can be restored in the
+    /// test region if not given
     #[arg(long, value_name = "POINT", value_parser = NonEmptyStringValueParser::new())]
     backup: Option<String>,
-    /// Region to test in; the target region of the VM's backups if not given
+    /// Region to test in; the target region of the VM's copies if not given
     #[arg(long, value_name = "REGION", value_parser = NonEmptyStringValueParser::new())]
     test_region: Option<String>,
-    /// Resource group to test in; one of its own, deleted afterwards, if not given
+    /// Resource group to test in; if not given, one of its own that is deleted afterwards
     #[arg(long, value_name = "GROUP", value_parser = NonEmptyStringValueParser::new())]
     test_resource_group: Option<String>,
-    /// Keep the test VM for so long after a test that has passed, 1m to 7d, and return when it is kept;
-    /// it stays isolated, and is then removed
+    /// If the test passes, keep its VM for so long, 1m to 7d (m, h or d), and return as soon as the result
+    /// is known; the VM stays isolated, and is removed afterwards
     #[arg(long, value_name = "SPAN", value_parser = since::span)]
     keep: Option<Duration>,
     #[command(flatten)]

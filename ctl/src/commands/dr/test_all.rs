@@ -9,11 +9,11 @@ use crate::session::Session;
 use crate::watch;
 use crate::whole::whole;
 
-/// Run a DR test of every VM whose backups are copied to another region, there
+/// Run a DR test of every VM whose backups are copied to another region, in that region
 ///
-/// Of each VM the newest backup that is complete in its target region is tested. The protected VMs are
-/// not touched. Exits with 1 if any test fails or cannot be started. Ctrl-C stops the watching; the
-/// tests go on.
+/// Each VM is tested with the newest backup that is complete in its target region. The protected VMs are
+/// not touched. Exits with 1 if any test does not pass or cannot be started. Ctrl-C ends the watching;
+/// the tests go on.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr dr test-all --resource-group Production-VMs")]
 pub(crate) struct TestAll {

@@ -4,15 +4,17 @@ use azdr_proto::admin::{DrStatistics, ListDrTestsRequest, ListDrTestsResponse};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
+use crate::again::{self, Again};
 use crate::days::Days;
 use crate::error::CliError;
+use crate::output::rows;
 use crate::quantity::{millis, minute, share};
 use crate::session::Session;
 use crate::style::Style;
 use crate::table::Table;
 use crate::{json, names};
 
-/// Show past DR tests and what they measured
+/// List past DR tests, with the recovery times that they measured
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr dr test-history prod-db-vm --days 90")]
 pub(crate) struct TestHistory {
@@ -21,20 +23,24 @@ pub(crate) struct TestHistory {
     vm: Option<String>,
     #[command(flatten)]
     days: Days,
+    #[command(flatten)]
+    again: Again,
 }
 
 impl TestHistory {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
-        let request = ListDrTestsRequest {
-            vm: s.vm(self.vm.as_deref().unwrap_or_default()),
-            since_unix_ms: self.days.since_unix_ms(&*s.clock),
-        };
-        let answer = s.client.list_dr_tests(request).await?.into_inner();
-        s.out.result(json::dr_tests(&answer), |style| {
-            let vm = self.vm.as_deref().map(names::last_segment);
-            text(vm, self.days, &answer, style)
-        });
-        Ok(())
+        again::show(s, self.again, async |s: &mut Session| {
+            let request = ListDrTestsRequest {
+                vm: s.vm(self.vm.as_deref().unwrap_or_default()),
+                since_unix_ms: self.days.since_unix_ms(&*s.clock),
+            };
+            let answer = s.client.list_dr_tests(request).await?.into_inner();
+            Ok(s.out.many(&rows::DR_TESTS, json::dr_tests(&answer), |style| {
+                let vm = self.vm.as_deref().map(names::last_segment);
+                text(vm, self.days, &answer, style)
+            }))
+        })
+        .await
     }
 }
 

@@ -9,9 +9,9 @@ use crate::session::Session;
 
 /// End a stuck job as it is: what it left in Azure is yours from then on
 ///
-/// The job ends as failed. What is left is named, and recorded in the job; azdr does not look after
-/// it any more. Locks and leases are released, so other jobs may work on the VM again. Nothing is
-/// deleted or put back. Try first: azdr job retry, azdr job undo. Needs role admin.
+/// The job ends as failed, and its locks and leases are released: other jobs may work on the VM again.
+/// Nothing is deleted or put back. What is left is named and recorded in the job, and azdr does not look
+/// after it any more. Try `azdr job retry` and `azdr job undo` first.
 #[derive(Args, Debug)]
 #[command(
     after_help = "Example:\n  azdr job abandon 1234 --reason \"the resource group was deleted\""
@@ -20,7 +20,7 @@ pub(crate) struct Abandon {
     /// Number of the job
     #[arg(allow_negative_numbers = true, value_parser = crate::whole::job)]
     id: i64,
-    /// Why, for those who read the record later
+    /// Why, for whoever reads the record later
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     reason: String,
 }

@@ -8,9 +8,9 @@ use crate::session::Session;
 
 /// Let a job begin that would delete many backups at once
 ///
-/// A pruning that would delete more of a VM's backups than the controller's limit waits for that. It
-/// must be another operator than who last changed the policy. `azdr job show ID` lists what it would
-/// delete; `azdr job cancel ID` keeps it all.
+/// A pruning that would delete more of a VM's backups than the controller's limit waits for this
+/// approval, by another operator than the one who changed the policy last. `azdr job show ID` lists what
+/// it would delete; `azdr job cancel ID` keeps all of it.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr job approve 1234")]
 pub(crate) struct Approve {

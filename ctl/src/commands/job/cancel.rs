@@ -6,10 +6,10 @@ use clap::Args;
 use crate::error::CliError;
 use crate::session::Session;
 
-/// Ask a job to stop and undo itself
+/// Ask a job to stop, and to undo what it has done
 ///
-/// Refused past the job's point of no return. A job that is undoing already is left alone. Does not
-/// wait: see azdr job watch.
+/// This is refused when the job is past its point of no return. A job that is being undone already is
+/// left alone. The command does not wait for the end: see `azdr job watch`.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr job cancel 1234")]
 pub(crate) struct Cancel {

@@ -4,8 +4,10 @@ use azdr_proto::admin::{Job, JobState, ListJobsRequest, ListJobsResponse};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
+use crate::again::{self, Again};
 use crate::error::CliError;
 use crate::names::{job_subject, or_dash};
+use crate::output::rows;
 use crate::quantity::{between, duration, minute};
 use crate::session::Session;
 use crate::table::Table;
@@ -14,18 +16,22 @@ use crate::{json, names};
 
 /// List jobs, newest first
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  azdr job list --state running")]
+#[command(
+    after_help = "Examples:\n  azdr job list --state running\n  azdr job list --vm prod-db-vm --watch"
+)]
 pub(crate) struct List {
-    /// Only jobs of this VM
+    /// List only jobs of this VM: its name, or its ARM resource ID
     #[arg(long, value_name = "VM", value_parser = NonEmptyStringValueParser::new())]
     vm: Option<String>,
-    /// Only jobs in this state
+    /// List only jobs in this state
     #[arg(long, value_enum)]
     state: Option<StateName>,
-    /// At most so many, up to 1000
+    /// How many to list at most, 1 to 1000
     #[arg(long, value_name = "N", default_value_t = 50)]
     #[arg(allow_negative_numbers = true, value_parser = whole::<1, 1000>)]
     limit: u32,
+    #[command(flatten)]
+    again: Again,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -53,9 +59,11 @@ impl List {
         };
         let vm = self.vm.as_deref().and_then(|vm| s.vm(vm));
         let request = ListJobsRequest { state: state as i32, limit: self.limit, vm };
-        let answer = s.client.list_jobs(request).await?.into_inner();
-        s.out.result(json::jobs(&answer), |_| text(&answer));
-        Ok(())
+        again::show(s, self.again, async |s: &mut Session| {
+            let answer = s.client.list_jobs(request.clone()).await?.into_inner();
+            Ok(s.out.many(&rows::JOBS, json::jobs(&answer), |_| text(&answer)))
+        })
+        .await
     }
 }
 

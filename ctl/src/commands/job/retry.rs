@@ -6,10 +6,11 @@ use clap::Args;
 use crate::error::CliError;
 use crate::session::Session;
 
-/// Try what is in the way of a stuck job again now
+/// Try again the step at which a job is stuck
 ///
-/// In the direction in which the job was going, with its whole time again. A stuck job is also tried
-/// again by itself every 10 minutes. Does not wait: see azdr job watch.
+/// The job goes on in the direction in which it was going, and the step has all of its time again. A
+/// stuck job is also tried again every 10 minutes without this. The command does not wait for the end: see
+/// `azdr job watch`.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr job retry 1234")]
 pub(crate) struct Retry {

@@ -3,6 +3,7 @@
 use azdr_proto::admin::{GetJobRequest, Job, StepState};
 use clap::Args;
 
+use crate::again::{self, Again};
 use crate::error::CliError;
 use crate::names::{job_subject, or_dash};
 use crate::progress::items;
@@ -12,20 +13,24 @@ use crate::style::Style;
 use crate::table::Table;
 use crate::{json, names, outcome};
 
-/// Show a job: its steps, what it waits for, its error or result
+/// Show a job: its steps, what it waits for, its error or its result
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr job show 1234")]
 pub(crate) struct Show {
     /// Number of the job
     #[arg(allow_negative_numbers = true, value_parser = crate::whole::job)]
     id: i64,
+    #[command(flatten)]
+    again: Again,
 }
 
 impl Show {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
-        let job = s.client.get_job(GetJobRequest { id: self.id }).await?.into_inner();
-        s.out.result(json::job(&job), |style| text(&job, style));
-        Ok(())
+        again::show(s, self.again, async |s: &mut Session| {
+            let job = s.client.get_job(GetJobRequest { id: self.id }).await?.into_inner();
+            Ok(s.out.one(json::job(&job), |style| text(&job, style)))
+        })
+        .await
     }
 }
 

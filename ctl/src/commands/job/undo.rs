@@ -6,10 +6,10 @@ use clap::Args;
 use crate::error::CliError;
 use crate::session::Session;
 
-/// Turn a stuck job back: give up going forward and undo what it did
+/// Turn a stuck job back: undo what it has done
 ///
-/// Refused past the job's point of no return. A job that is stuck on its way back is tried again.
-/// Does not wait: see azdr job watch.
+/// This is refused when the job is past its point of no return. A job that is stuck while it is being
+/// undone is tried again. The command does not wait for the end: see `azdr job watch`.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr job undo 1234")]
 pub(crate) struct Undo {

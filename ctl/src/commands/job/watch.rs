@@ -11,14 +11,14 @@ use crate::whole::whole;
 
 /// Watch a job to its end; exits with 1 if it does not succeed
 ///
-/// Ctrl-C stops the watching, not the job, and exits with 130.
+/// Ctrl-C ends the watching with exit code 130; the job goes on.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr job watch 1234")]
 pub(crate) struct Watch {
     /// Number of the job
     #[arg(allow_negative_numbers = true, value_parser = crate::whole::job)]
     id: i64,
-    /// How many seconds to try again when the controller is lost while watching, up to 86400
+    /// If the controller is lost while watching: for how many seconds to try again, 0 to 86400
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     #[arg(allow_negative_numbers = true, value_parser = whole::<0, 86_400>)]
     reconnect_for: u32,

@@ -13,28 +13,28 @@ use crate::json;
 use crate::quantity::minute;
 use crate::session::Session;
 
-/// Let an operator in: make a key and a certificate, and write them to a folder
+/// Let an operator in: make a key and a certificate, and write them to a new folder
 ///
-/// The key is made here and never leaves the folder but with you: hand it over by a safe way, as a
-/// whole. Whoever has it is that operator; their CLI reads it with --context-file FOLDER/context.toml, or
-/// from ~/.config/azdr. A viewer sees everything and changes nothing; an operator backs up, restores and
-/// configures; an admin lets others in as well, and decides what cannot be undone.
+/// The key is made here, and nobody else has it: hand over the whole folder in a safe way, and keep no
+/// copy. Whoever has it is that operator, with --context-file FOLDER/context.toml, or when it is
+/// ~/.config/azdr. A viewer sees everything and changes nothing; an operator also backs up, restores and
+/// configures; an admin also lets others in, and decides what cannot be undone.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr operator add bob --role operator --bundle ./bob")]
 pub(crate) struct Add {
     /// Name of the operator: letters, digits and . _ - @
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
-    /// What they may do
+    /// What the operator may do
     #[arg(long, value_enum)]
     role: RoleName,
-    /// New folder for the key, the certificate and the context file; named after the operator if not given
+    /// The new folder, for the key, the certificate and the context file; the operator's name if not given
     #[arg(long, value_name = "FOLDER")]
     bundle: Option<PathBuf>,
-    /// How long the certificate is valid, from 1 to 730 days
+    /// For how many days the certificate is valid, 1 to 730
     #[arg(long, value_name = "DAYS", default_value_t = 365, allow_negative_numbers = true, value_parser = crate::whole::whole::<1, 730>)]
     valid_days: u32,
-    /// Give an operator who is there already a new certificate and this role; their old one ends at once
+    /// Give an existing operator a new certificate and this role; the old certificate ends at once
     #[arg(long)]
     replace: bool,
 }

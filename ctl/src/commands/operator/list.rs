@@ -1,43 +1,52 @@
 //! `azdr operator list`
 
-use azdr_proto::admin::{ListOperatorsRequest, Operator};
+use azdr_proto::admin::{ListOperatorsRequest, ListOperatorsResponse, Operator};
 use clap::Args;
 
+use crate::again::{self, Again};
 use crate::error::CliError;
 use crate::json;
+use crate::output::rows;
 use crate::quantity::minute;
 use crate::session::Session;
 use crate::table::Table;
 
-/// List all operators with their roles, and until when their certificates are valid
+/// List all operators, with their roles and until when their certificates are valid
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr operator list")]
-pub(crate) struct List {}
+pub(crate) struct List {
+    #[command(flatten)]
+    again: Again,
+}
 
 impl List {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
-        let answer = s.client.list_operators(ListOperatorsRequest {}).await?.into_inner();
-        let now = s.clock.wall().unix_ms();
-        s.out.result(json::operators(&answer), |_| {
-            let heading = ["NAME", "ROLE", "CERTIFICATE", "ADDED", "BY"];
-            let mut table = Table::new(&heading);
-            for operator in &answer.operators {
-                let by = match operator.added_by.as_str() {
-                    "" => "azdr-controller",
-                    by => by,
-                };
-                table.row([
-                    operator.name.clone(),
-                    operator.role.clone(),
-                    certificate(operator, now),
-                    minute(operator.added_unix_ms),
-                    by.to_owned(),
-                ]);
-            }
-            table.render("")
-        });
-        Ok(())
+        again::show(s, self.again, async |s: &mut Session| {
+            let answer = s.client.list_operators(ListOperatorsRequest {}).await?.into_inner();
+            let now = s.clock.wall().unix_ms();
+            Ok(s.out.many(&rows::OPERATORS, json::operators(&answer), |_| text(&answer, now)))
+        })
+        .await
     }
+}
+
+fn text(answer: &ListOperatorsResponse, now: i64) -> String {
+    let heading = ["NAME", "ROLE", "CERTIFICATE", "ADDED", "BY"];
+    let mut table = Table::new(&heading);
+    for operator in &answer.operators {
+        let by = match operator.added_by.as_str() {
+            "" => "azdr-controller",
+            by => by,
+        };
+        table.row([
+            operator.name.clone(),
+            operator.role.clone(),
+            certificate(operator, now),
+            minute(operator.added_unix_ms),
+            by.to_owned(),
+        ]);
+    }
+    table.render("")
 }
 
 fn certificate(operator: &Operator, now: i64) -> String {

@@ -11,11 +11,11 @@ use crate::json;
 use crate::quantity::minute;
 use crate::session::Session;
 
-/// Make a new key and certificate for yourself, in the place of those that the context file names
+/// Renew your own key and certificate, in place of those that the context file names
 ///
-/// Possible as long as the present certificate is valid; afterwards an admin lets you in again with
-/// `azdr operator add NAME --role ROLE --replace`. Being interrupted does no harm: the present
-/// certificate is valid until the new one is first shown.
+/// This is possible while the present certificate is valid; afterwards an admin must let you in again,
+/// with `azdr operator add NAME --role ROLE --replace`. An interruption does no harm: the present
+/// certificate stays valid until the new one is used for the first time.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr operator renew")]
 pub(crate) struct Renew {}

@@ -10,7 +10,7 @@ use crate::session::Session;
 
 /// Shut an operator out, from their next call on
 ///
-/// What they have asked for goes on, and their pins hold. The last admin cannot be revoked.
+/// The jobs that they have started go on, and their pins stay. The last admin cannot be revoked.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr operator revoke bob")]
 pub(crate) struct Revoke {

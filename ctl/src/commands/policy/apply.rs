@@ -7,31 +7,32 @@ use clap::Args;
 
 use super::group_of;
 use crate::error::CliError;
+use crate::output::rows;
 use crate::quantity::minute;
 use crate::session::Session;
 use crate::style::Style;
 use crate::table::Table;
 use crate::{json, names, policy_file};
 
-/// Set named policies for all VMs that match their selectors, now and later
+/// Set named policies, from a file, for all VMs that match their selectors, now and later
 ///
-/// A selector is a resource group, tags, or both; a VM must meet all of it. Of the policies that match a
-/// VM, the one with the most conditions wins; with equally many, the file is refused. A policy set with
-/// `backup configure` wins over all. A VM that no longer matches keeps its policy and its backups, and
-/// `policy list` says so.
+/// A selector is a resource group, tags, or both, and a VM must meet all of it. If several policies match
+/// a VM, the one with the most conditions wins; if two have equally many, the file is refused. A policy
+/// that was set with `azdr backup configure` wins over all of them. A VM that does not match any more
+/// keeps its policy and its backups, and `azdr policy list` says so.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  azdr policy apply -f policies.yaml --dry-run\n  \
     azdr policy apply -f policies.yaml\n\nA file:\n  policies:\n  - name: gold\n    select:\n      \
     resource_group: Production\n      tags: {backup: gold}\n    daily: 14\n    weekly: 8\n    \
     target_region: westus2\n    verify_every: 7d")]
 pub(crate) struct Apply {
-    /// A YAML file, as `azdr policy schema` describes it
+    /// The YAML file; `azdr policy schema` describes it
     #[arg(long, short = 'f', value_name = "FILE")]
     file: PathBuf,
-    /// Only show what would change
+    /// Show what would change, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Remove named policies that the file does not have; their VMs keep the policy that they have
+    /// Remove named policies that are not in the file; their VMs keep the policy that they have
     #[arg(long)]
     prune: bool,
 }
@@ -44,7 +45,8 @@ impl Apply {
             dry_run: self.dry_run,
         };
         let answer = s.client.apply_policies(request).await?.into_inner();
-        s.out.result(json::applied(&answer), |style| text(&answer, style));
+        let document = json::applied(&answer);
+        s.out.show(&s.out.many(&rows::APPLIED, document, |style| text(&answer, style)));
         Ok(())
     }
 }

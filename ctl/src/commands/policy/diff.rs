@@ -8,13 +8,14 @@ use super::summary;
 use crate::commands::backup::explain;
 use crate::error::CliError;
 use crate::new_policy::NewPolicy;
+use crate::output::rows;
 use crate::quantity::minute;
 use crate::session::Session;
 use crate::style::Style;
 use crate::table::Table;
 use crate::{json, names};
 
-/// Show what another policy would delete at once, and keep longer or shorter, without changing anything
+/// Show what another policy would delete at once, keep longer, or keep shorter; nothing is changed
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  azdr policy diff prod-db-vm --daily 3 --weekly 8\n  \
     azdr policy diff prod-db-vm -f new.yaml")]
@@ -30,7 +31,8 @@ impl Diff {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
         let request = DiffPolicyRequest { policy: Some(self.policy.request(s.vm(&self.vm))?) };
         let answer = s.client.diff_policy(request).await?.into_inner();
-        s.out.result(json::policy_diff(&answer), |style| text(&answer, style));
+        let document = json::policy_diff(&answer);
+        s.out.show(&s.out.many(&rows::DIFFERENCES, document, |style| text(&answer, style)));
         Ok(())
     }
 }

@@ -9,7 +9,10 @@ use crate::error::CliError;
 use crate::json;
 use crate::session::Session;
 
-/// End a VM's own policy in favour of the named one whose selector matches it
+/// Replace a VM's own policy by the named one whose selector matches it
+///
+/// The VM's own policy is the one that was set with `azdr backup configure`. From now on the VM follows
+/// the files of `azdr policy apply`.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr policy follow prod-db-vm")]
 pub(crate) struct Follow {

@@ -4,22 +4,29 @@ use azdr_proto::admin::{BackupConfig, ListPoliciesRequest, ListPoliciesResponse,
 use clap::Args;
 
 use super::{group_of, retention};
+use crate::again::{self, Again};
 use crate::error::CliError;
+use crate::output::rows;
 use crate::quantity::{dollars, minute};
 use crate::session::Session;
 use crate::table::Table;
 use crate::{json, names};
 
-/// List all policies, also those of VMs that are gone from Azure, and the VMs that no policy covers
+/// List all policies, also of VMs that are gone from Azure, and the VMs that no policy covers
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr policy list")]
-pub(crate) struct List {}
+pub(crate) struct List {
+    #[command(flatten)]
+    again: Again,
+}
 
 impl List {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
-        let answer = s.client.list_policies(ListPoliciesRequest {}).await?.into_inner();
-        s.out.result(json::policies(&answer), |_| text(&answer));
-        Ok(())
+        again::show(s, self.again, async |s: &mut Session| {
+            let answer = s.client.list_policies(ListPoliciesRequest {}).await?.into_inner();
+            Ok(s.out.many(&rows::POLICIES, json::policies(&answer), |_| text(&answer)))
+        })
+        .await
     }
 }
 

@@ -4,32 +4,40 @@ use azdr_proto::admin::{ListUpcomingRunsRequest, ListUpcomingRunsResponse, Proof
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
+use crate::again::{self, Again};
 use crate::error::CliError;
+use crate::output::rows;
 use crate::quantity::minute;
 use crate::session::Session;
 use crate::table::Table;
 use crate::whole::whole;
 use crate::{json, names};
 
-/// Show a VM's coming backups, in its time zone and in UTC, with the tiers that they will carry, and the
-/// verifications and DR tests that become due in between
+/// List a VM's next backups with their tiers, and the verifications and DR tests that become due
+///
+/// Times are shown in the policy's time zone and in UTC.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr policy next prod-db-vm --count 10")]
 pub(crate) struct Next {
     /// Name of the VM, or its ARM resource ID
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
-    /// How many, 1 to 1000
+    /// How many backups to list, 1 to 1000
     #[arg(long, value_name = "N", default_value_t = 10, allow_negative_numbers = true, value_parser = whole::<1, 1000>)]
     count: u32,
+    #[command(flatten)]
+    again: Again,
 }
 
 impl Next {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
         let request = ListUpcomingRunsRequest { vm: s.vm(&self.vm), count: self.count };
-        let answer = s.client.list_upcoming_runs(request).await?.into_inner();
-        s.out.result(json::upcoming_runs(&answer), |_| text(&answer));
-        Ok(())
+        again::show(s, self.again, async |s: &mut Session| {
+            let answer = s.client.list_upcoming_runs(request.clone()).await?.into_inner();
+            let document = json::upcoming_runs(&answer);
+            Ok(s.out.many(&rows::UPCOMING_RUNS, document, |_| text(&answer)))
+        })
+        .await
     }
 }
 

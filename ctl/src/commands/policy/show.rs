@@ -9,9 +9,9 @@ use crate::quantity::{minute, span};
 use crate::session::Session;
 use crate::{json, names};
 
-/// Show a VM's policy, as a file that `policy diff` and `policy simulate` read
+/// Show a VM's policy, as a file that `azdr policy diff` and `azdr policy simulate` read
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  azdr policy show prod-db-vm > new.yaml\n  \
+#[command(after_help = "Examples:\n  azdr policy show prod-db-vm > new.yaml\n  \
     azdr policy diff prod-db-vm -f new.yaml")]
 pub(crate) struct Show {
     /// Name of the VM, or its ARM resource ID

@@ -14,17 +14,18 @@ use super::summary;
 use crate::error::CliError;
 use crate::json;
 use crate::new_policy::NewPolicy;
+use crate::output::rows;
 use crate::quantity::{basis, count, dollars, minute, size};
 use crate::session::Session;
 use crate::style::Style;
 use crate::table::Table;
 use crate::whole::whole;
 
-/// Run schedule and retention forward over the backups that exist, without changing anything
+/// Run schedule and retention forward from the backups that exist, month by month; nothing is changed
 ///
-/// Every backup is taken to succeed but for the outages; jobs of now to be over before the first one,
-/// copies to be whole before the next one; and nobody to pin, verify or delete anything. `--output
-/// json` lists every backup and every deletion with its reason.
+/// It is assumed that every backup outside the outages succeeds, that the jobs of now are over before the
+/// first one, that copies are complete before the next one, and that nobody pins, verifies or deletes
+/// anything. With `--output json` every backup is listed, and every deletion with its reason.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  azdr policy simulate prod-db-vm --days 365\n  \
     azdr policy simulate prod-db-vm --daily 3 --monthly 6 --outage 2026-12-20..2027-01-03")]
@@ -32,13 +33,14 @@ pub(crate) struct Simulate {
     /// Name of the VM, or its ARM resource ID
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     vm: String,
-    /// How many days to look ahead, 1 to 3650
+    /// How many days to run forward, 1 to 3650
     #[arg(long, value_name = "N", default_value_t = 365, allow_negative_numbers = true, value_parser = whole::<1, 3650>)]
     days: u32,
-    /// A span in which nothing runs, dates or times in UTC; may be given again
+    /// A span in which nothing runs, from one date (in UTC) or time (RFC 3339) to another; may be given
+    /// several times
     #[arg(long, value_name = "FROM..TO", allow_hyphen_values = true)]
     outage: Vec<Span>,
-    /// How much of the disks changes per day, for the costs: thousandths, 1 to 1000
+    /// Which share of the disks changes per day, for the costs, in thousandths: 1 to 1000
     #[arg(long, value_name = "N", default_value_t = 20, allow_negative_numbers = true, value_parser = whole::<1, 1000>)]
     change_per_mille: u32,
     #[command(flatten)]
@@ -85,7 +87,9 @@ impl Simulate {
             policy: Some(self.policy.request(s.vm(&self.vm))?),
         };
         let answer = s.client.simulate_policy(request).await?.into_inner();
-        s.out.result(json::simulation(&answer), |style| text(&answer, style));
+        let shown =
+            s.out.many(&rows::MONTHS, json::simulation(&answer), |style| text(&answer, style));
+        s.out.show(&shown);
         Ok(())
     }
 }

@@ -3,27 +3,35 @@
 use azdr_proto::admin::{ListResidueRequest, ListResidueResponse, ResidueResource};
 use clap::Args;
 
+use crate::again::{self, Again};
 use crate::error::CliError;
+use crate::output::rows;
 use crate::quantity::{between, count, dollars, minute};
 use crate::session::Session;
 use crate::style::Style;
 use crate::table::Table;
 use crate::{json, names};
 
-/// List what carries azdr's tag in Azure and nobody wants any more, with what it costs
+/// List what carries azdr's tag in Azure but is needed no more, with what it costs
 ///
-/// Also the disks that restores have replaced and that are kept for some days. azdr deletes what is
-/// provably a temporary of a job that is over, and leaves the rest to you, with the reason. Costs are
-/// estimates from list prices. Resources of other azdr installations are counted and never touched.
+/// The disks that restores have replaced, which are kept for some days, are listed too. azdr itself
+/// deletes what is provably a temporary of a job that is over, and leaves the rest to you, with the
+/// reason. Costs are estimates from list prices, in US dollars per month. Resources of other azdr
+/// installations are counted, and never touched.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr residue list")]
-pub(crate) struct List {}
+pub(crate) struct List {
+    #[command(flatten)]
+    again: Again,
+}
 
 impl List {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
-        let answer = s.client.list_residue(ListResidueRequest {}).await?.into_inner();
-        s.out.result(json::residue(&answer), |style| text(&answer, style));
-        Ok(())
+        again::show(s, self.again, async |s: &mut Session| {
+            let answer = s.client.list_residue(ListResidueRequest {}).await?.into_inner();
+            Ok(s.out.many(&rows::RESIDUE, json::residue(&answer), |style| text(&answer, style)))
+        })
+        .await
     }
 }
 

@@ -10,8 +10,8 @@ use crate::session::Session;
 
 /// Let azdr delete again, after its catalogue was rebuilt from Azure
 ///
-/// Needs role admin. First look at what the rebuild could not recover, at azdr backup list and azdr
-/// residue list, and make sure that no controller runs on the old database any more.
+/// Look first at what the rebuild could not recover, at `azdr backup list` and at `azdr residue list`, and
+/// make sure that no controller runs with the old database any more.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr retention release")]
 pub(crate) struct Release {}

@@ -3,23 +3,30 @@
 use azdr_proto::admin::{ListVmsRequest, ListVmsResponse};
 use clap::Args;
 
+use crate::again::{self, Again};
 use crate::error::CliError;
 use crate::names::or_dash;
+use crate::output::rows;
 use crate::quantity::{minute, size};
 use crate::session::Session;
 use crate::table::Table;
 use crate::{json, names};
 
-/// List the VMs of the controller's subscriptions and how each is protected
+/// List the VMs in the controller's subscriptions, and how each is protected
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  azdr vm list --output json")]
-pub(crate) struct List {}
+#[command(after_help = "Examples:\n  azdr vm list\n  azdr vm list --output csv > vms.csv")]
+pub(crate) struct List {
+    #[command(flatten)]
+    again: Again,
+}
 
 impl List {
     pub(crate) async fn run(self, s: &mut Session) -> Result<(), CliError> {
-        let answer = s.client.list_vms(ListVmsRequest {}).await?.into_inner();
-        s.out.result(json::vms(&answer), |_| text(&answer));
-        Ok(())
+        again::show(s, self.again, async |s: &mut Session| {
+            let answer = s.client.list_vms(ListVmsRequest {}).await?.into_inner();
+            Ok(s.out.many(&rows::VMS, json::vms(&answer), |_| text(&answer)))
+        })
+        .await
     }
 }
 

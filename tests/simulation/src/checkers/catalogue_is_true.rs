@@ -11,7 +11,7 @@ use azdr_env::WallTime;
 use crate::life::Life;
 use crate::world::World;
 
-/// A sweep every eight hours, and one of them may meet an Azure that does not answer.
+/// A sweep every twelve hours, and one of them may meet an Azure that does not answer.
 const NOTICED: Duration = Duration::from_secs(86_400);
 
 /// Remembers since when what is claimed is not true.

@@ -39,9 +39,9 @@ impl Checker for EffectOnce {
                 let Some(point) = belongs_to(new) else { return Ok(()) };
                 let lun = tag(new, "azdr:lun");
                 let twin = view.azure.snapshots.iter().find(|(other, s)| {
-                    s.common.location == new.common.location
+                    tag(s, "azdr:point") == Some(point.1.as_str())
+                        && s.common.location == new.common.location
                         && tag(s, "azdr:lun") == lun
-                        && tag(s, "azdr:point") == Some(point.1.as_str())
                         && *other != key
                         && belongs_to(s).as_ref() == Some(&point)
                 });
