@@ -32,6 +32,7 @@ mod repetition;
 mod residue;
 mod runs;
 mod stamp;
+mod standing;
 
 pub use agents::{AgentCertificate, CertificateScope, ExpectedInstance};
 pub use approvals::Approval;
@@ -54,6 +55,7 @@ pub use repetition::Repetition;
 pub use residue::{KeptDisk, REBUILD, Rebuilt};
 pub use runs::{LockNeed, MAX_QUEUED, NewRun, QueueLimit, RunId, RunRow, RunState};
 pub use stamp::Stamp;
+pub use standing::{Attempted, Part, PointStanding};
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};

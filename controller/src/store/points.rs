@@ -154,7 +154,7 @@ impl ReplicaState {
         matches!(self, Self::Complete | Self::Failed)
     }
 
-    fn parse(text: &str) -> Self {
+    pub(super) fn parse(text: &str) -> Self {
         match text {
             "queued" => Self::Queued,
             "copying" => Self::Copying,
@@ -608,7 +608,7 @@ fn point_row(r: &Row<'_>, description: Arc<VmDescription>) -> Result<(i64, Point
     Ok((r.get(0)?, point))
 }
 
-fn point_name(name: &str) -> Result<PointName, StoreError> {
+pub(super) fn point_name(name: &str) -> Result<PointName, StoreError> {
     name.parse()
         .map_err(|_| StoreError::Refused(format!("stored point name {name:?} is malformed")))
 }

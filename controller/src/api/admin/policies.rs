@@ -163,7 +163,7 @@ impl Admin {
         let frozen = match config.consistency() {
             ConsistencyDemand::Any => Some("the policy never freezes it"),
             ConsistencyDemand::Require => None,
-            _ => match self.agent_state(Some(item)).await? {
+            _ => match self.agent_state(item).await? {
                 AgentState::Connected => None,
                 _ => Some("no agent of it is connected to freeze it"),
             },

@@ -27,7 +27,7 @@ impl Admin {
     /// a good one.
     pub(super) async fn subjects(&self, vm: Option<&VmRef>) -> Result<Vec<Item>, Status> {
         if let Some(vm) = vm.filter(|v| !v.name.is_empty()) {
-            return Ok(self.resolve(Some(vm)).await?.item.into_iter().collect());
+            return Ok(self.resolve_known(Some(vm)).await?.item.into_iter().collect());
         }
         let mut items = self.store.items().await.map_err(unavailable)?;
         let group = vm.map(|v| v.resource_group.trim()).filter(|g| !g.is_empty());
