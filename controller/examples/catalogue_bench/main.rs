@@ -10,6 +10,7 @@ mod processes;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -29,6 +30,8 @@ const SEED: u64 = 20_251_201;
 const POINTS_PER_VM: usize = 100;
 /// How often each command is run.
 const TIMES: usize = 100;
+/// How often a listing of everything is.
+const LOOKS: usize = 5;
 /// How often all plans are made.
 const PLANS: usize = 50;
 /// A catalogue in which backups are due is another one.
@@ -73,7 +76,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<Value> {
     let ready_ms = controller.took.as_secs_f64() * 1000.0;
     let at_ready = controller.memory_mib()?;
     let mut measured = Vec::new();
-    for command in commands(&fleet, &history) {
+    for command in measured_commands(&fleet, &history) {
         let figures = command.run(&places, &env)?;
         eprintln!("  {figures}");
         measured.push(figures);
@@ -136,58 +139,57 @@ async fn catalogue(
     Ok((now, Some(env.clock.monotonic().since(begun))))
 }
 
-fn commands(fleet: &Fleet, history: &History) -> Vec<Measured> {
-    // Each time another VM, from everywhere in the fleet, and one of its points.
-    let count = fleet.vms.len();
-    let names: Vec<(String, String)> = (0..TIMES * 2)
-        .map(|n| {
-            let vm = n * 7919 % count;
-            let points = &history.points[vm];
-            let point = &points[n * 31 % points.len()];
-            (fleet.vms[vm].id.name().to_owned(), point.name.to_string())
-        })
-        .collect();
-    let of = |words,
-              target_ms,
-              arguments: fn(&str, &str) -> Vec<&'static str>,
-              answer: fn(&str, &str) -> String| {
+/// An operator's commands, with the milliseconds that they may take. `VM` and `POINT` stand for others
+/// each time, from everywhere in the fleet.
+const COMMANDS: [(&str, f64, &str); 5] = [
+    ("azdr --version", 5.0, "azdr "),
+    ("azdr backup list VM", 30.0, "POINT"),
+    ("azdr backup explain POINT", 50.0, "POINT"),
+    ("azdr status", 500.0, "Covered"),
+    ("azdr policy simulate VM --days 365", 100.0, "VM"),
+];
+
+/// What shows everything there is: for its length, and for the controller's memory.
+const LISTINGS: [(&str, &str); 5] = [
+    ("azdr vm list", "VM"),
+    ("azdr policy list", "VM"),
+    ("azdr agent list", "VM"),
+    ("azdr backup verification-report", "VM"),
+    ("azdr dr success-rate", "Overall"),
+];
+
+fn measured_commands(fleet: &Fleet, history: &History) -> Vec<Measured> {
+    let names: Arc<Vec<(String, String)>> = Arc::new(
+        (0..TIMES + commands::WARM_UP)
+            .map(|n| {
+                let vm = n * 7919 % fleet.vms.len();
+                let points = &history.points[vm];
+                let point = &points[n * 31 % points.len()];
+                (fleet.vms[vm].id.name().to_owned(), point.name.to_string())
+            })
+            .collect(),
+    );
+    let one = |words: &'static str, target_ms, times, answer: &'static str| {
         let (given, expected) = (names.clone(), names.clone());
+        let fill = |word: &str, (vm, point): &(String, String)| match word {
+            "VM" => vm.clone(),
+            "POINT" => point.clone(),
+            word => word.to_owned(),
+        };
+        let arguments = move |n: usize| {
+            words.split(' ').skip(1).map(|word| fill(word, &given[n])).collect::<Vec<_>>()
+        };
         Measured {
             words,
             target_ms,
-            times: TIMES,
-            arguments: Box::new(move |n| {
-                let (vm, point) = &given[n];
-                arguments(vm, point)
-                    .into_iter()
-                    .map(|word| word.replace("VM", vm).replace("POINT", point))
-                    .collect()
-            }),
-            answers: Box::new(move |n| answer(&expected[n].0, &expected[n].1)),
+            times,
+            arguments: Box::new(arguments),
+            answers: Box::new(move |n| fill(answer, &expected[n])),
         }
     };
-    vec![
-        of("azdr --version", 5.0, |_, _| vec!["--version"], |_, _| "azdr ".to_owned()),
-        of(
-            "azdr backup list VM",
-            30.0,
-            |_, _| vec!["backup", "list", "VM"],
-            |_, point| point.to_owned(),
-        ),
-        of(
-            "azdr backup explain POINT",
-            50.0,
-            |_, _| vec!["backup", "explain", "POINT"],
-            |_, point| point.to_owned(),
-        ),
-        of("azdr status", 500.0, |_, _| vec!["status"], |_, _| "Covered".to_owned()),
-        of(
-            "azdr policy simulate VM --days 365",
-            100.0,
-            |_, _| vec!["policy", "simulate", "VM", "--days", "365"],
-            |vm, _| vm.to_owned(),
-        ),
-    ]
+    let commands = COMMANDS.map(|(words, target, answer)| one(words, Some(target), TIMES, answer));
+    let listings = LISTINGS.map(|(words, answer)| one(words, None, LOOKS, answer));
+    commands.into_iter().chain(listings).collect()
 }
 
 /// What the pruner decides for every VM.
@@ -207,7 +209,7 @@ async fn plans(places: &Places, vms: usize, env: &Env) -> anyhow::Result<Value> 
         anyhow::ensure!(planned == vms, "{planned} plans");
         spent.push(env.clock.monotonic().since(begun));
     }
-    Ok(figures("a retention plan for every VM", 3000.0, spent))
+    Ok(figures("a retention plan for every VM", Some(3000.0), spent))
 }
 
 /// The load averages over one and over five minutes.

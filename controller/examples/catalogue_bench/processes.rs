@@ -56,12 +56,9 @@ impl Places {
     pub(crate) async fn start_azure(&self, env: &Env) -> anyhow::Result<(Running, SocketAddr)> {
         let address = free_address()?;
         let faults = json!([{
-            "match": {"method": "GET", "path_contains": "/resources"},
+            "match": {"method": "GET", "path_contains": "/resources", "count": u32::MAX},
             "action": {"status": {"status": 503, "code": "ServiceUnavailable"}},
         }]);
-        // For ever.
-        let faults = json!([{"match": {"method": "GET", "path_contains": "/resources", "count": 1_000_000_000u64},
-            "action": faults[0]["action"]}]);
         std::fs::write(self.file("faults.json"), faults.to_string())?;
         let mut run = self.program("azure-sim");
         run.arg("run")

@@ -182,6 +182,14 @@ impl Admin {
         vms.iter().find(|v| v.id.as_ref() == Some(vm)).map(size_bytes).filter(|size| *size > 0)
     }
 
+    /// The same of all VMs of the last listing, by their IDs' keys.
+    pub(super) fn listed_sizes(&self) -> BTreeMap<String, u64> {
+        let last = self.inventory.last.lock().expect("only replaced");
+        let vms = last.iter().flat_map(|(_, vms)| vms.iter());
+        let size = |vm: &AzureVm| Some((vm.id.as_ref()?.key().to_owned(), size_bytes(vm)));
+        vms.filter_map(size).filter(|(_, size)| *size > 0).collect()
+    }
+
     /// Finds the VM that is meant. Names compare whole and without case.
     ///
     /// # Errors

@@ -126,11 +126,11 @@ impl Admin {
     }
 
     pub(super) async fn all_policies(&self) -> Result<ListPoliciesResponse, Status> {
-        let mut answer = ListPoliciesResponse::default();
         let rows = self.store.policies().await.map_err(unavailable)?;
-        for (item, _) in &rows {
-            answer.policies.push(self.config_of(item).await?);
-        }
+        let mut answer = ListPoliciesResponse {
+            policies: self.all_configs(&rows).await?,
+            ..ListPoliciesResponse::default()
+        };
         let named = self.store.named_policies().await.map_err(unavailable)?;
         match self.azure_vms().await {
             Ok(vms) => {
