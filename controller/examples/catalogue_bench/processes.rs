@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -126,6 +127,14 @@ impl Places {
         // One of an earlier process would look like this one's.
         let _ = std::fs::remove_file(&ready);
         command.arg("--ready-file").arg(&ready).stdout(Stdio::null()).stderr(File::create(&log)?);
+        // SAFETY: prctl is safe after a fork; nothing else is done there. Whoever ends this program ends
+        // what it has started.
+        unsafe {
+            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            });
+        }
         let begun = env.clock.monotonic();
         let process = command.spawn().with_context(|| format!("cannot start {name}"))?;
         let mut running = Running { process, took: Duration::ZERO };

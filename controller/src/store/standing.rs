@@ -201,7 +201,7 @@ fn read(
 
 /// What hangs on points.
 struct Around {
-    parts: ByPoint<(Arc<str>, u32, bool)>,
+    parts: ByPoint<Part>,
     replicas: ByPoint<(Arc<str>, ReplicaState)>,
     attempts: ByPoint<Attempted>,
     leases: ByPoint<RunId>,
@@ -251,29 +251,30 @@ impl<T> ByPoint<T> {
 impl Around {
     fn read(c: &Connection, vm: Option<ItemId>) -> Result<Self, StoreError> {
         let mut regions = Names::default();
-        let mut parts: Vec<(i64, (Arc<str>, u32, bool))> = Vec::new();
+        let mut parts: Vec<(i64, Part)> = Vec::new();
         hanging(c, vm, "snapshot", "t.region", "", |point, r| {
             let region = r.get_ref(1)?.as_str()?;
             match parts.last_mut() {
-                Some((p, (same, snapshots, _))) if *p == point && **same == *region => {
-                    *snapshots += 1;
+                Some((p, part)) if *p == point && *part.region == *region => part.snapshots += 1,
+                _ => {
+                    let region = regions.shared(region);
+                    parts.push((point, Part { region, snapshots: 1, missing: false }));
                 }
-                _ => parts.push((point, (regions.shared(region), 1, false))),
             }
             Ok(())
         })?;
-        parts.sort_by(|a, b| (a.0, &a.1.0).cmp(&(b.0, &b.1.0)));
+        parts.sort_by(|a, b| (a.0, &a.1.region).cmp(&(b.0, &b.1.region)));
         // Those of one region may have come apart.
         parts.dedup_by(|later, first| {
-            let same = (later.0, &later.1.0) == (first.0, &first.1.0);
-            first.1.1 += if same { later.1.1 } else { 0 };
+            let same = (later.0, &later.1.region) == (first.0, &first.1.region);
+            first.1.snapshots += if same { later.1.snapshots } else { 0 };
             same
         });
         hanging(c, vm, "snapshot", "t.region", "t.missing_ms IS NOT NULL", |point, r| {
             let region = r.get_ref(1)?.as_str()?;
-            let place = parts.binary_search_by(|p| (p.0, &*p.1.0).cmp(&(point, region)));
+            let place = parts.binary_search_by(|p| (p.0, &*p.1.region).cmp(&(point, region)));
             if let Ok(place) = place {
-                parts[place].1.2 = true;
+                parts[place].1.missing = true;
             }
             Ok(())
         })?;
@@ -325,12 +326,7 @@ impl Around {
     }
 
     fn complete(&self, point: i64, standing: &mut PointStanding) {
-        let part = |(region, snapshots, missing): &(Arc<str>, u32, bool)| Part {
-            region: region.clone(),
-            snapshots: *snapshots as usize,
-            missing: *missing,
-        };
-        standing.parts = self.parts.of(point).map(part).collect();
+        standing.parts = self.parts.of(point).cloned().collect();
         standing.replicas = self.replicas.of(point).cloned().collect();
         standing.attempts = self.attempts.of(point).cloned().collect();
         standing.leases = self.leases.of(point).copied().collect();
