@@ -168,6 +168,8 @@ fn read(
     let mut of_vm: Vec<PointStanding> = Vec::new();
     let mut last = None;
     let mut regions = Names::default();
+    // There are few sets of tiers.
+    let mut tiers: BTreeMap<String, TierSet> = BTreeMap::new();
     while let Some(r) = rows.next()? {
         let item = ItemId(r.get(0)?);
         if let Some(before) = last.replace(item)
@@ -181,7 +183,15 @@ fn read(
             name: point_name(text(2)?)?,
             region: regions.shared(text(3)?),
             created: WallTime::from_unix_ms(r.get(4)?),
-            tiers: serde_json::from_str(text(5)?).map_err(StoreError::corrupt("tier set"))?,
+            tiers: match tiers.get(text(5)?) {
+                Some(known) => *known,
+                None => {
+                    let new =
+                        serde_json::from_str(text(5)?).map_err(StoreError::corrupt("tier set"))?;
+                    tiers.insert(text(5)?.to_owned(), new);
+                    new
+                }
+            },
             disks: r.get::<_, Option<u32>>(6)?.unwrap_or(0) as usize,
             parts: Vec::new(),
             replicas: Vec::new(),

@@ -21,6 +21,7 @@
 //! rebuilt) nothing is deleted either way.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::policy::{Policy, Retention};
@@ -194,9 +195,11 @@ fn forgets_runs() -> bool {
 
 /// What the rules have to know of a VM's points.
 pub(crate) fn facts(points: &[PointStanding]) -> (Vec<PointFacts>, Vec<Hold>, Vec<LineageFact>) {
-    let mut facts = Vec::new();
+    let mut facts = Vec::with_capacity(points.len());
     let mut holds = Vec::new();
     let mut lineage = Vec::new();
+    // Few, and each is that of many points.
+    let mut parsed: Vec<(Arc<str>, Region)> = Vec::new();
     for point in points {
         for run in point.leases.iter().filter(|_| !forgets_runs()) {
             holds.push(Hold {
@@ -223,7 +226,14 @@ pub(crate) fn facts(points: &[PointStanding]) -> (Vec<PointFacts>, Vec<Hold>, Ve
             .filter(|(region, state)| !state.is_over() || point.part_in(region).is_some())
             .map(|(region, _)| region);
         for region in std::iter::once(&point.region).chain(copies) {
-            let Ok(parsed) = Region::parse(region) else { continue };
+            let parsed = match parsed.iter().find(|(text, _)| text == region) {
+                Some((_, parsed)) => parsed.clone(),
+                None => {
+                    let Ok(new) = Region::parse(region) else { continue };
+                    parsed.push((region.clone(), new.clone()));
+                    new
+                }
+            };
             let proved = point
                 .attempts
                 .iter()
