@@ -3,6 +3,7 @@
 //! Figures are derived from the same catalogue and terminal states as everything else (I10), at the
 //! moment they are scraped.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +20,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 use crate::fleet::{Fleet, SessionKind};
 use crate::reconcile::residue::{Sweep, Sweeper, What};
-use crate::store::{FleetRow, Store, StoreError};
+use crate::store::{FleetRow, Item, ItemId, Store, StoreError};
 use crate::workflows::Services;
 
 /// What the endpoints show.
@@ -76,6 +77,7 @@ impl Health {
     async fn render(&self) -> Result<String, StoreError> {
         let runs = self.store.run_counts().await?;
         let items = self.store.items().await?;
+        let items: BTreeMap<ItemId, Item> = items.into_iter().map(|item| (item.id, item)).collect();
         let protected = self.store.enabled_policies().await?;
         let points = self.store.point_summary().await?;
         let drills = self.store.drills(None, WallTime::from_unix_ms(0)).await?;
@@ -103,7 +105,7 @@ impl Health {
             metrics::gauge!("azdr_agents_connected").set(live as f64);
             metrics::gauge!("azdr_instances_quarantined").set(quarantined as f64);
             for (item, count, newest) in points {
-                let Some(item) = items.iter().find(|i| i.id == item) else { continue };
+                let Some(item) = items.get(&item) else { continue };
                 let vm = item.arm_id.to_string();
                 metrics::gauge!("azdr_recovery_points", "vm" => vm.clone()).set(f64::from(count));
                 metrics::gauge!("azdr_newest_recovery_point_age_seconds", "vm" => vm)
@@ -112,7 +114,7 @@ impl Health {
             // Newest first: the first of each VM is its last drill.
             let mut seen = std::collections::BTreeSet::new();
             for drill in drills {
-                let Some(item) = items.iter().find(|i| i.id == drill.item) else { continue };
+                let Some(item) = items.get(&drill.item) else { continue };
                 if !seen.insert(item.id) {
                     continue;
                 }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use azdr_env::WallTime;
-use jiff::civil::DateTime;
+use jiff::civil::{Date, Time};
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
@@ -82,7 +82,10 @@ fn parts(name: &str) -> Option<(Tier, WallTime)> {
     if vm.is_empty() || !digits(day, 8) || !digits(time, 4) || !numbered || words.next().is_some() {
         return None;
     }
-    let minute = DateTime::strptime("%Y%m%d %H%M", format!("{day} {time}")).ok()?;
+    // By hand: a fleet has a million names.
+    let number = |s: &str, place: usize| s[place..place + 2].parse::<i8>().ok();
+    let date = Date::new(day[..4].parse().ok()?, number(day, 4)?, number(day, 6)?).ok()?;
+    let minute = date.to_datetime(Time::new(number(time, 0)?, number(time, 2)?, 0, 0).ok()?);
     Some((tier, WallTime::from(minute.to_zoned(TimeZone::UTC).ok()?.timestamp())))
 }
 

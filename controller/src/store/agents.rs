@@ -1,5 +1,7 @@
 //! Agents' certificates, enrolment tokens, and restored instances that are expected.
 
+use std::collections::BTreeMap;
+
 use azdr_env::WallTime;
 use rusqlite::{Connection, OptionalExtension};
 
@@ -266,6 +268,27 @@ impl Store {
             Some(serial) => self.certificate(&serial).await,
             None => Ok(None),
         }
+    }
+
+    /// Of each VM that has a certificate of its own the newest: when it ends, and whether it is revoked.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn newest_certificates(
+        &self,
+    ) -> Result<BTreeMap<ItemId, (WallTime, bool)>, StoreError> {
+        self.read(|c| {
+            let mut s = c.prepare_cached(
+                "SELECT item_id, not_after_ms, revoked_ms IS NOT NULL FROM agent_certificate
+                 WHERE scope = 'vm' ORDER BY item_id, issued_ms, rowid",
+            )?;
+            let rows = s.query_map([], |r| {
+                Ok((ItemId(r.get(0)?), (WallTime::from_unix_ms(r.get(1)?), r.get(2)?)))
+            })?;
+            // The last one of an item stays.
+            rows.collect::<Result<_, _>>().map_err(Into::into)
+        })
+        .await
     }
 
     /// Revokes all of a VM's certificates; answers how many were not revoked before.

@@ -54,6 +54,24 @@ impl Store {
         .await
     }
 
+    /// The VMs of a name, in any group; without regard to case.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn vms_named(&self, name: &str) -> Result<Vec<Item>, StoreError> {
+        let ends = format!("/virtualmachines/{}", name.to_lowercase());
+        self.read(move |c| {
+            // The inner one reads the keys' index alone.
+            let mut statement = c.prepare_cached(&format!(
+                "{SELECT} WHERE id IN
+                   (SELECT id FROM item WHERE substr(arm_key, -length(?1)) = ?1) ORDER BY arm_key"
+            ))?;
+            let rows = statement.query_map([ends], item)?;
+            rows.collect::<Result<_, _>>().map_err(Into::into)
+        })
+        .await
+    }
+
     /// The item of an ARM id.
     ///
     /// # Errors

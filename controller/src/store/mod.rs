@@ -33,6 +33,7 @@ mod repetition;
 mod residue;
 mod runs;
 mod stamp;
+mod standing;
 
 pub use agents::{AgentCertificate, CertificateScope, ExpectedInstance};
 pub use alerts::{AlertFilter, AlertRow};
@@ -56,6 +57,7 @@ pub use repetition::Repetition;
 pub use residue::{KeptDisk, REBUILD, Rebuilt};
 pub use runs::{LockNeed, MAX_QUEUED, NewRun, QueueLimit, RunId, RunRow, RunState};
 pub use stamp::Stamp;
+pub use standing::{Attempted, Part, PointStanding};
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -154,7 +154,7 @@ impl ReplicaState {
         matches!(self, Self::Complete | Self::Failed)
     }
 
-    fn parse(text: &str) -> Self {
+    pub(super) fn parse(text: &str) -> Self {
         match text {
             "queued" => Self::Queued,
             "copying" => Self::Copying,
@@ -201,8 +201,6 @@ pub struct ProofRow {
 /// A recovery point and the attempts to prove it.
 #[derive(Clone, Debug)]
 pub struct PointAttempts {
-    /// Whose.
-    pub item: ItemId,
     /// Its name.
     pub name: String,
     /// Oldest first.
@@ -316,6 +314,32 @@ impl Store {
         .await
     }
 
+    /// The same for every VM that has such points.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn all_point_tiers(
+        &self,
+    ) -> Result<BTreeMap<ItemId, Vec<(WallTime, TierSet)>>, StoreError> {
+        self.read(|c| {
+            let mut s = c.prepare_cached(&format!(
+                "SELECT item_id, created_ms, tiers_json FROM point WHERE {WHOLE}
+                     ORDER BY item_id, created_ms"
+            ))?;
+            let mut rows = s.query([])?;
+            let mut all: BTreeMap<ItemId, Vec<(WallTime, TierSet)>> = BTreeMap::new();
+            while let Some(r) = rows.next()? {
+                let tiers = r.get_ref(2)?.as_str().map_err(rusqlite::Error::from)?;
+                let tiers = serde_json::from_str(tiers).map_err(StoreError::corrupt("tier set"))?;
+                let point = (WallTime::from_unix_ms(r.get(1)?), tiers);
+                all.entry(ItemId(r.get(0)?)).or_default().push(point);
+            }
+            all.values_mut().for_each(|points| points.reverse());
+            Ok(all)
+        })
+        .await
+    }
+
     /// Number of points and time of the newest, per item that has one; points whose originals somebody
     /// has deleted do not count.
     ///
@@ -335,37 +359,83 @@ impl Store {
         .await
     }
 
-    /// All recovery points, or one VM's, with the attempts to prove them: by VM, newest first.
+    /// Provisioned size of all disks in the newest point of a VM, or of every VM that has one.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn point_attempts(
+    pub async fn newest_sizes(
         &self,
         item: Option<ItemId>,
-    ) -> Result<Vec<PointAttempts>, StoreError> {
+    ) -> Result<BTreeMap<ItemId, u64>, StoreError> {
         self.read(move |c| {
-            let mut s = c.prepare_cached(
+            let filter = if item.is_some() { "WHERE item.id = ?1" } else { "" };
+            let mut s = c.prepare_cached(&format!(
+                "SELECT item.id, (SELECT p.size_bytes FROM point p WHERE p.item_id = item.id
+                                  ORDER BY p.created_ms DESC, p.id DESC LIMIT 1)
+                 FROM item {filter}"
+            ))?;
+            let mut rows = s.query(rusqlite::params_from_iter(item.map(|i| i.0)))?;
+            let mut sizes = BTreeMap::new();
+            while let Some(r) = rows.next()? {
+                if let Some(size) = r.get::<_, Option<i64>>(1)? {
+                    sizes.insert(ItemId(r.get(0)?), size.unsigned_abs());
+                }
+            }
+            Ok(sizes)
+        })
+        .await
+    }
+
+    /// The recovery points of one VM, or of every VM that has any, with the attempts to prove them:
+    /// `each` gets one VM after the other, with its points, newest first.
+    ///
+    /// # Errors
+    /// When the database cannot be read; then `each` has had some of the VMs.
+    pub async fn each_attempts<T: Send + 'static>(
+        &self,
+        item: Option<ItemId>,
+        mut each: impl FnMut(&mut T, ItemId, Vec<PointAttempts>) + Send + 'static,
+        mut into: T,
+    ) -> Result<T, StoreError> {
+        self.read(move |c| {
+            let filter = if item.is_some() { "WHERE p.item_id = ?1" } else { "" };
+            // As the index has them: a million points are not sorted.
+            let mut s = c.prepare_cached(&format!(
                 "SELECT p.id, p.item_id, p.name, a.region, a.level, a.passed, a.at_ms, a.detail,
                         a.run_id
-                 FROM point p LEFT JOIN proof a ON a.point_id = p.id
-                 WHERE ?1 IS NULL OR p.item_id = ?1
-                 ORDER BY p.item_id, p.created_ms DESC, p.id DESC, a.at_ms, a.run_id",
-            )?;
-            let mut rows = s.query([item.map(|i| i.0)])?;
-            let mut points: Vec<PointAttempts> = Vec::new();
-            let mut last = None;
+                 FROM point p LEFT JOIN proof a ON a.point_id = p.id {filter}
+                 ORDER BY p.item_id, p.created_ms, p.id"
+            ))?;
+            let mut rows = s.query(rusqlite::params_from_iter(item.map(|i| i.0)))?;
+            let mut of_vm: Vec<PointAttempts> = Vec::new();
+            let (mut last, mut last_item) = (None, None);
+            let mut hand_over = |of_vm: &mut Vec<PointAttempts>, item| {
+                let mut points = std::mem::take(of_vm);
+                points.reverse();
+                for point in &mut points {
+                    point.attempts.sort_by_key(|a| (a.at, a.run));
+                }
+                each(&mut into, item, points);
+            };
             while let Some(r) = rows.next()? {
-                let id: i64 = r.get(0)?;
+                let (id, item): (i64, _) = (r.get(0)?, ItemId(r.get(1)?));
+                if let Some(before) = last_item.replace(item)
+                    && before != item
+                {
+                    hand_over(&mut of_vm, before);
+                }
                 if last.replace(id) != Some(id) {
-                    let (item, name) = (ItemId(r.get(1)?), r.get(2)?);
-                    points.push(PointAttempts { item, name, attempts: Vec::new() });
+                    of_vm.push(PointAttempts { name: r.get(2)?, attempts: Vec::new() });
                 }
                 // The right side is empty for a point that nobody has tried.
-                if let (Some(region), Some(point)) = (r.get(3)?, points.last_mut()) {
+                if let (Some(region), Some(point)) = (r.get(3)?, of_vm.last_mut()) {
                     point.attempts.push(proof_row(r, region, 4)?);
                 }
             }
-            Ok(points)
+            if let Some(item) = last_item {
+                hand_over(&mut of_vm, item);
+            }
+            Ok(into)
         })
         .await
     }
@@ -403,9 +473,10 @@ impl Store {
     }
 }
 
-/// Azure has all of the point's originals, as far as is known.
-const WHOLE: &str = "NOT EXISTS (SELECT 1 FROM snapshot s WHERE s.point_id = point.id
-   AND s.region = point.region AND s.missing_ms IS NOT NULL)";
+/// Azure has all of the point's originals, as far as is known. The index holds those that are missing
+/// only; with another one every snapshot's row would be looked at.
+const WHOLE: &str = "NOT EXISTS (SELECT 1 FROM snapshot s INDEXED BY snapshot_missing
+   WHERE s.point_id = point.id AND s.region = point.region AND s.missing_ms IS NOT NULL)";
 
 /// The recovery points that `filter` chooses (`WHERE …` on columns of `point`), ordered by `order`. One
 /// query per table, however many points there are.
@@ -608,7 +679,7 @@ fn point_row(r: &Row<'_>, description: Arc<VmDescription>) -> Result<(i64, Point
     Ok((r.get(0)?, point))
 }
 
-fn point_name(name: &str) -> Result<PointName, StoreError> {
+pub(super) fn point_name(name: &str) -> Result<PointName, StoreError> {
     name.parse()
         .map_err(|_| StoreError::Refused(format!("stored point name {name:?} is malformed")))
 }

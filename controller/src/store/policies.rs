@@ -11,7 +11,7 @@ use azdr_domain::policy_tag::Drift;
 use azdr_domain::region::Region;
 use azdr_domain::selection::{Decision, NamedPolicy, PolicyName, Present, decide};
 use azdr_env::WallTime;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, Row};
 use serde::{Deserialize, Serialize};
 
 use super::cached::Cached;
@@ -286,16 +286,24 @@ impl Store {
     ) -> Result<Vec<(Item, PolicyRow)>, StoreError> {
         self.read(move |c| {
             let mut statement = c.prepare_cached(&format!(
-                "{} WHERE id IN (SELECT item_id FROM policy WHERE {condition}) ORDER BY arm_key",
-                super::items::SELECT
+                "SELECT id, arm_id, location, vm_guid, {POLICY} FROM item
+                 JOIN policy ON policy.item_id = item.id WHERE {condition} ORDER BY arm_key"
             ))?;
-            let items: Vec<Item> =
-                statement.query_map([], super::items::item)?.collect::<Result<_, _>>()?;
-            let mut result = Vec::with_capacity(items.len());
-            for item in items {
-                if let Some(policy) = read_policy(c, item.id)? {
-                    result.push((item, policy));
-                }
+            let mut rows = statement.query([])?;
+            let mut result = Vec::new();
+            // A fleet has few policies, and reading one costs more than all the rest of its row.
+            let mut known: BTreeMap<String, Policy> = BTreeMap::new();
+            while let Some(row) = rows.next()? {
+                let policy = policy_row(row, 4, |text| {
+                    if let Some(policy) = known.get(text) {
+                        return Ok(policy.clone());
+                    }
+                    let policy: Policy =
+                        serde_json::from_str(text).map_err(StoreError::corrupt("policy"))?;
+                    known.insert(text.to_owned(), policy.clone());
+                    Ok(policy)
+                })?;
+                result.push((super::items::item(row)?, policy));
             }
             Ok(result)
         })
@@ -411,39 +419,38 @@ fn parse_name(name: String) -> Result<PolicyName, StoreError> {
         .map_err(|_| StoreError::Refused(format!("stored policy name {name:?} is malformed")))
 }
 
+/// What [`policy_row`] reads.
+const POLICY: &str =
+    "policy_json, enabled_since_ms, tag_problem, tag_written_ms, tag_drift_json, origin,
+   origin_problem";
+
 pub(super) fn read_policy(c: &Connection, id: ItemId) -> Result<Option<PolicyRow>, StoreError> {
-    let row = c
-        .query_row_cached(
-            "SELECT policy_json, enabled_since_ms, tag_problem, tag_written_ms, tag_drift_json, origin,
-               origin_problem, gone_ms FROM policy WHERE item_id = ?1",
-            [id.0],
-            |r| {
-                Ok((
-                    r.get::<_, String>(0)?,
-                    r.get(1)?,
-                    r.get(2)?,
-                    r.get(3)?,
-                    r.get::<_, Option<String>>(4)?,
-                    r.get::<_, Option<String>>(5)?,
-                    r.get(6)?,
-                    r.get::<_, Option<i64>>(7)?,
-                ))
-            },
-        )
-        .optional()?;
-    row.map(|(json, since, tag_problem, written, drift, origin, origin_problem, gone)| {
-        Ok(PolicyRow {
-            policy: serde_json::from_str(&json).map_err(StoreError::corrupt("policy"))?,
-            enabled_since: WallTime::from_unix_ms(since),
-            tag_problem,
-            gone: gone.map(WallTime::from_unix_ms),
-            tag_written: WallTime::from_unix_ms(written),
-            tag_drift: drift
-                .map(|d| serde_json::from_str(&d).map_err(StoreError::corrupt("tag drift")))
-                .transpose()?,
-            origin: origin.map(parse_name).transpose()?,
-            origin_problem,
-        })
+    let mut statement =
+        c.prepare_cached(&format!("SELECT {POLICY} FROM policy WHERE item_id = ?1"))?;
+    let mut rows = statement.query([id.0])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let parse = |text: &str| serde_json::from_str(text).map_err(StoreError::corrupt("policy"));
+    policy_row(row, 0, parse).map(Some)
+}
+
+/// `from`: the first of its columns; `parse` reads what the policy says.
+fn policy_row(
+    r: &Row<'_>,
+    from: usize,
+    parse: impl FnOnce(&str) -> Result<Policy, StoreError>,
+) -> Result<PolicyRow, StoreError> {
+    let drift: Option<String> = r.get(from + 4)?;
+    let origin: Option<String> = r.get(from + 5)?;
+    Ok(PolicyRow {
+        policy: parse(r.get_ref(from)?.as_str().map_err(rusqlite::Error::from)?)?,
+        enabled_since: WallTime::from_unix_ms(r.get(from + 1)?),
+        tag_problem: r.get(from + 2)?,
+        tag_written: WallTime::from_unix_ms(r.get(from + 3)?),
+        tag_drift: drift
+            .map(|d| serde_json::from_str(&d).map_err(StoreError::corrupt("tag drift")))
+            .transpose()?,
+        origin: origin.map(parse_name).transpose()?,
+        origin_problem: r.get(from + 6)?,
+        gone: r.get::<_, Option<i64>>(from + 7)?.map(WallTime::from_unix_ms),
     })
-    .transpose()
 }

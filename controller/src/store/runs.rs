@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use azdr_domain::proving::Attempt;
 use azdr_env::WallTime;
+use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -469,12 +470,23 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<RunRow>, StoreError> {
         self.read(move |c| {
-            select(
-                c,
-                "WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR item_id = ?2)
-                   AND (?3 IS NULL OR workflow = ?3) ORDER BY id DESC LIMIT ?4",
-                (state.map(RunState::as_str), item.map(|i| i.0), workflow, limit),
-            )
+            // Only what is asked for: with a condition that may be absent no index is used, and a
+            // catalogue has millions of runs.
+            let wanted: [(&str, Option<Sql>); 3] = [
+                ("state = ?", state.map(|state| state.as_str().to_owned().into())),
+                ("item_id = ?", item.map(|item| item.0.into())),
+                ("workflow = ?", workflow.map(|workflow| workflow.to_owned().into())),
+            ];
+            let wanted: Vec<(&str, Sql)> =
+                wanted.into_iter().filter_map(|(column, value)| Some((column, value?))).collect();
+            let conditions: Vec<&str> = wanted.iter().map(|(condition, _)| *condition).collect();
+            let filter = match conditions.is_empty() {
+                true => String::new(),
+                false => format!("WHERE {}", conditions.join(" AND ")),
+            };
+            let values = wanted.into_iter().map(|(_, value)| value).chain([limit.into()]);
+            let newest = format!("{filter} ORDER BY id DESC LIMIT ?");
+            select(c, &newest, rusqlite::params_from_iter(values))
         })
         .await
     }

@@ -21,6 +21,7 @@
 //! rebuilt) nothing is deleted either way.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::policy::{Policy, Retention};
@@ -36,7 +37,7 @@ use serde_json::json;
 use super::azure::{Resource, delete as delete_resource, existing};
 use super::{StepCx, Workflow, tags};
 use crate::mutation::{Mutation, planted};
-use crate::store::{CatalogueChange, ItemId, PointRow, ReplicaState};
+use crate::store::{CatalogueChange, ItemId, PointRow, PointStanding, ReplicaState};
 use crate::workflow::{
     Concluded, Definition, Done, Failure, LockKey, Outcome, RunPriority, StepError, StepKey,
     Version,
@@ -140,6 +141,19 @@ pub fn retention_plan(
     points: &[PointRow],
     now: WallTime,
 ) -> RetentionPlan {
+    retention_plan_of(policy, &standings(points), now)
+}
+
+fn standings(points: &[PointRow]) -> Vec<PointStanding> {
+    points.iter().map(PointStanding::from).collect()
+}
+
+/// The same of what is enough to know.
+pub fn retention_plan_of(
+    policy: Option<&Policy>,
+    points: &[PointStanding],
+    now: WallTime,
+) -> RetentionPlan {
     let (facts, holds, mut lineage) = facts(points);
     if planted(Mutation::PruneForgetsLineage) {
         lineage.clear();
@@ -167,7 +181,7 @@ pub fn protection(
     region: &str,
     now: WallTime,
 ) -> Vec<KeepReason> {
-    let (facts, holds, lineage) = facts(points);
+    let (facts, holds, lineage) = facts(&standings(points));
     match Region::parse(region) {
         Ok(region) => retention::protection(name, &region, &facts, &holds, &lineage, now),
         Err(_) => Vec::new(),
@@ -180,10 +194,12 @@ fn forgets_runs() -> bool {
 }
 
 /// What the rules have to know of a VM's points.
-pub(crate) fn facts(points: &[PointRow]) -> (Vec<PointFacts>, Vec<Hold>, Vec<LineageFact>) {
-    let mut facts = Vec::new();
+pub(crate) fn facts(points: &[PointStanding]) -> (Vec<PointFacts>, Vec<Hold>, Vec<LineageFact>) {
+    let mut facts = Vec::with_capacity(points.len());
     let mut holds = Vec::new();
     let mut lineage = Vec::new();
+    // Few, and each is that of many points.
+    let mut parsed: Vec<(Arc<str>, Region)> = Vec::new();
     for point in points {
         for run in point.leases.iter().filter(|_| !forgets_runs()) {
             holds.push(Hold {
@@ -202,33 +218,40 @@ pub(crate) fn facts(points: &[PointRow]) -> (Vec<PointFacts>, Vec<Hold>, Vec<Lin
             until: pin.until,
             reason: pin.reason.clone(),
         }));
-        let copying = point.replicas.iter().any(|r| !r.state.is_over());
+        let copying = point.replicas.iter().any(|(_, state)| !state.is_over());
         // A copy that failed left nothing there: it is no copy.
         let copies = point
             .replicas
             .iter()
-            .filter(|r| !r.state.is_over() || !point.snapshots_in(&r.region).is_empty());
-        let regions = std::iter::once(point.region.clone()).chain(copies.map(|r| r.region.clone()));
-        for region in regions {
-            let Ok(parsed) = Region::parse(&region) else { continue };
+            .filter(|(region, state)| !state.is_over() || point.part_in(region).is_some())
+            .map(|(region, _)| region);
+        for region in std::iter::once(&point.region).chain(copies) {
+            let parsed = match parsed.iter().find(|(text, _)| text == region) {
+                Some((_, parsed)) => parsed.clone(),
+                None => {
+                    let Ok(new) = Region::parse(region) else { continue };
+                    parsed.push((region.clone(), new.clone()));
+                    new
+                }
+            };
             let proved = point
-                .proofs
+                .attempts
                 .iter()
-                .filter(|p| p.passed && p.region == region && !point.is_missing_in(&region))
-                .map(|p| p.level)
+                .filter(|a| a.passed && a.region == *region && !point.is_missing_in(region))
+                .map(|a| a.level)
                 .max()
                 .unwrap_or(ProofLevel::Unproved);
-            let broken = point.proofs.iter().rev().find(|p| p.region == region);
+            let broken = point.attempts.iter().rev().find(|a| a.region == *region);
             facts.push(PointFacts {
                 name: point.name.clone(),
                 created: point.created,
                 tiers: point.tiers,
-                restorable: point.is_restorable_in(&region) && broken.is_none_or(|p| p.passed),
+                restorable: point.is_restorable_in(region) && broken.is_none_or(|p| p.passed),
                 proved,
                 region: parsed.clone(),
             });
             if copying {
-                let need = if region == point.region {
+                let need = if *region == point.region {
                     LineageNeed::CopySource
                 } else {
                     LineageNeed::CopyTarget
@@ -243,12 +266,12 @@ pub(crate) fn facts(points: &[PointRow]) -> (Vec<PointFacts>, Vec<Hold>, Vec<Lin
 
 /// The newest fully copied point of each target region: the next copy is a delta to it, on both
 /// sides (AZURE.md B.3).
-fn delta_bases(points: &[PointRow]) -> Vec<LineageFact> {
+fn delta_bases(points: &[PointStanding]) -> Vec<LineageFact> {
     let mut targets: Vec<&str> = points
         .iter()
         .flat_map(|p| p.replicas.iter())
-        .filter(|r| r.state == ReplicaState::Complete)
-        .map(|r| r.region.as_str())
+        .filter(|(_, state)| *state == ReplicaState::Complete)
+        .map(|(region, _)| &**region)
         .collect();
     targets.sort_unstable();
     targets.dedup();
@@ -259,7 +282,7 @@ fn delta_bases(points: &[PointRow]) -> Vec<LineageFact> {
         .into_iter()
         .filter_map(|region| Some((region, newest(region)?)))
         .flat_map(|(region, point)| {
-            [region, point.region.as_str()].map(|r| (r.to_owned(), point.name.clone()))
+            [region, &*point.region].map(|r| (r.to_owned(), point.name.clone()))
         })
         .filter_map(|(region, point)| {
             let region = Region::parse(&region).ok()?;

@@ -1,5 +1,6 @@
 //! Agents: tokens, who is connected, revocation.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use azdr_proto::admin::{
@@ -49,14 +50,16 @@ impl Admin {
     pub(super) async fn all_agents(&self) -> Result<ListAgentsResponse, Status> {
         let mut agents = Vec::new();
         let known = self.store.agents().await.map_err(unavailable)?;
+        let known: BTreeMap<_, _> = known.iter().map(|last| (last.0, last)).collect();
+        let certificates = self.store.newest_certificates().await.map_err(unavailable)?;
         for item in self.store.items().await.map_err(unavailable)? {
-            let state = self.agent_state(Some(&item)).await?;
+            let certificate = certificates.get(&item.id).copied();
+            let state = self.agent_state_by(item.id, certificate);
             if state == AgentState::NotEnrolled {
                 continue;
             }
-            let certificate = self.store.newest_certificate(item.id).await.map_err(unavailable)?;
             let session = self.fleet.protected(item.id);
-            let last = known.iter().find(|(id, ..)| *id == item.id);
+            let last = known.get(&item.id);
             agents.push(Agent {
                 vm_resource_id: item.arm_id.to_string(),
                 vm_name: item.arm_id.name().to_owned(),
@@ -68,7 +71,7 @@ impl Admin {
                     .map(|s| s.last_seen())
                     .or(last.map(|l| l.3))
                     .map_or(0, |at| at.unix_ms()),
-                certificate_expires_unix_ms: certificate.map_or(0, |c| c.not_after.unix_ms()),
+                certificate_expires_unix_ms: certificate.map_or(0, |(ends, _)| ends.unix_ms()),
                 can_freeze: session.as_ref().is_some_and(|s| s.hello.can_freeze),
                 restored_instance: false,
                 quarantined: false,

@@ -3,6 +3,7 @@
 //! All of it is computed by [`azdr_domain::forecast`] from one reading of the catalogue; nothing here
 //! changes anything.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use azdr_domain::arm_id::ArmId;
@@ -26,11 +27,13 @@ use super::points::{no_copy, parse_region};
 use super::policies::{change, no_policy, shown};
 use crate::reconcile::proofs::Kind;
 use crate::reconcile::schedule::JITTER;
-use crate::store::{Item, PolicyRow};
+use crate::store::{Item, ItemId, PointStanding, PolicyRow};
 use crate::workflows::{backup, prune};
 
 const DAYS: std::ops::RangeInclusive<u32> = 1..=3650;
 const MAX_OUTAGES: usize = 100;
+/// So many VMs are looked at one by one; of more, the whole fleet is read once.
+const FEW: usize = 100;
 
 /// The catalogue of one VM, as it is.
 pub(super) struct Present {
@@ -78,6 +81,46 @@ impl Present {
     }
 }
 
+/// A VM whose policy is another one.
+pub(super) struct PolicyChanged {
+    pub(super) vm: ArmId,
+    pub(super) home: Region,
+    pub(super) before: Option<Policy>,
+    pub(super) after: Policy,
+}
+
+impl PolicyChanged {
+    fn at_once(&self, points: &[PointStanding], now: WallTime) -> Vec<api::PolicyDiffEntry> {
+        let (points, holds, lineage) = prune::facts(points);
+        let start = |policy| Start {
+            policy,
+            vm_name: self.vm.name(),
+            home: &self.home,
+            points: &points,
+            holds: &holds,
+            lineage: &lineage,
+            // Only what has been taken is judged.
+            enabled_since: now,
+            last_run: None,
+            jitter: Duration::ZERO,
+            now,
+        };
+        let gone = forecast::at_once(&start(self.before.as_ref()), &start(Some(&self.after)));
+        let entry = |gone: &AtOnce| api::PolicyDiffEntry {
+            recovery_point: gone.point.to_string(),
+            region: gone.region.to_string(),
+            created_unix_ms: gone.created.unix_ms(),
+            tiers: tiers(gone.tiers),
+            kind: api::PolicyDiffKind::AtOnce.into(),
+            reason: gone.reason.to_string(),
+            anyway: gone.anyway,
+            before: None,
+            after: None,
+        };
+        gone.iter().map(entry).collect()
+    }
+}
+
 impl Admin {
     async fn present(
         &self,
@@ -99,7 +142,7 @@ impl Admin {
         };
         let Some(item) = item else { return Ok(present) };
         present.policy = self.store.policy(item.id).await.map_err(unavailable)?;
-        let points = self.store.points(item.id).await.map_err(unavailable)?;
+        let points = self.store.standings(item.id).await.map_err(unavailable)?;
         present.taken = points.iter().map(|p| (p.created, p.tiers)).collect();
         (present.points, present.holds, present.lineage) = prune::facts(&points);
         let runs = self.store.recent_runs(None, Some(item.id), Some(backup::RUN.0), 50);
@@ -147,7 +190,7 @@ impl Admin {
         request: api::ListUpcomingRunsRequest,
     ) -> Result<api::ListUpcomingRunsResponse, Status> {
         let count = in_range("count", request.count, 10, 1..=1000)?;
-        let named = self.resolve(request.vm.as_ref()).await?;
+        let named = self.resolve_known(request.vm.as_ref()).await?;
         let present = self.present_of(&named).await?;
         let row = present.policy.clone().ok_or_else(|| no_policy(named.id.name()))?;
         let policy = row.policy.clone();
@@ -188,7 +231,7 @@ impl Admin {
         let per_mille = per_mille(request.change_per_mille)?;
         let outages = outages(&request.outages)?;
         let wanted = request.policy.unwrap_or_default();
-        let named = self.resolve(wanted.vm.as_ref()).await?;
+        let named = self.resolve_known(wanted.vm.as_ref()).await?;
         let present = self.present_of(&named).await?;
         let policy = present.changed(change(&wanted))?;
         let size_bytes = self.size_of(&named.id, named.item.as_ref()).await?;
@@ -229,7 +272,7 @@ impl Admin {
         if change == PolicyChange::default() {
             return Err(Status::invalid_argument("nothing would be changed: give a new policy"));
         }
-        let named = self.resolve(wanted.vm.as_ref()).await?;
+        let named = self.resolve_known(wanted.vm.as_ref()).await?;
         let present = self.present_of(&named).await?;
         let policy = present.changed(change)?;
         let show = |p: &Policy| shown(&named.id, p, &present.taken, present.now);
@@ -250,30 +293,30 @@ impl Admin {
         })
     }
 
-    /// What pruning deletes after the VM's next backup when it gets this policy.
+    /// What pruning deletes after their next backups when these VMs get these policies; VMs of which
+    /// nothing is deleted are left out.
     pub(super) async fn at_once(
         &self,
-        item: &Item,
-        policy: &Policy,
-    ) -> Result<Vec<api::PolicyDiffEntry>, Status> {
-        let home = Region::parse(&item.location).map_err(|e| Status::internal(e.to_string()))?;
-        let present = self.present(item.arm_id.clone(), home, Some(item)).await?;
-        let policy = policy.clone();
-        let gone = self.store.compute(move || {
-            forecast::at_once(&present.start(present.policy()), &present.start(Some(&policy)))
-        });
-        let entry = |gone: &AtOnce| api::PolicyDiffEntry {
-            recovery_point: gone.point.to_string(),
-            region: gone.region.to_string(),
-            created_unix_ms: gone.created.unix_ms(),
-            tiers: tiers(gone.tiers),
-            kind: api::PolicyDiffKind::AtOnce.into(),
-            reason: gone.reason.to_string(),
-            anyway: gone.anyway,
-            before: None,
-            after: None,
-        };
-        Ok(gone.await.map_err(unavailable)?.iter().map(entry).collect())
+        changes: BTreeMap<ItemId, PolicyChanged>,
+    ) -> Result<BTreeMap<ItemId, Vec<api::PolicyDiffEntry>>, Status> {
+        let now = self.env.clock.wall();
+        let mut found = BTreeMap::new();
+        if changes.len() <= FEW {
+            for (item, changed) in changes {
+                let points = self.store.standings(item).await.map_err(unavailable)?;
+                let entries = self.store.compute(move || changed.at_once(&points, now));
+                found.insert(item, entries.await.map_err(unavailable)?);
+            }
+        } else {
+            let each = move |found: &mut BTreeMap<_, _>, item, points: Vec<PointStanding>| {
+                if let Some(changed) = changes.get(&item) {
+                    found.insert(item, changed.at_once(&points, now));
+                }
+            };
+            found = self.store.each_standings(each, found).await.map_err(unavailable)?;
+        }
+        found.retain(|_, entries| !entries.is_empty());
+        Ok(found)
     }
 
     /// Verifications and drills that become due until then.
@@ -312,7 +355,7 @@ impl Admin {
     ) -> Result<api::CostEstimate, Status> {
         let per_mille = per_mille(request.change_per_mille)?;
         let wanted = request.policy.unwrap_or_default();
-        let named = self.resolve(wanted.vm.as_ref()).await?;
+        let named = self.resolve_known(wanted.vm.as_ref()).await?;
         let present = self.present_of(&named).await?;
         let size_bytes = self.size_of(&named.id, named.item.as_ref()).await?;
         let growth = Growth { size_bytes, change_per_mille: per_mille };
@@ -337,7 +380,7 @@ impl Admin {
 
 /// When the points of each region were taken, oldest first.
 fn chains(points: &[PointFacts]) -> Vec<Vec<WallTime>> {
-    let mut regions: std::collections::BTreeMap<&Region, Vec<WallTime>> = Default::default();
+    let mut regions: BTreeMap<&Region, Vec<WallTime>> = Default::default();
     for point in points {
         regions.entry(&point.region).or_default().push(point.created);
     }

@@ -1,7 +1,7 @@
 //! The VMs of the subscriptions: from Azure, kept for a moment, so that a script of twenty commands
 //! does not list them twenty times (I12).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,14 +9,14 @@ use std::time::Duration;
 use azdr_arm::{PowerState, Vm as AzureVm};
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::region::Region;
-use azdr_env::Monotonic;
+use azdr_env::{Monotonic, WallTime};
 use azdr_proto::admin::{AgentState, ListVmsResponse, Vm, VmRef};
 use tokio::sync::Notify;
 use tonic::{Code, Status};
 
 use super::Admin;
 use super::errors::{azure, hinted, unavailable};
-use crate::store::Item;
+use crate::store::{Item, ItemId};
 
 /// How long a listing is good for.
 const FRESH: Duration = Duration::from_secs(10);
@@ -31,6 +31,8 @@ const REGIONS_FRESH: Duration = Duration::from_secs(3600);
 #[derive(Clone, Default)]
 pub struct Inventory {
     last: Arc<Mutex<Option<Listing>>>,
+    /// Held by whoever is listing: what many ask for at once is listed once.
+    turn: Arc<tokio::sync::Mutex<()>>,
     /// Somebody is listing, and nobody waits for it.
     refreshing: Arc<AtomicBool>,
     regions: Arc<Mutex<Option<Regions>>>,
@@ -39,7 +41,7 @@ pub struct Inventory {
 }
 
 /// When it was made, and what it showed.
-type Listing = (Monotonic, Vec<AzureVm>);
+type Listing = (Monotonic, Arc<Vec<AzureVm>>);
 
 /// When they were listed, and which they are.
 type Regions = (Monotonic, Vec<Region>);
@@ -88,30 +90,40 @@ impl Named {
 
 impl Admin {
     /// All VMs as Azure listed them at most [`FRESH`] ago.
-    pub(super) async fn azure_vms(&self) -> Result<Vec<AzureVm>, Status> {
-        let now = self.env.clock.monotonic();
-        {
-            let last = self.inventory.last.lock().expect("only replaced");
-            if let Some((at, vms)) = &*last
-                && now.since(*at) < FRESH
-            {
-                return Ok(vms.clone());
-            }
+    pub(super) async fn azure_vms(&self) -> Result<Arc<Vec<AzureVm>>, Status> {
+        if let Some(vms) = self.listed_since(FRESH) {
+            return Ok(vms);
         }
+        let _turn = self.inventory.turn.lock().await;
+        // Whoever had the turn before may have listed them meanwhile.
+        if let Some(vms) = self.listed_since(FRESH) {
+            return Ok(vms);
+        }
+        let now = self.env.clock.monotonic();
         let mut all = Vec::new();
         for subscription in &self.stamp.subscriptions {
             all.extend(self.services.azure.list_vms(subscription).await.map_err(|e| azure(&e))?);
         }
+        let all = Arc::new(all);
         *self.inventory.last.lock().expect("only replaced") = Some((now, all.clone()));
         Ok(all)
     }
 
+    /// The last listing, if it is younger than this.
+    fn listed_since(&self, age: Duration) -> Option<Arc<Vec<AzureVm>>> {
+        let now = self.env.clock.monotonic();
+        let last = self.inventory.last.lock().expect("only replaced");
+        last.as_ref().filter(|(at, _)| now.since(*at) < age).map(|(_, vms)| vms.clone())
+    }
+
     /// All VMs of the last listing, and how old it is: a large subscription takes seconds to list. An
     /// old listing is made anew meanwhile; only the very first one is waited for, a while.
-    pub(super) async fn last_listed(&self) -> Result<(Duration, Vec<AzureVm>), Status> {
+    pub(super) async fn last_listed(&self) -> Result<(Duration, Arc<Vec<AzureVm>>), Status> {
         let now = self.env.clock.monotonic();
         let last = self.inventory.last.lock().expect("only replaced").clone();
         let Some((at, vms)) = last else {
+            // It goes on when nobody waits for it any more: the next one finds it.
+            self.list_meanwhile();
             return tokio::select! {
                 biased;
                 vms = self.azure_vms() => Ok((Duration::ZERO, vms?)),
@@ -121,16 +133,24 @@ impl Admin {
             };
         };
         let age = now.since(at);
-        if age >= FRESH && !self.inventory.refreshing.swap(true, Ordering::AcqRel) {
-            let admin = self.clone();
-            tokio::spawn(async move {
-                if let Err(e) = admin.azure_vms().await {
-                    tracing::warn!(error = e.message(), "Azure cannot list VMs");
-                }
-                admin.inventory.refreshing.store(false, Ordering::Release);
-            });
+        if age >= FRESH {
+            self.list_meanwhile();
         }
         Ok((age, vms))
+    }
+
+    /// Lists the VMs, unless somebody does already, and waits for nothing.
+    fn list_meanwhile(&self) {
+        if self.inventory.refreshing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let admin = self.clone();
+        tokio::spawn(async move {
+            if let Err(e) = admin.azure_vms().await {
+                tracing::warn!(error = e.message(), "Azure cannot list VMs");
+            }
+            admin.inventory.refreshing.store(false, Ordering::Release);
+        });
     }
 
     /// Regions of the subscriptions, as Azure listed them at most an hour ago; sorted.
@@ -162,62 +182,87 @@ impl Admin {
         vms.iter().find(|v| v.id.as_ref() == Some(vm)).map(size_bytes).filter(|size| *size > 0)
     }
 
+    /// The same of all VMs of the last listing, by their IDs' keys.
+    pub(super) fn listed_sizes(&self) -> BTreeMap<String, u64> {
+        let last = self.inventory.last.lock().expect("only replaced");
+        let vms = last.iter().flat_map(|(_, vms)| vms.iter());
+        let size = |vm: &AzureVm| Some((vm.id.as_ref()?.key().to_owned(), size_bytes(vm)));
+        vms.filter_map(size).filter(|(_, size)| *size > 0).collect()
+    }
+
     /// Finds the VM that is meant. Names compare whole and without case.
     ///
     /// # Errors
     /// `NOT_FOUND`, or `INVALID_ARGUMENT` with the candidates when the name is ambiguous.
     pub(super) async fn resolve(&self, reference: Option<&VmRef>) -> Result<Named, Status> {
-        let reference = reference
-            .filter(|r| !r.name.is_empty())
-            .ok_or_else(|| Status::invalid_argument("no VM is named"))?;
         let wanted = parse_reference(reference)?;
         let (vms, unknown) = match self.azure_vms().await {
             Ok(vms) => (vms, None),
             // The catalogue still knows what it protects.
             Err(e) => {
                 tracing::warn!(error = e.message(), "Azure cannot list VMs; using the catalogue");
-                (Vec::new(), Some(e))
+                (Arc::default(), Some(e))
             }
         };
-        let items = self.store.items().await.map_err(unavailable)?;
-        let mut found: BTreeMap<String, Named> = BTreeMap::new();
-        for vm in vms {
-            if let Some(id) = vm.id.clone().filter(|id| wanted.fits(id)) {
-                found.insert(
-                    id.key().to_owned(),
-                    Named { id, vm: Some(vm), item: None, unknown: None },
-                );
-            }
-        }
-        for item in items.into_iter().filter(|i| wanted.fits(&i.arm_id)) {
-            let id = item.arm_id.clone();
-            let entry = found.entry(id.key().to_owned());
-            let unknown = unknown.clone();
-            entry.or_insert(Named { id, vm: None, item: None, unknown }).item = Some(item);
-        }
-        let mut found: Vec<Named> = found.into_values().collect();
+        let mut found = self.fitting(&wanted, &vms, unknown.as_ref()).await?;
         match (found.len(), unknown) {
             (1, _) => Ok(found.remove(0)),
             (0, Some(status)) => Err(status),
             (0, None) => Err(hinted(
                 Code::NotFound,
-                format!("there is no VM {}", wanted),
+                format!("there is no VM {wanted}"),
                 "see `azdr vm list`",
             )),
-            _ => {
-                let groups: Vec<_> = found.iter().map(|n| n.id.resource_group()).collect();
-                Err(hinted(
-                    Code::InvalidArgument,
-                    format!(
-                        "{} VMs are named {:?}: in {}",
-                        found.len(),
-                        reference.name,
-                        groups.join(", ")
-                    ),
-                    "say which with --resource-group, or give the full resource ID",
-                ))
+            _ => Err(ambiguous(&wanted, &found)),
+        }
+    }
+
+    /// Finds the VM that a question is about: by the last listing, however old it is, as long as that or
+    /// the catalogue knows the VM. A large subscription takes long to list, and what the catalogue holds
+    /// does not change by that.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub(super) async fn resolve_known(&self, reference: Option<&VmRef>) -> Result<Named, Status> {
+        let wanted = parse_reference(reference)?;
+        let (vms, unknown) = match self.last_listed().await {
+            Ok((_, vms)) => (vms, None),
+            Err(e) => (Arc::default(), Some(e)),
+        };
+        let mut found = self.fitting(&wanted, &vms, unknown.as_ref()).await?;
+        match found.len() {
+            1 => Ok(found.remove(0)),
+            // It may have been made, or deleted, since.
+            _ => self.resolve(reference).await,
+        }
+    }
+
+    /// The VMs of a listing and of the catalogue that fit.
+    async fn fitting(
+        &self,
+        wanted: &Wanted,
+        vms: &[AzureVm],
+        unknown: Option<&Status>,
+    ) -> Result<Vec<Named>, Status> {
+        let items = match wanted {
+            Wanted::Id(id) => self.store.item(id).await.map(|item| item.into_iter().collect()),
+            Wanted::Name { name, .. } => self.store.vms_named(name).await,
+        };
+        let mut found: BTreeMap<String, Named> = BTreeMap::new();
+        for vm in vms {
+            if let Some(id) = vm.id.as_ref().filter(|id| wanted.fits(id)) {
+                let named =
+                    Named { id: id.clone(), vm: Some(vm.clone()), item: None, unknown: None };
+                found.insert(named.id.key().to_owned(), named);
             }
         }
+        for item in items.map_err(unavailable)?.into_iter().filter(|i| wanted.fits(&i.arm_id)) {
+            let id = item.arm_id.clone();
+            let entry = found.entry(id.key().to_owned());
+            let unknown = unknown.cloned();
+            entry.or_insert(Named { id, vm: None, item: None, unknown }).item = Some(item);
+        }
+        Ok(found.into_values().collect())
     }
 
     /// The catalogue's row of a VM that is to be changed; made when it is new.
@@ -254,23 +299,28 @@ impl Admin {
             .map(|(item, count, newest)| (item, (count, newest)))
             .collect();
         let items = self.store.items().await.map_err(unavailable)?;
+        let items: BTreeMap<&str, &Item> = items.iter().map(|i| (i.arm_id.key(), i)).collect();
         let protected = self.store.enabled_policies().await.map_err(unavailable)?;
+        let protected: BTreeSet<&str> = protected.iter().map(|(i, _)| i.arm_id.key()).collect();
+        let certificates = self.store.newest_certificates().await.map_err(unavailable)?;
         let mut vms = Vec::new();
-        for vm in self.azure_vms().await? {
-            let Some(id) = vm.id.clone() else { continue };
-            let item = items.iter().find(|i| i.arm_id == id);
-            let summary = item.and_then(|i| points.get(&i.id));
-            let size_bytes = size_bytes(&vm);
+        for vm in self.azure_vms().await?.iter() {
+            let Some(id) = &vm.id else { continue };
+            let item = items.get(id.key()).map(|item| item.id);
+            let summary = item.and_then(|item| points.get(&item));
+            let agent = item.map_or(AgentState::NotEnrolled, |item| {
+                self.agent_state_by(item, certificates.get(&item).copied())
+            });
             vms.push(Vm {
                 resource_id: id.to_string(),
                 name: id.name().to_owned(),
                 resource_group: id.resource_group().to_owned(),
-                location: vm.location.unwrap_or_default(),
+                location: vm.location.clone().unwrap_or_default(),
                 power_state: vm.power_state.as_ref().map(power_state).unwrap_or_default(),
                 disks: 1 + vm.data_disks.len() as u32,
-                size_bytes,
-                protected: protected.iter().any(|(i, _)| i.arm_id == id),
-                agent: self.agent_state(item).await?.into(),
+                size_bytes: size_bytes(vm),
+                protected: protected.contains(id.key()),
+                agent: agent.into(),
                 newest_recovery_point_unix_ms: summary.map_or(0, |(_, at)| at.unix_ms()),
                 recovery_points: summary.map_or(0, |(count, _)| *count),
             });
@@ -279,16 +329,22 @@ impl Admin {
         Ok(ListVmsResponse { vms })
     }
 
-    pub(super) async fn agent_state(&self, item: Option<&Item>) -> Result<AgentState, Status> {
-        let Some(item) = item else { return Ok(AgentState::NotEnrolled) };
-        if self.fleet.protected(item.id).is_some() {
-            return Ok(AgentState::Connected);
-        }
-        let certificate = self.store.newest_certificate(item.id).await.map_err(unavailable)?;
-        Ok(match certificate {
-            Some(c) if !c.revoked => AgentState::Disconnected,
+    pub(super) async fn agent_state(&self, item: &Item) -> Result<AgentState, Status> {
+        let newest = self.store.newest_certificate(item.id).await.map_err(unavailable)?;
+        Ok(self.agent_state_by(item.id, newest.map(|c| (c.not_after, c.revoked))))
+    }
+
+    /// `newest`: when the VM's newest certificate ends, and whether it is revoked.
+    pub(super) fn agent_state_by(
+        &self,
+        item: ItemId,
+        newest: Option<(WallTime, bool)>,
+    ) -> AgentState {
+        match newest {
+            _ if self.fleet.protected(item).is_some() => AgentState::Connected,
+            Some((_, false)) => AgentState::Disconnected,
             _ => AgentState::NotEnrolled,
-        })
+        }
     }
 }
 
@@ -335,7 +391,19 @@ impl std::fmt::Display for Wanted {
 /// Longest reference that is looked at.
 const MAX_REFERENCE: usize = 512;
 
-fn parse_reference(reference: &VmRef) -> Result<Wanted, Status> {
+fn ambiguous(wanted: &Wanted, found: &[Named]) -> Status {
+    let groups: Vec<_> = found.iter().map(|n| n.id.resource_group()).collect();
+    hinted(
+        Code::InvalidArgument,
+        format!("{} VMs are named {wanted}: in {}", found.len(), groups.join(", ")),
+        "say which with --resource-group, or give the full resource ID",
+    )
+}
+
+fn parse_reference(reference: Option<&VmRef>) -> Result<Wanted, Status> {
+    let reference = reference
+        .filter(|r| !r.name.is_empty())
+        .ok_or_else(|| Status::invalid_argument("no VM is named"))?;
     let name = reference.name.trim();
     if name.len() > MAX_REFERENCE || reference.resource_group.len() > MAX_REFERENCE {
         return Err(Status::invalid_argument("the VM's name is too long"));

@@ -36,7 +36,7 @@ impl Admin {
             }
         };
         let item = match &request.vm {
-            Some(vm) if !vm.name.is_empty() => match self.resolve(Some(vm)).await?.item {
+            Some(vm) if !vm.name.is_empty() => match self.resolve_known(Some(vm)).await?.item {
                 Some(item) => Some(item.id),
                 None => return Ok(ListJobsResponse { jobs: Vec::new() }),
             },

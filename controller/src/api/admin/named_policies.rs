@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use azdr_domain::policy::Policy;
+use azdr_domain::region::Region;
 use azdr_domain::selection::{Decision, NamedPolicy, PolicyName, Selector, decide};
 use azdr_proto::admin as api;
 use azdr_proto::admin::{
@@ -14,6 +15,7 @@ use tonic::Status;
 
 use super::Admin;
 use super::errors::{hinted, unavailable};
+use super::forecasts::PolicyChanged;
 use super::policies::change;
 use crate::reconcile::inventory::{is_made_by_azdr, seen};
 use crate::store::{Item, PolicyRow, VmSeen};
@@ -60,13 +62,29 @@ impl Admin {
             dry_run: request.dry_run,
             deletions_held: self.why_held().await?,
         };
+        let mut changed = BTreeMap::new();
+        let items = self.store.items().await.map_err(unavailable)?;
+        let items: BTreeMap<&str, &Item> = items.iter().map(|i| (i.arm_id.key(), i)).collect();
+        for (vm, decision) in &decided {
+            if let (Decision::Enrol(p) | Decision::Change(p), Some(item)) =
+                (decision, items.get(vm.id.key()))
+            {
+                let home = Region::parse(&item.location);
+                let before = rows.get(vm.id.key()).map(|(_, row)| row.policy.clone());
+                let of_vm = PolicyChanged {
+                    vm: item.arm_id.clone(),
+                    home: home.map_err(|e| Status::internal(e.to_string()))?,
+                    before,
+                    after: p.policy.clone(),
+                };
+                changed.insert(item.id, of_vm);
+            }
+        }
+        let mut at_once = self.at_once(changed).await?;
         for (vm, decision) in &decided {
             if let Some(mut change) = vm_change(vm, decision) {
-                if let Decision::Enrol(p) | Decision::Change(p) = decision
-                    && let Some(item) = self.store.item(&vm.id).await.map_err(unavailable)?
-                {
-                    change.at_once = self.at_once(&item, &p.policy).await?;
-                }
+                let item = items.get(vm.id.key());
+                change.at_once = item.and_then(|item| at_once.remove(&item.id)).unwrap_or_default();
                 answer.vms.push(change);
             }
         }
@@ -108,11 +126,11 @@ impl Admin {
     }
 
     pub(super) async fn all_policies(&self) -> Result<ListPoliciesResponse, Status> {
-        let mut answer = ListPoliciesResponse::default();
         let rows = self.store.policies().await.map_err(unavailable)?;
-        for (item, _) in &rows {
-            answer.policies.push(self.config_of(item).await?);
-        }
+        let mut answer = ListPoliciesResponse {
+            policies: self.all_configs(&rows).await?,
+            ..ListPoliciesResponse::default()
+        };
         let named = self.store.named_policies().await.map_err(unavailable)?;
         match self.azure_vms().await {
             Ok(vms) => {

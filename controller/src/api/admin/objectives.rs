@@ -1,5 +1,6 @@
 //! What policies ask for, held against what was measured. The judging is the domain's.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use azdr_domain::interval::Interval;
@@ -13,22 +14,44 @@ use super::Admin;
 use super::errors::unavailable;
 use crate::store::{DrillRow, FleetRow, ItemId};
 
+/// A VM's: RPO, RTO.
+pub(super) type Objectives = (Option<api::Objective>, Option<api::Objective>);
+
 impl Admin {
-    /// A VM's objectives, where its policy is on and the VM there: RPO, RTO.
+    /// A VM's objectives, where its policy is on and the VM there.
     pub(super) async fn objectives(
         &self,
         item: ItemId,
         now: WallTime,
-    ) -> Result<(Option<api::Objective>, Option<api::Objective>), Status> {
+    ) -> Result<Objectives, Status> {
         let row = self.store.fleet_vm(item).await.map_err(unavailable)?;
-        let Some(row) = row.filter(|row| row.gone.is_none()) else { return Ok((None, None)) };
-        let Some(policy) = row.policy.as_deref().filter(|p| p.enabled) else {
-            return Ok((None, None));
-        };
+        let Some(row) = row else { return Ok(Objectives::default()) };
         let drills = self.store.drills(Some(item), WallTime::from_unix_ms(0));
         let drills = drills.await.map_err(unavailable)?;
-        Ok((rpo(policy, &row, now), Some(rto(policy, drills.first()))))
+        Ok(of(&row, drills.first(), now))
     }
+
+    /// Every VM's, in a few reads.
+    pub(super) async fn all_objectives(
+        &self,
+        now: WallTime,
+    ) -> Result<BTreeMap<ItemId, Objectives>, Status> {
+        let fleet = self.store.fleet().await.map_err(unavailable)?;
+        let drills = self.store.drills(None, WallTime::from_unix_ms(0));
+        let mut last = BTreeMap::new();
+        for drill in drills.await.map_err(unavailable)? {
+            last.entry(drill.item).or_insert(drill);
+        }
+        let of_row = |row: &FleetRow| (row.item, of(row, last.get(&row.item), now));
+        Ok(fleet.iter().map(of_row).collect())
+    }
+}
+
+fn of(row: &FleetRow, last: Option<&DrillRow>, now: WallTime) -> Objectives {
+    let Some(policy) = row.policy.as_deref().filter(|p| p.enabled && row.gone.is_none()) else {
+        return Objectives::default();
+    };
+    (rpo(policy, row, now), Some(rto(policy, last)))
 }
 
 fn rpo(policy: &Policy, row: &FleetRow, now: WallTime) -> Option<api::Objective> {

@@ -54,7 +54,7 @@ impl Admin {
         &self,
         request: ListRecoveryPointsRequest,
     ) -> Result<ListRecoveryPointsResponse, Status> {
-        let named = self.resolve(request.vm.as_ref()).await?;
+        let named = self.resolve_known(request.vm.as_ref()).await?;
         let vm_resource_id = named.id.to_string();
         let Some(item) = named.item else {
             return Ok(ListRecoveryPointsResponse { vm_resource_id, points: Vec::new() });

@@ -21,6 +21,7 @@ use tonic::{Code, Status};
 use super::Admin;
 use super::convert;
 use super::errors::{hinted, unavailable};
+use super::objectives::Objectives;
 use crate::mutation::{Mutation, planted};
 use crate::reconcile::inventory;
 use crate::reconcile::tags::{Asked, mirror};
@@ -163,7 +164,7 @@ impl Admin {
         let frozen = match config.consistency() {
             ConsistencyDemand::Any => Some("the policy never freezes it"),
             ConsistencyDemand::Require => None,
-            _ => match self.agent_state(Some(item)).await? {
+            _ => match self.agent_state(item).await? {
                 AgentState::Connected => None,
                 _ => Some("no agent of it is connected to freeze it"),
             },
@@ -198,20 +199,32 @@ impl Admin {
         let points = self.store.point_tiers(item.id).await.map_err(unavailable)?;
         let size = self.size_of(&item.arm_id, Some(item)).await?;
         let now = self.env.clock.wall();
-        let mut config = shown(&item.arm_id, &row.policy, &points, now);
-        let growth = Growth { size_bytes: size, change_per_mille: Growth::DEFAULT_PER_MILLE };
-        if let (1.., Ok(home)) = (size, Region::parse(&item.location)) {
-            config.cost_when_filled =
-                Some(convert::monthly_cost(MonthlyCost::when_filled(&row.policy, &home, growth)));
-        }
-        (config.rpo_objective, config.rto_objective) = self.objectives(item.id, now).await?;
-        config.gone_since_unix_ms = row.gone.map_or(0, WallTime::unix_ms);
-        config.tag_written = row.tag_problem.is_none();
-        config.tag_problem = row.tag_problem.unwrap_or_default();
-        config.tag_drift = row.tag_drift.as_ref().map(convert::tag_drift);
-        config.origin = row.origin.map(String::from).unwrap_or_default();
-        config.origin_problem = row.origin_problem.unwrap_or_default();
-        Ok(config)
+        let objectives = self.objectives(item.id, now).await?;
+        Ok(config(item, row, &points, size, objectives, now))
+    }
+
+    /// Every VM's policy, as [`config_of`](Self::config_of) shows one.
+    pub(super) async fn all_configs(
+        &self,
+        rows: &[(Item, PolicyRow)],
+    ) -> Result<Vec<BackupConfig>, Status> {
+        let mut points = self.store.all_point_tiers().await.map_err(unavailable)?;
+        let (listed, newest) = (self.listed_sizes(), self.store.newest_sizes(None).await);
+        let newest = newest.map_err(unavailable)?;
+        let now = self.env.clock.wall();
+        let mut objectives = self.all_objectives(now).await?;
+        let rows = rows.to_vec();
+        let configs = move || {
+            let of_vm = |(item, row): (Item, PolicyRow)| {
+                let size = listed.get(item.arm_id.key()).or(newest.get(&item.id));
+                let points = points.remove(&item.id).unwrap_or_default();
+                let size = size.copied().unwrap_or(0);
+                let objectives = objectives.remove(&item.id).unwrap_or_default();
+                config(&item, row, &points, size, objectives, now)
+            };
+            rows.into_iter().map(of_vm).collect()
+        };
+        self.store.compute(configs).await.map_err(unavailable)
     }
 
     /// Provisioned size of the VM's disks: by Azure's word, else by the newest point's; 0 when neither
@@ -221,9 +234,34 @@ impl Admin {
             return Ok(size);
         }
         let Some(item) = item else { return Ok(0) };
-        let points = self.store.points(item.id).await.map_err(unavailable)?;
-        Ok(points.first().map_or(0, |p| p.size_bytes))
+        let sizes = self.store.newest_sizes(Some(item.id)).await.map_err(unavailable)?;
+        Ok(sizes.get(&item.id).copied().unwrap_or(0))
     }
+}
+
+/// A VM's policy with all that is known of it; `size_bytes` is 0 where its disks' size is not known.
+fn config(
+    item: &Item,
+    row: PolicyRow,
+    points: &[(WallTime, TierSet)],
+    size_bytes: u64,
+    objectives: Objectives,
+    now: WallTime,
+) -> BackupConfig {
+    let mut config = shown(&item.arm_id, &row.policy, points, now);
+    let growth = Growth { size_bytes, change_per_mille: Growth::DEFAULT_PER_MILLE };
+    if let (1.., Ok(home)) = (size_bytes, Region::parse(&item.location)) {
+        config.cost_when_filled =
+            Some(convert::monthly_cost(MonthlyCost::when_filled(&row.policy, &home, growth)));
+    }
+    (config.rpo_objective, config.rto_objective) = objectives;
+    config.gone_since_unix_ms = row.gone.map_or(0, WallTime::unix_ms);
+    config.tag_written = row.tag_problem.is_none();
+    config.tag_problem = row.tag_problem.unwrap_or_default();
+    config.tag_drift = row.tag_drift.as_ref().map(convert::tag_drift);
+    config.origin = row.origin.map(String::from).unwrap_or_default();
+    config.origin_problem = row.origin_problem.unwrap_or_default();
+    config
 }
 
 /// What a request would change; `enabled` is not among it.

@@ -22,7 +22,7 @@ impl Admin {
         &self,
         request: GetReplicationStatusRequest,
     ) -> Result<ReplicationStatus, Status> {
-        let named = self.resolve(request.vm.as_ref()).await?;
+        let named = self.resolve_known(request.vm.as_ref()).await?;
         let vm_resource_id = named.id.to_string();
         let Some(item) = named.item else {
             return Ok(ReplicationStatus { vm_resource_id, entries: Vec::new() });

@@ -1,6 +1,6 @@
 //! Reports: what verifications and DR tests have shown. The judging is the domain's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use azdr_domain::interval::Interval;
@@ -20,7 +20,13 @@ use tonic::{Code, Status};
 use super::Admin;
 use super::errors::{hinted, unavailable};
 use super::objectives;
-use crate::store::{DrillRow, Item, PointAttempts, ProofRow};
+use crate::store::{DrillRow, Item, ItemId, PointAttempts, ProofRow};
+
+/// Of more VMs than this a report names few backups of each: all of a fleet's would be more than anybody
+/// reads, and than fits into an answer.
+const NAMED_IN_FULL: usize = 100;
+/// So few.
+const NAMED_PER_VM: usize = 10;
 
 impl Admin {
     /// The catalogue's VMs that a report is about: the named one, those of a group, or all.
@@ -30,7 +36,7 @@ impl Admin {
     /// a good one.
     pub(super) async fn subjects(&self, vm: Option<&VmRef>) -> Result<Vec<Item>, Status> {
         if let Some(vm) = vm.filter(|v| !v.name.is_empty()) {
-            return Ok(self.resolve(Some(vm)).await?.item.into_iter().collect());
+            return Ok(self.resolve_known(Some(vm)).await?.item.into_iter().collect());
         }
         let mut items = self.store.items().await.map_err(unavailable)?;
         let group = vm.map(|v| v.resource_group.trim()).filter(|g| !g.is_empty());
@@ -54,19 +60,25 @@ impl Admin {
         let since = WallTime::from_unix_ms(request.since_unix_ms);
         let items = self.subjects(request.vm.as_ref()).await?;
         let only = (items.len() == 1).then(|| items[0].id);
-        let mut points: BTreeMap<_, Vec<PointAttempts>> = BTreeMap::new();
-        for point in self.store.point_attempts(only).await.map_err(unavailable)? {
-            points.entry(point.item).or_default().push(point);
-        }
+        let named = if items.len() <= NAMED_IN_FULL { usize::MAX } else { NAMED_PER_VM };
+        let wanted: BTreeMap<ItemId, Item> = items.iter().map(|i| (i.id, i.clone())).collect();
+        let each = move |found: &mut BTreeMap<_, _>, id, points: Vec<PointAttempts>| {
+            if let Some(item) = wanted.get(&id) {
+                found.insert(id, verification_of(item, &points, since, named));
+            }
+        };
+        let reports = self.store.each_attempts(only, each, BTreeMap::new()).await;
+        let mut reports = reports.map_err(unavailable)?;
         let protected = self.store.enabled_policies().await.map_err(unavailable)?;
+        let protected: BTreeSet<ItemId> = protected.into_iter().map(|(item, _)| item.id).collect();
         let mut overall = Summary::default();
         let mut vms = Vec::new();
         for item in items {
-            let points = points.remove(&item.id).unwrap_or_default();
-            if points.is_empty() && !protected.iter().any(|(i, _)| i.id == item.id) {
-                continue;
-            }
-            let (vm, summary) = verification_of(&item, &points, since);
+            let (vm, summary) = match reports.remove(&item.id) {
+                Some(report) => report,
+                None if protected.contains(&item.id) => verification_of(&item, &[], since, named),
+                None => continue,
+            };
             overall.merge(&summary);
             vms.push(vm);
         }
@@ -86,12 +98,13 @@ impl Admin {
             *passed += u32::from(drill.passed);
         }
         let policies = self.store.enabled_policies().await.map_err(unavailable)?;
+        let copied = policies.iter().filter(|(_, row)| row.policy.target_region.is_some());
+        let copied: BTreeSet<ItemId> = copied.map(|(item, _)| item.id).collect();
         let mut overall = (0, 0);
         let (mut vms, mut untested) = (Vec::new(), Vec::new());
         for item in items {
             let Some((total, passed)) = drills.remove(&item.id) else {
-                let copied = |p: &azdr_domain::Policy| p.target_region.is_some();
-                if policies.iter().any(|(i, row)| i.id == item.id && copied(&row.policy)) {
+                if copied.contains(&item.id) {
                     untested.push(item.arm_id.to_string());
                 }
                 continue;
@@ -132,11 +145,12 @@ fn success(total: u32, passed: u32) -> DrSuccess {
     }
 }
 
-/// `points`: newest first.
+/// `points`: newest first; so many are named at most where they failed, and where nobody has tried.
 fn verification_of<'a>(
     item: &Item,
     points: &'a [PointAttempts],
     since: WallTime,
+    named: usize,
 ) -> (VmVerification, Summary) {
     let mut summary = Summary::default();
     let (mut failed, mut unverified) = (Vec::new(), Vec::new());
@@ -151,14 +165,18 @@ fn verification_of<'a>(
         let verdict = verdict(&attempts, since);
         summary.add(&verdict);
         match verdict {
-            Verdict::Passed { .. } => {}
-            Verdict::Unverified { .. } => unverified.push(point.name.clone()),
-            Verdict::Failed { at, region, detail } => failed.push(FailedVerification {
-                recovery_point: point.name.clone(),
-                region: region.to_owned(),
-                failed_unix_ms: at.unix_ms(),
-                error: detail.to_owned(),
-            }),
+            Verdict::Unverified { .. } if unverified.len() < named => {
+                unverified.push(point.name.clone());
+            }
+            Verdict::Failed { at, region, detail } if failed.len() < named => {
+                failed.push(FailedVerification {
+                    recovery_point: point.name.clone(),
+                    region: region.to_owned(),
+                    failed_unix_ms: at.unix_ms(),
+                    error: detail.to_owned(),
+                })
+            }
+            _ => {}
         }
     }
     let vm = VmVerification {

@@ -101,6 +101,10 @@ fn failed(vms: &[VmVerification], style: Style) -> String {
                 vm.vm_name
             ));
         }
+        let all = vm.summary.map_or(0, |summary| summary.failed as usize);
+        if let Some(more @ 1..) = all.checked_sub(vm.failed.len()) {
+            text.push_str(&format!("  ... and {more} more of {}\n", vm.vm_name));
+        }
     }
     if text.is_empty() { text } else { format!("\nFailed Verifications:\n{text}") }
 }
@@ -114,7 +118,9 @@ fn unverified(vms: &[VmVerification]) -> String {
         for name in vm.unverified.iter().take(MAX_NAMES) {
             text.push_str(&format!("  {name}\n"));
         }
-        if let Some(more @ 1..) = vm.unverified.len().checked_sub(MAX_NAMES) {
+        // Of a large fleet the controller names few of each VM.
+        let all = vm.summary.map_or(0, |summary| summary.unverified as usize);
+        if let Some(more @ 1..) = all.max(vm.unverified.len()).checked_sub(MAX_NAMES) {
             text.push_str(&format!("  ... and {more} more of {}\n", vm.vm_name));
         }
         let all = format!("azdr backup verify-all {}", vm.vm_name);
