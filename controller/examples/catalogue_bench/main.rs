@@ -75,6 +75,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<Value> {
     let controller = places.start_controller(&env).await?;
     let ready_ms = controller.took.as_secs_f64() * 1000.0;
     let at_ready = controller.memory_mib()?;
+    let idle_ms = controller.settle(&env).await?.as_secs_f64() * 1000.0;
     let mut measured = Vec::new();
     for command in measured_commands(&fleet, &history) {
         let figures = command.run(&places, &env)?;
@@ -92,7 +93,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<Value> {
         "runs": history.runs.len(),
         "built_seconds": built.map(|d| d.as_secs()),
         "database_mib": size_mib(&places.database()),
-        "controller": {"ready_ms": ready_ms.round(), "rss_mib_at_ready": at_ready.0,
+        "controller": {"ready_ms": ready_ms.round(), "idle_after_ms": idle_ms.round(), "rss_mib_at_ready": at_ready.0,
             "rss_mib": rss, "peak_rss_mib": peak},
         "load": {"before": load_before, "after": load()?},
         "measured": measured,

@@ -172,6 +172,32 @@ impl Running {
         Ok((of("VmRSS:")?, of("VmHWM:")?))
     }
 
+    /// Waits until it has done what a start brings with it, and is idle for a second: less than a
+    /// twentieth of a processor. Answers how long that took.
+    pub(crate) async fn settle(&self, env: &Env) -> anyhow::Result<Duration> {
+        let begun = env.clock.monotonic();
+        let (mut before, mut quiet) = (self.ticks()?, 0);
+        while quiet < 2 {
+            azdr_env::sleep(Duration::from_millis(500)).await;
+            let now = self.ticks()?;
+            // A hundred ticks are a second.
+            quiet = if now - before <= 2 { quiet + 1 } else { 0 };
+            before = now;
+            let waited = env.clock.monotonic().since(begun);
+            ensure!(waited < PATIENCE, "the controller is not idle after {} s", waited.as_secs());
+        }
+        Ok(env.clock.monotonic().since(begun))
+    }
+
+    /// Processor time, in hundredths of a second.
+    fn ticks(&self) -> anyhow::Result<u64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
+        let after_name = stat.rsplit_once(") ").context("the line has a name")?.1;
+        let fields: Vec<&str> = after_name.split(' ').collect();
+        let field = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok());
+        field(11).zip(field(12)).map(|(user, system)| user + system).context("processor times")
+    }
+
     /// Asks it to end, and waits for that.
     pub(crate) fn stop(mut self) -> anyhow::Result<()> {
         let id = libc::pid_t::try_from(self.process.id())?;

@@ -68,12 +68,13 @@ impl Catalogue {
         let controller = &figures["controller"];
         println!(
             "{} recovery points of {} VMs, {} jobs; database {} MiB; controller ready after {} ms, \
-             {} MiB resident ({} at most)",
+             idle {} ms later, {} MiB resident ({} at most)",
             figures["points"],
             figures["vms"],
             figures["runs"],
             figures["database_mib"],
             controller["ready_ms"],
+            controller["idle_after_ms"],
             controller["rss_mib"],
             controller["peak_rss_mib"]
         );
