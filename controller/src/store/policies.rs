@@ -422,7 +422,7 @@ fn parse_name(name: String) -> Result<PolicyName, StoreError> {
 /// What [`policy_row`] reads.
 const POLICY: &str =
     "policy_json, enabled_since_ms, tag_problem, tag_written_ms, tag_drift_json, origin,
-   origin_problem";
+    origin_problem, gone_ms";
 
 pub(super) fn read_policy(c: &Connection, id: ItemId) -> Result<Option<PolicyRow>, StoreError> {
     let mut statement =
