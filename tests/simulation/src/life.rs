@@ -28,8 +28,8 @@ use crate::world::{SUBSCRIPTION, TENANT, World};
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// How often the scheduler looks.
 const TICK: Duration = Duration::from_secs(30 * 60);
-/// How often residue is looked for: each time everything in Azure is listed.
-pub const SWEEP: Duration = Duration::from_secs(12 * 3600);
+/// How often it is judged what alerts last.
+const JUDGE: Duration = Duration::from_secs(3600);
 /// The operator that simulated commands come from.
 const OPERATOR: &str = "sim";
 const SERIAL: &str = "00";
@@ -92,8 +92,8 @@ impl Life {
         let mut tasks = JoinSet::new();
         tasks.spawn(reconciler.clone().keep_tags(stop.clone()));
         tasks.spawn(reconciler.clone().keep_pins(pins_changed, stop.clone()));
-        tasks.spawn(sweeper.keep_tidy(vec![SUBSCRIPTION.to_owned()], SWEEP, stop.clone()));
-        tasks.spawn(reconciler.clone().keep_alerts(TICK, stop.clone()));
+        tasks.spawn(sweeper.keep_tidy(vec![SUBSCRIPTION.to_owned()], world.sweep, stop.clone()));
+        tasks.spawn(reconciler.clone().keep_alerts(JUDGE, stop.clone()));
         tasks.spawn(reconciler.keep_schedule(TICK, stop));
         let reporter = Arc::new(Reporter { store: store.clone(), known: world.known.clone() });
         line.report_to(reporter.clone());

@@ -19,7 +19,7 @@ use crate::dice::Dice;
 use crate::doom::Moment;
 use crate::event::Event;
 use crate::kinds::Kind;
-use crate::life::{Life, SWEEP};
+use crate::life::Life;
 use crate::machines::Planted;
 use crate::operators::Operators;
 use crate::record::Violation;
@@ -156,7 +156,11 @@ pub async fn run(plan: Plan) -> anyhow::Result<Report> {
     if let Planted::Controller(mutation) = plan.planted {
         azdr_controller::mutation::plant(mutation);
     }
-    let world = World::new(plan.seed, plan.vms, plan.planted, plan.keep_whole).await?;
+    let mut world = World::new(plan.seed, plan.vms, plan.planted, plan.keep_whole).await?;
+    if !plan.faults {
+        // Nobody leaves anything behind.
+        world.sweep = DAY;
+    }
     let life = Life::begin(&world, 1).await?;
     let dice = world.dice("scenario");
     let operators = Operators::new(&world, plan.vms);
@@ -619,7 +623,7 @@ impl Scenario {
             self.begin_life().await?;
         }
         // At least one sweep sees the mended world.
-        azdr_env::sleep(SWEEP + HOUR).await;
+        azdr_env::sleep(self.world.sweep + HOUR).await;
         self.audit(true).await;
         self.settle().await?;
         self.count_changes_of_zones();

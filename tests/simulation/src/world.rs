@@ -71,6 +71,8 @@ pub struct World {
     /// What the controller's database is opened by. SQLite keeps it in memory: what a transaction has
     /// committed is there for the next life, without the work of a file.
     pub database: PathBuf,
+    /// How often the controller looks for residue: each time everything in Azure is listed.
+    pub sweep: Duration,
     /// Nobody's: the database is there as long as somebody has it open.
     _open: Store,
 }
@@ -154,6 +156,7 @@ impl World {
         let database = dir.path().join("azdr.db");
         let database = PathBuf::from(format!("file:{}?vfs=memdb", database.display()));
         let world = Self {
+            sweep: Duration::from_secs(12 * 3600),
             _open: Store::open(&database, Executor::Inline)?,
             database,
             seed,
