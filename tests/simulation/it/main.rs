@@ -58,7 +58,7 @@ fn one_seed_shows_everything_that_happens_and_is_the_one_of_the_range() {
 
 #[test]
 fn every_kind_of_fault_happens() {
-    let output = simulate("--seeds 0..5 --days 24 --vms 6 --parallel 2 --faults --squatters");
+    let output = simulate("--seeds 0..3 --days 30 --vms 8 --parallel 2 --faults --squatters");
     let text = text(&output);
     println!("{text}");
     assert!(output.status.success());
@@ -97,7 +97,7 @@ mistakes! {
     pruning_against_the_policy_is_noticed:
         "prune-ignores-policy", "I1", "are wanted", "--seeds 0..1 --days 5 --vms 3 --calm";
     pruning_what_runs_hold_is_noticed:
-        "prune-ignores-leases", "I1", "holds it for", "--seeds 9..10 --days 6 --vms 3 --busy";
+        "prune-ignores-leases", "I1", "holds it for", "--seeds 24..25 --days 8 --vms 3 --busy";
     pruning_what_copies_need_is_noticed:
         "prune-forgets-lineage", "I2", "", "--seeds 0..1 --days 6 --vms 3";
     a_forgotten_thaw_is_noticed:

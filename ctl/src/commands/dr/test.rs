@@ -81,9 +81,12 @@ impl Test {
     }
 }
 
-/// The step in which the VM is kept, while it is.
+/// The step in which the VM is kept, while it is: it may have begun and not yet say until when.
 fn kept(job: &Job) -> Option<&JobStep> {
-    job.steps.iter().find(|step| step.name == "keep" && step.state() == StepState::Running)
+    let is_kept = |step: &&JobStep| {
+        step.name == "keep" && step.state() == StepState::Running && !step.detail.is_empty()
+    };
+    job.steps.iter().find(is_kept)
 }
 
 /// A test that has passed, and whose VM stays for now.
