@@ -4,7 +4,8 @@
 //! Judged at each deletion of a snapshot that belongs to an announced point, by counting: for some
 //! policy of the last two days there must be, for every tier that the point carries and in this
 //! region, as many *newer* periods of the policy's zone with a point of that tier as it asks for; and
-//! the policy must be on. A person may delete what the policy wants, but nobody what is pinned, what a
+//! the policy must be on. A policy may be in force before the answer that promises it is there: what only
+//! it allows is judged a while later. A person may delete what the policy wants, but nobody what is pinned, what a
 //! job holds, or the newest one. What somebody else has deleted counts no more.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,19 @@ use crate::record::View;
 /// A prune may go by a plan that is a while old.
 const PLANS_LIVE: Duration = Duration::from_secs(2 * 86_400);
 
+/// A change of a policy is answered so long after it came into force, at most: its tag is written first.
+const ANSWERED: Duration = Duration::from_secs(3600);
+
+/// A deletion that no policy allows that was promised by then.
+struct Suspect {
+    at: WallTime,
+    vm: String,
+    name: String,
+    point: Announced,
+    newer: BTreeMap<String, Vec<String>>,
+    why: String,
+}
+
 /// See the module.
 #[derive(Default)]
 pub(super) struct Keep {
@@ -36,6 +50,7 @@ pub(super) struct Keep {
     pins: BTreeMap<(String, String), Option<WallTime>>,
     /// What a person has asked to delete: VM, point, region.
     chosen: BTreeSet<(String, String, Option<String>)>,
+    suspects: Vec<Suspect>,
 }
 
 impl Keep {
@@ -144,6 +159,20 @@ impl Checker for Keep {
     }
 
     fn see(&mut self, event: &Event, view: &View<'_>) -> Result<(), String> {
+        self.judge(event, view)?;
+        let is_over = |s: &Suspect| view.now.since(s.at) > ANSWERED;
+        match self.suspects.iter().position(is_over) {
+            Some(n) => {
+                let s = self.suspects.remove(n);
+                Err(format!("{} (at {})", s.why, s.at))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Keep {
+    fn judge(&mut self, event: &Event, view: &View<'_>) -> Result<(), String> {
         self.points.see(event, view.azure, view.now);
         if let Event::Run { id, state, .. } = event {
             if state.is_terminal() {
@@ -155,6 +184,9 @@ impl Checker for Keep {
         if let Event::PolicyPromised(policy) = event {
             let known = self.policies.entry(policy.vm.clone()).or_default();
             let zone = TimeZone::get(&policy.zone).map_err(|e| e.to_string())?;
+            self.suspects.retain(|s| {
+                s.vm != policy.vm || wanted_by(policy, &zone, &s.name, &s.point, &s.newer).is_some()
+            });
             known.push((view.now, policy.clone(), zone));
         }
         match event {
@@ -196,7 +228,14 @@ impl Checker for Keep {
             .into_iter()
             .any(|region| self.chosen.contains(&(vm.clone(), name.clone(), region)));
         if !chosen && let Some(why) = self.wanted((vm, name), point, &newer, view.now) {
-            return Err(format!("{name} of {vm} in {region}: {why}"));
+            self.suspects.push(Suspect {
+                at: view.now,
+                vm: vm.clone(),
+                name: name.clone(),
+                point: point.clone(),
+                newer,
+                why: format!("{name} of {vm} in {region}: {why}"),
+            });
         }
         self.points.gone(&key, &region);
         Ok(())

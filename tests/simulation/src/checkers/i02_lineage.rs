@@ -2,7 +2,7 @@
 //! deleted: the next copy is a delta to it, on both sides.
 
 use super::Checker;
-use super::announced::{Points, belongs_to};
+use super::announced::{Points, belongs_to, taken};
 use crate::event::Event;
 use crate::record::View;
 
@@ -43,7 +43,11 @@ impl Checker for Lineage {
         for target in whole.filter(|r| **r != point.home) {
             let all = self.points.of(&key.0, target, view.now);
             let newest = all.last().map(|(name, _)| (*name).to_owned());
-            if newest.as_deref() == Some(key.1.as_str()) {
+            // A copy may be whole before the job that made it has ended.
+            let own = taken(&key.1).unwrap_or(point.created);
+            let whole = self.points.complete(view.azure, view.now, &key.0, target);
+            let newer_is_whole = whole.keys().filter_map(|n| taken(n)).any(|at| at > own);
+            if newest.as_deref() == Some(key.1.as_str()) && !newer_is_whole {
                 return Err(format!("{} is the last one copied to {target}", key.1));
             }
         }
