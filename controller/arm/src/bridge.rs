@@ -5,9 +5,7 @@
 //! `Authorization` headers when tracing is on. Only `.send()` is used, never `.await` on a builder
 //! (that re-sends a PUT instead of polling it), and never the response types.
 
-use std::cell::RefCell;
 use std::fmt;
-use std::pin::pin;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -21,6 +19,7 @@ use legacy::error::ErrorKind;
 
 use crate::client::{Call, Core, Turn};
 use crate::error::{AzureError, ErrorClass};
+use crate::pipeline::{carried, carry};
 use crate::transport::HttpResponse;
 
 /// The API version that the builders put on disks and snapshots.
@@ -55,19 +54,11 @@ impl Builders {
     }
 }
 
-tokio::task_local! {
-    /// The answer to what a builder sends. It goes past the builder and its core, which would turn
-    /// every header into their own kind: of the status alone they must know.
-    static ANSWER: RefCell<Option<HttpResponse>>;
-}
-
 /// Sends what a builder built; the argument is the builder's `.send()`.
 pub(crate) async fn sent<R>(
     request: impl Future<Output = legacy::Result<R>>,
 ) -> Result<HttpResponse, AzureError> {
-    let mut sent = pin!(ANSWER.scope(RefCell::new(None), request));
-    sent.as_mut().await.map_err(azure_error)?;
-    sent.take_value().and_then(RefCell::into_inner).ok_or_else(|| {
+    carried(request).await.map_err(azure_error)?.ok_or_else(|| {
         let message = "the request's builder answered by itself";
         AzureError::new(ErrorClass::Invalid, "RequestNotBuilt", message)
     })
@@ -120,7 +111,7 @@ impl legacy::HttpClient for Adapter {
             .map_err(|error| legacy::Error::new(ErrorKind::Other, error))?;
         let status = legacy::StatusCode::try_from(answer.status)
             .map_err(|_| other(format!("HTTP status {} has no name", answer.status)))?;
-        ANSWER.with(|place| place.replace(Some(answer)));
+        carry(answer);
         let body = Box::pin(legacy::BytesStream::new_empty());
         Ok(legacy::Response::new(status, legacy::headers::Headers::new(), body))
     }

@@ -23,9 +23,23 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use crate::transport::{HttpRequest, HttpResponse, HttpTransport, TransportError};
 
 tokio::task_local! {
-    /// The answer to the request that is in the pipeline. It goes past azure_core, which would turn
-    /// every header into its own kind and back, and copy the body: of the status alone it must know.
     static ANSWER: RefCell<Option<HttpResponse>>;
+}
+
+/// Awaits what sends one request through somebody else's HTTP core, and returns the answer that was
+/// [carried](carry) past it: the core would turn every header into its own kind, and copy the body,
+/// while all that it must know is the status. One such sending may be within another.
+pub(crate) async fn carried<T, E>(
+    sending: impl Future<Output = Result<T, E>>,
+) -> Result<Option<HttpResponse>, E> {
+    let mut sending = pin!(ANSWER.scope(RefCell::new(None), sending));
+    sending.as_mut().await?;
+    Ok(sending.take_value().and_then(RefCell::into_inner))
+}
+
+/// Where that core sends: gives the answer to the innermost [`carried`].
+pub(crate) fn carry(answer: HttpResponse) {
+    ANSWER.with(|place| place.replace(Some(answer)));
 }
 
 /// Builds the pipeline of one client.
@@ -62,11 +76,10 @@ pub(crate) async fn send(
     core.set_body(request.body);
     let options = PipelineSendOptions { skip_checks: true, ..PipelineSendOptions::default() };
     let context = Context::new();
-    let sent = pipeline.send(&context, &mut core, Some(options));
-    let mut sent = pin!(ANSWER.scope(RefCell::new(None), sent));
-    sent.as_mut().await.map_err(transport_error)?;
-    let answer = sent.take_value().and_then(RefCell::into_inner);
-    answer.ok_or_else(|| TransportError::maybe_sent("the pipeline answered by itself"))
+    let answer = carried(pipeline.send(&context, &mut core, Some(options))).await;
+    answer
+        .map_err(transport_error)?
+        .ok_or_else(|| TransportError::maybe_sent("the pipeline answered by itself"))
 }
 
 fn transport_error(error: azure_core::Error) -> TransportError {
@@ -101,7 +114,7 @@ impl HttpClient for Leaving {
     async fn execute_request(&self, request: &Request) -> azure_core::Result<AsyncRawResponse> {
         let answer = execute(&*self.0, request).await?;
         let status = StatusCode::from(answer.status);
-        ANSWER.with(|place| place.replace(Some(answer)));
+        carry(answer);
         Ok(AsyncRawResponse::from_bytes(status, Headers::new(), Bytes::new()))
     }
 }
