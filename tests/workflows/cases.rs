@@ -16,7 +16,7 @@ use azdr_domain::recovery_point::PointName;
 use crate::agents::Behaviour;
 use crate::cloud::SUBSCRIPTION;
 use crate::life::{Bench, Life, Prepared, db};
-use crate::ssh::Ssh;
+use crate::ssh::{FIRST_PUBLIC_ADDRESS, Ssh};
 use crate::untouchable::Untouchable;
 
 /// A workflow's case.
@@ -224,7 +224,7 @@ impl Case {
                 };
                 let given = self == Self::DrTestInGivenGroup;
                 if given {
-                    give_group_and_address(bench, life).await;
+                    give_group_and_address(life).await;
                 }
                 let input = dr_test::Input {
                     item: item.id,
@@ -321,8 +321,8 @@ pub(crate) async fn copied(life: &Life, item: &Item, point: PointName) {
 /// Where drills are to take place.
 const GIVEN_GROUP: &str = "lab";
 
-/// Makes the group, and finds out which address the next public IP will have.
-async fn give_group_and_address(bench: &Bench, life: &Life) {
+/// Makes the group, and sees that the next public IP has the address at which SSH answers.
+async fn give_group_and_address(life: &Life) {
     let azure = &life.services.azure;
     let group = ArmId::resource_group_id(SUBSCRIPTION, GIVEN_GROUP).unwrap();
     azure.ensure_resource_group(&group, "eastus", &tags::Tags::new()).await.unwrap();
@@ -334,9 +334,9 @@ async fn give_group_and_address(bench: &Bench, life: &Life) {
     azure.begin_create_public_ip(&id, body).await.unwrap();
     azdr_env::sleep(Duration::from_secs(60)).await;
     let address = azure.get_public_ip(&id).await.unwrap().ip_address.unwrap();
+    assert_eq!(address, FIRST_PUBLIC_ADDRESS.to_string());
     azure.begin_delete_public_ip(&id).await.unwrap();
     azdr_env::sleep(Duration::from_secs(60)).await;
-    bench.ssh.as_ref().unwrap().answer_at(address.parse().unwrap());
 }
 
 /// Verifies a point, to have a run that is over.

@@ -1,6 +1,5 @@
 //! One life of a controller on a world that outlives it.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -51,7 +50,8 @@ pub(crate) struct Prepared {
     image: folder::Image,
     disks: Disks,
     behaviour: Behaviour,
-    ssh: Option<IpAddr>,
+    /// Whether SSH answers.
+    ssh: bool,
     now: WallTime,
 }
 
@@ -121,18 +121,13 @@ impl Bench {
         let guests = Guests::default();
         *guests.frozen.lock().unwrap() = prepared.disks.clone();
         guests.behave(prepared.behaviour);
-        let ssh = prepared.ssh.map(|address| {
-            let ssh = Ssh::new();
-            ssh.answer_at(address);
-            ssh
-        });
         Self {
             env,
             cloud,
             guests: Arc::new(guests),
             meddler: Arc::default(),
             pace: PollPace::quick(),
-            ssh,
+            ssh: prepared.ssh.then(Ssh::new),
         }
     }
 
@@ -155,7 +150,7 @@ impl Bench {
             image: folder::Image::of(self.cloud.dir.path()),
             disks: self.guests.frozen.lock().unwrap().clone(),
             behaviour: self.guests.behaves(),
-            ssh: self.ssh.as_ref().and_then(Ssh::address),
+            ssh: self.ssh.is_some(),
             now: self.env.clock.wall(),
         }
     }

@@ -1,34 +1,27 @@
 //! SSH of drills' machines, as far as the probe looks: a banner at the address that the next public IP
 //! of the world gets.
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Mutex;
+use std::net::Ipv4Addr;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-/// One world's. The public addresses of worlds are on loopback, and those of equal worlds are equal: so
-/// each has a port of its own.
+/// What the first public IP of a world gets. The simulator draws it, on loopback; every world here comes
+/// from one seed.
+pub(crate) const FIRST_PUBLIC_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 170, 128, 1);
+
+/// One world's: each has a port of its own.
 pub(crate) struct Ssh {
-    /// Nobody else gets the port as long as it is taken here.
-    reserved: std::net::TcpListener,
-    at: Mutex<Option<(IpAddr, JoinHandle<()>)>>,
+    port: u16,
+    answering: JoinHandle<()>,
 }
 
 impl Ssh {
+    /// Answers from now on.
     pub(crate) fn new() -> Self {
-        let reserved = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        Self { reserved, at: Mutex::default() }
-    }
-
-    pub(crate) fn port(&self) -> u16 {
-        self.reserved.local_addr().unwrap().port()
-    }
-
-    /// From now on it answers at this address.
-    pub(crate) fn answer_at(&self, address: IpAddr) {
-        let listener = std::net::TcpListener::bind((address, self.port())).unwrap();
+        let listener = std::net::TcpListener::bind((FIRST_PUBLIC_ADDRESS, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
         listener.set_nonblocking(true).unwrap();
         let listener = TcpListener::from_std(listener).unwrap();
         let answering = tokio::spawn(async move {
@@ -36,18 +29,16 @@ impl Ssh {
                 let _ = stream.write_all(b"SSH-2.0-Drill\r\n").await;
             }
         });
-        *self.at.lock().unwrap() = Some((address, answering));
+        Self { port, answering }
     }
 
-    pub(crate) fn address(&self) -> Option<IpAddr> {
-        self.at.lock().unwrap().as_ref().map(|(address, _)| *address)
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 }
 
 impl Drop for Ssh {
     fn drop(&mut self) {
-        if let Some((_, answering)) = self.at.lock().unwrap().take() {
-            answering.abort();
-        }
+        self.answering.abort();
     }
 }
