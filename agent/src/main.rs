@@ -11,7 +11,11 @@ use azdr_agent::{Agent, chain, run};
 use azdr_env::Env;
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Freezes this VM's file systems for azdr's snapshots, and tells its controller how it is.
 #[derive(Parser)]
@@ -70,12 +74,15 @@ struct EnrollArgs {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let log = RingLog::default();
-    let filter = EnvFilter::try_from_env("AZDR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(log.clone())
-        .with_ansi(false)
-        .init();
+    let filter = match log_filter() {
+        Ok(filter) => filter,
+        Err(error) => {
+            eprintln!("azdr-agent: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let lines = tracing_subscriber::fmt::layer().with_writer(log.clone()).with_ansi(false);
+    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -93,6 +100,16 @@ fn main() -> ExitCode {
     // Threads that are stuck on a disk are not waited for.
     runtime.shutdown_background();
     code
+}
+
+/// What is logged: `AZDR_LOG`, such as `warn` or `info,azdr_agent::session=debug`; `info` without it.
+fn log_filter() -> Result<Targets, String> {
+    match std::env::var("AZDR_LOG") {
+        Ok(text) => text.parse().map_err(|e| {
+            format!("AZDR_LOG is {text:?}: {e}; allowed are levels, and TARGET=LEVEL with commas")
+        }),
+        Err(_) => Ok(Targets::new().with_default(LevelFilter::INFO)),
+    }
 }
 
 async fn enroll_command(args: EnrollArgs) -> ExitCode {
