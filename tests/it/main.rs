@@ -14,7 +14,6 @@ mod forecasts;
 mod getting_started;
 mod guests;
 mod guide;
-mod host_agent;
 mod interruptions;
 mod lock_file;
 mod lost_answers;
