@@ -165,8 +165,13 @@ impl Case {
             }
             Self::Verify => {
                 let point = take(life, &item).await;
-                let input =
-                    verify::Input { item: item.id, vm: db(), point, region: "eastus".into() };
+                let input = verify::Input {
+                    item: item.id,
+                    vm: db(),
+                    point,
+                    region: "eastus".into(),
+                    level: verify::Level::Restorable,
+                };
                 workflows::new_run(verify::RUN, &input, item.id, "test")
             }
             Self::RestoreInPlace | Self::RestoreInPlaceOfDeallocated => {
@@ -242,8 +247,13 @@ impl Case {
                 for _ in 0..2 {
                     let point = take(life, &item).await;
                     let key = point.to_string();
-                    let input =
-                        verify::Input { item: item.id, vm: db(), point, region: "eastus".into() };
+                    let input = verify::Input {
+                        item: item.id,
+                        vm: db(),
+                        point,
+                        region: "eastus".into(),
+                        level: verify::Level::Restorable,
+                    };
                     let run = workflows::new_run(verify::RUN, &input, item.id, "test");
                     parts.push(bulk::Part { name: key.clone(), key, run });
                     tokio::time::advance(Duration::from_secs(86_400)).await;
@@ -341,7 +351,13 @@ async fn give_group_and_address(life: &Life) {
 
 /// Verifies a point, to have a run that is over.
 pub(crate) async fn verified(life: &Life, item: &Item, point: PointName) -> RunId {
-    let input = verify::Input { item: item.id, vm: db(), point, region: "eastus".into() };
+    let input = verify::Input {
+        item: item.id,
+        vm: db(),
+        point,
+        region: "eastus".into(),
+        level: verify::Level::Restorable,
+    };
     let run = workflows::new_run(verify::RUN, &input, item.id, "test");
     let id = life.engine.submit(run).await.unwrap();
     let row = life.ended(id).await;
