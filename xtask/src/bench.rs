@@ -1,9 +1,10 @@
 //! `cargo xtask bench`: measures this machine as it is, in release builds.
 //!
-//! One file per benchmark: it builds what is measured, runs the example of `azdr-controller` that
-//! measures, shows the figures, and says which are not good enough.
+//! One file per benchmark: it builds what is measured, runs the example of `azdr-controller` or
+//! `azdr-domain` that measures, shows the figures, and says which are not good enough.
 
 mod catalogue;
+mod hash;
 mod store;
 
 use std::path::Path;
@@ -19,6 +20,8 @@ pub(crate) enum Bench {
     Store(store::Store),
     /// How long an operator waits for answers about 1,000,000 recovery points of 10,000 VMs
     Catalogue(catalogue::Catalogue),
+    /// How fast blocks of disks are hashed on one core (BLAKE3), and what a sample costs
+    Hash(hash::Hash),
 }
 
 impl Bench {
@@ -26,6 +29,7 @@ impl Bench {
         match self {
             Self::Store(store) => store.run(),
             Self::Catalogue(catalogue) => catalogue.run(),
+            Self::Hash(hash) => hash.run(),
         }
     }
 }
