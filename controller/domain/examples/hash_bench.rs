@@ -50,9 +50,9 @@ fn main() {
         json!({"median": gigabytes(&times[TURNS / 2]), "worst": gigabytes(&times[TURNS - 1])})
     };
     let seed = Seed::new("00");
-    let runs =
-        (0..DISK / BLOCK_BYTES / 2).map(|n| (2 * n * BLOCK_BYTES, (2 * n + 1) * BLOCK_BYTES));
-    let population = Population::of_ranges(DISK, runs);
+    let half = DISK / PIECES / 2;
+    let pieces = (0..PIECES).map(|n| (2 * n * half, (2 * n + 1) * half));
+    let population = Population::of_ranges(DISK, pieces);
     let mut chosen = Vec::new();
     let choosing = timed(&mut || chosen = sample(&seed, None, &population, DEFAULT_SAMPLE));
     let hash =
