@@ -406,6 +406,18 @@ fn verify_result(m: &VerifyResult) -> Value {
         "recovery_point": m.recovery_point,
         "region": m.region,
         "disks": list(&m.disks, verified_disk),
+        "content": m.content.as_ref().map(content_proof),
+    })
+}
+
+fn content_proof(m: &ContentProof) -> Value {
+    json!({
+        "blocks": m.blocks,
+        "sampled": m.sampled,
+        "equal": m.equal,
+        "missed_probability": m.missed_probability,
+        "change_per_mille": m.change_per_mille,
+        "words": m.words,
     })
 }
 
@@ -416,6 +428,9 @@ fn verified_disk(m: &VerifiedDisk) -> Value {
         "actual_bytes": m.actual_bytes,
         "disk_state": text(&m.disk_state),
         "bytes_read": m.bytes_read,
+        "blocks": m.blocks,
+        "sampled": m.sampled,
+        "equal": m.equal,
     })
 }
 
@@ -550,6 +565,7 @@ mod tests {
             ("ReplicateResult", replicate_result(&<_>::default())),
             ("VerifyResult", verify_result(&<_>::default())),
             ("VerifiedDisk", verified_disk(&<_>::default())),
+            ("ContentProof", content_proof(&<_>::default())),
             ("Phase", phase(&<_>::default())),
             ("RestoreResult", restore_result(&<_>::default())),
             ("DrTestResult", dr_test_result(&<_>::default())),

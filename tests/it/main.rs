@@ -9,6 +9,7 @@
 mod alerts;
 mod broken_disk;
 mod bulk;
+mod content;
 mod fleet;
 mod forecasts;
 mod getting_started;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
     let tests = [
         lock_file::TESTS,
         whole_flow::TESTS,
+        content::TESTS,
         forecasts::TESTS,
         fleet::TESTS,
         alerts::TESTS,

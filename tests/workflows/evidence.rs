@@ -231,6 +231,7 @@ async fn a_lease_keeps_its_point_from_being_pruned() {
         vm: db(),
         point: points[0].clone(),
         region: "eastus".into(),
+        level: workflows::verify::Level::Restorable,
     };
     let run = workflows::new_run(workflows::verify::RUN, &input, item.id, "test");
     life.engine.submit(run).await.unwrap();

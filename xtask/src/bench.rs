@@ -1,10 +1,12 @@
 //! `cargo xtask bench`: measures this machine as it is, in release builds.
 //!
 //! One file per benchmark: it builds what is measured, runs the program that measures (an example of
-//! `azdr-controller`, or `azdr-agent-bench`), shows the figures, and says which are not good enough.
+//! `azdr-controller` or `azdr-domain`, or `azdr-agent-bench`), shows the figures, and says which are not
+//! good enough.
 
 mod agent;
 mod catalogue;
+mod hash;
 mod store;
 
 use std::path::Path;
@@ -22,6 +24,8 @@ pub(crate) enum Bench {
     Agent(agent::Agent),
     /// How long an operator waits for answers about 1,000,000 recovery points of 10,000 VMs
     Catalogue(catalogue::Catalogue),
+    /// How fast blocks of disks are hashed on one core (BLAKE3), and what a sample costs
+    Hash(hash::Hash),
 }
 
 impl Bench {
@@ -30,6 +34,7 @@ impl Bench {
             Self::Store(store) => store.run(),
             Self::Agent(agent) => agent.run(),
             Self::Catalogue(catalogue) => catalogue.run(),
+            Self::Hash(hash) => hash.run(),
         }
     }
 }

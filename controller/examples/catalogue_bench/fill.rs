@@ -135,7 +135,13 @@ impl Catalogue<'_> {
                 new_run(replicate::RUN, &input, item, by)
             }
             What::Verify => {
-                let input = verify::Input { item, vm, point: name, region: HOME.to_owned() };
+                let input = verify::Input {
+                    item,
+                    vm,
+                    point: name,
+                    region: HOME.to_owned(),
+                    level: verify::Level::Restorable,
+                };
                 new_run(verify::RUN, &input, item, by)
             }
             What::Drill => {

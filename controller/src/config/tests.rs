@@ -61,6 +61,7 @@ fn the_smallest_file_gets_the_documented_defaults() {
     assert_eq!(config.listen.metrics, "127.0.0.1:9464".parse().unwrap());
     assert_eq!(config.drill.access, DrillAccess::None);
     assert_eq!(config.probe.ssh_port, 22);
+    assert_eq!(config.content.sampled_blocks, 300);
     assert!(config.scheduler.enabled);
     assert_eq!(config.scheduler.inventory, Duration::from_secs(300));
     assert_eq!((config.scheduler.proofs.verifications, config.scheduler.proofs.drills), (4, 1));

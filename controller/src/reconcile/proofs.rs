@@ -195,6 +195,7 @@ impl Reconciler {
                     vm: item.arm_id.clone(),
                     point: point.name.clone(),
                     region: point.region.clone(),
+                    level: verify::Level::Restorable,
                 };
                 Some(new_run(verify::RUN, &input, item.id, by))
             }

@@ -21,6 +21,18 @@ pub(crate) fn point_details(m: &PointDetails) -> Value {
         "leases": list(&m.leases, point_lease),
         "regions": list(&m.regions, region_explanation),
         "deletions_held": text(&m.deletions_held),
+        "content_hashes": list(&m.content_hashes, hashed_disk),
+    })
+}
+
+fn hashed_disk(m: &HashedDisk) -> Value {
+    json!({
+        "lun": m.lun,
+        "blocks": m.blocks,
+        "sampled": m.sampled,
+        "taken_at": time(m.taken_unix_ms),
+        "job_id": m.job_id,
+        "problem": text(&m.problem),
     })
 }
 
@@ -80,6 +92,7 @@ fn point_lease(m: &PointLease) -> Value {
 pub(super) fn written() -> Vec<(&'static str, Value)> {
     vec![
         ("PointDetails", point_details(&<_>::default())),
+        ("HashedDisk", hashed_disk(&<_>::default())),
         ("PointSnapshot", point_snapshot(&<_>::default())),
         ("CaptureRecord", capture_record(&<_>::default())),
         ("DiskCapture", disk_capture(&<_>::default())),

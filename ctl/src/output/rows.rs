@@ -147,6 +147,7 @@ pub(crate) static VERIFICATIONS: Rows = Rows {
         "summary.last_verified_at",
         "failed",
         "unverified",
+        "summary.content_compared",
     ],
     shown: &[
         "vm_name",

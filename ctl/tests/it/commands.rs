@@ -90,6 +90,7 @@ pub(crate) const CASES: &[(&str, &str)] = &[
     ("backup_verification_report", "backup verification-report --days 30"),
     ("backup_verification_report_of_a_vm", "backup verification-report --vm prod-db-vm --days 7"),
     ("backup_verify", "backup verify prod-db-vm-backup-daily-20251201-0800"),
+    ("backup_verify_content", "backup verify daily-20251201 --vm prod-db-vm --level content"),
     (
         "backup_pin",
         "backup pin prod-db-vm-backup-daily-20251201-0800 --until 2026-12-01 --reason audit",

@@ -420,7 +420,11 @@ impl AdminService for FakeController {
 
     async fn start_verify(&self, r: Request<StartVerifyRequest>) -> Answer<Job> {
         check(r.get_ref().vm.as_ref())?;
-        Ok(Response::new(values::job(12, "verify")))
+        let what = match r.get_ref().level() {
+            ProofLevel::Content => "verify_content",
+            _ => "verify",
+        };
+        Ok(Response::new(values::job(12, what)))
     }
 
     async fn start_dr_test(&self, r: Request<StartDrTestRequest>) -> Answer<Job> {

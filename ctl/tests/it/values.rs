@@ -372,6 +372,24 @@ pub(crate) fn point_details() -> PointDetails {
         }],
         regions: explanation().regions,
         deletions_held: String::new(),
+        content_hashes: vec![
+            HashedDisk {
+                lun: -1,
+                blocks: 182_044,
+                sampled: 300,
+                taken_unix_ms: NOW + 60_000,
+                job_id: 13,
+                problem: String::new(),
+            },
+            HashedDisk {
+                blocks: 12,
+                sampled: 12,
+                lun: 0,
+                taken_unix_ms: NOW + 61_000,
+                job_id: 13,
+                problem: String::new(),
+            },
+        ],
     }
 }
 
@@ -400,6 +418,7 @@ pub(crate) fn plain_point_details() -> PointDetails {
         }),
         proofs: vec![],
         leases: vec![],
+        content_hashes: vec![],
         deletions_held: "the catalogue was rebuilt from Azure".into(),
         ..full
     }
@@ -1016,6 +1035,7 @@ pub(crate) fn verification_report() -> VerificationReport {
         unverified: 7,
         verified_earlier: 2,
         last_verified_unix_ms: NOW,
+        content_compared: 1,
     };
     let overall = VerificationSummary { total: 32, passed: 24, ..bad };
     let failed = FailedVerification {
@@ -1147,9 +1167,30 @@ pub(crate) fn job(id: i64, workflow: &str) -> Job {
                     actual_bytes: 128 * GIB,
                     disk_state: "Ready".into(),
                     bytes_read: 64 << 20,
+                    ..VerifiedDisk::default()
                 }],
+                content: None,
             }),
         ),
+        "verify_content" => {
+            let mut verified = job(id, "verify");
+            let words = "300 of 300 sampled blocks equal, out of 182044 with data; a change of 1 % of \
+                         a disk's blocks would be missed with probability 0.049 (1 in 20)";
+            let result = verified.result.as_mut().and_then(|r| r.result.as_mut());
+            if let Some(job_result::Result::Verify(result)) = result {
+                let disk = &mut result.disks[0];
+                (disk.blocks, disk.sampled, disk.equal) = (Some(182_044), Some(300), Some(300));
+                result.content = Some(ContentProof {
+                    blocks: 182_044,
+                    sampled: 300,
+                    equal: 300,
+                    missed_probability: 0.0486,
+                    change_per_mille: 10,
+                    words: words.into(),
+                });
+            }
+            return verified;
+        }
         "restore" => (
             vec![
                 step("stop_vm", "Stopping VM", 0, 60),

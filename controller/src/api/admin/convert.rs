@@ -387,8 +387,22 @@ pub(super) fn result(value: &Value, point: Option<api::RecoveryPoint>) -> Option
                     actual_bytes: number(d, "actual_bytes"),
                     disk_state: text(d, "disk_state"),
                     bytes_read: number(d, "bytes_read"),
+                    blocks: d["content"]["blocks"].as_u64(),
+                    sampled: d["content"]["sampled"].as_u64(),
+                    equal: d["content"]["equal"].as_u64(),
                 })
                 .collect(),
+            content: r["content"].is_object().then(|| {
+                let c = &r["content"];
+                api::ContentProof {
+                    blocks: number(c, "blocks"),
+                    sampled: number(c, "sampled"),
+                    equal: number(c, "equal"),
+                    missed_probability: c["missed_probability"].as_f64().unwrap_or(1.0),
+                    change_per_mille: number(c, "change_per_mille") as u32,
+                    words: text(c, "words"),
+                }
+            }),
         }),
         "restore" => api::job_result::Result::Restore(api::RestoreResult {
             recovery_point: text(r, "recovery_point"),

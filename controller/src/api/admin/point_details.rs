@@ -20,6 +20,7 @@ impl Admin {
         // After a rebuild its number may be that of no run, or of the rebuild itself.
         let run = run.filter(|r| r.item == Some(item.id));
         let record = self.store.capture(&point.operation_id).await.map_err(unavailable)?;
+        let hashed = self.store.content(item.id, point.name.clone()).await.map_err(unavailable)?;
         let mut leases = Vec::new();
         for id in &point.leases {
             if let Some(run) = self.store.run(*id).await.map_err(unavailable)? {
@@ -42,6 +43,7 @@ impl Admin {
             leases,
             regions,
             deletions_held: self.why_held().await?,
+            content_hashes: hashed.iter().map(hashed_disk).collect(),
             point: Some(convert::point(&point, &item, now, |r| self.copied(r))),
         })
     }
@@ -99,6 +101,21 @@ fn capture(record: &azdr_domain::CaptureRecord) -> api::CaptureRecord {
         file_systems: record.file_systems.iter().map(file_system).collect(),
         thaw_asked_ms: record.thaw_asked_ms,
         unbroken: record.unbroken,
+    }
+}
+
+fn hashed_disk(row: &crate::store::ContentRow) -> api::HashedDisk {
+    let (blocks, sampled, problem) = match &row.manifest {
+        Ok(m) => (m.population(), m.blocks().len() as u64, String::new()),
+        Err(e) => (0, 0, e.to_string()),
+    };
+    api::HashedDisk {
+        lun: lun(row.lun),
+        blocks,
+        sampled,
+        taken_unix_ms: row.taken.unix_ms(),
+        job_id: row.run.0,
+        problem,
     }
 }
 

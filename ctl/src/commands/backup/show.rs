@@ -1,7 +1,8 @@
 //! `azdr backup show`
 
 use azdr_proto::admin::{
-    CaptureRecord, Consistency, GetPointRequest, PointDetails, PointSnapshot, Proof, RecoveryPoint,
+    CaptureRecord, Consistency, GetPointRequest, HashedDisk, PointDetails, PointSnapshot, Proof,
+    RecoveryPoint,
 };
 use clap::Args;
 
@@ -46,6 +47,7 @@ fn text(answer: &PointDetails, style: Style) -> String {
     text.push_str(&disks(&answer.snapshots));
     text.push_str(&copies(point, style));
     text.push_str(&proofs(point, &answer.proofs, style));
+    text.push_str(&content_hashes(&answer.content_hashes));
     text.push_str(&holds(answer, point));
     text.push_str(&explain::regions(&answer.regions, &answer.deletions_held, style));
     text
@@ -179,6 +181,22 @@ fn proofs(point: &RecoveryPoint, proofs: &[Proof], style: Style) -> String {
         ]);
     }
     format!("\nProof: {level}{failed}\n{}", table.render("  "))
+}
+
+fn content_hashes(disks: &[HashedDisk]) -> String {
+    if disks.is_empty() {
+        return "\nContent hashes: none were taken\n".to_owned();
+    }
+    let mut table = Table::default();
+    for d in disks {
+        let what = match d.problem.as_str() {
+            "" if d.sampled == d.blocks => format!("all {} blocks with data", d.blocks),
+            "" => format!("{} of {} blocks with data", d.sampled, d.blocks),
+            problem => problem.to_owned(),
+        };
+        table.row([disk(d.lun), what, minute(d.taken_unix_ms), format!("job {}", d.job_id)]);
+    }
+    format!("\nContent hashes:\n{}", table.render("  "))
 }
 
 fn holds(answer: &PointDetails, point: &RecoveryPoint) -> String {
