@@ -5,6 +5,8 @@
 
 mod controller;
 mod enroll;
+mod evidence;
+mod foreign_freezer;
 mod freeze;
 mod loop_mount;
 mod machine;
@@ -44,7 +46,9 @@ fn main() {
         return;
     }
     let mut trials = Vec::new();
-    for (name, needs, test) in [enroll::TESTS, restored::TESTS, freeze::TESTS].concat() {
+    for (name, needs, test) in
+        [enroll::TESTS, restored::TESTS, freeze::TESTS, evidence::TESTS].concat()
+    {
         let missing = if needs.is_empty() { None } else { loop_mount::missing(needs) };
         let body = move || {
             test();
