@@ -1,7 +1,8 @@
 //! `azdr backup show`
 
 use azdr_proto::admin::{
-    CaptureRecord, Consistency, GetPointRequest, PointDetails, PointSnapshot, Proof, RecoveryPoint,
+    CaptureRecord, Consistency, FileSystemFreeze, GetPointRequest, PointDetails, PointSnapshot,
+    Proof, RecoveryPoint,
 };
 use clap::Args;
 
@@ -123,19 +124,47 @@ fn evidence(record: &CaptureRecord, point: &RecoveryPoint) -> String {
         let window = point.frozen_ms;
         text.push_str(&format!("  The agent attests: {attested}, {window} ms in all\n"));
     }
+    text.push_str(&file_systems(record));
+    text
+}
+
+/// Every file system: for how long it was frozen, what proves it, and what it is worth by itself.
+fn file_systems(record: &CaptureRecord) -> String {
     let mut table = Table::default();
     for f in &record.file_systems {
-        let thawed = if f.thawed_by_agent { "" } else { "thawed by somebody else" };
-        let frozen = format!("frozen for {} ms", f.frozen_ms);
+        let level = names::consistency(f.level).unwrap_or_default();
         table.row([
             f.mount_point.clone(),
-            frozen,
+            f.file_system_type.clone(),
+            format!("frozen for {} ms", f.frozen_ms),
             format!("from {}", second(f.frozen_from_unix_ms)),
-            thawed.to_owned(),
+            canary(f),
+            match (f.reason.as_str(), f.thawed_by_agent) {
+                ("", true) => level,
+                ("", false) => "thawed by somebody else".to_owned(),
+                (reason, _) => format!("{level}: {reason}"),
+            },
         ]);
     }
-    text.push_str(&table.render("    "));
-    text
+    let mut others = Table::default();
+    for f in &record.not_frozen {
+        let words = format!("not frozen: {}", f.reason);
+        others.row([f.mount_point.clone(), f.file_system_type.clone(), words]);
+    }
+    table.render("    ") + &others.render("    ")
+}
+
+/// What the canary of a file system showed; nothing for captures from before canaries.
+fn canary(f: &FileSystemFreeze) -> String {
+    let (by_thaw, released) = (f.canary_released_by_thaw(), f.canary_released_ms);
+    match (f.canary_blocked, released) {
+        (None, _) => String::new(),
+        (Some(true), Some(_)) if by_thaw => "canary blocked until the thaw".to_owned(),
+        (Some(true), Some(ms)) => format!("canary blocked, released at {ms} ms, before the thaw was asked for"),
+        (Some(true), None) => "canary blocked, then lost".to_owned(),
+        (Some(false), Some(ms)) => format!("canary not seen blocked, through at {ms} ms"),
+        (Some(false), None) => "canary not seen blocked".to_owned(),
+    }
 }
 
 fn disks(snapshots: &[PointSnapshot]) -> String {
