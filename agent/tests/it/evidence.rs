@@ -22,6 +22,7 @@ crate::tests! {
     a_mount_that_comes_and_goes_in_the_window_spoils_it: ["mkfs.ext4"],
     mounts_that_do_not_matter_do_not_spoil_it: ["mkfs.ext4"],
     unmounts_and_remounts_in_the_window_leave_no_ghost: ["mkfs.ext4"],
+    a_thaw_process_killed_as_a_whole_is_succeeded_by_the_agent: ["mkfs.ext4"],
     a_stopped_thaw_process_is_succeeded_by_the_agent: ["mkfs.ext4"],
     a_machine_that_stood_still_in_the_window_proves_nothing: ["mkfs.ext4"],
 }
@@ -84,10 +85,6 @@ async fn canaries_prove_a_whole_freeze() {
     let reply = scene.thawed("op-1").await;
     assert!(reply.unbroken && reply.reason.is_empty(), "{reply:?}");
     assert!(reply.windows.len() == 2 && reply.windows.iter().all(proved), "{reply:?}");
-    for window in &reply.windows {
-        let late = window.canary_released_ns.saturating_sub(window.frozen_to_ns);
-        println!("{}: went on {} µs after FITHAW", window.mount_point, late / 1_000);
-    }
     scene.assert_over();
 }
 
@@ -247,6 +244,52 @@ async fn unmounts_and_remounts_in_the_window_leave_no_ghost() {
     std::thread::spawn(move || done.send(std::fs::write(probe, "probe")));
     wait.recv_timeout(Duration::from_secs(5)).expect("it takes writes").unwrap();
     assert!(run("umount", &[]));
+}
+
+/// Kills processes at one instant, as systemd ends a unit: by their control group, where there are any.
+fn kill_together(pids: &[u32]) {
+    let roots = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+    let name = format!("azdr-test-{}", std::process::id());
+    let groups = roots.map(|root| std::path::Path::new(root).join(&name));
+    let group = groups.iter().find(|group| {
+        let made = std::fs::create_dir(group).is_ok() && group.join("cgroup.kill").exists();
+        if !made {
+            let _ = std::fs::remove_dir(group);
+        }
+        made
+    });
+    let Some(group) = group else {
+        let pids = pids.iter().map(u32::to_string);
+        assert!(Command::new("kill").args(["-s", "KILL"]).args(pids).status().unwrap().success());
+        return;
+    };
+    for pid in pids {
+        std::fs::write(group.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+    std::fs::write(group.join("cgroup.kill"), "1").unwrap();
+    let gone = || std::fs::remove_dir(group).is_ok();
+    wait_for("the end of a control group", Duration::from_secs(5), gone);
+}
+
+async fn a_thaw_process_killed_as_a_whole_is_succeeded_by_the_agent() {
+    let mut scene = scene(2).await;
+    for round in 0..5 {
+        let operation = format!("op-{round}");
+        let writer = Writer::start(scene.mounts[1].path());
+        scene.frozen(&operation, 10_000, 25_000).await;
+        let mut both = scene.thawd.children();
+        both.push(scene.thawd.id());
+        assert_eq!(both.len(), 2);
+        kill_together(&both);
+        let took = writer.assert_goes_on(Duration::from_secs(3));
+        println!("thawed {took:?} after all of it was killed");
+        assert!(!scene.thawd.ended());
+        let reply = scene.thawed(&operation).await;
+        assert!(!reply.unbroken, "{reply:?}");
+        drop(writer);
+        scene.thawd = scene.machine.start_thawd();
+        scene.assert_over();
+    }
 }
 
 /// Both halves of it: one alone is succeeded by the other.

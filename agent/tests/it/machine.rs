@@ -63,6 +63,11 @@ impl Process {
         ChildProcess(children.trim().parse().unwrap())
     }
 
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        !matches!(self.0.try_wait(), Ok(None))
+    }
+
     /// Waits for its end; true when it ended well.
     pub(crate) fn ended(&mut self) -> bool {
         let mut status = None;

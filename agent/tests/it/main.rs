@@ -11,6 +11,7 @@ mod freeze;
 mod loop_mount;
 mod machine;
 mod restored;
+mod rounds;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -47,7 +48,7 @@ fn main() {
     }
     let mut trials = Vec::new();
     for (name, needs, test) in
-        [enroll::TESTS, restored::TESTS, freeze::TESTS, evidence::TESTS].concat()
+        [enroll::TESTS, restored::TESTS, freeze::TESTS, evidence::TESTS, rounds::TESTS].concat()
     {
         let missing = if needs.is_empty() { None } else { loop_mount::missing(needs) };
         let body = move || {

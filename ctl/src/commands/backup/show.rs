@@ -160,7 +160,9 @@ fn canary(f: &FileSystemFreeze) -> String {
     match (f.canary_blocked, released) {
         (None, _) => String::new(),
         (Some(true), Some(_)) if by_thaw => "canary blocked until the thaw".to_owned(),
-        (Some(true), Some(ms)) => format!("canary blocked, released at {ms} ms, before the thaw was asked for"),
+        (Some(true), Some(ms)) => {
+            format!("canary blocked, released at {ms} ms, before the thaw was asked for")
+        }
         (Some(true), None) => "canary blocked, then lost".to_owned(),
         (Some(false), Some(ms)) => format!("canary not seen blocked, through at {ms} ms"),
         (Some(false), None) => "canary not seen blocked".to_owned(),
@@ -233,4 +235,43 @@ fn holds(answer: &PointDetails, point: &RecoveryPoint) -> String {
         text.push_str(&format!("  by {} {until}: {}\n", pin.owner, pin.reason));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_canary_showed_is_said_in_words() {
+        let shown = |blocked, released, by_thaw| {
+            canary(&FileSystemFreeze {
+                canary_blocked: blocked,
+                canary_released_ms: released,
+                canary_released_by_thaw: by_thaw,
+                ..FileSystemFreeze::default()
+            })
+        };
+        assert_eq!(shown(None, None, None), "", "from before canaries");
+        let (yes, no) = (Some(true), Some(false));
+        assert_eq!(shown(yes, Some(80), yes), "canary blocked until the thaw");
+        let early = "canary blocked, released at 80 ms, before the thaw was asked for";
+        assert_eq!(shown(yes, Some(80), no), early);
+        assert_eq!(shown(yes, None, no), "canary blocked, then lost");
+        assert_eq!(shown(no, Some(3), no), "canary not seen blocked, through at 3 ms");
+        assert_eq!(shown(no, None, no), "canary not seen blocked");
+    }
+
+    #[test]
+    fn a_file_system_with_less_says_why() {
+        let freeze = FileSystemFreeze {
+            mount_point: "/data".into(),
+            file_system_type: "ext4".into(),
+            level: Consistency::Crash.into(),
+            reason: "somebody else thawed it".into(),
+            ..FileSystemFreeze::default()
+        };
+        let record = CaptureRecord { file_systems: vec![freeze], ..CaptureRecord::default() };
+        let text = file_systems(&record);
+        assert!(text.contains("crash: somebody else thawed it"), "{text}");
+    }
 }
