@@ -170,10 +170,9 @@ impl Canaries {
                 if all || self.told.readable().await.is_err() {
                     return;
                 }
-                // Their process has ended.
-                if matches!(self.record_into_sight(), Err(ref e) if e.kind() != io::ErrorKind::WouldBlock)
-                {
-                    return;
+                match self.record_into_sight() {
+                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
+                    _ => {}
                 }
             }
         };

@@ -150,7 +150,8 @@ fn why_broken(report: &Report, survey: &Survey) -> String {
     reasons.join("; ")
 }
 
-/// The facts when the thaw process died or did not run, and the agent thawed: there are no windows to show.
+/// The facts when the thaw process died or did not run, and the agent thawed: there are no windows to
+/// show.
 pub(crate) fn thaw_reply_without_thawd(id: &str, results: &[io::Result<()>]) -> ThawReply {
     let by_us = results.iter().filter(|result| result.is_ok()).count();
     ThawReply {
@@ -158,8 +159,8 @@ pub(crate) fn thaw_reply_without_thawd(id: &str, results: &[io::Result<()>]) -> 
         unbroken: false,
         cause: ThawCause::Shutdown.into(),
         reason: format!(
-            "azdr-thawd died or was stopped; the agent thawed {by_us} of {} file systems, the others were not \
-             frozen",
+            "azdr-thawd died or was stopped; the agent thawed {by_us} of {} file systems, the others \
+             were not frozen",
             results.len()
         ),
         windows: Vec::new(),

@@ -562,7 +562,7 @@ impl Machines {
             let text = format!("{recovery_point}\n{operation_id}\n{nonce}\n");
             let _ = self.guests.write_file(&vm_id, &witness_path(mount), text.into());
         }
-        let file_systems = mounts.iter().map(reported).collect();
+        let file_systems = mounts.iter().map(|mount| reported(mount)).collect();
         let changed = {
             let now = self.now();
             let mut inner = self.lock();
@@ -671,7 +671,7 @@ impl Machines {
             cause: cause.into(),
             reason: if unbroken { String::new() } else { format!("{cause:?}") },
             windows: hold.frozen_at.map_or_else(Vec::new, |from| {
-                let shown = |mount| shown(mount, from, now, cause);
+                let shown = |mount: &String| shown(mount, from, now, cause);
                 machine.mounts.iter().map(shown).collect()
             }),
             window_ms: window.unwrap_or_default().as_millis() as u32,
@@ -687,9 +687,9 @@ impl Machines {
 }
 
 /// What a machine says of a file system that it has frozen.
-fn reported(mount: &String) -> FileSystemReport {
+fn reported(mount: &str) -> FileSystemReport {
     FileSystemReport {
-        mount_point: mount.clone(),
+        mount_point: mount.to_owned(),
         file_system_type: "simulated".to_owned(),
         state: FileSystemState::Frozen.into(),
         ..FileSystemReport::default()
@@ -697,10 +697,10 @@ fn reported(mount: &String) -> FileSystemReport {
 }
 
 /// What it says afterwards: the freeze was whole, and its canary went on with the thaw.
-fn shown(mount: &String, from: WallTime, to: WallTime, cause: ThawCause) -> FileSystemWindow {
+fn shown(mount: &str, from: WallTime, to: WallTime, cause: ThawCause) -> FileSystemWindow {
     let ns = |at: WallTime| at.unix_ms().unsigned_abs() * 1_000_000;
     FileSystemWindow {
-        mount_point: mount.clone(),
+        mount_point: mount.to_owned(),
         frozen_from_ns: ns(from),
         frozen_to_ns: ns(to),
         frozen_from_unix_ms: from.unix_ms(),

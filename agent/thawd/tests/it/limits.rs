@@ -19,11 +19,13 @@ use crate::thawd_process::{
 crate::tests! {
     the_agents_death_thaws_within_100_ms: ["mkfs.ext4"],
     a_stopped_agents_lease_ends_after_three_seconds: ["mkfs.ext4"],
-    a_freeze_stuck_on_its_disk_holds_up_no_other_and_is_thawed_when_it_completes: ["mkfs.ext4", "fsfreeze"],
+    a_freeze_stuck_on_its_disk_holds_up_no_other_and_is_thawed_when_it_completes:
+        ["mkfs.ext4", "fsfreeze"],
     a_freezer_killed_while_stuck_leaves_nothing_frozen: ["mkfs.ext4", "fsfreeze"],
     a_thousand_races_of_thaw_against_freeze_leave_nothing_frozen: ["mkfs.ext4"],
     no_page_is_faulted_in_between_armed_and_thawed: ["mkfs.ext4"],
-    memory_swapped_to_the_frozen_file_system_does_not_delay_the_thaw: ["mkfs.ext4", "mkswap", "swapon", "swapoff"],
+    memory_swapped_to_the_frozen_file_system_does_not_delay_the_thaw:
+        ["mkfs.ext4", "mkswap", "swapon", "swapoff"],
 }
 
 /// First argument of this test binary when it plays a program that uses too much memory.
