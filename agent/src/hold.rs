@@ -3,8 +3,8 @@
 //! Everything that may block on a disk (survey, sync, witness) comes before the thaw process is
 //! armed. From then on this process writes nothing: log lines are held back, heartbeats and replies
 //! come from memory (N8). The thaw process survives the death of either of its two halves; should
-//! both die in the window, which is the end of the connection, or both be stopped until well after the
-//! hold limit, this one thaws through the descriptors that all hold.
+//! both die in the window, which is the end of the connection, or both stand still when they should have
+//! thawed, this one thaws through the descriptors that all hold.
 //!
 //! What the freeze is worth is looked at while it lasts: FROZEN is said only after the canaries have
 //! been seen blocked, and file systems that come or go are noticed (R9).
@@ -17,6 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use azdr_env::Monotonic;
 use azdr_proto::agent::agent_message::Body;
 use azdr_proto::agent::{
     FileSystemReport, FileSystemState, Freeze, FreezeOutcome, FreezeReply, QuiesceState, Witness,
@@ -51,6 +52,8 @@ const LATE_FREEZE: Duration = Duration::from_secs(1);
 const CANARY_LIMIT: Duration = Duration::from_secs(3);
 /// The thaw process keeps the hold limit. When so long after it it has not said a word, it does not run.
 const OVERDUE: Duration = Duration::from_millis(500);
+/// A thaw that was asked for is confirmed sooner than this, or said to be stuck.
+const THAW_OVERDUE: Duration = Duration::from_secs(2);
 
 /// Everything ready, nothing frozen.
 pub(crate) struct Prepared {
@@ -218,6 +221,8 @@ struct Hold<'a> {
     change: Option<String>,
     /// The thaw process has said that it cannot thaw, and goes on trying.
     poisoned: bool,
+    /// When the thaw process should have thawed, or said that it cannot.
+    overdue: Monotonic,
 }
 
 /// Freezes, holds and thaws; returns when the thaw is confirmed.
@@ -228,6 +233,7 @@ pub(crate) async fn run(
     prepared: Prepared,
 ) -> Ended {
     let devices = prepared.survey.covered.iter().map(|covered| covered.device).collect();
+    let overdue = agent.env.clock.monotonic().plus(prepared.hold_limit + OVERDUE);
     let mut hold = Hold {
         agent,
         view,
@@ -238,6 +244,7 @@ pub(crate) async fn run(
         devices,
         change: None,
         poisoned: false,
+        overdue,
     };
     agent.log.hold();
     let end = hold.window(inbox).await;
@@ -258,12 +265,11 @@ impl Hold<'_> {
     /// The critical section.
     async fn window(&mut self, inbox: &mut UnboundedReceiver<Command>) -> End {
         let mut inbox_open = true;
-        let overdue = azdr_env::sleep(self.prepared.hold_limit + OVERDUE);
-        let mut overdue = std::pin::pin!(overdue);
         if self.tell(&Request::Freeze(self.prepared.id)).is_err() {
             return self.thaw_ourselves().await;
         }
         loop {
+            let overdue = self.overdue.since(self.agent.env.clock.monotonic());
             tokio::select! {
                 biased;
                 reply = next_reply(&self.prepared.thawd) => match reply {
@@ -283,7 +289,9 @@ impl Hold<'_> {
                 change = self.prepared.mount_watch.change(&self.devices), if self.change.is_none() => {
                     self.change = Some(change);
                 }
-                () = &mut overdue, if !self.poisoned => return self.thaw_ourselves().await,
+                () = azdr_env::sleep(overdue), if !self.poisoned => {
+                    return self.thaw_ourselves().await;
+                }
             }
         }
     }
@@ -326,6 +334,8 @@ impl Hold<'_> {
                 self.asked.push(id);
                 if self.asked_ns == 0 {
                     self.asked_ns = monotonic_ns();
+                    let overdue = self.agent.env.clock.monotonic().plus(THAW_OVERDUE);
+                    self.overdue = self.overdue.min(overdue);
                 }
                 self.view.show(QuiesceState::Thawing);
                 let _ = self.tell(&Request::Thaw(self.prepared.id));

@@ -295,34 +295,32 @@ async fn a_thaw_process_killed_as_a_whole_is_succeeded_by_the_agent() {
 /// Both halves of it: one alone is succeeded by the other.
 async fn a_stopped_thaw_process_is_succeeded_by_the_agent() {
     let mut scene = scene(2).await;
-    let writer = Writer::start(scene.mounts[1].path());
-    scene.frozen("op-1", 10_000, 1_500).await;
-    let operation = scene.thawd.child();
-    scene.thawd.signal("STOP");
-    operation.signal("STOP");
-    // By the hold limit and the half second after which the agent does it.
-    let took = writer.assert_goes_on(Duration::from_secs(5));
-    println!("thawed {took:?} after both were stopped");
-    assert!(took < Duration::from_secs(3), "{took:?}");
-    let reply = scene.thawed("op-1").await;
-    assert!(!reply.unbroken && reply.reason.contains("the agent thawed 2 of 2"), "{reply:?}");
-    operation.signal("CONT");
-    scene.thawd.signal("CONT");
-    scene.mounts.iter().for_each(LoopMount::assert_writable);
-    drop(writer);
-    let again = async {
-        for round in 0.. {
-            scene.session.tell(freeze(&format!("op-2-{round}"), 3_000, 10_000)).await;
-            if freeze_reply(&mut scene.session).await.outcome()
-                == azdr_proto::agent::FreezeOutcome::Frozen
-            {
-                return scene.thawed(&format!("op-2-{round}")).await;
-            }
-        }
-        unreachable!()
-    };
-    let reply = tokio::time::timeout(Duration::from_secs(20), again).await.unwrap();
-    assert!(reply.unbroken, "{reply:?}");
+    for (operation, hold_limit_ms, ask) in [("op-1", 1_500, false), ("op-2", 25_000, true)] {
+        let writer = Writer::start(scene.mounts[1].path());
+        scene.frozen(operation, 10_000, hold_limit_ms).await;
+        let process = scene.thawd.child();
+        scene.thawd.signal("STOP");
+        process.signal("STOP");
+        let reply = if ask {
+            // Two seconds after that.
+            scene.thawed(operation).await
+        } else {
+            // By the hold limit, and half a second.
+            let took = writer.assert_goes_on(Duration::from_secs(5));
+            println!("thawed {took:?} after both were stopped");
+            scene.thawed(operation).await
+        };
+        assert!(!reply.unbroken && reply.reason.contains("the agent thawed 2 of 2"), "{reply:?}");
+        writer.assert_goes_on(Duration::from_secs(2));
+        process.signal("CONT");
+        scene.thawd.signal("CONT");
+        drop(writer);
+        scene.assert_over();
+        // It finds them thawed, and is ready again: the same one.
+        wait_for("its end", Duration::from_secs(5), || scene.thawd.children().is_empty());
+    }
+    scene.frozen("op-3", 3_000, 10_000).await;
+    assert!(scene.thawed("op-3").await.unbroken);
     scene.assert_over();
 }
 

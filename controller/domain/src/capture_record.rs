@@ -40,12 +40,24 @@ pub struct DiskCapture {
 
 impl CaptureRecord {
     /// For how long file systems are known to have been frozen around this disk's snapshot: from
-    /// FROZEN until thaw was asked for, if the snapshot was asked for and done in between and the
-    /// agent attests that the freeze was unbroken.
+    /// FROZEN until thaw was asked for; `None` with a [doubt](Self::disk_doubt).
     pub fn frozen_ms(&self, disk: &DiskCapture) -> Option<u64> {
-        let thaw = self.thaw_asked_ms?;
-        let within = disk.done_ms.is_some_and(|done| done <= thaw);
-        (within && self.unbroken == Some(true)).then_some(thaw)
+        self.thaw_asked_ms.filter(|_| self.disk_doubt(disk).is_none())
+    }
+
+    /// Why no freeze is known to enclose this disk's snapshot, in words: it must have been asked for and
+    /// done between FROZEN and the request to thaw, and the agent must show an unbroken freeze.
+    pub fn disk_doubt(&self, disk: &DiskCapture) -> Option<&'static str> {
+        match (self.thaw_asked_ms, disk.done_ms, self.unbroken) {
+            (None, _, _) => Some("nothing was frozen"),
+            (_, None, _) => Some("it was not seen to succeed"),
+            (Some(thaw), Some(done), _) if done > thaw => {
+                Some("it succeeded only after thaw was asked for")
+            }
+            (_, _, None) => Some("the agent did not confirm the freeze"),
+            (_, _, Some(false)) => Some("the freeze was broken"),
+            (_, _, Some(true)) => None,
+        }
     }
 
     /// Why the agent's word on an unbroken freeze is not enough, if so: a file system of `frozen`, which
@@ -154,6 +166,15 @@ mod tests {
         assert_eq!(record(Some(80), Some(false)).frozen_ms(&disk(Some(10))), None);
         assert_eq!(record(Some(80), None).frozen_ms(&disk(Some(10))), None);
         assert_eq!(record(None, None).frozen_ms(&disk(Some(10))), None);
+        for (thaw, unbroken, done, words) in [
+            (None, None, Some(10), "nothing was frozen"),
+            (Some(80), Some(true), None, "not seen to succeed"),
+            (Some(80), Some(true), Some(81), "only after thaw"),
+            (Some(80), None, Some(10), "did not confirm"),
+            (Some(80), Some(false), Some(10), "broken"),
+        ] {
+            assert!(record(thaw, unbroken).disk_doubt(&disk(done)).unwrap().contains(words));
+        }
     }
 
     #[test]

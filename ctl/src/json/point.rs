@@ -50,6 +50,8 @@ fn disk_capture(m: &DiskCapture) -> Value {
         "asked_ms": m.asked_ms,
         "done_ms": m.done_ms,
         "frozen_ms": m.frozen_ms,
+        "level": names::consistency(m.level),
+        "reason": text(&m.reason),
     })
 }
 

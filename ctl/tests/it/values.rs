@@ -326,6 +326,8 @@ pub(crate) fn point_details() -> PointDetails {
         asked_ms,
         done_ms: Some(done_ms),
         frozen_ms: Some(861),
+        level: Consistency::Filesystem as i32,
+        reason: String::new(),
     };
     let file_system = |mount_point: &str, device: &str| FileSystemFreeze {
         mount_point: mount_point.into(),
@@ -390,7 +392,14 @@ pub(crate) fn point_details() -> PointDetails {
 
 /// Of a point that nobody froze, copied, proved or pinned.
 pub(crate) fn plain_point_details() -> PointDetails {
-    let disk = |lun, done_ms| DiskCapture { lun, asked_ms: 0, done_ms, frozen_ms: None };
+    let disk = |lun, done_ms| DiskCapture {
+        lun,
+        asked_ms: 0,
+        done_ms,
+        frozen_ms: None,
+        level: Consistency::Crash as i32,
+        reason: "nothing was frozen".into(),
+    };
     let full = point_details();
     PointDetails {
         point: Some(RecoveryPoint {

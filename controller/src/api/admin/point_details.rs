@@ -87,6 +87,11 @@ fn capture(record: &azdr_domain::CaptureRecord) -> api::CaptureRecord {
         asked_ms: d.asked_ms,
         done_ms: d.done_ms,
         frozen_ms: record.frozen_ms(d),
+        level: match record.disk_doubt(d) {
+            None => api::Consistency::Filesystem.into(),
+            Some(_) => api::Consistency::Crash.into(),
+        },
+        reason: record.disk_doubt(d).unwrap_or_default().to_owned(),
     };
     let file_system = |f: &azdr_domain::capture_record::FileSystemFreeze| api::FileSystemFreeze {
         mount_point: f.mount_point.clone(),

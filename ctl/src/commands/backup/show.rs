@@ -108,9 +108,10 @@ fn evidence(record: &CaptureRecord, point: &RecoveryPoint) -> String {
             disk(d.lun),
             format!("asked for at {}", d.asked_ms),
             d.done_ms.map_or("not seen to succeed".to_owned(), |ms| format!("done at {ms}")),
-            match d.frozen_ms {
-                Some(ms) => format!("frozen from 0 to {ms}"),
-                None => "no freeze that encloses it".to_owned(),
+            match (d.frozen_ms, d.reason.as_str()) {
+                (Some(ms), _) => format!("frozen from 0 to {ms}"),
+                (None, "") => "no freeze that encloses it".to_owned(),
+                (None, reason) => format!("no freeze that encloses it: {reason}"),
             },
         ]);
     }
