@@ -1,6 +1,7 @@
-//! What needs `unsafe`: two calls to the kernel that the standard library does not have, and waiting
-//! for a socket that tokio does not know.
+//! What needs `unsafe`: three calls to the kernel that the standard library does not have, and waiting
+//! for descriptors that tokio does not know.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -48,6 +49,28 @@ pub(crate) fn file_system_uuid(fd: BorrowedFd<'_>) -> Option<String> {
         part(16..20),
         part(20..32)
     ))
+}
+
+/// Sets a file's times to now. Blocks while its file system is frozen.
+///
+/// # Errors
+/// The disk's.
+pub(crate) fn touch(file: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: a valid descriptor, and no memory is passed.
+    if unsafe { libc::futimens(file.as_raw_fd(), std::ptr::null()) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Lets tokio wait for changes of one of the kernel's tables, such as the mount table.
+///
+/// # Errors
+/// No descriptors are left.
+pub(crate) fn watch_for_changes(table: File) -> io::Result<AsyncFd<File>> {
+    // SAFETY: a file owns its descriptor, which stays open and the same until the file is dropped.
+    let watched = unsafe { AsyncFd::register_with_interest(table, Interest::PRIORITY) };
+    watched.map_err(io::Error::from)
 }
 
 /// Lets tokio wait for the thaw process's answers.

@@ -18,11 +18,12 @@
 //!
 //! Deliberately absent: Azure credentials, policies, other VMs, a remote shell. The agent obeys a
 //! fixed set of requests; nothing in a message can name a command or a path. Not yet here: hooks
-//! (R20–R24), canaries (R9), Azure Backup's lock file (R15), disks' LUNs (R13), other mount
+//! (R20–R24), Azure Backup's lock file (R15), disks' LUNs (R13), other mount
 //! namespaces (R10).
 
 pub mod atomic_file;
 pub mod blocking;
+pub mod canary;
 pub mod config;
 pub mod enroll;
 mod facts;
@@ -31,6 +32,7 @@ mod hold;
 pub mod identity_store;
 mod kernel;
 pub mod levels;
+mod mount_watch;
 pub mod mounts;
 pub mod presync;
 pub mod quiesce;

@@ -11,7 +11,10 @@ use azdr_controller::store::{Item, ItemId, RunId, Store};
 use azdr_env::{Env, WallTime};
 use azdr_proto::agent::agent_message::Body as FromAgent;
 use azdr_proto::agent::controller_message::Body as ToAgent;
-use azdr_proto::agent::{FreezeOutcome, FreezeReply, Hello, ThawCause, ThawReply, Witness};
+use azdr_proto::agent::{
+    FileSystemReport, FileSystemState, FileSystemWindow, FreezeOutcome, FreezeReply, Hello,
+    ThawCause, ThawReply, Witness,
+};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
@@ -34,6 +37,9 @@ pub(crate) struct Guests {
     thaws: AtomicUsize,
 }
 
+/// The file systems of every machine.
+const MOUNTS: [&str; 2] = ["/", "/data"];
+
 /// Shorter than anything that a machine does.
 const A_MOMENT: Duration = Duration::from_millis(20);
 
@@ -52,6 +58,31 @@ pub(crate) enum Behaviour {
     SilentAfterFreeze,
     /// The machine shows a witness that is not the point's.
     WrongWitness,
+    /// It says that the freeze was unbroken, and a canary shows that it was not.
+    ReleasedCanary,
+}
+
+fn reported(mount: &str) -> FileSystemReport {
+    FileSystemReport {
+        mount_point: mount.into(),
+        file_system_type: "ext4".into(),
+        device: "8:1".into(),
+        state: FileSystemState::Frozen.into(),
+        ..FileSystemReport::default()
+    }
+}
+
+fn window(mount: &str, behaviour: Behaviour) -> FileSystemWindow {
+    FileSystemWindow {
+        mount_point: mount.into(),
+        frozen_from_ns: 1,
+        frozen_to_ns: 321_000_001,
+        first_thaw_succeeded: true,
+        canary_blocked: true,
+        canary_released_ns: 320_000_001,
+        canary_released_by_thaw: mount == "/" || behaviour != Behaviour::ReleasedCanary,
+        ..FileSystemWindow::default()
+    }
 }
 
 /// The agents of one life of the controller.
@@ -204,7 +235,7 @@ impl Guests {
             frozen = Some(("db-backup-daily-20200101-0000".into(), "0".repeat(64)));
         }
         let witness = |(point, nonce): (String, String)| {
-            ["/", "/data"].map(|mount| Witness {
+            MOUNTS.map(|mount| Witness {
                 mount_point: mount.into(),
                 recovery_point: point.clone(),
                 nonce: nonce.clone(),
@@ -245,6 +276,7 @@ async fn answer(
                 FromAgent::FreezeReply(FreezeReply {
                     operation_id: f.operation_id,
                     outcome: FreezeOutcome::Frozen.into(),
+                    file_systems: MOUNTS.map(reported).into(),
                     ..FreezeReply::default()
                 })
             }
@@ -263,6 +295,7 @@ async fn answer(
                 operation_id: t.operation_id,
                 unbroken: true,
                 cause: ThawCause::Command.into(),
+                windows: MOUNTS.map(|mount| window(mount, guests.behaves())).into(),
                 window_ms: 321,
                 ..ThawReply::default()
             }),

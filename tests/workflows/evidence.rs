@@ -47,6 +47,9 @@ async fn a_frozen_capture_is_recorded_as_filesystem_with_its_window() {
     let seen = bench.store().capture(&points[0].operation_id).await.unwrap().unwrap();
     assert_eq!(seen.disks.len(), 2);
     assert!(seen.disks.iter().all(|d| seen.frozen_ms(d).is_some()), "{seen:?}");
+    let proved = seen.file_systems.iter().map(|f| (f.mount_point.as_str(), f.level()));
+    let level = Some(Consistency::Filesystem);
+    assert_eq!(proved.collect::<Vec<_>>(), [("/", level), ("/data", level)], "{seen:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -55,6 +58,7 @@ async fn any_doubt_about_the_hold_is_recorded_as_uncoordinated_with_its_reason()
         (Behaviour::Absent, "no agent"),
         (Behaviour::RefusesToFreeze, "somebody else has frozen /"),
         (Behaviour::BrokenHold, "the lease ran out"),
+        (Behaviour::ReleasedCanary, "/data: its canary did not stay blocked until the thaw"),
         (Behaviour::SilentAfterFreeze, ""),
     ] {
         let (bench, row, points) = backup_with(behaviour, ConsistencyDemand::Prefer).await;
@@ -73,6 +77,7 @@ async fn a_required_consistency_that_is_not_reached_fails_and_leaves_no_snapshot
         Behaviour::Absent,
         Behaviour::RefusesToFreeze,
         Behaviour::BrokenHold,
+        Behaviour::ReleasedCanary,
         Behaviour::SilentAfterFreeze,
     ] {
         let (bench, row, points) = backup_with(behaviour, ConsistencyDemand::Require).await;

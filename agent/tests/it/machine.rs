@@ -23,16 +23,37 @@ pub(crate) struct Process(Child);
 /// A process that one of them started.
 pub(crate) struct ChildProcess(u32);
 
+/// Sends a signal to a process that a test started.
+pub(crate) fn signal(signal: &str, pid: u32) {
+    let pid = pid.to_string();
+    assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+}
+
 impl ChildProcess {
-    pub(crate) fn signal(&self, signal: &str) {
-        let pid = self.0.to_string();
-        assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+    pub(crate) fn signal(&self, name: &str) {
+        signal(name, self.0);
     }
 }
 
 impl Process {
-    pub(crate) fn signal(&self, signal: &str) {
-        ChildProcess(self.0.id()).signal(signal);
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        signal(name, self.0.id());
+    }
+
+    /// The processes that it has started, by any of its threads.
+    pub(crate) fn children(&self) -> Vec<u32> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.0.id()));
+        let of_task = |task: std::io::Result<std::fs::DirEntry>| {
+            let children =
+                task.and_then(|task| std::fs::read_to_string(task.path().join("children")));
+            let children = children.unwrap_or_default();
+            children.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<u32>>()
+        };
+        tasks.map(|tasks| tasks.flat_map(of_task).collect()).unwrap_or_default()
     }
 
     /// Its only child, which is no child of this test's.
@@ -40,6 +61,11 @@ impl Process {
         let pid = self.0.id();
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
         ChildProcess(children.trim().parse().unwrap())
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        !matches!(self.0.try_wait(), Ok(None))
     }
 
     /// Waits for its end; true when it ended well.

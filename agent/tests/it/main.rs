@@ -5,11 +5,14 @@
 
 mod controller;
 mod enroll;
+mod evidence;
+mod foreign_freezer;
 mod freeze;
 mod loop_mount;
 mod machine;
 mod packaging;
 mod restored;
+mod rounds;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -45,8 +48,15 @@ fn main() {
         return;
     }
     let mut trials = Vec::new();
-    for (name, needs, test) in
-        [enroll::TESTS, restored::TESTS, freeze::TESTS, packaging::TESTS].concat()
+    for (name, needs, test) in [
+        enroll::TESTS,
+        restored::TESTS,
+        freeze::TESTS,
+        evidence::TESTS,
+        rounds::TESTS,
+        packaging::TESTS,
+    ]
+    .concat()
     {
         let missing = if needs.is_empty() { None } else { loop_mount::missing(needs) };
         let body = move || {

@@ -15,12 +15,16 @@ use std::time::Duration;
 
 use azdr_arm::{ArmClient, AzureError, ErrorClass, Progress, SnapshotSpec, Started};
 use azdr_domain::arm_id::ArmId;
-use azdr_domain::capture_record::{CaptureRecord, DiskCapture, FileSystemFreeze};
+use azdr_domain::capture_record::{
+    CanarySight, CaptureRecord, DiskCapture, FileSystemFreeze, FileSystemNotFrozen,
+};
 use azdr_domain::consistency::{
     CaptureEvidence, Consistency, FreezeEvidence, PutEvidence, ThawAttestation, achieved,
 };
 use azdr_env::{Clock, WallTime};
-use azdr_proto::agent::{FileSystemWindow, Freeze, FreezeOutcome};
+use azdr_proto::agent::{
+    FileSystemReport, FileSystemState, FileSystemWindow, Freeze, FreezeOutcome,
+};
 use serde::{Deserialize, Serialize};
 
 use super::tags::{self, Tags};
@@ -125,10 +129,11 @@ pub async fn capture<I>(
     let clock = cx.env().clock.clone();
     let at = clock.wall();
     let (outcome, freeze) = match frozen {
-        Ok(()) => {
+        Ok(file_systems) => {
             let acked = clock.monotonic();
             cx.progress("frozen", None);
-            held(services, &plan, &operation_id, &specs, &room, acked, &*clock).await?
+            let frozen = Frozen { acked, file_systems };
+            held(services, &plan, &operation_id, &specs, &room, frozen, &*clock).await?
         }
         Err(reason) if plan.require => {
             let failure = Failure::new("not_consistent", format!("no freeze: {reason}")).hint(
@@ -210,14 +215,42 @@ fn disks(specs: &Specs<'_>, puts: &[PutEvidence], from: azdr_env::Monotonic) -> 
     specs.iter().zip(puts).map(disk).collect()
 }
 
-fn file_system(window: &FileSystemWindow) -> FileSystemFreeze {
-    let frozen = window.frozen_to_ns.saturating_sub(window.frozen_from_ns);
+/// What the agent says of a file system, before and after.
+fn file_system(window: &FileSystemWindow, frozen: &[FileSystemReport]) -> FileSystemFreeze {
+    const NS_PER_MS: u64 = 1_000_000;
+    let after_ms = |ns: u64| ns.saturating_sub(window.frozen_from_ns) / NS_PER_MS;
+    let report = frozen.iter().find(|report| report.mount_point == window.mount_point);
     FileSystemFreeze {
         mount_point: window.mount_point.clone(),
         from_unix_ms: window.frozen_from_unix_ms,
-        frozen_ms: frozen / 1_000_000,
+        frozen_ms: after_ms(window.frozen_to_ns),
         thawed_by_agent: window.first_thaw_succeeded,
+        file_system_type: report.map(|r| r.file_system_type.clone()).unwrap_or_default(),
+        device: report.map(|r| r.device.clone()).unwrap_or_default(),
+        canary: Some(CanarySight {
+            blocked: window.canary_blocked,
+            released_ms: (window.canary_released_ns > 0)
+                .then(|| after_ms(window.canary_released_ns)),
+            released_by_thaw: window.canary_released_by_thaw,
+        }),
+        reason: window.reason.clone(),
     }
+}
+
+fn not_frozen(report: &FileSystemReport) -> FileSystemNotFrozen {
+    FileSystemNotFrozen {
+        mount_point: report.mount_point.clone(),
+        file_system_type: report.file_system_type.clone(),
+        device: report.device.clone(),
+        reason: report.reason.clone(),
+    }
+}
+
+/// An acknowledged freeze.
+struct Frozen {
+    acked: azdr_env::Monotonic,
+    /// What the agent said of each file system then.
+    file_systems: Vec<FileSystemReport>,
 }
 
 type Specs<'a> = [(&'a PlannedSnapshot, SnapshotSpec)];
@@ -229,9 +262,10 @@ async fn held(
     operation_id: &str,
     specs: &Specs<'_>,
     room: &azdr_arm::Reservation,
-    acked: azdr_env::Monotonic,
+    frozen: Frozen,
     clock: &dyn Clock,
 ) -> Result<(Hold, Option<FreezeEvidence>), StepError> {
+    let acked = frozen.acked;
     // The agent's cap ends the window in any case; a little before it we stop waiting.
     let patience = services.settings.hold_limit.saturating_sub(Duration::from_millis(500));
     let renewing = async {
@@ -258,17 +292,25 @@ async fn held(
     let mut record = CaptureRecord {
         disks: disks(specs, &puts, acked),
         thaw_asked_ms: Some(thaw_requested_at.since(acked).as_millis() as u64),
+        not_frozen: (frozen.file_systems.iter())
+            .filter(|report| report.state() != FileSystemState::Frozen)
+            .map(not_frozen)
+            .collect(),
         ..CaptureRecord::default()
     };
     let (frozen_ms, agent) = match thawed {
         Ok(reply) => {
-            record.file_systems = reply.windows.iter().map(file_system).collect();
-            record.unbroken = Some(reply.unbroken);
-            let attestation = ThawAttestation {
-                unbroken: reply.unbroken,
-                reason: reply.reason,
-                hooks_ran: false,
-            };
+            let file_systems = &frozen.file_systems;
+            record.file_systems =
+                reply.windows.iter().map(|window| file_system(window, file_systems)).collect();
+            let said = file_systems.iter().filter(|r| r.state() == FileSystemState::Frozen);
+            // Its word alone is not enough: every file system must be shown to have been frozen.
+            let unproved = record.unproved(said.map(|report| report.mount_point.as_str()));
+            let unproved = unproved.filter(|_| reply.unbroken);
+            let unbroken = reply.unbroken && unproved.is_none();
+            record.unbroken = Some(unbroken);
+            let reason = unproved.unwrap_or(reply.reason);
+            let attestation = ThawAttestation { unbroken, reason, hooks_ran: false };
             (u64::from(reply.window_ms), Some(attestation))
         }
         Err(e) => {
@@ -289,7 +331,7 @@ async fn freeze(
     services: &Services,
     plan: &CapturePlan<'_>,
     operation_id: &str,
-) -> Result<(), String> {
+) -> Result<Vec<FileSystemReport>, String> {
     let settings = &services.settings;
     let request = Freeze {
         operation_id: operation_id.to_owned(),
@@ -307,7 +349,7 @@ async fn freeze(
         }
     };
     if reply.outcome() == FreezeOutcome::Frozen {
-        return Ok(());
+        return Ok(reply.file_systems);
     }
     Err(if reply.reason.is_empty() { "the agent refused".to_owned() } else { reply.reason })
 }

@@ -52,6 +52,7 @@ fn capture_record(m: &CaptureRecord) -> Value {
         "file_systems": list(&m.file_systems, file_system_freeze),
         "thaw_asked_ms": m.thaw_asked_ms,
         "unbroken": m.unbroken,
+        "not_frozen": list(&m.not_frozen, file_system_not_frozen),
     })
 }
 
@@ -61,6 +62,8 @@ fn disk_capture(m: &DiskCapture) -> Value {
         "asked_ms": m.asked_ms,
         "done_ms": m.done_ms,
         "frozen_ms": m.frozen_ms,
+        "level": names::consistency(m.level),
+        "reason": text(&m.reason),
     })
 }
 
@@ -70,6 +73,22 @@ fn file_system_freeze(m: &FileSystemFreeze) -> Value {
         "frozen_from_at": time(m.frozen_from_unix_ms),
         "frozen_ms": m.frozen_ms,
         "thawed_by_agent": m.thawed_by_agent,
+        "file_system_type": text(&m.file_system_type),
+        "device": text(&m.device),
+        "canary_blocked": m.canary_blocked,
+        "canary_released_ms": m.canary_released_ms,
+        "canary_released_by_thaw": m.canary_released_by_thaw,
+        "level": names::consistency(m.level),
+        "reason": text(&m.reason),
+    })
+}
+
+fn file_system_not_frozen(m: &FileSystemNotFrozen) -> Value {
+    json!({
+        "mount_point": m.mount_point,
+        "file_system_type": m.file_system_type,
+        "device": m.device,
+        "reason": m.reason,
     })
 }
 
@@ -97,6 +116,7 @@ pub(super) fn written() -> Vec<(&'static str, Value)> {
         ("CaptureRecord", capture_record(&<_>::default())),
         ("DiskCapture", disk_capture(&<_>::default())),
         ("FileSystemFreeze", file_system_freeze(&<_>::default())),
+        ("FileSystemNotFrozen", file_system_not_frozen(&<_>::default())),
         ("Proof", proof(&<_>::default())),
         ("PointLease", point_lease(&<_>::default())),
     ]

@@ -326,12 +326,21 @@ pub(crate) fn point_details() -> PointDetails {
         asked_ms,
         done_ms: Some(done_ms),
         frozen_ms: Some(861),
+        level: Consistency::Filesystem as i32,
+        reason: String::new(),
     };
-    let file_system = |mount_point: &str, thawed_by_agent| FileSystemFreeze {
+    let file_system = |mount_point: &str, device: &str| FileSystemFreeze {
         mount_point: mount_point.into(),
         frozen_from_unix_ms: NOW - 12,
         frozen_ms: 873,
-        thawed_by_agent,
+        thawed_by_agent: true,
+        file_system_type: "ext4".into(),
+        device: device.into(),
+        canary_blocked: Some(true),
+        canary_released_ms: Some(872),
+        canary_released_by_thaw: Some(true),
+        level: Consistency::Filesystem as i32,
+        reason: String::new(),
     };
     let proof = |job_id, level: ProofLevel, passed, region: &str, detail: &str| Proof {
         job_id,
@@ -357,9 +366,15 @@ pub(crate) fn point_details() -> PointDetails {
         ],
         capture: Some(CaptureRecord {
             disks: vec![disk(-1, 3, 640), disk(0, 4, 855)],
-            file_systems: vec![file_system("/", true), file_system("/data", true)],
+            file_systems: vec![file_system("/", "8:1"), file_system("/data", "8:16")],
             thaw_asked_ms: Some(861),
             unbroken: Some(true),
+            not_frozen: vec![FileSystemNotFrozen {
+                mount_point: "/boot/efi".into(),
+                file_system_type: "vfat".into(),
+                device: "8:15".into(),
+                reason: "its type is not on the list of what is frozen".into(),
+            }],
         }),
         proofs: vec![
             proof(31, ProofLevel::Booted, true, "westus2", "witness and SSH"),
@@ -395,7 +410,14 @@ pub(crate) fn point_details() -> PointDetails {
 
 /// Of a point that nobody froze, copied, proved or pinned.
 pub(crate) fn plain_point_details() -> PointDetails {
-    let disk = |lun, done_ms| DiskCapture { lun, asked_ms: 0, done_ms, frozen_ms: None };
+    let disk = |lun, done_ms| DiskCapture {
+        lun,
+        asked_ms: 0,
+        done_ms,
+        frozen_ms: None,
+        level: Consistency::Crash as i32,
+        reason: "nothing was frozen".into(),
+    };
     let full = point_details();
     PointDetails {
         point: Some(RecoveryPoint {

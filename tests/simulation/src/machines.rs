@@ -18,8 +18,9 @@ use azdr_identity::PeerCertificate;
 use azdr_proto::agent::agent_message::Body as Say;
 use azdr_proto::agent::controller_message::Body as Told;
 use azdr_proto::agent::{
-    AgentMessage, ControllerMessage, FactState, Freeze, FreezeOutcome, FreezeReply, HealthFact,
-    HealthReport, Hello, RenewCertificate, SessionMode, ThawCause, ThawReply, Witness,
+    AgentMessage, ControllerMessage, FactState, FileSystemReport, FileSystemState,
+    FileSystemWindow, Freeze, FreezeOutcome, FreezeReply, HealthFact, HealthReport, Hello,
+    RenewCertificate, SessionMode, ThawCause, ThawReply, Witness,
 };
 use azure_sim::guests::simulated::{Consistency, PowerEvent, SimulatedGuests};
 use bytes::Bytes;
@@ -557,10 +558,11 @@ impl Machines {
             return;
         };
         let Freeze { recovery_point, operation_id, nonce, .. } = &freeze;
-        for mount in mounts {
+        for mount in &mounts {
             let text = format!("{recovery_point}\n{operation_id}\n{nonce}\n");
-            let _ = self.guests.write_file(&vm_id, &witness_path(&mount), text.into());
+            let _ = self.guests.write_file(&vm_id, &witness_path(mount), text.into());
         }
+        let file_systems = mounts.iter().map(|mount| reported(mount)).collect();
         let changed = {
             let now = self.now();
             let mut inner = self.lock();
@@ -584,6 +586,7 @@ impl Machines {
         let frozen = Say::FreezeReply(FreezeReply {
             operation_id: freeze.operation_id.clone(),
             outcome: FreezeOutcome::Frozen.into(),
+            file_systems,
             ..FreezeReply::default()
         });
         if let Some(outlet) = self.lock().running.get(&vm_id).and_then(|m| m.outlet.as_ref()) {
@@ -667,8 +670,11 @@ impl Machines {
             unbroken,
             cause: cause.into(),
             reason: if unbroken { String::new() } else { format!("{cause:?}") },
+            windows: hold.frozen_at.map_or_else(Vec::new, |from| {
+                let shown = |mount: &String| shown(mount, from, now, cause);
+                machine.mounts.iter().map(shown).collect()
+            }),
             window_ms: window.unwrap_or_default().as_millis() as u32,
-            ..ThawReply::default()
         });
         drop(inner);
         if window.is_some() {
@@ -677,6 +683,33 @@ impl Machines {
             let (vm_id, operation) = (vm_id.to_owned(), hold.operation);
             self.tell(&Event::Thawed { vm_id, operation });
         }
+    }
+}
+
+/// What a machine says of a file system that it has frozen.
+fn reported(mount: &str) -> FileSystemReport {
+    FileSystemReport {
+        mount_point: mount.to_owned(),
+        file_system_type: "simulated".to_owned(),
+        state: FileSystemState::Frozen.into(),
+        ..FileSystemReport::default()
+    }
+}
+
+/// What it says afterwards: the freeze was whole, and its canary went on with the thaw.
+fn shown(mount: &str, from: WallTime, to: WallTime, cause: ThawCause) -> FileSystemWindow {
+    let ns = |at: WallTime| at.unix_ms().unsigned_abs() * 1_000_000;
+    FileSystemWindow {
+        mount_point: mount.to_owned(),
+        frozen_from_ns: ns(from),
+        frozen_to_ns: ns(to),
+        frozen_from_unix_ms: from.unix_ms(),
+        frozen_to_unix_ms: to.unix_ms(),
+        first_thaw_succeeded: true,
+        canary_blocked: true,
+        canary_released_ns: ns(to),
+        canary_released_by_thaw: cause == ThawCause::Command,
+        reason: String::new(),
     }
 }
 

@@ -89,14 +89,34 @@ fn capture(record: &azdr_domain::CaptureRecord) -> api::CaptureRecord {
         asked_ms: d.asked_ms,
         done_ms: d.done_ms,
         frozen_ms: record.frozen_ms(d),
+        level: match record.disk_doubt(d) {
+            None => api::Consistency::Filesystem.into(),
+            Some(_) => api::Consistency::Crash.into(),
+        },
+        reason: record.disk_doubt(d).unwrap_or_default().to_owned(),
     };
     let file_system = |f: &azdr_domain::capture_record::FileSystemFreeze| api::FileSystemFreeze {
         mount_point: f.mount_point.clone(),
         frozen_from_unix_ms: f.from_unix_ms,
         frozen_ms: f.frozen_ms,
         thawed_by_agent: f.thawed_by_agent,
+        file_system_type: f.file_system_type.clone(),
+        device: f.device.clone(),
+        canary_blocked: f.canary.map(|canary| canary.blocked),
+        canary_released_ms: f.canary.and_then(|canary| canary.released_ms),
+        canary_released_by_thaw: f.canary.map(|canary| canary.released_by_thaw),
+        level: f.level().map_or(api::Consistency::Unspecified, convert::consistency).into(),
+        reason: f.level().and(f.doubt()).unwrap_or_default().to_owned(),
     };
+    let not_frozen =
+        |f: &azdr_domain::capture_record::FileSystemNotFrozen| api::FileSystemNotFrozen {
+            mount_point: f.mount_point.clone(),
+            file_system_type: f.file_system_type.clone(),
+            device: f.device.clone(),
+            reason: f.reason.clone(),
+        };
     api::CaptureRecord {
+        not_frozen: record.not_frozen.iter().map(not_frozen).collect(),
         disks: record.disks.iter().map(disk).collect(),
         file_systems: record.file_systems.iter().map(file_system).collect(),
         thaw_asked_ms: record.thaw_asked_ms,
