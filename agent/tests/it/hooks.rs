@@ -109,6 +109,7 @@ impl Scene {
     /// Thaws and waits for the hooks.
     pub(crate) async fn ended(&mut self, operation: &str) -> ThawReply {
         let first = self.thawed(operation).await;
+        self.mounts.iter().for_each(LoopMount::assert_writable);
         if !first.hooks_pending {
             return first;
         }
