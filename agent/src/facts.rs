@@ -100,6 +100,7 @@ pub(crate) fn thaw_reply(
         reason: why_broken(report, survey),
         windows: lines().filter(|(_, (_, e))| e.from_ns > 0).map(window).collect(),
         window_ms: report.window_ms(),
+        ..ThawReply::default()
     };
     for (index, (covered, entry)) in lines().filter(|(_, (_, e))| e.outcome == Outcome::Thawed) {
         if let Some(doubt) = doubt(index, entry) {
@@ -163,8 +164,7 @@ pub(crate) fn thaw_reply_without_thawd(id: &str, results: &[io::Result<()>]) -> 
              were not frozen",
             results.len()
         ),
-        windows: Vec::new(),
-        window_ms: 0,
+        ..ThawReply::default()
     }
 }
 

@@ -8,8 +8,8 @@ use azdr_proto::agent::agent_service_client::AgentServiceClient;
 use azdr_proto::agent::controller_message::Body as Told;
 use azdr_proto::agent::restored_service_client::RestoredServiceClient;
 use azdr_proto::agent::{
-    AgentMessage, CertificateIssued, ControllerMessage, Hello, RenewCertificate, SessionMode,
-    Welcome,
+    AgentMessage, CertificateIssued, ControllerMessage, Hello, QuiesceState, RenewCertificate,
+    SessionMode, Welcome,
 };
 use azdr_thawd_client::Client;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -24,7 +24,7 @@ use crate::quiesce::{Command, Quiesce, nothing_held, refused};
 use crate::renewal::Renewal;
 use crate::restored::{Door, Granted, granted};
 use crate::vm_id::VmId;
-use crate::{Agent, VERSION, health};
+use crate::{Agent, VERSION, health, hooks};
 
 const WELCOME_LIMIT: Duration = Duration::from_secs(15);
 const THAWD_LIMIT: Duration = Duration::from_secs(2);
@@ -100,13 +100,26 @@ impl Session<'_> {
             uptime_secs: health::uptime_secs(),
             witnesses: health::witnesses(self.agent).await,
             can_freeze: self.thawd_answers().await,
+            hooks_limit_ms: self.hooks_limit().await,
         }
+    }
+
+    /// A restored machine runs none. While something is held nothing is opened to see which there are.
+    async fn hooks_limit(&self) -> u32 {
+        let limit = match self.door {
+            Door::Restored => Duration::ZERO,
+            Door::Protected if self.quiesce.state() == QuiesceState::Idle => {
+                hooks::limit(self.agent).await
+            }
+            Door::Protected => hooks::limit_unseen(self.agent),
+        };
+        u32::try_from(limit.as_millis()).unwrap_or(u32::MAX)
     }
 
     async fn thawd_answers(&self) -> bool {
         let socket = self.agent.config.thawd_socket.clone();
         // A thaw process that is holding something serves this agent alone: it need not be asked.
-        if self.quiesce.state() != azdr_proto::agent::QuiesceState::Idle {
+        if self.quiesce.state() != QuiesceState::Idle {
             return true;
         }
         let ask = move || Client::connect(&socket, 1_000).and_then(|thawd| thawd.status());
@@ -172,7 +185,7 @@ impl<'a> Serving<'a> {
     }
 
     fn quiet(&self) -> bool {
-        self.session.quiesce.state() == azdr_proto::agent::QuiesceState::Idle
+        self.session.quiesce.state() == QuiesceState::Idle
     }
 
     async fn serve(mut self, mut told: Streaming<ControllerMessage>) -> Result<End, Status> {

@@ -52,7 +52,17 @@ pub(crate) async fn scene(count: usize) -> Scene {
 }
 
 pub(crate) async fn scene_of(folder: tempfile::TempDir, mounts: Vec<LoopMount>) -> Scene {
+    scene_with(folder, mounts, "").await
+}
+
+/// As [`scene_of`], with more lines in the agent's configuration.
+pub(crate) async fn scene_with(
+    folder: tempfile::TempDir,
+    mounts: Vec<LoopMount>,
+    more: &str,
+) -> Scene {
     let (machine, mut controller) = enrolled(&mounts.iter().collect::<Vec<_>>()).await;
+    machine.configure_more(more);
     let thawd = machine.start_thawd();
     let agent = machine.start_agent();
     let session = controller.protected().await;

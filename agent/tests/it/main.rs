@@ -4,10 +4,12 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod controller;
+mod databases;
 mod enroll;
 mod evidence;
 mod foreign_freezer;
 mod freeze;
+mod hooks;
 mod loop_mount;
 mod machine;
 mod packaging;
@@ -40,6 +42,19 @@ pub(crate) fn block_on(test: impl Future<Output = ()>) {
     }
 }
 
+fn suites() -> Vec<&'static [Test]> {
+    vec![
+        databases::TESTS,
+        enroll::TESTS,
+        evidence::TESTS,
+        freeze::TESTS,
+        hooks::TESTS,
+        packaging::TESTS,
+        restored::TESTS,
+        rounds::TESTS,
+    ]
+}
+
 fn main() {
     if let [_, role, socket] = std::env::args().collect::<Vec<_>>().as_slice()
         && role == machine::THAWD_ROLE
@@ -48,16 +63,7 @@ fn main() {
         return;
     }
     let mut trials = Vec::new();
-    for (name, needs, test) in [
-        enroll::TESTS,
-        restored::TESTS,
-        freeze::TESTS,
-        evidence::TESTS,
-        rounds::TESTS,
-        packaging::TESTS,
-    ]
-    .concat()
-    {
+    for (name, needs, test) in suites().concat() {
         let missing = if needs.is_empty() { None } else { loop_mount::missing(needs) };
         let body = move || {
             test();

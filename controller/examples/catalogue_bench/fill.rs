@@ -333,6 +333,7 @@ fn capture(description: &VmDescription, at: WallTime, dice: &mut Dice) -> Captur
         thaw_asked_ms: Some(thaw),
         unbroken: Some(true),
         not_frozen: Vec::new(),
+        hooks: Vec::new(),
     }
 }
 

@@ -26,6 +26,7 @@ pub mod capture;
 pub mod dr_test;
 pub mod evidence;
 pub mod hash_content;
+mod hooks;
 pub mod machine;
 pub mod prune;
 pub mod reap;

@@ -675,6 +675,7 @@ impl Machines {
                 machine.mounts.iter().map(shown).collect()
             }),
             window_ms: window.unwrap_or_default().as_millis() as u32,
+            ..ThawReply::default()
         });
         drop(inner);
         if window.is_some() {

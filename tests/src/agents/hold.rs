@@ -228,6 +228,7 @@ impl Actor {
             reason,
             windows: windows.collect(),
             window_ms: millis(window),
+            ..ThawReply::default()
         };
         if frozen.is_err() {
             self.shown.say(Say::FreezeReply(reply.clone()));
@@ -321,6 +322,7 @@ impl Actor {
             reason: reason.clone(),
             presync_ms: 0,
             freeze_ms: millis(took),
+            ..FreezeReply::default()
         }
     }
 }
