@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use azdr_proto::agent::controller_message::Body as Tell;
-use azdr_proto::agent::{FileSystemWindow, QuiesceState, RenewLease, ThawCause, ThawReply};
+use azdr_proto::agent::{FileSystemWindow, QuiesceState, RenewLease, ThawCause};
 
 use crate::foreign_freezer;
 use crate::freeze::{Scene, beat_in, freeze, freeze_reply, scene, thaw, thaw_reply};
@@ -28,11 +28,6 @@ crate::tests! {
 }
 
 impl Scene {
-    async fn thawed(&mut self, operation: &str) -> ThawReply {
-        self.session.tell(thaw(operation)).await;
-        thaw_reply(&mut self.session).await
-    }
-
     /// Nothing is frozen, nobody waits, and the canaries are gone.
     fn assert_over(&self) {
         self.mounts.iter().for_each(LoopMount::assert_writable);

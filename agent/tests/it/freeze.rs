@@ -44,6 +44,14 @@ pub(crate) struct Scene {
     _folder: tempfile::TempDir,
 }
 
+impl Scene {
+    /// Thaws, and what the agent says to that.
+    pub(crate) async fn thawed(&mut self, operation: &str) -> ThawReply {
+        self.session.tell(thaw(operation)).await;
+        thaw_reply(&mut self.session).await
+    }
+}
+
 /// `count` file systems with an agent that is connected.
 pub(crate) async fn scene(count: usize) -> Scene {
     let folder = tempfile::tempdir().unwrap();
