@@ -57,7 +57,13 @@ pub fn verdict<'a>(attempts: &[Attempt<'a>], since: WallTime) -> Verdict<'a> {
     match (failed, within.last()) {
         (Some(a), _) => Verdict::Failed { at: a.at, region: a.region, detail: a.detail },
         (None, Some(last)) => {
-            Verdict::Passed { at: last.at, content: within.iter().any(|a| a.passed && a.content) }
+            // What was doubted since counts no more.
+            let stands = |n: usize, a: &Attempt<'_>| {
+                let mut later = within[n + 1..].iter().filter(|b| b.region == a.region);
+                a.passed && a.content && later.all(|b| b.passed)
+            };
+            let content = within.iter().enumerate().any(|(n, a)| stands(n, a));
+            Verdict::Passed { at: last.at, content }
         }
         (None, None) => {
             Verdict::Unverified { before: attempts.iter().filter(|a| a.passed).map(|a| a.at).max() }
