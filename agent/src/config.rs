@@ -12,6 +12,8 @@ use serde::Deserialize;
 pub const DEFAULT_CONFIG: &str = "/etc/azdr/agent.toml";
 /// Where the identity is kept, unless told otherwise.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/azdr";
+/// Where it is noted which hooks are under way, unless told otherwise.
+pub const DEFAULT_RUN_DIR: &str = "/run/azdr";
 /// Azure's instance metadata service.
 pub const DEFAULT_METADATA_URL: &str = "http://169.254.169.254";
 
@@ -36,10 +38,20 @@ pub struct Config {
     /// witnesses. When not, all on the allow-list are.
     #[serde(default)]
     pub file_systems: Option<Vec<PathBuf>>,
+    /// Where it is noted which hooks are under way: on a tmpfs, private to root.
+    #[serde(default = "default_run_dir")]
+    pub run_dir: PathBuf,
+    /// This machine's own programs around a freeze.
+    #[serde(default)]
+    pub hooks: crate::hooks::settings::Settings,
 }
 
 fn default_state_dir() -> PathBuf {
     DEFAULT_STATE_DIR.into()
+}
+
+fn default_run_dir() -> PathBuf {
+    DEFAULT_RUN_DIR.into()
 }
 
 fn default_metadata_url() -> String {
@@ -122,13 +134,20 @@ impl Config {
             );
         }
         let absolute = "must be an absolute path";
-        for (field, value) in
-            [("state_dir", &config.state_dir), ("thawd_socket", &config.thawd_socket)]
-        {
+        let paths = [
+            ("state_dir", &config.state_dir),
+            ("thawd_socket", &config.thawd_socket),
+            ("run_dir", &config.run_dir),
+        ];
+        for (field, value) in paths {
             if !value.is_absolute() {
                 return refuse(field, &value.to_string_lossy(), absolute);
             }
         }
+        config
+            .hooks
+            .check()
+            .map_err(|reason| ConfigError::Parse { path: path.to_owned(), reason })?;
         match &config.file_systems {
             Some(paths) if paths.is_empty() => {
                 refuse("file_systems", "[]", "must name at least one mount point, or be left out")

@@ -79,6 +79,7 @@ pub(crate) fn thaw_reply(report: &Report, survey: &Survey, wall: WallTime) -> Th
         reason: why_broken(report, survey),
         windows: windows.map(window).collect(),
         window_ms: report.window_ms(),
+        ..ThawReply::default()
     }
 }
 
@@ -135,8 +136,7 @@ pub(crate) fn thaw_reply_without_thawd(id: &str, results: &[io::Result<()>]) -> 
              frozen",
             results.len()
         ),
-        windows: Vec::new(),
-        window_ms: 0,
+        ..ThawReply::default()
     }
 }
 

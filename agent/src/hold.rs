@@ -92,7 +92,11 @@ pub(crate) async fn prepare(agent: &Agent, freeze: &Freeze) -> Result<Prepared, 
     })
 }
 
-fn check(freeze: &Freeze) -> Result<(OperationId, u32, u32), String> {
+/// Checks a request's values.
+///
+/// # Errors
+/// Names the field and what is allowed.
+pub(crate) fn check(freeze: &Freeze) -> Result<(OperationId, u32, u32), String> {
     let id = OperationId::new(&freeze.operation_id)
         .ok_or("operation_id must be 1 to 64 characters of [0-9a-z-]")?;
     if freeze.recovery_point.len() > MAX_POINT {
@@ -394,6 +398,7 @@ impl Hold<'_> {
             file_systems,
             presync_ms: self.prepared.presync_ms,
             freeze_ms: report.map_or(0, Report::freeze_ms),
+            ..FreezeReply::default()
         }
     }
 }

@@ -13,12 +13,12 @@
 //!   `facts` puts its result into the interface's words. Before the window: [`mounts`] (what there
 //!   is), [`levels`] (in which order), [`survey`] (both, with roots open), [`presync`], [`witness`].
 //!   In the window the thaw process (crates `azdr_thawd` and `azdr_thawd_client`) owns every limit.
+//! - [`hooks`]: the machine's own programs around a freeze; [`quiesce`] runs them, outside the window.
 //! - [`health`]: facts. [`ring_log`]: log lines, never while frozen. [`blocking`]: calls that may
 //!   never come back. [`atomic_file`]: old or new, never half.
 //!
 //! Deliberately absent: Azure credentials, policies, other VMs, a remote shell. The agent obeys a
-//! fixed set of requests; nothing in a message can name a command or a path. Not yet here: hooks
-//! (R20–R24), canaries (R9), Azure Backup's lock file (R15), disks' LUNs (R13), other mount
+//! fixed set of requests; nothing in a message can name a command or a path. Not yet here: canaries (R9), Azure Backup's lock file (R15), disks' LUNs (R13), other mount
 //! namespaces (R10).
 
 pub mod atomic_file;
@@ -28,6 +28,7 @@ pub mod enroll;
 mod facts;
 pub mod health;
 mod hold;
+pub mod hooks;
 pub mod identity_store;
 mod kernel;
 pub mod levels;

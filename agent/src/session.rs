@@ -24,7 +24,7 @@ use crate::quiesce::{Command, Quiesce, nothing_held, refused};
 use crate::renewal::Renewal;
 use crate::restored::{Door, Granted, granted};
 use crate::vm_id::VmId;
-use crate::{Agent, VERSION, health};
+use crate::{Agent, VERSION, health, hooks};
 
 const WELCOME_LIMIT: Duration = Duration::from_secs(15);
 const THAWD_LIMIT: Duration = Duration::from_secs(2);
@@ -100,7 +100,17 @@ impl Session<'_> {
             uptime_secs: health::uptime_secs(),
             witnesses: health::witnesses(self.agent).await,
             can_freeze: self.thawd_answers().await,
+            hooks_limit_ms: self.hooks_limit().await,
         }
+    }
+
+    /// A restored machine runs none.
+    async fn hooks_limit(&self) -> u32 {
+        if self.door == Door::Restored {
+            return 0;
+        }
+        let limit = hooks::limit(self.agent).await;
+        u32::try_from(limit.as_millis()).unwrap_or(u32::MAX)
     }
 
     async fn thawd_answers(&self) -> bool {

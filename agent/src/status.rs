@@ -6,6 +6,7 @@ use std::time::Duration;
 use azdr_thawd_client::Client;
 
 use crate::Agent;
+use crate::hooks;
 use crate::identity_store;
 use crate::survey::survey;
 use crate::vm_id;
@@ -74,6 +75,15 @@ pub async fn status(agent: &Agent) -> (String, bool) {
             for skipped in found.skipped {
                 let place = skipped.mount.mount_point.display();
                 line("not frozen", Ok(format!("{place}: {}", skipped.reason)));
+            }
+        }
+    }
+    match hooks::look(agent, "look for hooks").await {
+        Err(stuck) => line("hooks", Err(stuck.to_string())),
+        Ok(found) if found.is_empty() => line("hooks", Ok("none".to_owned())),
+        Ok(found) => {
+            for hook in found {
+                line("hook", hook.describe());
             }
         }
     }

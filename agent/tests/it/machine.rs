@@ -65,6 +65,8 @@ impl Drop for Process {
 /// A machine. Its processes end when it is dropped, before its folder goes.
 pub(crate) struct Machine {
     pub(crate) folder: tempfile::TempDir,
+    /// In memory, as an agent's run directory must be.
+    run_dir: tempfile::TempDir,
     vm_id: Arc<Mutex<String>>,
     metadata_url: String,
 }
@@ -76,7 +78,8 @@ impl Machine {
         let metadata_url = format!("http://{}", listener.local_addr().unwrap());
         let vm_id = Arc::new(Mutex::new(vm_id.to_owned()));
         tokio::spawn(serve_metadata(listener, vm_id.clone()));
-        Self { folder: tempfile::tempdir().unwrap(), vm_id, metadata_url }
+        let run_dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        Self { folder: tempfile::tempdir().unwrap(), run_dir, vm_id, metadata_url }
     }
 
     /// What happens to a copy of its disks: they boot as another machine.
@@ -103,12 +106,22 @@ impl Machine {
         }
         let text = format!(
             "controller = {controller:?}\nstate_dir = {:?}\ninstance_metadata_url = {:?}\n\
-             thawd_socket = {:?}\nfile_systems = {places:?}\n",
+             thawd_socket = {:?}\nfile_systems = {places:?}\nrun_dir = {:?}\n",
             self.path("state"),
             self.metadata_url,
             self.socket(),
+            self.run_dir.path(),
         );
         std::fs::write(self.path("agent.toml"), text).unwrap();
+    }
+
+    /// Adds lines to the configuration; none: that there are no hooks, whatever the host has.
+    pub(crate) fn configure_more(&self, more: &str) {
+        let none = format!("[hooks]\ndirectory = {:?}\n", self.path("no-hooks"));
+        let more = if more.is_empty() { &none } else { more };
+        let path = self.path("agent.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(path, format!("{text}{more}")).unwrap();
     }
 
     pub(crate) fn start_thawd(&self) -> Process {

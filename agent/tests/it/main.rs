@@ -4,8 +4,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod controller;
+mod databases;
 mod enroll;
 mod freeze;
+mod hooks;
 mod loop_mount;
 mod machine;
 mod restored;
@@ -36,6 +38,10 @@ pub(crate) fn block_on(test: impl Future<Output = ()>) {
     }
 }
 
+fn suites() -> [&'static [Test]; 5] {
+    [enroll::TESTS, restored::TESTS, freeze::TESTS, hooks::TESTS, databases::TESTS]
+}
+
 fn main() {
     if let [_, role, socket] = std::env::args().collect::<Vec<_>>().as_slice()
         && role == machine::THAWD_ROLE
@@ -44,7 +50,7 @@ fn main() {
         return;
     }
     let mut trials = Vec::new();
-    for (name, needs, test) in [enroll::TESTS, restored::TESTS, freeze::TESTS].concat() {
+    for (name, needs, test) in suites().concat() {
         let missing = if needs.is_empty() { None } else { loop_mount::missing(needs) };
         let body = move || {
             test();

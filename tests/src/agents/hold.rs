@@ -220,6 +220,7 @@ impl Actor {
             reason,
             windows: windows.collect(),
             window_ms: millis(window),
+            ..ThawReply::default()
         };
         if frozen.is_err() {
             self.shown.say(Say::FreezeReply(reply.clone()));
@@ -313,6 +314,7 @@ impl Actor {
             reason: reason.clone(),
             presync_ms: 0,
             freeze_ms: millis(took),
+            ..FreezeReply::default()
         }
     }
 }

@@ -96,6 +96,7 @@ impl Session<'_> {
             uptime_secs: self.machine.uptime_secs(),
             witnesses: self.machine.witnesses().await,
             can_freeze: true,
+            ..Hello::default()
         }
     }
 }
