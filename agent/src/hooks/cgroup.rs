@@ -12,15 +12,38 @@ pub(super) struct Cgroup {
     path: PathBuf,
 }
 
+/// Followed by the agent's process id.
+const PREFIX: &str = "azdr-hook-";
+
+/// This process's own cgroup, if there can be others below it.
+fn own() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    base(&mounts, &own)
+}
+
+/// Removes those that were left because processes were in them, and are empty now. To be called while
+/// this agent runs no verb.
+pub(super) fn sweep() {
+    let Some(Ok(entries)) = own().map(fs::read_dir) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let agent = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
+        let Some(agent) = agent.and_then(|agent| agent.parse::<u32>().ok()) else { continue };
+        if agent == std::process::id() || !Path::new(&format!("/proc/{agent}")).exists() {
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+}
+
 impl Cgroup {
-    /// Makes one below this process's own, if that is possible here.
+    /// Makes one below this process's own, if that is possible here; `name` makes it unique among this
+    /// agent's.
     pub(super) fn make(name: &str) -> Option<Self> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-        let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-        let path = base(&mounts, &own)?.join(name);
+        let path = own()?.join(format!("{PREFIX}{}-{name}", std::process::id()));
         match fs::create_dir(&path) {
             Ok(()) => {}
-            // An earlier agent's, of the same operation: what is in it is still to be seen to.
+            // An earlier agent's, which had this one's number.
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(_) => return None,
         }

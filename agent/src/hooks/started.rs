@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::cgroup::Cgroup;
+use super::cgroup::{self, Cgroup};
 use super::{Verb, exec};
 use crate::atomic_file;
 
@@ -58,6 +58,7 @@ impl Started {
     /// In words: the run directory is not fit for it.
     pub(super) fn new(run_dir: &Path, operation: &str) -> Result<Self, String> {
         let folder = private_folder(run_dir)?;
+        cgroup::sweep();
         let list = List { format: FORMAT, operation: operation.to_owned(), hooks: Vec::new() };
         Ok(Self { folder, list, next: 0 })
     }
@@ -112,10 +113,7 @@ impl Started {
             .custom_flags(libc::O_NOFOLLOW)
             .open(path)
             .map_err(failed)?;
-        // No other agent's, be it an earlier one.
-        let (agent, operation) = (std::process::id(), &self.list.operation);
-        let name_of_cgroup = format!("azdr-hook-{agent}-{operation}-{number}-{}", verb.as_str());
-        let cgroup = Cgroup::make(&name_of_cgroup);
+        let cgroup = Cgroup::make(&format!("{}-{number}-{}", self.list.operation, verb.as_str()));
         let place = cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
         let entry = Entry { name: name.to_owned(), verb, number, cgroup: place };
         match self.list.hooks.iter_mut().find(|entry| entry.name == name) {
