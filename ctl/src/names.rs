@@ -1,9 +1,9 @@
 //! Short lower-case names of the interface's enumerations, and of VMs.
 
 use azdr_proto::admin::{
-    AgentState, AlertSeverity, Consistency, ConsistencyDemand, DrCompliance, Job, JobState,
-    KeptUntilKind, NamedPolicyChangeKind, ObjectiveState, PolicyDiffKind, ProofKind, ProofLevel,
-    ReplicaState, StepState, TagDriftKind, Tier, VmPolicyChangeKind,
+    AgentState, AlertSeverity, Consistency, ConsistencyDemand, DrCompliance, HookKind, HookVerb,
+    Job, JobState, KeptUntilKind, NamedPolicyChangeKind, ObjectiveState, PolicyDiffKind, ProofKind,
+    ProofLevel, ReplicaState, StepState, TagDriftKind, Tier, VmPolicyChangeKind,
 };
 
 macro_rules! short_names {
@@ -23,6 +23,8 @@ short_names! {
     consistency: Consistency without "CONSISTENCY_";
     consistency_demand: ConsistencyDemand without "CONSISTENCY_DEMAND_";
     dr_compliance: DrCompliance without "DR_COMPLIANCE_";
+    hook_kind: HookKind without "HOOK_KIND_";
+    hook_verb: HookVerb without "HOOK_VERB_";
     job_state: JobState without "JOB_STATE_";
     kept_until: KeptUntilKind without "KEPT_UNTIL_KIND_";
     named_policy_change: NamedPolicyChangeKind without "NAMED_POLICY_CHANGE_KIND_";

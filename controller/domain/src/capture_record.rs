@@ -19,6 +19,67 @@ pub struct CaptureRecord {
     /// Whether the agent attests one unbroken freeze; `None`: it did not answer, or nothing was frozen.
     #[serde(default)]
     pub unbroken: Option<bool>,
+    /// What the machine's own hooks did, as attested by the agent, in the order of their `pre`.
+    #[serde(default)]
+    pub hooks: Vec<HookRecord>,
+}
+
+/// What one hook did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookRecord {
+    /// The name under which the machine's root installed it.
+    pub name: String,
+    /// What it is.
+    pub kind: HookKind,
+    /// It declares that what it prepares is an application.
+    pub application: bool,
+    /// Its verbs, in the order of their start.
+    pub runs: Vec<HookRunRecord>,
+    /// Why it did not succeed; empty when it did.
+    pub problem: String,
+}
+
+/// What a hook is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HookKind {
+    /// Runs to its end for each verb.
+    Oneshot,
+    /// Runs from before the freeze until after the thaw.
+    Hold,
+}
+
+/// One verb of a hook.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookRunRecord {
+    /// Which.
+    pub verb: HookVerb,
+    /// How it ended, in words.
+    pub end: String,
+    /// Whether that is a success.
+    pub succeeded: bool,
+    /// `None`: it did not exit by itself.
+    pub exit_code: Option<i32>,
+    /// How long it took; of a `pre` of a `hold`, until it was ready.
+    pub took_ms: u32,
+    /// The end of its output, at most 1,024 bytes.
+    pub output: String,
+    /// It ran in a cgroup of its own.
+    pub in_cgroup: bool,
+    /// Processes that it left behind.
+    pub left_behind: u32,
+}
+
+/// What a hook was run for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HookVerb {
+    /// Before the freeze.
+    Pre,
+    /// After a hold that was unbroken.
+    Post,
+    /// After anything else.
+    Abort,
 }
 
 /// When one disk's snapshot was taken.
@@ -59,6 +120,13 @@ pub struct FileSystemFreeze {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn records_from_before_there_were_hooks_are_still_read() {
+        let record: CaptureRecord =
+            serde_json::from_str(r#"{"disks":[],"unbroken":true}"#).unwrap();
+        assert_eq!((record.unbroken, record.hooks), (Some(true), vec![]));
+    }
 
     #[test]
     fn a_disk_counts_as_frozen_only_within_an_unbroken_freeze() {

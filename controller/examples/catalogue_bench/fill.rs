@@ -318,6 +318,7 @@ fn capture(description: &VmDescription, at: WallTime, dice: &mut Dice) -> Captur
         file_systems: description.disks.iter().enumerate().map(file_system).collect(),
         thaw_asked_ms: Some(thaw),
         unbroken: Some(true),
+        hooks: Vec::new(),
     }
 }
 

@@ -4,8 +4,11 @@
 //! reserve room for all PUTs → FREEZE … FROZEN acknowledged
 //!     → PUT all snapshots in parallel, poll each every 200 ms until it has succeeded
 //!     │ meanwhile: renew the agent's lease every second
-//! → THAW … the agent attests → compare evidence (I4)
+//! → THAW … the agent attests → its hooks end → compare evidence (I4)
 //! ```
+//!
+//! The end of the machine's own hooks is waited for outside the hold: nothing is frozen then, and what
+//! they say can only take `application` away.
 //!
 //! Nothing in here backs off or is resumed. Losing anything ends the hold; the snapshots go on
 //! without it and are recorded as what they then are. The machine never waits for us: its own limits
@@ -15,7 +18,7 @@ use std::time::Duration;
 
 use azdr_arm::{ArmClient, AzureError, ErrorClass, Progress, SnapshotSpec, Started};
 use azdr_domain::arm_id::ArmId;
-use azdr_domain::capture_record::{CaptureRecord, DiskCapture, FileSystemFreeze};
+use azdr_domain::capture_record::{CaptureRecord, DiskCapture, FileSystemFreeze, HookRecord};
 use azdr_domain::consistency::{
     CaptureEvidence, Consistency, FreezeEvidence, PutEvidence, ThawAttestation, achieved,
 };
@@ -24,7 +27,7 @@ use azdr_proto::agent::{FileSystemWindow, Freeze, FreezeOutcome};
 use serde::{Deserialize, Serialize};
 
 use super::tags::{self, Tags};
-use super::{Services, StepCx};
+use super::{Services, StepCx, hooks};
 use crate::mutation::{Mutation, planted};
 use crate::store::ItemId;
 use crate::workflow::{Failure, StepError};
@@ -37,6 +40,8 @@ const RENEW: Duration = Duration::from_secs(1);
 const PREPARE_LIMIT: Duration = Duration::from_secs(40);
 /// Thawing takes milliseconds; the answer may have to wait for a slow network.
 const THAW_LIMIT: Duration = Duration::from_secs(15);
+/// Whatever an agent says of its hooks, they are not waited for longer.
+const HOOKS_LIMIT: Duration = Duration::from_secs(40 * 60);
 /// Snapshots that the hold did not wait for may still come.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(10 * 60);
 
@@ -107,7 +112,7 @@ pub async fn capture<I>(
     if plan.unfrozen.is_none() && services.catalogue.has_agent(plan.item).await? {
         await_agent(services, plan.item).await;
     }
-    let _slot = services.holds.acquire().await.expect("the semaphore is never closed");
+    let slot = services.holds.acquire().await.expect("the semaphore is never closed");
     let room = services.azure.reserve_snapshot_writes(plan.snapshots.len() as u32).await;
     let varied: Vec<PlannedSnapshot>;
     let plan = if planted(Mutation::NamesVary) {
@@ -120,31 +125,53 @@ pub async fn capture<I>(
 
     let frozen = match plan.unfrozen {
         None => freeze(services, &plan, &operation_id).await,
-        Some(why) => Err(why.to_owned()),
+        Some(why) => Err(Unfrozen::from(why.to_owned())),
     };
     let clock = cx.env().clock.clone();
     let at = clock.wall();
-    let (outcome, freeze) = match frozen {
+    let (mut outcome, mut freeze) = match frozen {
         Ok(()) => {
             let acked = clock.monotonic();
             cx.progress("frozen", None);
             held(services, &plan, &operation_id, &specs, &room, acked, &*clock).await?
         }
-        Err(reason) if plan.require => {
+        Err(unfrozen) if unfrozen.forbidden => {
+            let failure = Failure::new("hook_failed", unfrozen.reason).hint(
+                "this hook is marked on_failure = \"fail\" on the VM: see what it says there, with \
+                 `journalctl -u azdr-agent`, or mark it \"crash_consistent\"",
+            );
+            return Err(StepError::Fail(failure));
+        }
+        Err(Unfrozen { reason, .. }) if plan.require => {
             let failure = Failure::new("not_consistent", format!("no freeze: {reason}")).hint(
                 "the policy requires file-system consistency; check `azdr agent list`, or \
                  configure --consistency prefer",
             );
             return Err(StepError::Fail(failure));
         }
-        Err(reason) => {
+        Err(Unfrozen { reason, hooks, .. }) => {
             let begun = clock.monotonic();
             let puts = take_all(room.client(), &specs, &*clock, None, SNAPSHOT_LIMIT).await?;
             let disks = disks(&specs, &puts, begun);
-            let record = CaptureRecord { disks, ..CaptureRecord::default() };
-            (Hold { frozen_ms: 0, witnessed: false, reason: Some(reason), record }, None)
+            let record = CaptureRecord { disks, hooks, ..CaptureRecord::default() };
+            let hold = Hold {
+                frozen_ms: 0,
+                witnessed: false,
+                reason: Some(reason),
+                record,
+                hooks_pending: None,
+            };
+            (hold, None)
         }
     };
+    drop(slot);
+    if let Some(limit) = outcome.hooks_pending
+        && let Some(agent) = freeze.as_mut().and_then(|freeze| freeze.agent.as_mut())
+    {
+        cx.progress("hooks", None);
+        let thawed = services.fleet.thaw(plan.item, operation_id.clone(), limit).await;
+        outcome.record.hooks = hooks::ended(agent, thawed);
+    }
     let evidence = CaptureEvidence { disks: plan.snapshots.len(), freeze };
     let (mut consistency, mut reason) = achieved(&evidence);
     if planted(Mutation::ConsistencyClaimed) {
@@ -196,6 +223,22 @@ struct Hold {
     witnessed: bool,
     reason: Option<String>,
     record: CaptureRecord,
+    /// Hooks were still to run after the thaw, for at most so long.
+    hooks_pending: Option<Duration>,
+}
+
+/// Why nothing is frozen.
+struct Unfrozen {
+    reason: String,
+    /// The machine's root wants no snapshots then.
+    forbidden: bool,
+    hooks: Vec<HookRecord>,
+}
+
+impl From<String> for Unfrozen {
+    fn from(reason: String) -> Self {
+        Self { reason, forbidden: false, hooks: Vec::new() }
+    }
 }
 
 /// When each disk's snapshot was asked for and done, counted from an instant.
@@ -260,14 +303,20 @@ async fn held(
         thaw_asked_ms: Some(thaw_requested_at.since(acked).as_millis() as u64),
         ..CaptureRecord::default()
     };
+    let mut hooks_pending = None;
     let (frozen_ms, agent) = match thawed {
         Ok(reply) => {
+            hooks_pending = reply
+                .hooks_pending
+                .then(|| Duration::from_millis(reply.hooks_limit_ms.into()).min(HOOKS_LIMIT));
+            record.hooks = hooks::records(&reply.hooks);
             record.file_systems = reply.windows.iter().map(file_system).collect();
             record.unbroken = Some(reply.unbroken);
             let attestation = ThawAttestation {
                 unbroken: reply.unbroken,
                 reason: reply.reason,
-                hooks_ran: false,
+                hooks_ran: !reply.hooks_pending && reply.hooks_succeeded,
+                hooks_problem: reply.hooks_problem,
             };
             (u64::from(reply.window_ms), Some(attestation))
         }
@@ -282,15 +331,18 @@ async fn held(
         thaw_requested_at: Some(thaw_requested_at),
         agent,
     };
-    Ok((Hold { frozen_ms, witnessed: true, reason: None, record }, Some(evidence)))
+    let hold = Hold { frozen_ms, witnessed: true, reason: None, record, hooks_pending };
+    Ok((hold, Some(evidence)))
 }
 
 async fn freeze(
     services: &Services,
     plan: &CapturePlan<'_>,
     operation_id: &str,
-) -> Result<(), String> {
+) -> Result<(), Unfrozen> {
     let settings = &services.settings;
+    let hooks = services.fleet.protected(plan.item).map_or(0, |agent| agent.hello.hooks_limit_ms);
+    let limit = PREPARE_LIMIT + Duration::from_millis(hooks.into()).min(HOOKS_LIMIT);
     let request = Freeze {
         operation_id: operation_id.to_owned(),
         recovery_point: plan.point.to_owned(),
@@ -298,18 +350,24 @@ async fn freeze(
         hold_limit_ms: settings.hold_limit.as_millis() as u32,
         lease_ms: settings.hold_lease.as_millis() as u32,
     };
-    let reply = match services.fleet.freeze(plan.item, request, PREPARE_LIMIT).await {
+    let reply = match services.fleet.freeze(plan.item, request, limit).await {
         Ok(reply) => reply,
         Err(e) => {
             // It may be freezing right now: tell it to stop; its lease ends it in any case.
             let _ = services.fleet.thaw(plan.item, operation_id.to_owned(), THAW_LIMIT).await;
-            return Err(e.to_string());
+            return Err(e.to_string().into());
         }
     };
     if reply.outcome() == FreezeOutcome::Frozen {
         return Ok(());
     }
-    Err(if reply.reason.is_empty() { "the agent refused".to_owned() } else { reply.reason })
+    let mut unfrozen = Unfrozen::from(reply.reason);
+    if unfrozen.reason.is_empty() {
+        "the agent refused".clone_into(&mut unfrozen.reason);
+    }
+    unfrozen.forbidden = reply.hook_forbids;
+    unfrozen.hooks = hooks::records(&reply.hooks);
+    Err(unfrozen)
 }
 
 /// PUTs all snapshots at once and polls each until it has succeeded; after `patience` it answers what

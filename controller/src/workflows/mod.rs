@@ -23,6 +23,7 @@ pub mod bulk;
 pub mod capture;
 pub mod dr_test;
 pub mod evidence;
+mod hooks;
 pub mod machine;
 pub mod prune;
 pub mod reap;

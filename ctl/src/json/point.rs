@@ -40,6 +40,30 @@ fn capture_record(m: &CaptureRecord) -> Value {
         "file_systems": list(&m.file_systems, file_system_freeze),
         "thaw_asked_ms": m.thaw_asked_ms,
         "unbroken": m.unbroken,
+        "hooks": list(&m.hooks, hook_record),
+    })
+}
+
+fn hook_record(m: &HookRecord) -> Value {
+    json!({
+        "name": m.name,
+        "kind": names::hook_kind(m.kind),
+        "application": m.application,
+        "runs": list(&m.runs, hook_run),
+        "problem": text(&m.problem),
+    })
+}
+
+fn hook_run(m: &HookRun) -> Value {
+    json!({
+        "verb": names::hook_verb(m.verb),
+        "end": m.end,
+        "succeeded": m.succeeded,
+        "exit_code": m.exit_code,
+        "took_ms": m.took_ms,
+        "output": text(&m.output),
+        "in_cgroup": m.in_cgroup,
+        "left_behind": m.left_behind,
     })
 }
 
@@ -82,6 +106,8 @@ pub(super) fn written() -> Vec<(&'static str, Value)> {
         ("PointDetails", point_details(&<_>::default())),
         ("PointSnapshot", point_snapshot(&<_>::default())),
         ("CaptureRecord", capture_record(&<_>::default())),
+        ("HookRecord", hook_record(&<_>::default())),
+        ("HookRun", hook_run(&<_>::default())),
         ("DiskCapture", disk_capture(&<_>::default())),
         ("FileSystemFreeze", file_system_freeze(&<_>::default())),
         ("Proof", proof(&<_>::default())),

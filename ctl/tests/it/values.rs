@@ -333,6 +333,38 @@ pub(crate) fn point_details() -> PointDetails {
         frozen_ms: 873,
         thawed_by_agent,
     };
+    let run = |verb: HookVerb, end: &str, code, output: &str| HookRun {
+        verb: verb as i32,
+        end: end.into(),
+        succeeded: code != Some(1),
+        exit_code: code,
+        took_ms: 412,
+        output: output.into(),
+        in_cgroup: true,
+        left_behind: 0,
+    };
+    let hooks = vec![
+        HookRecord {
+            name: "10-postgresql".into(),
+            kind: HookKind::Hold as i32,
+            application: true,
+            runs: vec![
+                run(HookVerb::Pre, "READY", None, ""),
+                run(HookVerb::Post, "exit code 0", Some(0), "waited for nobody"),
+            ],
+            problem: String::new(),
+        },
+        HookRecord {
+            name: "20-queue".into(),
+            kind: HookKind::Oneshot as i32,
+            application: false,
+            runs: vec![
+                run(HookVerb::Pre, "exit code 1", Some(1), "queue: no such host\nqueue: giving up"),
+                HookRun { left_behind: 2, ..run(HookVerb::Abort, "exit code 0", Some(0), "") },
+            ],
+            problem: "exit code 1".into(),
+        },
+    ];
     let proof = |job_id, level: ProofLevel, passed, region: &str, detail: &str| Proof {
         job_id,
         region: region.into(),
@@ -360,6 +392,7 @@ pub(crate) fn point_details() -> PointDetails {
             file_systems: vec![file_system("/", true), file_system("/data", true)],
             thaw_asked_ms: Some(861),
             unbroken: Some(true),
+            hooks,
         }),
         proofs: vec![
             proof(31, ProofLevel::Booted, true, "westus2", "witness and SSH"),

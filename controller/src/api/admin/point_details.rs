@@ -1,5 +1,6 @@
 //! Everything that is known of one recovery point.
 
+use azdr_domain::capture_record::{HookKind, HookRecord, HookRunRecord, HookVerb};
 use azdr_domain::forecast;
 use azdr_domain::recovery_point::ProofLevel;
 use azdr_proto::admin as api;
@@ -99,6 +100,36 @@ fn capture(record: &azdr_domain::CaptureRecord) -> api::CaptureRecord {
         file_systems: record.file_systems.iter().map(file_system).collect(),
         thaw_asked_ms: record.thaw_asked_ms,
         unbroken: record.unbroken,
+        hooks: record.hooks.iter().map(hook).collect(),
+    }
+}
+
+fn hook(record: &HookRecord) -> api::HookRecord {
+    let run = |run: &HookRunRecord| api::HookRun {
+        verb: match run.verb {
+            HookVerb::Pre => api::HookVerb::Pre,
+            HookVerb::Post => api::HookVerb::Post,
+            HookVerb::Abort => api::HookVerb::Abort,
+        }
+        .into(),
+        end: run.end.clone(),
+        succeeded: run.succeeded,
+        exit_code: run.exit_code,
+        took_ms: run.took_ms,
+        output: run.output.clone(),
+        in_cgroup: run.in_cgroup,
+        left_behind: run.left_behind,
+    };
+    api::HookRecord {
+        name: record.name.clone(),
+        kind: match record.kind {
+            HookKind::Oneshot => api::HookKind::Oneshot,
+            HookKind::Hold => api::HookKind::Hold,
+        }
+        .into(),
+        application: record.application,
+        runs: record.runs.iter().map(run).collect(),
+        problem: record.problem.clone(),
     }
 }
 

@@ -1,7 +1,8 @@
 //! `azdr backup show`
 
 use azdr_proto::admin::{
-    CaptureRecord, Consistency, GetPointRequest, PointDetails, PointSnapshot, Proof, RecoveryPoint,
+    CaptureRecord, Consistency, GetPointRequest, HookRecord, PointDetails, PointSnapshot, Proof,
+    RecoveryPoint,
 };
 use clap::Args;
 
@@ -135,6 +136,42 @@ fn evidence(record: &CaptureRecord, point: &RecoveryPoint) -> String {
         ]);
     }
     text.push_str(&table.render("    "));
+    text.push_str(&hooks(&record.hooks));
+    text
+}
+
+fn hooks(hooks: &[HookRecord]) -> String {
+    let mut text = String::new();
+    if !hooks.is_empty() {
+        text.push_str("  The VM's own hooks:\n");
+    }
+    for hook in hooks {
+        let kind = names::or_dash(names::hook_kind(hook.kind));
+        let application = if hook.application { ", application" } else { "" };
+        let problem = match hook.problem.as_str() {
+            "" => "succeeded".to_owned(),
+            problem => format!("FAILED: {problem}"),
+        };
+        text.push_str(&format!("    {} ({kind}{application}) {problem}\n", hook.name));
+        let mut table = Table::default();
+        for run in &hook.runs {
+            let left = match run.left_behind {
+                0 => String::new(),
+                n => format!("left {n} processes behind"),
+            };
+            table.row([
+                names::or_dash(names::hook_verb(run.verb)),
+                run.end.clone(),
+                format!("after {} ms", run.took_ms),
+                left,
+            ]);
+        }
+        text.push_str(&table.render("      "));
+        // What a hook that succeeded has said is in the JSON.
+        for line in hook.runs.iter().filter(|r| !r.succeeded).flat_map(|r| r.output.lines()) {
+            text.push_str(&format!("        | {line}\n"));
+        }
+    }
     text
 }
 
