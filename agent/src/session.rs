@@ -8,8 +8,8 @@ use azdr_proto::agent::agent_service_client::AgentServiceClient;
 use azdr_proto::agent::controller_message::Body as Told;
 use azdr_proto::agent::restored_service_client::RestoredServiceClient;
 use azdr_proto::agent::{
-    AgentMessage, CertificateIssued, ControllerMessage, Hello, RenewCertificate, SessionMode,
-    Welcome,
+    AgentMessage, CertificateIssued, ControllerMessage, Hello, QuiesceState, RenewCertificate,
+    SessionMode, Welcome,
 };
 use azdr_thawd_client::Client;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -104,19 +104,22 @@ impl Session<'_> {
         }
     }
 
-    /// A restored machine runs none.
+    /// A restored machine runs none. While something is held nothing is opened to see which there are.
     async fn hooks_limit(&self) -> u32 {
-        if self.door == Door::Restored {
-            return 0;
-        }
-        let limit = hooks::limit(self.agent).await;
+        let limit = match self.door {
+            Door::Restored => Duration::ZERO,
+            Door::Protected if self.quiesce.state() == QuiesceState::Idle => {
+                hooks::limit(self.agent).await
+            }
+            Door::Protected => hooks::limit_unseen(self.agent),
+        };
         u32::try_from(limit.as_millis()).unwrap_or(u32::MAX)
     }
 
     async fn thawd_answers(&self) -> bool {
         let socket = self.agent.config.thawd_socket.clone();
         // A thaw process that is holding something serves this agent alone: it need not be asked.
-        if self.quiesce.state() != azdr_proto::agent::QuiesceState::Idle {
+        if self.quiesce.state() != QuiesceState::Idle {
             return true;
         }
         let ask = move || Client::connect(&socket, 1_000).and_then(|thawd| thawd.status());
@@ -182,7 +185,7 @@ impl<'a> Serving<'a> {
     }
 
     fn quiet(&self) -> bool {
-        self.session.quiesce.state() == azdr_proto::agent::QuiesceState::Idle
+        self.session.quiesce.state() == QuiesceState::Idle
     }
 
     async fn serve(mut self, mut told: Streaming<ControllerMessage>) -> Result<End, Status> {

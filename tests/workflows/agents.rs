@@ -1,7 +1,7 @@
 //! Agents at the message seam: one per running machine, which says hello when its machine comes up,
 //! freezes and thaws when told, and shows the witness of the last freeze that its disks have seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,7 +11,9 @@ use azdr_controller::store::{Item, ItemId, RunId, Store};
 use azdr_env::{Env, WallTime};
 use azdr_proto::agent::agent_message::Body as FromAgent;
 use azdr_proto::agent::controller_message::Body as ToAgent;
-use azdr_proto::agent::{FreezeOutcome, FreezeReply, Hello, ThawCause, ThawReply, Witness};
+use azdr_proto::agent::{
+    FreezeOutcome, FreezeReply, Hello, HookResult, ThawCause, ThawReply, Witness,
+};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
@@ -50,6 +52,14 @@ pub(crate) enum Behaviour {
     BrokenHold,
     /// It freezes, and never answers the thaw.
     SilentAfterFreeze,
+    /// Its hooks end well after the thaw.
+    HooksSucceed,
+    /// One of its hooks turns out to have failed, after the thaw.
+    HookFails,
+    /// What its hooks did after the thaw is never told.
+    HooksUnheard,
+    /// A hook failed before the freeze that must not.
+    HookForbids,
     /// The machine shows a witness that is not the point's.
     WrongWitness,
 }
@@ -215,6 +225,25 @@ impl Guests {
     }
 }
 
+/// The answer of a machine with hooks: to the first thaw that they are to come, to another that they have
+/// ended.
+fn with_hooks(reply: ThawReply, behaviour: Behaviour, again: bool) -> Option<ThawReply> {
+    let hooks = vec![HookResult { name: "10-db".into(), ..HookResult::default() }];
+    let pending = ThawReply { hooks_pending: true, hooks_limit_ms: 60_000, ..reply.clone() };
+    match behaviour {
+        Behaviour::HooksSucceed | Behaviour::HookFails | Behaviour::HooksUnheard if !again => {
+            Some(pending)
+        }
+        Behaviour::HooksUnheard => None,
+        Behaviour::HooksSucceed => Some(ThawReply { hooks_succeeded: true, hooks, ..reply }),
+        Behaviour::HookFails => {
+            let hooks_problem = "hook 10-db: exit code 1".into();
+            Some(ThawReply { hooks_problem, hooks, ..reply })
+        }
+        _ => Some(reply),
+    }
+}
+
 /// Obeys, as an agent whose machine behaves.
 async fn answer(
     session: Arc<Session>,
@@ -223,6 +252,7 @@ async fn answer(
     mortal: Arc<Mortal>,
     env: Env,
 ) {
+    let mut thawed = BTreeSet::new();
     while let Some(message) = inbox.recv().await {
         if mortal.is_dead() {
             return;
@@ -236,6 +266,16 @@ async fn answer(
                     operation_id: f.operation_id,
                     outcome: FreezeOutcome::Refused.into(),
                     reason: "somebody else has frozen /".into(),
+                    ..FreezeReply::default()
+                })
+            }
+            Some(ToAgent::Freeze(f)) if guests.behaves() == Behaviour::HookForbids => {
+                FromAgent::FreezeReply(FreezeReply {
+                    operation_id: f.operation_id,
+                    outcome: FreezeOutcome::Refused.into(),
+                    reason: "hook 10-db: exit code 1".into(),
+                    hook_forbids: true,
+                    hooks: vec![HookResult { name: "10-db".into(), ..HookResult::default() }],
                     ..FreezeReply::default()
                 })
             }
@@ -259,13 +299,20 @@ async fn answer(
                     ..ThawReply::default()
                 })
             }
-            Some(ToAgent::Thaw(t)) => FromAgent::ThawReply(ThawReply {
-                operation_id: t.operation_id,
-                unbroken: true,
-                cause: ThawCause::Command.into(),
-                window_ms: 321,
-                ..ThawReply::default()
-            }),
+            Some(ToAgent::Thaw(t)) => {
+                let again = !thawed.insert(t.operation_id.clone());
+                let whole = ThawReply {
+                    operation_id: t.operation_id,
+                    unbroken: true,
+                    cause: ThawCause::Command.into(),
+                    window_ms: 321,
+                    ..ThawReply::default()
+                };
+                match with_hooks(whole, guests.behaves(), again) {
+                    Some(reply) => FromAgent::ThawReply(reply),
+                    None => continue,
+                }
+            }
             _ => continue,
         };
         session.receive(reply, env.clock.wall());

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::checked_file::{self, CheckError, Want};
+use super::checked_file::{self, Want};
 use super::settings::Settings;
 use super::{Hook, Kind, OnFailure, Program, azure_scripts};
 
@@ -97,9 +97,13 @@ pub(super) fn refused(settings: &Settings, name: &str, why: String) -> Found {
 fn in_directory(settings: &Settings) -> Vec<Found> {
     let folder = &settings.directory;
     let whole = |why: String| vec![refused(settings, "hooks", why)];
+    // Where there are none, it does not matter who could have put some there.
+    let there = std::fs::symlink_metadata(folder).map(|_| ());
+    if there.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        return Vec::new();
+    }
     let directory = match checked_file::open(folder, Want::Directory) {
         Ok(directory) => directory,
-        Err(CheckError::Missing(_)) => return Vec::new(),
         Err(error) => return whole(error.to_string()),
     };
     // Through the descriptor: what is listed is what was checked.

@@ -39,7 +39,7 @@ use azdr_proto::agent::{HookKind, HookVerb};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use recovery::{is_needed as recovery_is_needed, recover};
-pub(crate) use round::{Round, limit, look};
+pub(crate) use round::{Round, limit, limit_unseen, look};
 
 /// What a hook is run for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

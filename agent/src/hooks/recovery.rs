@@ -79,7 +79,7 @@ async fn end(agent: &Agent, started: &Started, entry: &Entry, hook: Option<&Hook
     let gone = async |limit: Duration| {
         let begin = agent.env.clock.monotonic();
         loop {
-            let Some(process) = started.process(entry) else { return None };
+            let process = started.process(entry)?;
             if agent.env.clock.monotonic().since(begin) >= limit {
                 return Some(process);
             }

@@ -69,6 +69,11 @@ pub(crate) async fn limit(agent: &Agent) -> Duration {
     }
 }
 
+/// As [`limit`], without a look at which there are: for some.
+pub(crate) fn limit_unseen(agent: &Agent) -> Duration {
+    agent.config.hooks.total_limit() * 2 + BEYOND * 8
+}
+
 /// How long so many hooks may take for a `post` or `abort` each.
 fn limit_of(agent: &Agent, hooks: usize) -> Duration {
     let count = u32::try_from(hooks).unwrap_or(u32::MAX);
