@@ -68,6 +68,21 @@ fn failed_backup(stage: &Stage) -> Result<()> {
     let told = alerts(&lab, &["--limit", "1"])?;
     let by = told[0]["resolution"].as_str().unwrap_or_default();
     ensure!(by.ends_with("has succeeded") && told[0]["resolved_at"].is_string(), "{told:#?}");
+
+    // One that nobody wants to hear of any more.
+    protect(&lab, "db", &["--consistency", "require"])?;
+    ensure!(lab.azdr.run(&["backup", "trigger", "db"])?.code == 1, "the backup succeeded");
+    let id = alerts(&lab, &["--open"])?[0]["id"].to_string();
+    let close = ["alert", "close", &id, "--reason", "db is being replaced"];
+    let closed = lab.azdr.json(&close)?;
+    lab.controller.kill();
+    lab.controller.start()?;
+    ensure!(alerts(&lab, &["--open"])?.is_empty(), "{closed:#}");
+    ensure!(alerts(&lab, &["--limit", "1"])?[0]["closed_by"] == closed["closed_by"], "{closed:#}");
+    let again = lab.azdr.run(&close)?;
+    ensure!(again.code == 1 && again.stderr.contains("db is being replaced"), "{}", again.stderr);
+    let none = lab.azdr.run(&["alert", "close", "4711", "--reason", "typo"])?;
+    ensure!(none.code == 1 && none.stderr.contains("there is no alert 4711"), "{}", none.stderr);
     Ok(())
 }
 

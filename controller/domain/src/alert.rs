@@ -11,6 +11,9 @@ use crate::objective::{self, Judgement};
 use crate::policy::Policy;
 use crate::tier::Tier;
 
+/// How long the reason may be for which a person closes an alert, in characters.
+pub const CLOSING_REASON_LIMIT: usize = 500;
+
 /// How soon somebody should look.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Severity {

@@ -577,6 +577,18 @@ impl AdminService for FakeController {
         Ok(Response::new(values::alerts(r.get_ref())))
     }
 
+    async fn close_alert(&self, r: Request<CloseAlertRequest>) -> Answer<Alert> {
+        let r = r.into_inner();
+        match r.id {
+            7 => Err(Status::not_found("there is no alert 7")),
+            40 => Err(Status::failed_precondition(
+                "alert 40 is not open: it was resolved at 2025-12-01T12:00:00Z: job 45 has ended in the \
+                 same way",
+            )),
+            id => Ok(Response::new(values::closed(id, r.reason))),
+        }
+    }
+
     async fn add_operator(&self, r: Request<AddOperatorRequest>) -> Answer<OperatorCertificate> {
         let r = r.into_inner();
         if r.name == "alice" {

@@ -389,6 +389,11 @@ impl AdminService for Admin {
         self.alerts(request.into_inner()).await.map(Response::new)
     }
 
+    async fn close_alert(&self, request: Request<CloseAlertRequest>) -> Answer<Alert> {
+        let operator = self.authorise(&request, Role::Operator).await?;
+        self.close_alert(operator.name, request.into_inner()).await.map(Response::new)
+    }
+
     async fn add_operator(
         &self,
         request: Request<AddOperatorRequest>,
