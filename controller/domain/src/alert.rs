@@ -292,8 +292,8 @@ impl VmFacts<'_> {
         if let Some(since) = self.gone {
             let what = format!("{vm} has a policy and is not in Azure any more (seen at {since})");
             let next = format!(
-                "its backups are kept; `azdr backup restore {vm} --new-vm NAME` brings it back, `azdr \
-                 backup disable {vm}` ends its policy"
+                "no backup is begun until it is back, and its backups are kept; `azdr backup restore {vm} \
+                 --new-vm NAME` makes a new VM of them, `azdr backup disable {vm}` ends its policy"
             );
             return vec![(AlertKind::VmGone, Words { what, next })];
         }

@@ -116,6 +116,7 @@ pub(crate) const CASES: &[(&str, &str)] = &[
     ("policy_show", "policy show prod-db-vm"),
     ("policy_list", "policy list"),
     ("policy_next", "policy next prod-db-vm --count 10"),
+    ("policy_next_of_a_vm_that_is_gone", "policy next gone"),
     ("policy_simulate", "policy simulate prod-db-vm --days 365"),
     (
         "policy_simulate_an_outage",

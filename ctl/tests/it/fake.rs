@@ -310,6 +310,11 @@ impl AdminService for FakeController {
         check(r.get_ref().vm.as_ref())?;
         let mut answer = values::upcoming_runs();
         answer.runs.truncate(r.get_ref().count as usize);
+        if r.get_ref().vm.as_ref().is_some_and(|vm| vm.name == "gone") {
+            let (vm_name, gone_since_unix_ms) = ("gone".into(), values::NOW - values::DAY);
+            let runs = vec![];
+            answer = ListUpcomingRunsResponse { vm_name, gone_since_unix_ms, runs, ..answer };
+        }
         Ok(Response::new(answer))
     }
 

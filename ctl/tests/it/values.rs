@@ -149,6 +149,7 @@ pub(crate) fn of_a_vm_that_is_gone() -> BackupConfig {
         tag_written: false,
         tag_problem: "the VM is not in Azure any more".into(),
         gone_since_unix_ms: NOW - DAY,
+        next_run_unix_ms: 0,
         ..config()
     }
 }
@@ -609,6 +610,7 @@ pub(crate) fn upcoming_runs() -> ListUpcomingRunsResponse {
                 local: "2025-12-06T10:00:00+01:00".into(),
             },
         ],
+        gone_since_unix_ms: 0,
     }
 }
 

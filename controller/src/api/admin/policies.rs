@@ -255,7 +255,10 @@ fn config(
             Some(convert::monthly_cost(MonthlyCost::when_filled(&row.policy, &home, growth)));
     }
     (config.rpo_objective, config.rto_objective) = objectives;
-    config.gone_since_unix_ms = row.gone.map_or(0, WallTime::unix_ms);
+    if let Some(since) = row.gone {
+        // The scheduler passes over it.
+        (config.gone_since_unix_ms, config.next_run_unix_ms) = (since.unix_ms(), 0);
+    }
     config.tag_written = row.tag_problem.is_none();
     config.tag_problem = row.tag_problem.unwrap_or_default();
     config.tag_drift = row.tag_drift.as_ref().map(convert::tag_drift);
