@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 
 use super::Admin;
 use super::errors::{hinted, unavailable};
+use super::reason::reason;
 use crate::store::{AlertFilter, AlertRow, Closing};
 
 /// How many one call lists when it does not say.
@@ -67,14 +68,8 @@ impl Admin {
         by: String,
         request: api::CloseAlertRequest,
     ) -> Result<api::Alert, Status> {
-        let (id, reason) = (request.id, request.reason.trim().to_owned());
-        let length = reason.chars().count();
-        if length == 0 || length > CLOSING_REASON_LIMIT {
-            return Err(Status::invalid_argument(format!(
-                "closing an alert needs a reason of 1 to {CLOSING_REASON_LIMIT} characters, this one has \
-                 {length}"
-            )));
-        }
+        let id = request.id;
+        let reason = reason("closing an alert", &request.reason, CLOSING_REASON_LIMIT)?;
         let now = self.env.clock.wall();
         let closing = self.store.close_alert(id, by.clone(), reason.clone(), now).await;
         match closing.map_err(unavailable)? {

@@ -22,6 +22,7 @@ mod pins;
 mod point_details;
 mod points;
 mod policies;
+mod reason;
 mod replication;
 mod reports;
 mod residue;

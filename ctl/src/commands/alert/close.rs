@@ -20,7 +20,7 @@ pub(crate) struct Close {
     /// ID of the alert, as azdr alert list shows it
     #[arg(allow_negative_numbers = true, value_parser = crate::whole::alert)]
     id: i64,
-    /// Why, for whoever wonders later; up to 500 characters
+    /// Why, for whoever wonders later; one line of up to 500 characters
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     reason: String,
 }
