@@ -13,6 +13,7 @@ const ROLES: &[(&str, &str)] = &[
     ("agent list", "viewer"),
     ("agent revoke", "admin"),
     ("agent token", "operator"),
+    ("alert close", "operator"),
     ("alert list", "viewer"),
     ("backup config-show", "viewer"),
     ("backup configure", "operator"),
@@ -132,6 +133,7 @@ mod tests {
         for (path, call) in [
             ("agent revoke", "RevokeAgent"),
             ("agent token", "CreateAgentToken"),
+            ("alert close", "CloseAlert"),
             ("alert list", "ListAlerts"),
             ("backup configure", "ConfigureBackup"),
             ("backup delete", "StartDeletion"),

@@ -87,6 +87,8 @@ fn wrong_values(stage: &Stage) -> Result<()> {
         (&["backup", "trigger", "nosuch"], 1, &["nosuch", "azdr vm list"]),
         (&["backup", "list", "nosuch"], 1, &["nosuch"]),
         (&["backup", "restore", "nosuch", "--yes"], 1, &["nosuch"]),
+        (&["backup", "restore", &point, "--yes"], 1, &["name its VM, db", "--backup", &point]),
+        (&["backup", "verify", "db"], 1, &["db is a VM", "azdr backup list db"]),
         (&["dr", "test", "nosuch", "--test-region", "westus2"], 1, &["nosuch"]),
         (&["agent", "token", "nosuch"], 1, &["nosuch"]),
         (&["backup", "trigger", "db", "-g", "elsewhere"], 1, &["db", "elsewhere"]),

@@ -37,7 +37,7 @@ mod stamp;
 mod standing;
 
 pub use agents::{AgentCertificate, CertificateScope, ExpectedInstance};
-pub use alerts::{AlertFilter, AlertRow};
+pub use alerts::{AlertFilter, AlertRow, Closing};
 pub use approvals::Approval;
 pub use change::CatalogueChange;
 pub use content::ContentRow;

@@ -376,6 +376,8 @@ pub(crate) static ALERTS: Rows = Rows {
         "resolution",
         "since_at",
         "times",
+        "closed_by",
+        "lasts",
     ],
     shown: &[
         "id",

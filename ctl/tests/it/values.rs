@@ -149,6 +149,7 @@ pub(crate) fn of_a_vm_that_is_gone() -> BackupConfig {
         tag_written: false,
         tag_problem: "the VM is not in Azure any more".into(),
         gone_since_unix_ms: NOW - DAY,
+        next_run_unix_ms: 0,
         ..config()
     }
 }
@@ -567,7 +568,8 @@ pub(crate) fn alerts(r: &ListAlertsRequest) -> ListAlertsResponse {
         times: 1,
         ..failed.clone()
     };
-    let mut alerts = vec![failed, low, resolved];
+    let reason = "web-7 has no DR tests any more".into();
+    let mut alerts = vec![failed, low, resolved, closed(39, reason)];
     alerts.retain(|a| !r.open || a.resolved_unix_ms == 0);
     alerts.retain(|a| a.severity >= r.severity && (r.before_id == 0 || a.id < r.before_id));
     alerts.retain(|a| r.kind.is_empty() || a.kind == r.kind);
@@ -575,6 +577,27 @@ pub(crate) fn alerts(r: &ListAlertsRequest) -> ListAlertsResponse {
     let more = alerts.len().saturating_sub(r.limit as usize) as u64;
     alerts.truncate(r.limit as usize);
     ListAlertsResponse { alerts, more }
+}
+
+/// A condition that alice has closed.
+pub(crate) fn closed(id: i64, reason: String) -> Alert {
+    Alert {
+        id,
+        kind: "verification_overdue".into(),
+        severity: AlertSeverity::Medium.into(),
+        vm_name: "web-7".into(),
+        vm_resource_id: VM_ID.replace("prod-db-vm", "web-7"),
+        what: "the backups of web-7 are unverified for more than 7d: none was ever verified".into(),
+        next_step: "`azdr backup verify-all web-7`".into(),
+        raised_unix_ms: NOW - 8 * DAY,
+        since_unix_ms: NOW - 8 * DAY,
+        times: 1,
+        resolved_unix_ms: NOW - DAY,
+        resolution: reason,
+        closed_by: "alice".into(),
+        lasts: true,
+        ..Alert::default()
+    }
 }
 
 pub(crate) fn asking() -> Job {
@@ -661,6 +684,7 @@ pub(crate) fn upcoming_runs() -> ListUpcomingRunsResponse {
                 local: "2025-12-06T10:00:00+01:00".into(),
             },
         ],
+        gone_since_unix_ms: 0,
     }
 }
 

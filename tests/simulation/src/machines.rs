@@ -53,7 +53,7 @@ pub enum Planted {
 
 impl Planted {
     /// Every mistake that there is, by name.
-    pub const ALL: [(&'static str, Self); 20] = [
+    pub const ALL: [(&'static str, Self); 21] = [
         ("prune-ignores-policy", Self::Controller(Mutation::PruneIgnoresPolicy)),
         ("prune-ignores-leases", Self::Controller(Mutation::PruneIgnoresLeases)),
         ("prune-forgets-lineage", Self::Controller(Mutation::PruneForgetsLineage)),
@@ -68,6 +68,7 @@ impl Planted {
         ("second-controller", Self::Controller(Mutation::SecondControllerAllowed)),
         ("stamp-ignored", Self::Controller(Mutation::StampIgnored)),
         ("schedule-forgets", Self::Controller(Mutation::ScheduleForgets)),
+        ("gone-backed-up", Self::Controller(Mutation::GoneBackedUp)),
         ("zone-ignored", Self::Controller(Mutation::ZoneIgnored)),
         ("missing-unnoticed", Self::Controller(Mutation::MissingUnnoticed)),
         ("prune-ignores-pins", Self::Controller(Mutation::PruneIgnoresPins)),

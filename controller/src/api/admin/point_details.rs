@@ -57,8 +57,7 @@ impl Admin {
     ) -> Result<Vec<api::RegionExplanation>, Status> {
         let present = self.present_of_item(item).await?;
         let name = point.name.clone();
-        let explained =
-            self.store.compute(move || forecast::explain(&present.start(present.policy()), &name));
+        let explained = self.store.compute(move || forecast::explain(&present.as_it_is(), &name));
         let explained = explained.await.map_err(unavailable)?;
         let region = |e: &forecast::Explanation| api::RegionExplanation {
             region: e.region.to_string(),

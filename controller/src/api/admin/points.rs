@@ -22,7 +22,14 @@ impl Admin {
         request: TriggerBackupRequest,
     ) -> Result<Job, Status> {
         let named = self.resolve(request.vm.as_ref()).await?;
-        named.in_azure("there is nothing to back up; its recovery points are kept")?;
+        let vm = named.id.name();
+        named.in_azure(&match &named.item {
+            Some(_) => format!(
+                "its recovery points are kept: `azdr backup restore {vm} --new-vm NAME` makes a new VM of \
+                 them, `azdr backup disable {vm}` ends its policy"
+            ),
+            None => "see `azdr vm list`".to_owned(),
+        })?;
         let existing = named.item.as_ref().map(|i| i.id);
         let policy = match existing {
             Some(id) => self.store.policy(id).await.map_err(unavailable)?,
