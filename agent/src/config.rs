@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::mounts::{Choice, may_be_added};
+
 /// Where the configuration is, unless told otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/azdr/agent.toml";
 /// Where the identity is kept, unless told otherwise.
@@ -36,6 +38,17 @@ pub struct Config {
     /// witnesses. When not, all on the allow-list are.
     #[serde(default)]
     pub file_systems: Option<Vec<PathBuf>>,
+    /// Types of file systems that are frozen beside ext2/3/4, xfs, btrfs and f2fs: bcachefs, jfs, nilfs2,
+    /// reiserfs.
+    #[serde(default)]
+    pub more_file_system_types: Vec<String>,
+    /// The lock that Azure Backup and Site Recovery hold while they freeze: another path for tests only.
+    #[serde(default = "default_safe_freeze_lock")]
+    pub safe_freeze_lock: PathBuf,
+}
+
+fn default_safe_freeze_lock() -> PathBuf {
+    crate::safe_freeze_lock::DEFAULT_LOCK.into()
 }
 
 fn default_state_dir() -> PathBuf {
@@ -122,12 +135,19 @@ impl Config {
             );
         }
         let absolute = "must be an absolute path";
-        for (field, value) in
-            [("state_dir", &config.state_dir), ("thawd_socket", &config.thawd_socket)]
-        {
+        for (field, value) in [
+            ("state_dir", &config.state_dir),
+            ("thawd_socket", &config.thawd_socket),
+            ("safe_freeze_lock", &config.safe_freeze_lock),
+        ] {
             if !value.is_absolute() {
                 return refuse(field, &value.to_string_lossy(), absolute);
             }
+        }
+        if let Some(other) = config.more_file_system_types.iter().find(|t| !may_be_added(t)) {
+            let allowed = "must be among bcachefs, jfs, nilfs2, reiserfs: file systems of one machine, on \
+                           its own disks";
+            return refuse("more_file_system_types", other, allowed);
         }
         match &config.file_systems {
             Some(paths) if paths.is_empty() => {
@@ -139,6 +159,11 @@ impl Config {
             },
             None => Ok(config),
         }
+    }
+
+    /// Which of the machine's file systems are frozen, probed and searched for witnesses.
+    pub fn choice(&self) -> Choice {
+        Choice { only: self.file_systems.clone(), more_types: self.more_file_system_types.clone() }
     }
 
     /// A file for a newly enrolled machine; Azure's metadata service unless another is given.
@@ -219,6 +244,8 @@ mod tests {
         assert!(error("controller = 'c:1'\nstate_dir = 'x'").contains("absolute path"));
         assert!(error("controller = 'c:1'\nfile_systems = []").contains("at least one"));
         assert!(error("controller = 'c:1'\nfile_systems = ['data']").contains("\"data\""));
+        let remote = error("controller = 'c:1'\nmore_file_system_types = ['jfs', 'nfs4']");
+        assert!(remote.contains("`more_file_system_types`: \"nfs4\""), "{remote}");
     }
 
     #[test]

@@ -26,10 +26,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
 
+use crate::conditions::obstacles;
 use crate::facts;
 use crate::mounts::Device;
 use crate::presync::presync;
 use crate::quiesce::{Command, Ended, View};
+use crate::safe_freeze_lock::{self, SafeFreezeLock};
 use crate::survey::{Survey, devices_now, survey};
 use crate::{Agent, kernel, witness};
 
@@ -51,6 +53,8 @@ pub(crate) struct Prepared {
     presync_ms: u32,
     survey: Survey,
     thawd: AsyncFd<Client>,
+    /// Held until the thaw is confirmed.
+    _lock: SafeFreezeLock,
 }
 
 /// Checks the request, surveys, syncs, writes the witnesses and arms the thaw process.
@@ -59,8 +63,14 @@ pub(crate) struct Prepared {
 /// In words for an operator; nothing was frozen.
 pub(crate) async fn prepare(agent: &Agent, freeze: &Freeze) -> Result<Prepared, String> {
     let (id, lease_ms, hold_limit_ms) = check(freeze)?;
-    let only = agent.config.file_systems.clone();
-    let look = move || survey(only.as_deref());
+    let (scope, now) = (agent.scope(), agent.env.clock.wall());
+    let look = move || obstacles(&scope.roots, now);
+    let obstacles = agent.blocking.run("look at the machine's state", SURVEY_LIMIT, look).await;
+    if let Some(reason) = obstacles.map_err(|stuck| stuck.to_string())?.into_iter().next() {
+        return Err(reason);
+    }
+    let scope = agent.scope();
+    let look = move || survey(&scope);
     let found = agent.blocking.run("look at the file systems", SURVEY_LIMIT, look).await;
     let found = found.map_err(|stuck| stuck.to_string())?.map_err(|e| crate::chain(&e))?;
     match found.covered.len() {
@@ -68,6 +78,8 @@ pub(crate) async fn prepare(agent: &Agent, freeze: &Freeze) -> Result<Prepared, 
         n if n > MAX_FILE_SYSTEMS => return Err(format!("{n} file systems are more than 64")),
         _ => {}
     }
+    found.check_disks(&freeze.disks)?;
+    let lock = safe_freeze_lock::take(agent).await?;
     let roots: Vec<(String, Arc<OwnedFd>)> = found
         .covered
         .iter()
@@ -89,6 +101,7 @@ pub(crate) async fn prepare(agent: &Agent, freeze: &Freeze) -> Result<Prepared, 
         presync_ms: u32::try_from(spent.as_millis()).unwrap_or(u32::MAX),
         survey: found,
         thawd,
+        _lock: lock,
     })
 }
 
@@ -360,7 +373,7 @@ impl Hold<'_> {
     fn change_of_mounts(&self) -> Option<String> {
         let covered = &self.prepared.survey.covered;
         let before: BTreeSet<Device> = covered.iter().map(|covered| covered.device).collect();
-        match devices_now(self.agent.config.file_systems.as_deref()) {
+        match devices_now(&self.agent.scope()) {
             Ok(now) if now == before => None,
             Ok(now) => {
                 let changed = before.symmetric_difference(&now).map(Device::to_string);

@@ -34,24 +34,24 @@ crate::tests! {
 }
 
 /// In the order of dropping: the file systems go after everything that holds them.
-struct Scene {
-    session: Session,
-    agent: Process,
-    thawd: Process,
-    controller: Controller,
-    mounts: Vec<LoopMount>,
-    machine: Machine,
+pub(crate) struct Scene {
+    pub(crate) session: Session,
+    pub(crate) agent: Process,
+    pub(crate) thawd: Process,
+    pub(crate) controller: Controller,
+    pub(crate) mounts: Vec<LoopMount>,
+    pub(crate) machine: Machine,
     _folder: tempfile::TempDir,
 }
 
 /// `count` file systems with an agent that is connected.
-async fn scene(count: usize) -> Scene {
+pub(crate) async fn scene(count: usize) -> Scene {
     let folder = tempfile::tempdir().unwrap();
     let mounts = (0..count).map(|n| LoopMount::ext4(folder.path(), &format!("disk {n}"))).collect();
     scene_of(folder, mounts).await
 }
 
-async fn scene_of(folder: tempfile::TempDir, mounts: Vec<LoopMount>) -> Scene {
+pub(crate) async fn scene_of(folder: tempfile::TempDir, mounts: Vec<LoopMount>) -> Scene {
     let (machine, mut controller) = enrolled(&mounts.iter().collect::<Vec<_>>()).await;
     let thawd = machine.start_thawd();
     let agent = machine.start_agent();
@@ -60,29 +60,30 @@ async fn scene_of(folder: tempfile::TempDir, mounts: Vec<LoopMount>) -> Scene {
     Scene { session, agent, thawd, controller, mounts, machine, _folder: folder }
 }
 
-fn freeze(operation: &str, lease_ms: u32, hold_limit_ms: u32) -> Tell {
+pub(crate) fn freeze(operation: &str, lease_ms: u32, hold_limit_ms: u32) -> Tell {
     Tell::Freeze(Freeze {
         operation_id: operation.to_owned(),
         recovery_point: "vm-backup-daily-20260101-0000".to_owned(),
         nonce: "ab".repeat(32),
         hold_limit_ms,
         lease_ms,
+        disks: Vec::new(),
     })
 }
 
-fn thaw(operation: &str) -> Tell {
+pub(crate) fn thaw(operation: &str) -> Tell {
     Tell::Thaw(Thaw { operation_id: operation.to_owned() })
 }
 
-async fn freeze_reply(session: &mut Session) -> FreezeReply {
+pub(crate) async fn freeze_reply(session: &mut Session) -> FreezeReply {
     session.hear(|said| if let Said::FreezeReply(r) = said { Some(r) } else { None }).await
 }
 
-async fn thaw_reply(session: &mut Session) -> ThawReply {
+pub(crate) async fn thaw_reply(session: &mut Session) -> ThawReply {
     session.hear(|said| if let Said::ThawReply(r) = said { Some(r) } else { None }).await
 }
 
-async fn beat_in(session: &mut Session, state: QuiesceState) -> Heartbeat {
+pub(crate) async fn beat_in(session: &mut Session, state: QuiesceState) -> Heartbeat {
     let pick = |said| match said {
         Said::Heartbeat(heartbeat) if heartbeat.state() == state => Some(heartbeat),
         _ => None,
@@ -91,7 +92,12 @@ async fn beat_in(session: &mut Session, state: QuiesceState) -> Heartbeat {
 }
 
 impl Scene {
-    async fn frozen(&mut self, operation: &str, lease_ms: u32, hold_limit_ms: u32) -> FreezeReply {
+    pub(crate) async fn frozen(
+        &mut self,
+        operation: &str,
+        lease_ms: u32,
+        hold_limit_ms: u32,
+    ) -> FreezeReply {
         self.session.tell(freeze(operation, lease_ms, hold_limit_ms)).await;
         let reply = freeze_reply(&mut self.session).await;
         assert_eq!(reply.outcome(), FreezeOutcome::Frozen, "{reply:?}\n{}", self.machine.log());

@@ -16,6 +16,7 @@ pub(crate) fn missing(tools: &[&str]) -> Option<String> {
         return Some("needs root".to_owned());
     }
     let path = std::env::var("PATH").unwrap_or_default();
+    // Of a tool the name, of a device the path: joining an absolute one is that path.
     let there = |tool: &str| path.split(':').any(|folder| Path::new(folder).join(tool).exists());
     let missing = tools.iter().chain(&["mount", "umount", "losetup"]).find(|tool| !there(tool));
     match missing {
@@ -80,6 +81,11 @@ impl LoopMount {
         assert_ne!(root.metadata().unwrap().dev(), fs::metadata("/").unwrap().dev());
         mount.root = Some(root.into());
         mount
+    }
+
+    /// Makes a btrfs image in `folder` and mounts it at `folder/name`.
+    pub(crate) fn btrfs(folder: &Path, name: &str) -> Self {
+        Self::new(folder, name, "128M", &["mkfs.btrfs", "-q", "-f"])
     }
 
     /// The mount point.

@@ -8,6 +8,7 @@ mod enroll;
 mod freeze;
 mod loop_mount;
 mod machine;
+mod preflight;
 mod restored;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -44,7 +45,9 @@ fn main() {
         return;
     }
     let mut trials = Vec::new();
-    for (name, needs, test) in [enroll::TESTS, restored::TESTS, freeze::TESTS].concat() {
+    for (name, needs, test) in
+        [enroll::TESTS, restored::TESTS, freeze::TESTS, preflight::TESTS].concat()
+    {
         let missing = if needs.is_empty() { None } else { loop_mount::missing(needs) };
         let body = move || {
             test();

@@ -20,7 +20,7 @@ use azdr_domain::consistency::{
     CaptureEvidence, Consistency, FreezeEvidence, PutEvidence, ThawAttestation, achieved,
 };
 use azdr_env::{Clock, WallTime};
-use azdr_proto::agent::{FileSystemWindow, Freeze, FreezeOutcome};
+use azdr_proto::agent::{Disk, DiskKind, FileSystemWindow, Freeze, FreezeOutcome};
 use serde::{Deserialize, Serialize};
 
 use super::tags::{self, Tags};
@@ -285,6 +285,12 @@ async fn held(
     Ok((Hold { frozen_ms, witnessed: true, reason: None, record }, Some(evidence)))
 }
 
+/// As the agent knows it.
+fn disk(snapshot: &PlannedSnapshot) -> Disk {
+    let kind = if snapshot.lun.is_none() { DiskKind::Os } else { DiskKind::Data };
+    Disk { kind: kind.into(), lun: snapshot.lun.unwrap_or(0), name: String::new() }
+}
+
 async fn freeze(
     services: &Services,
     plan: &CapturePlan<'_>,
@@ -297,6 +303,7 @@ async fn freeze(
         nonce: plan.nonce.to_owned(),
         hold_limit_ms: settings.hold_limit.as_millis() as u32,
         lease_ms: settings.hold_lease.as_millis() as u32,
+        disks: plan.snapshots.iter().map(disk).collect(),
     };
     let reply = match services.fleet.freeze(plan.item, request, PREPARE_LIMIT).await {
         Ok(reply) => reply,
