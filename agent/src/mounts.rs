@@ -19,8 +19,9 @@ use std::path::{Path, PathBuf};
 const ALLOWED: &[&str] = &["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs"];
 /// Through directories of these a path can be walked without waiting for anybody else.
 const LOCAL: &[&str] = &[
-    "bcachefs", "cramfs", "devtmpfs", "erofs", "exfat", "iso9660", "jfs", "overlay", "proc",
-    "ramfs", "reiserfs", "rootfs", "squashfs", "sysfs", "tmpfs", "udf", "vfat", "zfs",
+    "bcachefs", "cramfs", "devtmpfs", "erofs", "exfat", "iso9660", "jfs", "nilfs2", "ntfs3",
+    "overlay", "proc", "ramfs", "reiserfs", "rootfs", "squashfs", "sysfs", "tmpfs", "udf", "vfat",
+    "zfs",
 ];
 /// What is mounted here is frozen last: whoever logs can do so for as long as possible.
 const LAST: &[&str] = &["/", "/var", "/var/log"];

@@ -8,13 +8,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
-use azdr_proto::agent::{NotCovered, PreflightFileSystem, PreflightReport, QuiesceState};
+use azdr_proto::agent::{
+    Disk, DiskKind, NotCovered, PreflightFileSystem, PreflightReport, QuiesceState,
+};
 use azdr_thawd_client::{Client, MAX_FILE_SYSTEMS};
 use serde_json::{Value, json};
 
-use crate::mounts::{Mount, Skipped};
+use crate::mounts::{Mount, Skipped, device_of};
 use crate::namespaces::read_mounts;
 use crate::processes::processes;
 use crate::roots::Roots;
@@ -55,7 +58,7 @@ pub async fn preflight(
         _ => None,
     };
     let look = move || {
-        let mut found = look(&scope);
+        let mut found = look(&scope, &config.safe_freeze_lock);
         found.passing.extend(conditions::obstacles(&scope.roots, now));
         found.problems.extend(placement::misplaced(&scope, &config));
         let lock = config.safe_freeze_lock.clone();
@@ -125,7 +128,7 @@ impl Found {
 }
 
 /// May block on a stuck disk.
-fn look(scope: &Scope) -> Found {
+fn look(scope: &Scope, lock: &Path) -> Found {
     let mut found = Found { foreign_tools: foreign_tools(&scope.roots), ..Found::default() };
     match plan(scope) {
         Ok(Plan { file_systems, skipped }) => {
@@ -142,15 +145,39 @@ fn look(scope: &Scope) -> Found {
             let opened =
                 file_systems.iter().filter_map(|planned| open(&scope.roots, planned).err());
             found.problems.extend(opened.map(|error| error.to_string()));
+            found.problems.extend(file_systems.iter().filter_map(torn));
             found.file_systems = in_order(&file_systems);
             found.not_covered = skipped.iter().map(not_frozen).collect();
         }
         Err(error) => found.problems.push(crate::chain(&error)),
     }
     let mounts = read_mounts(&scope.roots.proc).unwrap_or_default();
+    found.problems.extend(lock_is_out_of_reach(&mounts, lock));
     found.not_covered.extend(swap_and_raw(&scope.roots, &mounts));
     found.not_covered.truncate(MOST_NOT_COVERED);
     found
+}
+
+/// A file system that every freeze will be refused for: one of its disks is never in a snapshot.
+fn torn(planned: &Planned) -> Option<String> {
+    let never = |disk: &&Disk| matches!(disk.kind(), DiskKind::Temporary | DiskKind::Unknown);
+    let found: Vec<String> = planned.disks.iter().filter(never).map(disks::in_words).collect();
+    let place = planned.file_system.mounts.first().map(Mount::place).unwrap_or_default();
+    (planned.disks.len() > 1 && !found.is_empty())
+        .then(|| format!("{place} spans disks of which no snapshot is taken: {}", found.join(", ")))
+}
+
+/// Where nobody can make the lock, we cannot hold it.
+fn lock_is_out_of_reach(mounts: &[Mount], lock: &Path) -> Option<String> {
+    let device = device_of(lock, mounts)?;
+    let mount = mounts.iter().find(|mount| mount.device == device)?;
+    mount.read_only.then(|| {
+        format!(
+            "field `safe_freeze_lock`: {} is on a read-only file system; without Azure Backup on this \
+             machine it may be anywhere",
+            lock.display()
+        )
+    })
 }
 
 fn in_order(planned: &[Planned]) -> Vec<PreflightFileSystem> {
@@ -203,9 +230,8 @@ fn swap_and_raw(roots: &Roots, mounts: &[Mount]) -> Vec<NotCovered> {
 fn raw_devices(roots: &Roots, mounts: &[Mount]) -> Vec<String> {
     let mounted: BTreeSet<String> = mounts.iter().map(|mount| mount.device.to_string()).collect();
     let members = btrfs_members(roots);
-    let has_any = |folder: &std::path::Path| {
-        fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
-    };
+    let has_any =
+        |folder: &Path| fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
     let mut raw = BTreeMap::new();
     for entry in fs::read_dir(roots.sys.join("class/block")).into_iter().flatten().flatten() {
         let (name, folder) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
@@ -291,9 +317,9 @@ pub fn text(report: &PreflightReport) -> String {
 /// The report for programs.
 pub fn document(report: &PreflightReport) -> Value {
     let file_system = |found: &PreflightFileSystem| {
-        let disk = |disk: &azdr_proto::agent::Disk| {
+        let disk = |disk: &Disk| {
             let kind = disk.kind().as_str_name().trim_start_matches("DISK_KIND_").to_lowercase();
-            let lun = (disk.kind() == azdr_proto::agent::DiskKind::Data).then_some(disk.lun);
+            let lun = (disk.kind() == DiskKind::Data).then_some(disk.lun);
             json!({ "name": disk.name, "kind": kind, "lun": lun })
         };
         json!({
@@ -319,8 +345,6 @@ pub fn document(report: &PreflightReport) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use azdr_proto::agent::{Disk, DiskKind};
-
     use super::*;
 
     #[test]
@@ -371,6 +395,27 @@ mod tests {
                 "qemu-ga runs (process 70)",
             ]
         );
+    }
+
+    #[test]
+    fn what_every_freeze_would_be_refused_for_is_a_problem() {
+        let disk =
+            |kind: DiskKind, name: &str| Disk { kind: kind.into(), lun: 0, name: name.into() };
+        let table = "27 1 8:1 / / rw - ext4 /dev/sda1 rw\n28 27 8:2 / /etc rw - ext4 /dev/x ro\n";
+        let mounts = crate::mounts::parse_mountinfo(table, crate::mounts::Seen::Here);
+        let choice = crate::mounts::Choice::default();
+        let root = crate::mounts::coverage(&mounts, &choice).unwrap().file_systems.remove(0);
+        let on = |disks: &[Disk]| {
+            torn(&Planned { file_system: root.clone(), level: 0, disks: disks.to_vec() })
+        };
+        let (os, data) = (disk(DiskKind::Os, "sda"), disk(DiskKind::Data, "sdc"));
+        let temporary = disk(DiskKind::Temporary, "sdb");
+        assert_eq!(on(&[os.clone(), data]), None);
+        assert_eq!(on(&[disk(DiskKind::Unknown, "vda")]), None, "one disk is whole");
+        let words = on(&[os, temporary]).unwrap();
+        assert_eq!(words, "/ spans disks of which no snapshot is taken: temporary disk (sdb)");
+        assert_eq!(lock_is_out_of_reach(&mounts, Path::new("/run/lock")), None);
+        assert!(lock_is_out_of_reach(&mounts, Path::new("/etc/azure/lock")).is_some());
     }
 
     #[test]

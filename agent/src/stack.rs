@@ -12,6 +12,8 @@ use crate::mounts::{Device, Mount, device_of};
 
 /// Stacked deeper than this is no stack but a defect.
 const MAX_DEPTH: usize = 16;
+/// Disks in memory: on no disk at all.
+const MEMORY: &[&str] = &["zram", "ram"];
 /// They look like disks and are somebody else's machine.
 const REMOTE: &[&str] = &["nbd", "rbd", "drbd"];
 
@@ -163,6 +165,10 @@ impl Walk<'_> {
             .collect();
         if stacked && !slaves.is_empty() {
             return slaves.iter().for_each(|slave| self.block(slave, depth + 1));
+        }
+        let number = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
+        if MEMORY.iter().any(|kind| name.strip_prefix(kind).is_some_and(number)) {
+            return;
         }
         let remote = REMOTE.iter().any(|kind| name.starts_with(kind));
         // Only what hangs on a bus has a device.

@@ -121,6 +121,22 @@ pub fn survey(scope: &Scope) -> Result<Survey, SurveyError> {
     Ok(Survey { covered, skipped })
 }
 
+/// The file systems that a freeze covers, with their roots open, whatever they lie on and in no order:
+/// to look at them, and not to freeze them.
+///
+/// # Errors
+/// One of them cannot be opened.
+pub fn roots(scope: &Scope) -> Result<Survey, SurveyError> {
+    let mounts = read_mounts(&scope.roots.proc).map_err(SurveyError::Mounts)?;
+    let Coverage { file_systems, skipped } = coverage(&mounts, &scope.choice)?;
+    let open = |file_system| {
+        let planned = Planned { file_system, level: 0, disks: Vec::new() };
+        open(&scope.roots, &planned)
+    };
+    let covered = file_systems.into_iter().map(open).collect::<Result<_, _>>()?;
+    Ok(Survey { covered, skipped })
+}
+
 /// Opens what was planned.
 ///
 /// # Errors

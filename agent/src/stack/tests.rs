@@ -182,14 +182,12 @@ fn a_kind_that_is_not_known_is_said_and_not_guessed_at() {
     sys.disk("sda", "8:0");
     sys.disk("nbd0", "43:0");
     sys.block("virtual/drbd0", "147:0");
-    sys.block("virtual/zram0", "251:0");
     sys.stacked("dm", "dm-7", "253:7", &[]);
     sys.volume("dm-8", "253:8", "half", &["sda", "drbd0"]);
     sys.block("virtual/loop9", "7:9");
     for (number, words) in [
         ("43:0", "nbd0"),
         ("147:0", "drbd0"),
-        ("251:0", "zram0"),
         ("253:7", "dm-7"),
         ("253:8", "drbd0"),
         ("7:9", "loop9"),
@@ -199,6 +197,9 @@ fn a_kind_that_is_not_known_is_said_and_not_guessed_at() {
         let unknown = sys.of(&table, "/").1;
         assert!(unknown.len() == 1 && unknown[0].contains(words), "{number}: {unknown:?}");
     }
+    sys.block("virtual/zram0", "251:0");
+    let memory = "27 1 251:0 / / rw - ext4 /dev/zram0 rw\n";
+    assert_eq!(sys.of(memory, "/"), (vec![], vec![], BTreeSet::new()));
     let lower = "27 1 0:70 / / rw - fuse.sshfs host: rw\n";
     assert!(sys.of(lower, "/").1[0].contains("fuse.sshfs"));
 }

@@ -126,7 +126,7 @@ impl Admin {
         &self,
         request: api::RunPreflightRequest,
     ) -> Result<api::Preflight, Status> {
-        let named = self.resolve(request.vm.as_ref()).await?;
+        let named = self.resolve_known(request.vm.as_ref()).await?;
         let item = self.item_of(&named).await?;
         let id = self.env.ids.hex(16);
         let report = self.fleet.preflight(item.id, id, PREFLIGHT_LIMIT).await.map_err(|e| {
