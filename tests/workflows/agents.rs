@@ -11,7 +11,9 @@ use azdr_controller::store::{Item, ItemId, RunId, Store};
 use azdr_env::{Env, WallTime};
 use azdr_proto::agent::agent_message::Body as FromAgent;
 use azdr_proto::agent::controller_message::Body as ToAgent;
-use azdr_proto::agent::{FreezeOutcome, FreezeReply, Hello, ThawCause, ThawReply, Witness};
+use azdr_proto::agent::{
+    DiskKind, FreezeOutcome, FreezeReply, Hello, ThawCause, ThawReply, Witness,
+};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
@@ -240,6 +242,11 @@ async fn answer(
                 })
             }
             Some(ToAgent::Freeze(f)) => {
+                let taken: Vec<_> = f.disks.iter().map(|d| (d.kind(), d.lun)).collect();
+                let os = taken.iter().filter(|(kind, _)| *kind == DiskKind::Os).count();
+                let data =
+                    taken.iter().all(|(kind, _)| matches!(kind, DiskKind::Os | DiskKind::Data));
+                assert!(os == 1 && data, "the disks of which snapshots are taken: {taken:?}");
                 let witness = (f.recovery_point, f.nonce);
                 guests.frozen.lock().unwrap().0.insert(session.item, witness);
                 FromAgent::FreezeReply(FreezeReply {
