@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::Agent;
-use crate::survey::{Survey, survey};
+use crate::survey::{Survey, roots};
 use crate::witness::{self, MAX_WITNESSES};
 
 const SURVEY_LIMIT: Duration = Duration::from_secs(10);
@@ -66,8 +66,8 @@ pub async fn witnesses(agent: &Agent) -> Vec<Witness> {
 }
 
 async fn look(agent: &Agent) -> Result<Survey, String> {
-    let only = agent.config.file_systems.clone();
-    let call = move || survey(only.as_deref());
+    let scope = agent.scope();
+    let call = move || roots(&scope);
     match agent.blocking.run("look at the file systems", SURVEY_LIMIT, call).await {
         Ok(found) => found.map_err(|error| crate::chain(&error)),
         Err(stuck) => Err(stuck.to_string()),

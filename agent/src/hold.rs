@@ -31,11 +31,13 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
 
 use crate::canary::{Canaries, Sight};
+use crate::conditions::obstacles;
 use crate::facts;
 use crate::mount_watch::MountWatch;
 use crate::mounts::Device;
 use crate::presync::presync;
 use crate::quiesce::{Command, Ended, View};
+use crate::safe_freeze_lock::{self, SafeFreezeLock};
 use crate::survey::{Survey, survey};
 use crate::{Agent, kernel, witness};
 
@@ -65,6 +67,8 @@ pub(crate) struct Prepared {
     mount_watch: MountWatch,
     canaries: Canaries,
     thawd: AsyncFd<Client>,
+    /// Held until the thaw is confirmed.
+    _lock: SafeFreezeLock,
 }
 
 /// Checks the request, surveys, syncs, writes the witnesses and arms the thaw process.
@@ -73,10 +77,16 @@ pub(crate) struct Prepared {
 /// In words for an operator; nothing was frozen.
 pub(crate) async fn prepare(agent: &Agent, freeze: &Freeze) -> Result<Prepared, String> {
     let (id, lease_ms, hold_limit_ms) = check(freeze)?;
-    let only = agent.config.file_systems.clone();
+    let (scope, now) = (agent.scope(), agent.env.clock.wall());
+    let look = move || obstacles(&scope.roots, now);
+    let obstacles = agent.blocking.run("look at the machine's state", SURVEY_LIMIT, look).await;
+    if let Some(reason) = obstacles.map_err(|stuck| stuck.to_string())?.into_iter().next() {
+        return Err(reason);
+    }
     let mount_watch =
-        MountWatch::start(only.clone()).map_err(|e| format!("the mount table: {e}"))?;
-    let look = move || survey(only.as_deref());
+        MountWatch::start(agent.scope()).map_err(|e| format!("the mount table: {e}"))?;
+    let scope = agent.scope();
+    let look = move || survey(&scope);
     let found = agent.blocking.run("look at the file systems", SURVEY_LIMIT, look).await;
     let found = found.map_err(|stuck| stuck.to_string())?.map_err(|e| crate::chain(&e))?;
     match found.covered.len() {
@@ -84,6 +94,8 @@ pub(crate) async fn prepare(agent: &Agent, freeze: &Freeze) -> Result<Prepared, 
         n if n > MAX_FILE_SYSTEMS => return Err(format!("{n} file systems are more than 64")),
         _ => {}
     }
+    found.check_disks(&freeze.disks)?;
+    let lock = safe_freeze_lock::take(agent).await?;
     let roots: Vec<(String, Arc<OwnedFd>)> = found
         .covered
         .iter()
@@ -109,6 +121,7 @@ pub(crate) async fn prepare(agent: &Agent, freeze: &Freeze) -> Result<Prepared, 
         mount_watch,
         canaries,
         thawd,
+        _lock: lock,
     })
 }
 

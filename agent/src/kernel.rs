@@ -1,5 +1,5 @@
-//! What needs `unsafe`: three calls to the kernel that the standard library does not have, and waiting
-//! for descriptors that tokio does not know.
+//! What needs `unsafe`: calls to the kernel that the standard library does not have, and waiting for
+//! descriptors that tokio does not know.
 
 use std::fs::File;
 use std::io;
@@ -81,4 +81,36 @@ pub(crate) fn watch(thawd: Client) -> io::Result<AsyncFd<Client>> {
     // SAFETY: a client owns its socket, which stays open and the same until the client is dropped.
     let watched = unsafe { AsyncFd::register_with_interest(thawd, Interest::READABLE) };
     watched.map_err(io::Error::from)
+}
+
+fn whole_file() -> libc::flock {
+    // SAFETY: all zeroes are a valid value: from the start of the file to its end, whatever that is.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    lock
+}
+
+/// Locks a file as `lockf` does, for this open file description; false when somebody else has.
+///
+/// # Errors
+/// The file system knows no locks.
+pub(crate) fn lock_whole_file(file: &File) -> io::Result<bool> {
+    let lock = whole_file();
+    // SAFETY: a valid descriptor and a valid struct, which the kernel only reads.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } == 0 {
+        return Ok(true);
+    }
+    match io::Error::last_os_error() {
+        error if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+        error => Err(error),
+    }
+}
+
+/// True when somebody holds a lock on a file.
+pub(crate) fn is_locked(file: &File) -> bool {
+    let mut lock = whole_file();
+    // SAFETY: a valid descriptor and a valid struct, which the kernel writes to.
+    let asked = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };
+    asked == 0 && lock.l_type != libc::F_UNLCK as libc::c_short
 }

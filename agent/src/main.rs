@@ -5,10 +5,12 @@ use std::process::ExitCode;
 
 use azdr_agent::config::{Config, DEFAULT_CONFIG};
 use azdr_agent::enroll::{Enrolment, enroll};
+use azdr_agent::preflight::{self, preflight};
 use azdr_agent::ring_log::RingLog;
 use azdr_agent::status::status;
-use azdr_agent::{Agent, canary, chain, run};
+use azdr_agent::{Agent, canary, chain, placement, run};
 use azdr_env::Env;
+use azdr_proto::agent::QuiesceState;
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
@@ -32,11 +34,26 @@ enum Command {
     /// Exit code 0: enrolled. 1: this machine's fault. 2: wrong arguments. 3: the controller cannot
     /// be reached, is not the right one, or refused.
     Enroll(EnrollArgs),
-    /// Serves the controller until SIGTERM. Needs root.
+    /// Serves the controller until SIGTERM. Needs root. Exit code 2: the configuration cannot be used.
     Run(ConfigArg),
-    /// Shows identity, thaw process, and which file systems a freeze would cover. Exit code 1 when
-    /// something stands in the way of a freeze.
+    /// Shows who this machine is to its controller, and the preflight. Exit code 1 when something stands
+    /// in the way of a freeze.
     Status(ConfigArg),
+    /// Looks whether this machine could be frozen: which file systems, in which order and on which disks,
+    /// what is left out and why, and what stands in the way. Changes nothing.
+    ///
+    /// Exit code 0: ready. 1: not ready, see the lines that say PROBLEM. 2: the configuration cannot be
+    /// used. What is shown as `not now` passes by itself, and does not count.
+    Preflight(PreflightArgs),
+}
+
+#[derive(Args)]
+struct PreflightArgs {
+    /// For programs.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    config: ConfigArg,
 }
 
 #[derive(Args)]
@@ -102,6 +119,7 @@ fn main() -> ExitCode {
             Command::Enroll(args) => enroll_command(args).await,
             Command::Run(args) => run_command(&args, log).await,
             Command::Status(args) => status_command(&args, log).await,
+            Command::Preflight(args) => preflight_command(&args, log).await,
         }
     });
     // Threads that are stuck on a disk are not waited for.
@@ -169,6 +187,11 @@ async fn run_command(args: &ConfigArg, log: RingLog) -> ExitCode {
         Ok(agent) => agent,
         Err(code) => return code,
     };
+    let misplaced = placement::misplaced(&agent.scope(), &agent.config);
+    if !misplaced.is_empty() {
+        eprintln!("azdr-agent: {}: {}", args.config.display(), misplaced.join("; "));
+        return ExitCode::from(2);
+    }
     let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
     let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) else {
         eprintln!("azdr-agent: cannot wait for signals");
@@ -190,6 +213,20 @@ async fn status_command(args: &ConfigArg, log: RingLog) -> ExitCode {
             let (text, ready) = status(&agent).await;
             print!("{text}");
             if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(code) => code,
+    }
+}
+
+async fn preflight_command(args: &PreflightArgs, log: RingLog) -> ExitCode {
+    match agent(&args.config, log) {
+        Ok(agent) => {
+            let report = preflight(&agent, "", || QuiesceState::Idle).await;
+            match args.json {
+                true => println!("{:#}", preflight::document(&report)),
+                false => print!("{}", preflight::text(&report)),
+            }
+            if report.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(code) => code,
     }

@@ -4,30 +4,29 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::kernel;
 use crate::mounts::Device;
-use crate::survey::devices_now;
+use crate::survey::{Scope, devices_now};
 
 /// Notices every change of the mount table since it was made.
 #[derive(Debug)]
 pub(crate) struct MountWatch {
     table: AsyncFd<File>,
-    only: Option<Vec<PathBuf>>,
+    scope: Scope,
 }
 
 impl MountWatch {
-    /// Begins to watch; `only` as configured.
+    /// Begins to watch; `scope` as configured.
     ///
     /// # Errors
     /// /proc is not mounted.
-    pub(crate) fn start(only: Option<Vec<PathBuf>>) -> io::Result<Self> {
+    pub(crate) fn start(scope: Scope) -> io::Result<Self> {
         let table = kernel::watch_for_changes(File::open("/proc/self/mountinfo")?)?;
-        Ok(Self { table, only })
+        Ok(Self { table, scope })
     }
 
     /// Waits until other file systems than `before` are there, and says which.
@@ -46,7 +45,7 @@ impl MountWatch {
 
     /// How what is there now differs from `before`, in words.
     pub(crate) fn change_since(&self, before: &BTreeSet<Device>) -> Option<String> {
-        match devices_now(self.only.as_deref()) {
+        match devices_now(&self.scope) {
             Ok(now) if now == *before => None,
             Ok(now) => {
                 let changed = before.symmetric_difference(&now).map(Device::to_string);

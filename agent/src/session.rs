@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use azdr_env::Monotonic;
 use azdr_identity::ClientIdentity;
 use azdr_proto::agent::agent_message::Body as Say;
 use azdr_proto::agent::agent_service_client::AgentServiceClient;
@@ -24,7 +25,7 @@ use crate::quiesce::{Command, Quiesce, nothing_held, refused};
 use crate::renewal::Renewal;
 use crate::restored::{Door, Granted, granted};
 use crate::vm_id::VmId;
-use crate::{Agent, VERSION, health, hooks};
+use crate::{Agent, VERSION, health, hooks, preflight};
 
 const WELCOME_LIMIT: Duration = Duration::from_secs(15);
 const THAWD_LIMIT: Duration = Duration::from_secs(2);
@@ -32,6 +33,7 @@ const STORE_LIMIT: Duration = Duration::from_secs(30);
 const HEARTBEAT_RANGE_MS: (u32, u32) = (1_000, 300_000);
 /// While something is held the controller sees the lease this often.
 const HEARTBEAT_BUSY: Duration = Duration::from_secs(1);
+const PREFLIGHT_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 /// What a session is held with.
 pub(crate) struct Session<'a> {
@@ -137,6 +139,8 @@ struct Serving<'a> {
     renewal: Renewal,
     /// Probes under way.
     probes: JoinSet<Say>,
+    /// When the last preflight was begun that nobody asked for.
+    preflight_at: Option<Monotonic>,
     /// A certificate to store as soon as nothing is frozen (N12).
     to_store: Option<Box<StoredIdentity>>,
 }
@@ -175,6 +179,7 @@ impl<'a> Serving<'a> {
             replies,
             renewal,
             probes: JoinSet::new(),
+            preflight_at: None,
             to_store: None,
         }
     }
@@ -191,6 +196,7 @@ impl<'a> Serving<'a> {
     async fn serve(mut self, mut told: Streaming<ControllerMessage>) -> Result<End, Status> {
         loop {
             self.say(Say::Heartbeat(self.session.quiesce.heartbeat()));
+            self.preflight_if_due();
             if self.quiet() {
                 if let Some(own) = self.to_store.take() {
                     match self.store(own).await {
@@ -261,11 +267,31 @@ impl<'a> Serving<'a> {
                     Say::Health(health::report(&agent, probe.request_id, state).await)
                 });
             }
+            Some(Told::RunPreflight(run)) if may_freeze => self.preflight(run.request_id),
             Some(Told::CertificateIssued(issued)) => return self.certificate(issued),
             Some(other) => tracing::warn!(?other, "ignored: not for this kind of session"),
             None => tracing::warn!("ignored: a message that this version does not know"),
         }
         None
+    }
+
+    fn preflight(&mut self, request_id: String) {
+        let (agent, quiesce) = (self.session.agent.clone(), self.session.quiesce.clone());
+        self.probes.spawn(async move {
+            let report = preflight::preflight(&agent, &request_id, || quiesce.state()).await;
+            Say::Preflight(report)
+        });
+    }
+
+    /// When a session begins, and daily: so that what stands in the way of a freeze is known before the
+    /// backup.
+    fn preflight_if_due(&mut self) {
+        let now = self.session.agent.env.clock.monotonic();
+        let due = self.preflight_at.is_none_or(|last| now.since(last) >= PREFLIGHT_EVERY);
+        if self.mode == SessionMode::Protected && due && self.quiet() {
+            self.preflight_at = Some(now);
+            self.preflight(String::new());
+        }
     }
 
     fn certificate(&mut self, issued: CertificateIssued) -> Option<End> {

@@ -10,6 +10,7 @@ mod forecast;
 mod operator;
 mod point;
 mod policies;
+pub(crate) mod preflight;
 mod report;
 mod status;
 
@@ -85,6 +86,9 @@ fn agent(m: &Agent) -> Value {
         "restored_instance": m.restored_instance,
         "quarantined": m.quarantined,
         "instance_vm_id": text(&m.instance_vm_id),
+        "preflight_at": time(m.preflight_unix_ms),
+        "preflight_ready": (m.preflight_unix_ms != 0).then_some(m.preflight_ready),
+        "preflight_problems": m.preflight_problems,
     })
 }
 
@@ -581,6 +585,7 @@ mod tests {
         written.extend(operator::written());
         written.extend(point::written());
         written.extend(status::written());
+        written.extend(preflight::written());
         written.extend(report::written());
         written.extend(policies::written());
         for (message, document) in &written {

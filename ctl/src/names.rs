@@ -2,8 +2,9 @@
 
 use azdr_proto::admin::{
     AgentState, AlertSeverity, Consistency, ConsistencyDemand, DrCompliance, HookKind, HookVerb,
-    Job, JobState, KeptUntilKind, NamedPolicyChangeKind, ObjectiveState, PolicyDiffKind, ProofKind,
-    ProofLevel, ReplicaState, StepState, TagDriftKind, Tier, VmPolicyChangeKind,
+    Job, JobState, KeptUntilKind, NamedPolicyChangeKind, ObjectiveState, PolicyDiffKind,
+    PreflightDiskKind, ProofKind, ProofLevel, ReplicaState, StepState, TagDriftKind, Tier,
+    VmPolicyChangeKind,
 };
 
 macro_rules! short_names {
@@ -29,6 +30,7 @@ short_names! {
     kept_until: KeptUntilKind without "KEPT_UNTIL_KIND_";
     named_policy_change: NamedPolicyChangeKind without "NAMED_POLICY_CHANGE_KIND_";
     objective_state: ObjectiveState without "OBJECTIVE_STATE_";
+    preflight_disk_kind: PreflightDiskKind without "PREFLIGHT_DISK_KIND_";
     policy_diff: PolicyDiffKind without "POLICY_DIFF_KIND_";
     proof_kind: ProofKind without "PROOF_KIND_";
     proof_level: ProofLevel without "PROOF_LEVEL_";

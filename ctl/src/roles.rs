@@ -11,6 +11,7 @@ const NONE: &str = "";
 /// Commands by path.
 const ROLES: &[(&str, &str)] = &[
     ("agent list", "viewer"),
+    ("agent preflight", "operator"),
     ("agent revoke", "admin"),
     ("agent token", "operator"),
     ("alert close", "operator"),
@@ -131,6 +132,7 @@ mod tests {
             }
         }
         for (path, call) in [
+            ("agent preflight", "RunPreflight"),
             ("agent revoke", "RevokeAgent"),
             ("agent token", "CreateAgentToken"),
             ("alert close", "CloseAlert"),

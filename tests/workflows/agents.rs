@@ -12,8 +12,8 @@ use azdr_env::{Env, WallTime};
 use azdr_proto::agent::agent_message::Body as FromAgent;
 use azdr_proto::agent::controller_message::Body as ToAgent;
 use azdr_proto::agent::{
-    FileSystemReport, FileSystemState, FileSystemWindow, FreezeOutcome, FreezeReply, Hello,
-    HookResult, ThawCause, ThawReply, Witness,
+    DiskKind, FileSystemReport, FileSystemState, FileSystemWindow, FreezeOutcome, FreezeReply,
+    Hello, HookResult, ThawCause, ThawReply, Witness,
 };
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
@@ -309,6 +309,11 @@ async fn answer(
                 })
             }
             Some(ToAgent::Freeze(f)) => {
+                let taken: Vec<_> = f.disks.iter().map(|d| (d.kind(), d.lun)).collect();
+                let os = taken.iter().filter(|(kind, _)| *kind == DiskKind::Os).count();
+                let data =
+                    taken.iter().all(|(kind, _)| matches!(kind, DiskKind::Os | DiskKind::Data));
+                assert!(os == 1 && data, "the disks of which snapshots are taken: {taken:?}");
                 let witness = (f.recovery_point, f.nonce);
                 guests.frozen.lock().unwrap().0.insert(session.item, witness);
                 FromAgent::FreezeReply(FreezeReply {

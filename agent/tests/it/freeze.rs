@@ -85,6 +85,7 @@ pub(crate) fn freeze(operation: &str, lease_ms: u32, hold_limit_ms: u32) -> Tell
         nonce: "ab".repeat(32),
         hold_limit_ms,
         lease_ms,
+        disks: Vec::new(),
     })
 }
 

@@ -70,12 +70,17 @@ impl Process {
 
     /// Waits for its end; true when it ended well.
     pub(crate) fn ended(&mut self) -> bool {
+        self.exit_code() == Some(0)
+    }
+
+    /// Waits for its end, and how it ended.
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
         let mut status = None;
         wait_for("a process to end", Duration::from_secs(10), || {
             status = self.0.try_wait().unwrap();
             status.is_some()
         });
-        status.is_some_and(|status| status.success())
+        status.and_then(|status| status.code())
     }
 }
 
@@ -117,8 +122,13 @@ impl Machine {
         self.folder.path().join(name)
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.path("thawd.sock")
+    }
+
+    /// Azure Backup's lock on this machine.
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.path("azure/lock/SafeFreezeLockFile")
     }
 
     /// Writes a configuration that covers `mounts` only.
@@ -132,11 +142,12 @@ impl Machine {
         }
         let text = format!(
             "controller = {controller:?}\nstate_dir = {:?}\ninstance_metadata_url = {:?}\n\
-             thawd_socket = {:?}\nfile_systems = {places:?}\nrun_dir = {:?}\n",
+             thawd_socket = {:?}\nfile_systems = {places:?}\nrun_dir = {:?}\nsafe_freeze_lock = {:?}\n",
             self.path("state"),
             self.metadata_url,
             self.socket(),
             self.run_dir.path(),
+            self.lock(),
         );
         std::fs::write(self.path("agent.toml"), text).unwrap();
     }
@@ -172,6 +183,29 @@ impl Machine {
         tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
     }
 
+    /// Runs `azdr-agent` to its end under an strace with these options.
+    pub(crate) fn traced_agent(&self, options: &[&str], args: &[&str]) -> Output {
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq"]).args(options).arg(env!("CARGO_BIN_EXE_azdr-agent"));
+        command.args(args).arg("--config").arg(self.path("agent.toml")).output().unwrap()
+    }
+
+    /// Starts the daemon, traced by an strace with these options that is no parent of it.
+    pub(crate) fn start_traced_agent(&self, options: &[&str]) -> Process {
+        let mut command = Command::new("strace");
+        command.args(["-D", "-f", "-qq"]).args(options);
+        command.arg(env!("CARGO_BIN_EXE_azdr-agent")).args(["run", "--config"]);
+        command.arg(self.path("agent.toml")).stdin(Stdio::null()).stderr(Stdio::null());
+        Process(command.spawn().unwrap())
+    }
+
+    /// Changes the configuration's text.
+    pub(crate) fn reconfigure(&self, change: impl FnOnce(String) -> String) {
+        let path = self.path("agent.toml");
+        let text = change(std::fs::read_to_string(&path).unwrap());
+        std::fs::write(path, text).unwrap();
+    }
+
     /// Enrols the machine, as configured.
     pub(crate) async fn enroll(&self, controller: &Controller, token: &str) -> Output {
         let (enroll, agents) = (&controller.enroll_address, &controller.agent_address);
@@ -185,11 +219,11 @@ impl Machine {
 
     /// Starts the daemon.
     pub(crate) fn start_agent(&self) -> Process {
-        let log = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.path("agent.log"))
-            .unwrap();
+        self.start_agent_logging_to(&self.path("agent.log"))
+    }
+
+    pub(crate) fn start_agent_logging_to(&self, log: &Path) -> Process {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_azdr-agent"))
             .args(["run", "--config"])
             .arg(self.path("agent.toml"))

@@ -13,6 +13,7 @@ mod hooks;
 mod loop_mount;
 mod machine;
 mod packaging;
+mod preflight;
 mod restored;
 mod rounds;
 
@@ -50,6 +51,7 @@ fn suites() -> Vec<&'static [Test]> {
         freeze::TESTS,
         hooks::TESTS,
         packaging::TESTS,
+        preflight::TESTS,
         restored::TESTS,
         rounds::TESTS,
     ]

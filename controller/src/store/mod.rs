@@ -28,6 +28,7 @@ mod operators;
 mod pins;
 mod points;
 mod policies;
+mod preflights;
 mod progress;
 mod rebuild;
 mod repetition;
@@ -53,6 +54,7 @@ pub use points::{
     DrillRow, PointAttempts, PointRow, ProofRow, ReplicaRow, ReplicaState, SnapshotRow,
 };
 pub use policies::{NOT_WRITTEN_YET, PolicyRow, TagDrift, VmSeen};
+pub use preflights::Preflight;
 pub use progress::{Entry, Progress};
 pub use rebuild::{Rebuild, RebuiltItem, RebuiltKept, RebuiltPoint, RebuiltReplica};
 pub use repetition::Repetition;

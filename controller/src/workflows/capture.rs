@@ -26,7 +26,7 @@ use azdr_domain::consistency::{
 };
 use azdr_env::{Clock, WallTime};
 use azdr_proto::agent::{
-    FileSystemReport, FileSystemState, FileSystemWindow, Freeze, FreezeOutcome,
+    Disk, DiskKind, FileSystemReport, FileSystemState, FileSystemWindow, Freeze, FreezeOutcome,
 };
 use serde::{Deserialize, Serialize};
 
@@ -380,6 +380,12 @@ async fn held(
     Ok((hold, Some(evidence)))
 }
 
+/// As the agent knows it.
+fn disk(snapshot: &PlannedSnapshot) -> Disk {
+    let kind = if snapshot.lun.is_none() { DiskKind::Os } else { DiskKind::Data };
+    Disk { kind: kind.into(), lun: snapshot.lun.unwrap_or(0), name: String::new() }
+}
+
 async fn freeze(
     services: &Services,
     plan: &CapturePlan<'_>,
@@ -394,6 +400,7 @@ async fn freeze(
         nonce: plan.nonce.to_owned(),
         hold_limit_ms: settings.hold_limit.as_millis() as u32,
         lease_ms: settings.hold_lease.as_millis() as u32,
+        disks: plan.snapshots.iter().map(disk).collect(),
     };
     let reply = match services.fleet.freeze(plan.item, request, limit).await {
         Ok(reply) => reply,

@@ -41,6 +41,7 @@ pub(crate) async fn run(cli: Cli, out: Output) -> Result<(), CliError> {
         Noun::Agent(verb) => match verb {
             agent::Agent::Token(command) => command.run(s).await,
             agent::Agent::List(command) => command.run(s).await,
+            agent::Agent::Preflight(command) => command.run(s).await,
             agent::Agent::Revoke(command) => command.run(s).await,
         },
         Noun::Backup(verb) => match verb {

@@ -57,6 +57,9 @@ pub(crate) static AGENTS: Rows = Rows {
         "quarantined",
         "restored_instance",
         "instance_vm_id",
+        "preflight_ready",
+        "preflight_at",
+        "preflight_problems",
     ],
     shown: &[
         "vm_name",
@@ -67,6 +70,7 @@ pub(crate) static AGENTS: Rows = Rows {
         "certificate_expires_at",
         "quarantined",
         "restored_instance",
+        "preflight_ready",
     ],
 };
 

@@ -21,6 +21,8 @@ pub(crate) const CASES: &[(&str, &str)] = &[
     ("vm_list", "vm list"),
     ("agent_token", "agent token prod-db-vm --valid-for 1h"),
     ("agent_list", "agent list"),
+    ("agent_preflight", "agent preflight prod-db-vm"),
+    ("agent_preflight_not_ready", "agent preflight stacked"),
     ("agent_revoke", "agent revoke prod-db-vm"),
     (
         "backup_configure",

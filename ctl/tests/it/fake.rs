@@ -207,6 +207,12 @@ impl AdminService for FakeController {
         Ok(Response::new(values::agents()))
     }
 
+    async fn run_preflight(&self, r: Request<RunPreflightRequest>) -> Answer<Preflight> {
+        check(r.get_ref().vm.as_ref())?;
+        let ready = r.get_ref().vm.as_ref().is_none_or(|vm| vm.name != "stacked");
+        Ok(Response::new(values::preflight(ready)))
+    }
+
     async fn revoke_agent(&self, r: Request<RevokeAgentRequest>) -> Answer<RevokeAgentResponse> {
         check(r.get_ref().vm.as_ref())?;
         Ok(Response::new(RevokeAgentResponse { certificates_revoked: 1 }))

@@ -64,16 +64,69 @@ pub(crate) fn agents() -> ListAgentsResponse {
         last_seen_unix_ms: NOW,
         certificate_expires_unix_ms: NOW + 30 * DAY,
         can_freeze: true,
+        preflight_unix_ms: NOW - DAY,
+        preflight_ready: true,
         ..Agent::default()
+    };
+    let stacked = Agent {
+        vm_name: "stacked".into(),
+        preflight_ready: false,
+        preflight_problems: preflight(false).problems,
+        ..agent.clone()
     };
     let clone = Agent {
         restored_instance: true,
         quarantined: true,
         can_freeze: false,
+        preflight_unix_ms: 0,
+        preflight_ready: false,
         instance_vm_id: "11111111-2222-3333-4444-555555555555".into(),
         ..agent.clone()
     };
-    ListAgentsResponse { agents: vec![agent, clone] }
+    ListAgentsResponse { agents: vec![agent, stacked, clone] }
+}
+
+pub(crate) fn preflight(ready: bool) -> Preflight {
+    let disk = |kind: PreflightDiskKind, lun, name: &str| PreflightDisk {
+        kind: kind.into(),
+        lun,
+        name: name.into(),
+    };
+    let file_system = |mount_point: &str, level, disks| PreflightFileSystem {
+        mount_point: mount_point.into(),
+        file_system_type: "xfs".into(),
+        device: "8:1".into(),
+        level,
+        disks,
+    };
+    let not_covered = |what: &str, kind: &str, reason: &str| PreflightNotCovered {
+        what: what.into(),
+        kind: kind.into(),
+        reason: reason.into(),
+    };
+    let data = |lun, name: &str| disk(PreflightDiskKind::Data, lun, name);
+    let problems = [
+        "/srv lies on drbd0, a device of a kind that is not known: it cannot be told in \
+                     which order to freeze",
+        "azdr-thawd at /run/azdr/thawd.sock does not answer",
+    ];
+    Preflight {
+        vm_resource_id: VM_ID.into(),
+        taken_unix_ms: NOW,
+        took_ms: 12,
+        ready,
+        problems: problems.iter().filter(|_| !ready).map(|p| (*p).to_owned()).collect(),
+        passing: vec!["the machine has been up for 20 s; 60 s are needed".into()],
+        file_systems: vec![
+            file_system("/data", 0, vec![data(0, "sdc"), data(1, "sdd")]),
+            file_system("/", 1, vec![disk(PreflightDiskKind::Os, 0, "sda")]),
+        ],
+        not_covered: vec![
+            not_covered("/boot/efi", "vfat", "its type is not on the list of what is frozen"),
+            not_covered("/dev/sde", "raw", "nothing is mounted from it"),
+        ],
+        foreign_tools: vec!["qemu-ga runs (process 70)".into()],
+    }
 }
 
 pub(crate) fn config() -> BackupConfig {
@@ -501,6 +554,7 @@ pub(crate) fn fleet_status() -> FleetStatus {
         unproved: part(12, &[("web-3", NOW - 3 * DAY)]),
         drills_due: part(1, &[("prod-db-vm", NOW)]),
         drills_failed: part(0, &[]),
+        preflight_not_ready: part(1, &[("stacked", NOW)]),
         recovery_points: 3_211,
         jobs_queued: 1,
         jobs_running: 3,

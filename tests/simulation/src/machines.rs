@@ -20,7 +20,7 @@ use azdr_proto::agent::controller_message::Body as Told;
 use azdr_proto::agent::{
     AgentMessage, ControllerMessage, FactState, FileSystemReport, FileSystemState,
     FileSystemWindow, Freeze, FreezeOutcome, FreezeReply, HealthFact, HealthReport, Hello,
-    RenewCertificate, SessionMode, ThawCause, ThawReply, Witness,
+    PreflightReport, RenewCertificate, SessionMode, ThawCause, ThawReply, Witness,
 };
 use azure_sim::guests::simulated::{Consistency, PowerEvent, SimulatedGuests};
 use bytes::Bytes;
@@ -476,6 +476,7 @@ impl Machines {
             Told::Thaw(_) => "thaw",
             Told::ProbeHealth(_) => "probe",
             Told::CertificateIssued(_) => "certificate",
+            Told::RunPreflight(_) => "preflight",
         };
         if what != "renew" {
             self.tell(&Event::Told { vm_id: vm_id.to_owned(), own, what });
@@ -508,6 +509,16 @@ impl Machines {
                         uptime_secs: hello.uptime_secs,
                         facts: vec![fact],
                         witnesses: hello.witnesses,
+                    }),
+                );
+            }
+            Told::RunPreflight(run) => {
+                self.answer(
+                    outlet,
+                    Say::Preflight(PreflightReport {
+                        request_id: run.request_id,
+                        ready: true,
+                        ..PreflightReport::default()
                     }),
                 );
             }

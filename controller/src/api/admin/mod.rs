@@ -116,6 +116,11 @@ impl AdminService for Admin {
         self.all_agents().await.map(Response::new)
     }
 
+    async fn run_preflight(&self, request: Request<RunPreflightRequest>) -> Answer<Preflight> {
+        self.authorise(&request, Role::Operator).await?;
+        self.preflight(request.into_inner()).await.map(Response::new)
+    }
+
     async fn revoke_agent(
         &self,
         request: Request<RevokeAgentRequest>,
