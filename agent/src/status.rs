@@ -1,5 +1,5 @@
 //! What this machine looks like to its own root: for people and for support, without a controller. Who
-//! it is, and the [`preflight`].
+//! it is, and the [`preflight()`].
 
 use std::fmt::Write as _;
 
