@@ -17,6 +17,11 @@ use crate::workspace::Workspace;
 /// Read by test programs: what needs QEMU fails instead of being ignored.
 const REQUIRE_QEMU: &str = "AZDR_REQUIRE_QEMU";
 
+/// Programs that tests start, with the Debian package that has them. Servers are not among them: they
+/// would be started, too; tests that need one are ignored where there is none.
+const PROGRAMS_OF_TESTS: [(&str, &str); 3] =
+    [("mkfs.xfs", "xfsprogs"), ("mkfs.btrfs", "btrfs-progs"), ("strace", "strace")];
+
 #[derive(Debug, Args)]
 pub(crate) struct Test {}
 
@@ -103,8 +108,10 @@ fn simulator_tests(build: &mut Command) -> Result<PathBuf> {
 /// failure; elsewhere they are ignored, with the reason.
 fn prepare_guests(workspace: &Workspace, all: &mut Tally) -> bool {
     let apt = workspace.guest_image().join("apt");
-    if let Err(error) = ensure_program("mkfs.xfs", "xfsprogs", &apt) {
-        println!("no xfs: its tests are ignored ({error:#})");
+    for (program, package) in PROGRAMS_OF_TESTS {
+        if let Err(error) = ensure_program(program, package, &apt) {
+            println!("no {program}: its tests are ignored ({error:#})");
+        }
     }
     match workspace.ensure_guests("debug") {
         Ok(()) => true,
