@@ -31,7 +31,8 @@ use crate::mounts::Device;
 use crate::presync::presync;
 use crate::quiesce::{Command, Ended, View};
 use crate::survey::{Survey, devices_now, survey};
-use crate::{Agent, kernel, witness};
+use crate::witness::{Moment, Place};
+use crate::{Agent, disk_of, health, kernel, witness};
 
 const SURVEY_LIMIT: Duration = Duration::from_secs(10);
 const WITNESS_LIMIT: Duration = Duration::from_secs(5);
@@ -50,6 +51,7 @@ pub(crate) struct Prepared {
     lease: Duration,
     presync_ms: u32,
     survey: Survey,
+    witnesses: Vec<Witness>,
     thawd: AsyncFd<Client>,
 }
 
@@ -74,7 +76,7 @@ pub(crate) async fn prepare(agent: &Agent, freeze: &Freeze) -> Result<Prepared, 
         .map(|covered| (covered.mount_point.to_string_lossy().into_owned(), covered.root.clone()))
         .collect();
     let spent = presync(&agent.env, &agent.blocking, &roots).await.map_err(|e| e.to_string())?;
-    write_witnesses(agent, freeze, &found).await?;
+    let witnesses = write_witnesses(agent, freeze, &found).await?;
     let mut levels = [0; MAX_FILE_SYSTEMS];
     levels.iter_mut().zip(&found.covered).for_each(|(level, covered)| *level = covered.level);
     let count = u8::try_from(found.covered.len()).map_err(|_| "too many file systems")?;
@@ -88,6 +90,7 @@ pub(crate) async fn prepare(agent: &Agent, freeze: &Freeze) -> Result<Prepared, 
         lease: Duration::from_millis(lease_ms.into()),
         presync_ms: u32::try_from(spent.as_millis()).unwrap_or(u32::MAX),
         survey: found,
+        witnesses,
         thawd,
     })
 }
@@ -113,25 +116,30 @@ fn check(freeze: &Freeze) -> Result<(OperationId, u32, u32), String> {
     Ok((id, lease, limit))
 }
 
-async fn write_witnesses(agent: &Agent, freeze: &Freeze, found: &Survey) -> Result<(), String> {
-    let written_at_unix_ms = agent.env.clock.wall().unix_ms();
+async fn write_witnesses(
+    agent: &Agent,
+    freeze: &Freeze,
+    found: &Survey,
+) -> Result<Vec<Witness>, String> {
+    let moment = Moment {
+        unix_ms: agent.env.clock.wall().unix_ms(),
+        boot_id: health::boot_id(),
+        monotonic_ns: azdr_thawd_client::monotonic_ns(),
+    };
+    // A machine that is restored has a temporary disk of its own: nothing can be shown on it.
+    let captured = found.covered.iter().map(|covered| (covered, disk_of::place(covered)));
+    let (captured, places): (Vec<_>, Vec<Place>) =
+        captured.filter(|(_, place)| place.disk != disk_of::TEMPORARY).unzip();
+    let witnesses = witness::of_freeze(freeze, &places, &moment)?;
     let mut writes = tokio::task::JoinSet::new();
-    for covered in &found.covered {
-        let place = covered.mount_point.to_string_lossy().into_owned();
-        let witness = Witness {
-            mount_point: place.clone(),
-            operation_id: freeze.operation_id.clone(),
-            recovery_point: freeze.recovery_point.clone(),
-            nonce: freeze.nonce.clone(),
-            written_at_unix_ms,
-            file_system_uuid: String::new(),
-        };
+    for (covered, witness) in captured.into_iter().zip(&witnesses) {
+        let (place, witness) = (witness.mount_point.clone(), witness.clone());
         let (root, blocking) = (covered.root.clone(), agent.blocking.clone());
         writes.spawn(async move {
             let what = format!("witness for {place}");
-            let write = move || witness::write(root.as_fd(), witness);
+            let write = move || witness::write(root.as_fd(), &witness);
             match blocking.run(what, WITNESS_LIMIT, write).await {
-                Ok(Ok(_)) => Ok(()),
+                Ok(Ok(())) => Ok(()),
                 Ok(Err(error)) => Err(format!("cannot write the witness to {place}: {error}")),
                 Err(stuck) => Err(format!("{stuck}: {place} may be frozen by somebody else")),
             }
@@ -140,7 +148,7 @@ async fn write_witnesses(agent: &Agent, freeze: &Freeze, found: &Survey) -> Resu
     while let Some(written) = writes.join_next().await {
         written.map_err(|error| error.to_string())??;
     }
-    Ok(())
+    Ok(witnesses)
 }
 
 async fn arm(socket: &Path, order: Prepare, found: &Survey) -> io::Result<AsyncFd<Client>> {
@@ -394,6 +402,7 @@ impl Hold<'_> {
             file_systems,
             presync_ms: self.prepared.presync_ms,
             freeze_ms: report.map_or(0, Report::freeze_ms),
+            witnesses: self.prepared.witnesses.clone(),
         }
     }
 }

@@ -13,17 +13,19 @@
 //!   `facts` puts its result into the interface's words. Before the window: [`mounts`] (what there
 //!   is), [`levels`] (in which order), [`survey`] (both, with roots open), [`presync`], [`witness`].
 //!   In the window the thaw process (crates `azdr_thawd` and `azdr_thawd_client`) owns every limit.
-//! - [`health`]: facts. [`ring_log`]: log lines, never while frozen. [`blocking`]: calls that may
+//! - [`health`]: facts, judged from texts by `machine_facts`; `disk_of`: which disk of Azure a file
+//!   system is on. [`ring_log`]: log lines, never while frozen. [`blocking`]: calls that may
 //!   never come back. [`atomic_file`]: old or new, never half.
 //!
 //! Deliberately absent: Azure credentials, policies, other VMs, a remote shell. The agent obeys a
 //! fixed set of requests; nothing in a message can name a command or a path. Not yet here: hooks
-//! (R20–R24), canaries (R9), Azure Backup's lock file (R15), disks' LUNs (R13), other mount
+//! (R20–R24), canaries (R9), Azure Backup's lock file (R15), other mount
 //! namespaces (R10).
 
 pub mod atomic_file;
 pub mod blocking;
 pub mod config;
+mod disk_of;
 pub mod enroll;
 mod facts;
 pub mod health;
@@ -31,6 +33,7 @@ mod hold;
 pub mod identity_store;
 mod kernel;
 pub mod levels;
+mod machine_facts;
 pub mod mounts;
 pub mod presync;
 pub mod quiesce;

@@ -18,6 +18,9 @@ use std::path::{Path, PathBuf};
 /// What is frozen. Others need a look at how they behave first (R10).
 const ALLOWED: &[&str] = &["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs"];
 
+/// Why a file system that nobody can write to is not covered.
+pub(crate) const READ_ONLY: &str = "read-only";
+
 /// A superblock: `major:minor` as mountinfo has it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Device {
@@ -86,7 +89,7 @@ fn parse_line(line: &str) -> Option<Mount> {
 }
 
 /// Undoes mountinfo's escapes: `\040` is a space; also tab, newline and backslash.
-fn unescape(text: &str) -> PathBuf {
+pub(crate) fn unescape(text: &str) -> PathBuf {
     let bytes = text.as_bytes();
     let mut plain = Vec::with_capacity(bytes.len());
     let mut at = 0;
@@ -168,7 +171,7 @@ pub fn coverage(mounts: &[Mount], only: Option<&[PathBuf]>) -> Result<Coverage, 
             continue;
         }
         if first.read_only {
-            skip("read-only");
+            skip(READ_ONLY);
             continue;
         }
         if !mounts_of_device.iter().any(|mount| chosen(&mount)) {

@@ -1,9 +1,9 @@
 //! Short lower-case names of the interface's enumerations, and of VMs.
 
 use azdr_proto::admin::{
-    AgentState, AlertSeverity, Consistency, ConsistencyDemand, DrCompliance, Job, JobState,
-    KeptUntilKind, NamedPolicyChangeKind, ObjectiveState, PolicyDiffKind, ProofKind, ProofLevel,
-    ReplicaState, StepState, TagDriftKind, Tier, VmPolicyChangeKind,
+    AgentState, AlertSeverity, Consistency, ConsistencyDemand, DrCompliance, EvidenceState, Job,
+    JobState, KeptUntilKind, NamedPolicyChangeKind, ObjectiveState, PolicyDiffKind, ProofKind,
+    ProofLevel, ReplicaState, StepState, TagDriftKind, Tier, VmPolicyChangeKind,
 };
 
 macro_rules! short_names {
@@ -35,6 +35,15 @@ short_names! {
     tag_drift: TagDriftKind without "TAG_DRIFT_KIND_";
     tier: Tier without "TIER_";
     vm_policy_change: VmPolicyChangeKind without "VM_POLICY_CHANGE_KIND_";
+}
+
+/// What a fact is; one that nobody knows is `unknown`, and not nothing.
+pub(crate) fn evidence_state(value: i32) -> &'static str {
+    match EvidenceState::try_from(value) {
+        Ok(EvidenceState::Pass) => "pass",
+        Ok(EvidenceState::Fail) => "fail",
+        _ => "unknown",
+    }
 }
 
 /// For text: a dash where there is no name.

@@ -27,6 +27,7 @@ mod identity;
 mod provider;
 mod server_tls;
 mod verifier;
+mod witness_seal;
 
 pub use acceptor::{AcceptLimits, Incoming, listen, serve_incoming};
 pub use authority::{AuthorityError, CertificateAuthority, Issued, Serial, generate_key_and_csr};
@@ -38,6 +39,7 @@ pub use connector::{
 };
 pub use identity::{BadName, Identity, vm_hash};
 pub use server_tls::{ClientAuth, PeerInfo, ServerTls, TlsConnection, TlsSetupError};
+pub use witness_seal::{WitnessClaims, WitnessKey};
 
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@
 mod controller;
 mod enroll;
 mod freeze;
+mod health;
 mod loop_mount;
 mod machine;
 mod restored;
@@ -44,7 +45,9 @@ fn main() {
         return;
     }
     let mut trials = Vec::new();
-    for (name, needs, test) in [enroll::TESTS, restored::TESTS, freeze::TESTS].concat() {
+    for (name, needs, test) in
+        [enroll::TESTS, restored::TESTS, freeze::TESTS, health::TESTS].concat()
+    {
         let missing = if needs.is_empty() { None } else { loop_mount::missing(needs) };
         let body = move || {
             test();

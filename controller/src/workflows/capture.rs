@@ -19,12 +19,13 @@ use azdr_domain::capture_record::{CaptureRecord, DiskCapture, FileSystemFreeze};
 use azdr_domain::consistency::{
     CaptureEvidence, Consistency, FreezeEvidence, PutEvidence, ThawAttestation, achieved,
 };
+use azdr_domain::machine_evidence::WitnessRecord;
 use azdr_env::{Clock, WallTime};
 use azdr_proto::agent::{FileSystemWindow, Freeze, FreezeOutcome};
 use serde::{Deserialize, Serialize};
 
 use super::tags::{self, Tags};
-use super::{Services, StepCx};
+use super::{Services, StepCx, evidence};
 use crate::mutation::{Mutation, planted};
 use crate::store::ItemId;
 use crate::workflow::{Failure, StepError};
@@ -125,10 +126,13 @@ pub async fn capture<I>(
     let clock = cx.env().clock.clone();
     let at = clock.wall();
     let (outcome, freeze) = match frozen {
-        Ok(()) => {
+        Ok(witnesses) => {
             let acked = clock.monotonic();
             cx.progress("frozen", None);
-            held(services, &plan, &operation_id, &specs, &room, acked, &*clock).await?
+            let (mut hold, evidence) =
+                held(services, &plan, &operation_id, &specs, &room, acked, &*clock).await?;
+            hold.record.witnesses = witnesses;
+            (hold, evidence)
         }
         Err(reason) if plan.require => {
             let failure = Failure::new("not_consistent", format!("no freeze: {reason}")).hint(
@@ -285,18 +289,23 @@ async fn held(
     Ok((Hold { frozen_ms, witnessed: true, reason: None, record }, Some(evidence)))
 }
 
+/// Answers what the file systems carry now.
 async fn freeze(
     services: &Services,
     plan: &CapturePlan<'_>,
     operation_id: &str,
-) -> Result<(), String> {
+) -> Result<Vec<WitnessRecord>, String> {
     let settings = &services.settings;
+    let agent = services.fleet.protected(plan.item);
     let request = Freeze {
         operation_id: operation_id.to_owned(),
         recovery_point: plan.point.to_owned(),
         nonce: plan.nonce.to_owned(),
         hold_limit_ms: settings.hold_limit.as_millis() as u32,
         lease_ms: settings.hold_lease.as_millis() as u32,
+        witness_key: services.authority.witness_key(operation_id).expose().to_vec(),
+        // Whoever is behind this door has the vmId that was enrolled.
+        vm_id: agent.map(|session| session.hello.vm_id.clone()).unwrap_or_default(),
     };
     let reply = match services.fleet.freeze(plan.item, request, PREPARE_LIMIT).await {
         Ok(reply) => reply,
@@ -307,7 +316,7 @@ async fn freeze(
         }
     };
     if reply.outcome() == FreezeOutcome::Frozen {
-        return Ok(());
+        return Ok(evidence::written(&reply.witnesses, plan.nonce));
     }
     Err(if reply.reason.is_empty() { "the agent refused".to_owned() } else { reply.reason })
 }
