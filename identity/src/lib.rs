@@ -1,5 +1,5 @@
-//! Certificates, identities, pinning, and the TLS acceptor and connector that the three binaries
-//! share.
+//! Certificates, identities, pinning, the seal of witnesses, and the TLS acceptor and connector that the
+//! three binaries share.
 //!
 //! The certificate *is* the identity: a URI subject alternative name says who its holder is
 //! ([`Identity`]), and nothing in a message body can claim another. The controller owns a small

@@ -92,6 +92,7 @@ fn hold_it(parts: Parts, machine: Machine) {
             nonce: "nonce".into(),
             hold_limit_ms: 25_000,
             lease_ms: 3_000,
+            ..Freeze::default()
         };
         let reply = fleet.freeze(machine.item, freeze, Duration::from_secs(10)).await.unwrap();
         assert_eq!(reply.outcome(), FreezeOutcome::Frozen, "{reply:?}");
