@@ -8,10 +8,14 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::mounts::{Choice, may_be_added};
+
 /// Where the configuration is, unless told otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/azdr/agent.toml";
 /// Where the identity is kept, unless told otherwise.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/azdr";
+/// Where it is noted which hooks are under way, unless told otherwise.
+pub const DEFAULT_RUN_DIR: &str = "/run/azdr";
 /// Azure's instance metadata service.
 pub const DEFAULT_METADATA_URL: &str = "http://169.254.169.254";
 
@@ -36,10 +40,31 @@ pub struct Config {
     /// witnesses. When not, all on the allow-list are.
     #[serde(default)]
     pub file_systems: Option<Vec<PathBuf>>,
+    /// Where it is noted which hooks are under way: on a tmpfs, private to root.
+    #[serde(default = "default_run_dir")]
+    pub run_dir: PathBuf,
+    /// This machine's own programs around a freeze.
+    #[serde(default)]
+    pub hooks: crate::hooks::settings::Settings,
+    /// Types of file systems that are frozen beside ext2/3/4, xfs, btrfs and f2fs: bcachefs, jfs, nilfs2,
+    /// reiserfs.
+    #[serde(default)]
+    pub more_file_system_types: Vec<String>,
+    /// The lock that Azure Backup and Site Recovery hold while they freeze: another path for tests only.
+    #[serde(default = "default_safe_freeze_lock")]
+    pub safe_freeze_lock: PathBuf,
+}
+
+fn default_safe_freeze_lock() -> PathBuf {
+    crate::safe_freeze_lock::DEFAULT_LOCK.into()
 }
 
 fn default_state_dir() -> PathBuf {
     DEFAULT_STATE_DIR.into()
+}
+
+fn default_run_dir() -> PathBuf {
+    DEFAULT_RUN_DIR.into()
 }
 
 fn default_metadata_url() -> String {
@@ -122,12 +147,25 @@ impl Config {
             );
         }
         let absolute = "must be an absolute path";
-        for (field, value) in
-            [("state_dir", &config.state_dir), ("thawd_socket", &config.thawd_socket)]
-        {
+        let paths = [
+            ("state_dir", &config.state_dir),
+            ("thawd_socket", &config.thawd_socket),
+            ("run_dir", &config.run_dir),
+            ("safe_freeze_lock", &config.safe_freeze_lock),
+        ];
+        for (field, value) in paths {
             if !value.is_absolute() {
                 return refuse(field, &value.to_string_lossy(), absolute);
             }
+        }
+        config
+            .hooks
+            .check()
+            .map_err(|reason| ConfigError::Parse { path: path.to_owned(), reason })?;
+        if let Some(other) = config.more_file_system_types.iter().find(|t| !may_be_added(t)) {
+            let allowed = "must be among bcachefs, jfs, nilfs2, reiserfs: file systems of one machine, on \
+                           its own disks";
+            return refuse("more_file_system_types", other, allowed);
         }
         match &config.file_systems {
             Some(paths) if paths.is_empty() => {
@@ -139,6 +177,11 @@ impl Config {
             },
             None => Ok(config),
         }
+    }
+
+    /// Which of the machine's file systems are frozen, probed and searched for witnesses.
+    pub fn choice(&self) -> Choice {
+        Choice { only: self.file_systems.clone(), more_types: self.more_file_system_types.clone() }
     }
 
     /// A file for a newly enrolled machine; Azure's metadata service unless another is given.
@@ -219,6 +262,8 @@ mod tests {
         assert!(error("controller = 'c:1'\nstate_dir = 'x'").contains("absolute path"));
         assert!(error("controller = 'c:1'\nfile_systems = []").contains("at least one"));
         assert!(error("controller = 'c:1'\nfile_systems = ['data']").contains("\"data\""));
+        let remote = error("controller = 'c:1'\nmore_file_system_types = ['jfs', 'nfs4']");
+        assert!(remote.contains("`more_file_system_types`: \"nfs4\""), "{remote}");
     }
 
     #[test]

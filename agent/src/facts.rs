@@ -9,6 +9,7 @@ use azdr_proto::agent::{
 };
 use azdr_thawd_client::{Cause, Entry, Outcome, Report};
 
+use crate::canary::Sight;
 use crate::survey::{Covered, Survey};
 
 const THAW_PROCESS_DIED: &str =
@@ -56,30 +57,57 @@ pub(crate) fn why_not_frozen(report: &Report) -> String {
     }
 }
 
-/// The facts of a thaw; `wall` is the date now.
-pub(crate) fn thaw_reply(report: &Report, survey: &Survey, wall: WallTime) -> ThawReply {
+/// The facts of a thaw that was asked for at `asked_ns` (0: never); `sights` are what the canaries show,
+/// none if they were not sent; `wall` is the date now.
+pub(crate) fn thaw_reply(
+    report: &Report,
+    survey: &Survey,
+    sights: &[Sight],
+    asked_ns: u64,
+    wall: WallTime,
+) -> ThawReply {
     let monotonic_now = azdr_thawd_client::monotonic_ns();
     let unix_ms = |ns: u64| {
         let ago_ms = monotonic_now.saturating_sub(ns) / 1_000_000;
         wall.unix_ms().saturating_sub_unsigned(ago_ms)
     };
-    let window = |(covered, entry): (&Covered, &Entry)| FileSystemWindow {
+    let sight_of = |index: usize| sights.get(index).copied().unwrap_or_default();
+    let doubt = |index: usize, entry: &Entry| match entry.outcome {
+        // Of a freeze that ended otherwise, the cause says enough.
+        Outcome::Thawed if report.cause == Cause::Command && !sights.is_empty() => {
+            sight_of(index).doubt(entry.frozen_ns, asked_ns)
+        }
+        Outcome::Thawed => None,
+        _ => Some(outcome_in_words(entry)),
+    };
+    let window = |(index, (covered, entry)): (usize, (&Covered, &Entry))| FileSystemWindow {
         mount_point: covered.mount_point.to_string_lossy().into_owned(),
         frozen_from_ns: entry.from_ns,
         frozen_to_ns: entry.to_ns,
         frozen_from_unix_ms: unix_ms(entry.from_ns),
         frozen_to_unix_ms: unix_ms(entry.to_ns),
         first_thaw_succeeded: entry.to_ns > 0 && entry.first_thaw_errno == 0,
+        canary_blocked: sight_of(index).blocked_ns > 0,
+        canary_released_ns: sight_of(index).released_ns,
+        canary_released_by_thaw: sight_of(index).released_by_thaw(asked_ns),
+        reason: doubt(index, entry).unwrap_or_default(),
     };
-    let windows = survey.covered.iter().zip(report.entries()).filter(|(_, e)| e.from_ns > 0);
-    ThawReply {
+    let lines = || survey.covered.iter().zip(report.entries()).enumerate();
+    let mut reply = ThawReply {
         operation_id: report.operation.as_str().to_owned(),
         unbroken: report.unbroken() && report.entries().len() == survey.covered.len(),
         cause: cause(report.cause).into(),
         reason: why_broken(report, survey),
-        windows: windows.map(window).collect(),
+        windows: lines().filter(|(_, (_, e))| e.from_ns > 0).map(window).collect(),
         window_ms: report.window_ms(),
+        ..ThawReply::default()
+    };
+    for (index, (covered, entry)) in lines().filter(|(_, (_, e))| e.outcome == Outcome::Thawed) {
+        if let Some(doubt) = doubt(index, entry) {
+            spoil(&mut reply, &format!("{}: {doubt}", covered.mount_point.display()));
+        }
     }
+    reply
 }
 
 fn cause(cause: Cause) -> ThawCause {
@@ -123,7 +151,8 @@ fn why_broken(report: &Report, survey: &Survey) -> String {
     reasons.join("; ")
 }
 
-/// The facts when the thaw process died and the agent thawed: there are no windows to show.
+/// The facts when the thaw process died or did not run, and the agent thawed: there are no windows to
+/// show.
 pub(crate) fn thaw_reply_without_thawd(id: &str, results: &[io::Result<()>]) -> ThawReply {
     let by_us = results.iter().filter(|result| result.is_ok()).count();
     ThawReply {
@@ -131,12 +160,11 @@ pub(crate) fn thaw_reply_without_thawd(id: &str, results: &[io::Result<()>]) -> 
         unbroken: false,
         cause: ThawCause::Shutdown.into(),
         reason: format!(
-            "azdr-thawd died; the agent thawed {by_us} of {} file systems, the others were not \
-             frozen",
+            "azdr-thawd died or was stopped; the agent thawed {by_us} of {} file systems, the others \
+             were not frozen",
             results.len()
         ),
-        windows: Vec::new(),
-        window_ms: 0,
+        ..ThawReply::default()
     }
 }
 

@@ -5,7 +5,7 @@
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -17,10 +17,11 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::machine_facts::{self, Judged};
-use crate::mounts::{FileSystem, Skipped};
-use crate::survey::{Covered, Survey, SurveyError, survey};
+use crate::namespaces::read_mounts;
+use crate::roots::Roots;
+use crate::survey::{Covered, Mounted, roots};
 use crate::witness::{self, MAX_WITNESSES};
-use crate::{Agent, disk_of, kernel, mounts};
+use crate::{Agent, file_system_uuid, kernel};
 
 /// What the controller may expect to be in a report.
 const VERSION: u32 = 1;
@@ -59,7 +60,10 @@ pub async fn report(agent: &Agent, request_id: String, state: QuiesceState) -> H
         facts.push(fact(env, "fstab", fstab(agent).await));
         match look(agent).await {
             Ok(found) => {
-                facts.extend(absent(agent, &found));
+                if !found.out_of_reach.is_empty() {
+                    let judged = (FactState::Fail, found.out_of_reach.join(", "));
+                    facts.push(fact(env, "file-systems", judged));
+                }
                 facts.extend(file_systems(agent, &found).await);
                 witnesses = read_witnesses(agent, found).await;
             }
@@ -99,34 +103,21 @@ pub async fn witnesses(agent: &Agent) -> Vec<Witness> {
     }
 }
 
-async fn look(agent: &Agent) -> Result<Survey, String> {
-    let only = agent.config.file_systems.clone();
-    let call = move || look_at(only.as_deref());
+async fn look(agent: &Agent) -> Result<Mounted, String> {
+    let scope = agent.scope();
+    let call = move || roots(&scope);
     match agent.blocking.run("look at the file systems", SURVEY_LIMIT, call).await {
         Ok(found) => found.map_err(|error| crate::chain(&error)),
         Err(stuck) => Err(stuck.to_string()),
     }
 }
 
-/// A freeze is of all that is configured or of nothing. A look is at what is there of it: one that is gone
-/// or read-only must not hide the others.
-fn look_at(only: Option<&[PathBuf]>) -> Result<Survey, SurveyError> {
-    match (survey(only), only) {
-        (Err(SurveyError::NotThere(_)), Some(only)) => {
-            let mut found = survey(None)?;
-            found.covered.retain(|covered| only.contains(&covered.mount_point));
-            found.skipped.retain(|skipped| only.contains(&skipped.mount.mount_point));
-            Ok(found)
-        }
-        (found, _) => found,
-    }
-}
-
-async fn read_witnesses(agent: &Agent, found: Survey) -> Vec<Witness> {
+async fn read_witnesses(agent: &Agent, found: Mounted) -> Vec<Witness> {
+    let roots = agent.roots.clone();
     let call = move || {
-        let covered = found.covered.into_iter();
-        let read_only = found.skipped.iter().filter_map(read_only);
-        covered.chain(read_only).filter_map(|on| read_witness(&on)).take(MAX_WITNESSES).collect()
+        // One that nobody can write to still shows what it is.
+        let all = found.writable.iter().chain(&found.read_only);
+        all.filter_map(|on| read_witness(on, &roots)).take(MAX_WITNESSES).collect()
     };
     agent.blocking.run("reading of witnesses", SURVEY_LIMIT, call).await.unwrap_or_else(|stuck| {
         tracing::warn!("{stuck}");
@@ -134,31 +125,10 @@ async fn read_witnesses(agent: &Agent, found: Survey) -> Vec<Witness> {
     })
 }
 
-/// A file system that nobody can write to is not frozen, and still shows what it is.
-fn read_only(skipped: &Skipped) -> Option<Covered> {
-    if skipped.reason != mounts::READ_ONLY {
-        return None;
-    }
-    let file_system = FileSystem {
-        device: skipped.mount.device,
-        file_system_type: skipped.mount.file_system_type.clone(),
-        mounts: vec![skipped.mount.clone()],
-    };
-    let root = mounts::open_root(&file_system).ok()?;
-    Some(Covered {
-        uuid: kernel::file_system_uuid(root.fd.as_fd()).unwrap_or_default(),
-        level: 0,
-        device: root.device,
-        file_system_type: root.file_system_type,
-        mount_point: root.mount_point,
-        root: root.fd.into(),
-    })
-}
-
-fn read_witness(covered: &Covered) -> Option<Witness> {
+fn read_witness(covered: &Covered, roots: &Roots) -> Option<Witness> {
     match witness::read(covered.root.as_fd(), &covered.mount_point) {
         Ok(witness) => {
-            let found = disk_of::place(covered);
+            let found = covered.place(roots);
             Some(Witness {
                 found_on_disk: found.disk,
                 found_file_system_uuid: found.file_system_uuid,
@@ -174,24 +144,10 @@ fn read_witness(covered: &Covered) -> Option<Witness> {
     }
 }
 
-/// What is configured and not there at all.
-fn absent(agent: &Agent, found: &Survey) -> Option<HealthFact> {
-    let covered = found.covered.iter().map(|covered| &covered.mount_point);
-    let skipped = found.skipped.iter().map(|skipped| &skipped.mount.mount_point);
-    let there: Vec<&PathBuf> = covered.chain(skipped).collect();
-    let configured = agent.config.file_systems.iter().flatten();
-    let absent: Vec<_> = configured
-        .filter(|path| !there.contains(path))
-        .map(|path| format!("{} is not mounted", path.display()))
-        .collect();
-    let judged = (FactState::Fail, absent.join(", "));
-    (!absent.is_empty()).then(|| fact(&agent.env, "file-systems", judged))
-}
-
 /// Test writes to all file systems at once, and how full they are.
-async fn file_systems(agent: &Agent, found: &Survey) -> Vec<HealthFact> {
+async fn file_systems(agent: &Agent, found: &Mounted) -> Vec<HealthFact> {
     let mut writes = JoinSet::new();
-    for covered in &found.covered {
+    for covered in &found.writable {
         let (agent, covered) = (agent.clone(), covered.clone());
         writes.spawn(async move {
             let place = covered.mount_point.to_string_lossy().into_owned();
@@ -207,14 +163,11 @@ async fn file_systems(agent: &Agent, found: &Survey) -> Vec<HealthFact> {
         });
     }
     let mut facts: Vec<HealthFact> = writes.join_all().await.into_iter().flatten().collect();
-    // What cannot be written to is not covered, and still must be shown for what it is.
-    facts.extend(found.skipped.iter().filter(|skipped| skipped.reason == mounts::READ_ONLY).map(
-        |skipped| {
-            let place = skipped.mount.mount_point.display();
-            let read_only = (FactState::Fail, "read-only".to_owned());
-            fact(&agent.env, &format!("file-system-writable:{place}"), read_only)
-        },
-    ));
+    facts.extend(found.read_only.iter().map(|covered| {
+        let place = covered.mount_point.display();
+        let read_only = (FactState::Fail, "read-only".to_owned());
+        fact(&agent.env, &format!("file-system-writable:{place}"), read_only)
+    }));
     facts.sort_by(|a, b| a.name.cmp(&b.name));
     facts
 }
@@ -235,16 +188,17 @@ async fn writable(agent: &Agent, covered: &Covered, place: &str) -> Judged {
 }
 
 async fn fstab(agent: &Agent) -> Judged {
-    let only = agent.config.file_systems.clone();
+    let scope = agent.scope();
     let call = move || {
         let text = match std::fs::read_to_string("/etc/fstab") {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => return (FactState::Unknown, format!("/etc/fstab: {error}")),
         };
-        match mounts::read_mounts() {
-            Ok(mounts) => machine_facts::fstab(&text, &mounts, only.as_deref(), |mount| {
-                disk_of::uuid_by_link(mount.device, Path::new("/sys"), Path::new("/dev"))
+        let only = scope.choice.only.as_deref();
+        match read_mounts(&scope.roots.proc) {
+            Ok(mounts) => machine_facts::fstab(&text, &mounts, only, |mount| {
+                file_system_uuid::by_link(&scope.roots, mount.device)
             }),
             Err(error) => (FactState::Unknown, format!("the mount table: {error}")),
         }

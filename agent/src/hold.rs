@@ -3,8 +3,11 @@
 //! Everything that may block on a disk (survey, sync, witness) comes before the thaw process is
 //! armed. From then on this process writes nothing: log lines are held back, heartbeats and replies
 //! come from memory (N8). The thaw process survives the death of either of its two halves; should
-//! both die in the window, which is the end of the connection, this one thaws through the
-//! descriptors that all hold.
+//! both die in the window, which is the end of the connection, or both stand still when they should have
+//! thawed, this one thaws through the descriptors that all hold.
+//!
+//! What the freeze is worth is looked at while it lasts: FROZEN is said only after the canaries have
+//! been seen blocked, and file systems that come or go are noticed (R9).
 
 use std::collections::BTreeSet;
 use std::io;
@@ -14,25 +17,30 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use azdr_env::Monotonic;
 use azdr_proto::agent::agent_message::Body;
 use azdr_proto::agent::{
     FileSystemReport, FileSystemState, Freeze, FreezeOutcome, FreezeReply, QuiesceState, Witness,
 };
 use azdr_thawd_client::{
     Client, HOLD_LIMIT_RANGE_MS, LEASE_RANGE_MS, MAX_FILE_SYSTEMS, OperationId, Prepare, Reply,
-    Report, Request, State,
+    Report, Request, State, monotonic_ns,
 };
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
 
+use crate::canary::{Canaries, Sight};
+use crate::conditions::obstacles;
 use crate::facts;
+use crate::mount_watch::MountWatch;
 use crate::mounts::Device;
 use crate::presync::presync;
 use crate::quiesce::{Command, Ended, View};
-use crate::survey::{Survey, devices_now, survey};
+use crate::safe_freeze_lock::{self, SafeFreezeLock};
+use crate::survey::{Survey, survey};
 use crate::witness::{Moment, Place};
-use crate::{Agent, disk_of, health, kernel, witness};
+use crate::{Agent, health, kernel, witness};
 
 const SURVEY_LIMIT: Duration = Duration::from_secs(10);
 const WITNESS_LIMIT: Duration = Duration::from_secs(5);
@@ -44,15 +52,25 @@ const MAX_POINT: usize = 128;
 const NONCE_LEN: usize = 64;
 /// A freezer that died with its thaw process may finish one more FIFREEZE for about so long.
 const LATE_FREEZE: Duration = Duration::from_secs(1);
+const CANARY_LIMIT: Duration = Duration::from_secs(3);
+/// The thaw process keeps the hold limit. When so long after it it has not said a word, it does not run.
+const OVERDUE: Duration = Duration::from_millis(500);
+/// A thaw that was asked for is confirmed sooner than this, or said to be stuck.
+const THAW_OVERDUE: Duration = Duration::from_secs(2);
 
 /// Everything ready, nothing frozen.
 pub(crate) struct Prepared {
     id: OperationId,
     lease: Duration,
+    hold_limit: Duration,
     presync_ms: u32,
     survey: Survey,
     witnesses: Vec<Witness>,
+    mount_watch: MountWatch,
+    canaries: Canaries,
     thawd: AsyncFd<Client>,
+    /// Held until the thaw is confirmed.
+    _lock: SafeFreezeLock,
 }
 
 /// Checks the request, surveys, syncs, writes the witnesses and arms the thaw process.
@@ -61,8 +79,16 @@ pub(crate) struct Prepared {
 /// In words for an operator; nothing was frozen.
 pub(crate) async fn prepare(agent: &Agent, freeze: &Freeze) -> Result<Prepared, String> {
     let (id, lease_ms, hold_limit_ms) = check(freeze)?;
-    let only = agent.config.file_systems.clone();
-    let look = move || survey(only.as_deref());
+    let (scope, now) = (agent.scope(), agent.env.clock.wall());
+    let look = move || obstacles(&scope.roots, now);
+    let obstacles = agent.blocking.run("look at the machine's state", SURVEY_LIMIT, look).await;
+    if let Some(reason) = obstacles.map_err(|stuck| stuck.to_string())?.into_iter().next() {
+        return Err(reason);
+    }
+    let mount_watch =
+        MountWatch::start(agent.scope()).map_err(|e| format!("the mount table: {e}"))?;
+    let scope = agent.scope();
+    let look = move || survey(&scope);
     let found = agent.blocking.run("look at the file systems", SURVEY_LIMIT, look).await;
     let found = found.map_err(|stuck| stuck.to_string())?.map_err(|e| crate::chain(&e))?;
     match found.covered.len() {
@@ -70,6 +96,8 @@ pub(crate) async fn prepare(agent: &Agent, freeze: &Freeze) -> Result<Prepared, 
         n if n > MAX_FILE_SYSTEMS => return Err(format!("{n} file systems are more than 64")),
         _ => {}
     }
+    found.check_disks(&freeze.disks)?;
+    let lock = safe_freeze_lock::take(agent).await?;
     let roots: Vec<(String, Arc<OwnedFd>)> = found
         .covered
         .iter()
@@ -77,6 +105,7 @@ pub(crate) async fn prepare(agent: &Agent, freeze: &Freeze) -> Result<Prepared, 
         .collect();
     let spent = presync(&agent.env, &agent.blocking, &roots).await.map_err(|e| e.to_string())?;
     let witnesses = write_witnesses(agent, freeze, &found).await?;
+    let canaries = start_canaries(&found).await?;
     let mut levels = [0; MAX_FILE_SYSTEMS];
     levels.iter_mut().zip(&found.covered).for_each(|(level, covered)| *level = covered.level);
     let count = u8::try_from(found.covered.len()).map_err(|_| "too many file systems")?;
@@ -88,14 +117,22 @@ pub(crate) async fn prepare(agent: &Agent, freeze: &Freeze) -> Result<Prepared, 
     Ok(Prepared {
         id,
         lease: Duration::from_millis(lease_ms.into()),
+        hold_limit: Duration::from_millis(hold_limit_ms.into()),
         presync_ms: u32::try_from(spent.as_millis()).unwrap_or(u32::MAX),
         survey: found,
         witnesses,
+        mount_watch,
+        canaries,
         thawd,
+        _lock: lock,
     })
 }
 
-fn check(freeze: &Freeze) -> Result<(OperationId, u32, u32), String> {
+/// Checks a request's values.
+///
+/// # Errors
+/// Names the field and what is allowed.
+pub(crate) fn check(freeze: &Freeze) -> Result<(OperationId, u32, u32), String> {
     let id = OperationId::new(&freeze.operation_id)
         .ok_or("operation_id must be 1 to 64 characters of [0-9a-z-]")?;
     if freeze.recovery_point.len() > MAX_POINT {
@@ -124,15 +161,13 @@ async fn write_witnesses(
     let moment = Moment {
         unix_ms: agent.env.clock.wall().unix_ms(),
         boot_id: health::boot_id(),
-        monotonic_ns: azdr_thawd_client::monotonic_ns(),
+        monotonic_ns: monotonic_ns(),
     };
-    // A machine that is restored has a temporary disk of its own: nothing can be shown on it.
-    let captured = found.covered.iter().map(|covered| (covered, disk_of::place(covered)));
-    let (captured, places): (Vec<_>, Vec<Place>) =
-        captured.filter(|(_, place)| place.disk != disk_of::TEMPORARY).unzip();
+    let places: Vec<Place> =
+        found.covered.iter().map(|covered| covered.place(&agent.roots)).collect();
     let witnesses = witness::of_freeze(freeze, &places, &moment)?;
     let mut writes = tokio::task::JoinSet::new();
-    for (covered, witness) in captured.into_iter().zip(&witnesses) {
+    for (covered, witness) in found.covered.iter().zip(&witnesses) {
         let (place, witness) = (witness.mount_point.clone(), witness.clone());
         let (root, blocking) = (covered.root.clone(), agent.blocking.clone());
         writes.spawn(async move {
@@ -149,6 +184,20 @@ async fn write_witnesses(
         written.map_err(|error| error.to_string())??;
     }
     Ok(witnesses)
+}
+
+async fn start_canaries(found: &Survey) -> Result<Canaries, String> {
+    let roots: Vec<_> = found.covered.iter().map(|covered| covered.root.clone()).collect();
+    let started = async {
+        let start = tokio::task::spawn_blocking(move || Canaries::start(&roots));
+        let mut canaries = start.await.map_err(io::Error::other)??;
+        canaries.ready().await?;
+        Ok(canaries)
+    };
+    timeout(CANARY_LIMIT, started)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(|error: io::Error| format!("cannot start the canaries: {error}"))
 }
 
 async fn arm(socket: &Path, order: Prepare, found: &Survey) -> io::Result<AsyncFd<Client>> {
@@ -175,8 +224,8 @@ async fn next_reply(thawd: &AsyncFd<Client>) -> io::Result<Reply> {
 /// How the window ended.
 enum End {
     Thawed(Box<Report>),
-    /// Both halves of the thaw process died; this one thawed. What each FITHAW said.
-    ThawdDied(Vec<io::Result<()>>),
+    /// Both halves of the thaw process died, or do not run; this one thawed. What each FITHAW said.
+    WithoutThawd(Vec<io::Result<()>>),
 }
 
 struct Hold<'a> {
@@ -187,6 +236,16 @@ struct Hold<'a> {
     frozen: Option<FreezeReply>,
     /// Ids of the thaws that were asked for.
     asked: Vec<String>,
+    /// When the first of them was passed on, by CLOCK_MONOTONIC.
+    asked_ns: u64,
+    /// The file systems that should be there.
+    devices: BTreeSet<Device>,
+    /// How the mount table has changed, if it has.
+    change: Option<String>,
+    /// The thaw process has said that it cannot thaw, and goes on trying.
+    poisoned: bool,
+    /// When the thaw process should have thawed, or said that it cannot.
+    overdue: Monotonic,
 }
 
 /// Freezes, holds and thaws; returns when the thaw is confirmed.
@@ -196,11 +255,29 @@ pub(crate) async fn run(
     inbox: &mut UnboundedReceiver<Command>,
     prepared: Prepared,
 ) -> Ended {
-    let mut hold = Hold { agent, view, prepared, frozen: None, asked: Vec::new() };
+    let devices = prepared.survey.covered.iter().map(|covered| covered.device).collect();
+    let overdue = agent.env.clock.monotonic().plus(prepared.hold_limit + OVERDUE);
+    let mut hold = Hold {
+        agent,
+        view,
+        prepared,
+        frozen: None,
+        asked: Vec::new(),
+        asked_ns: 0,
+        devices,
+        change: None,
+        poisoned: false,
+        overdue,
+    };
     agent.log.hold();
     let end = hold.window(inbox).await;
+    let sights = match hold.frozen {
+        Some(_) => hold.prepared.canaries.sights().await.to_vec(),
+        // They were not sent.
+        None => Vec::new(),
+    };
     agent.log.release();
-    hold.conclude(&end)
+    hold.conclude(&end, &sights)
 }
 
 impl Hold<'_> {
@@ -215,12 +292,14 @@ impl Hold<'_> {
             return self.thaw_ourselves().await;
         }
         loop {
+            let overdue = self.overdue.since(self.agent.env.clock.monotonic());
             tokio::select! {
                 biased;
                 reply = next_reply(&self.prepared.thawd) => match reply {
-                    Ok(Reply::Frozen(report)) => self.now_frozen(&report),
+                    Ok(Reply::Frozen(report)) => self.now_frozen(&report).await,
                     Ok(Reply::Thawed(report)) => return End::Thawed(Box::new(report)),
                     Ok(Reply::Status(_, State::Poisoned)) => {
+                        self.poisoned = true;
                         self.view.show(QuiesceState::Poisoned);
                     }
                     Ok(other) => tracing::warn!(?other, "unexpected answer of azdr-thawd"),
@@ -229,6 +308,12 @@ impl Hold<'_> {
                 command = inbox.recv(), if inbox_open => {
                     inbox_open = command.is_some();
                     self.obey(command.unwrap_or_else(|| Command::Thaw(self.id().to_owned())));
+                }
+                change = self.prepared.mount_watch.change(&self.devices), if self.change.is_none() => {
+                    self.change = Some(change);
+                }
+                () = azdr_env::sleep(overdue), if !self.poisoned => {
+                    return self.thaw_ourselves().await;
                 }
             }
         }
@@ -243,8 +328,9 @@ impl Hold<'_> {
         self.view.lease_until(Some(until));
     }
 
-    fn now_frozen(&mut self, report: &Report) {
+    async fn now_frozen(&mut self, report: &Report) {
         self.renew_lease();
+        self.prepared.canaries.go(&self.agent.env).await;
         self.view.show(QuiesceState::Frozen);
         let reply = self.freeze_reply(FreezeOutcome::Frozen, String::new(), Some(report));
         self.view.say(Body::FreezeReply(reply.clone()));
@@ -269,6 +355,11 @@ impl Hold<'_> {
             }
             Command::Thaw(id) => {
                 self.asked.push(id);
+                if self.asked_ns == 0 {
+                    self.asked_ns = monotonic_ns();
+                    let overdue = self.agent.env.clock.monotonic().plus(THAW_OVERDUE);
+                    self.overdue = self.overdue.min(overdue);
+                }
                 self.view.show(QuiesceState::Thawing);
                 let _ = self.tell(&Request::Thaw(self.prepared.id));
             }
@@ -301,7 +392,7 @@ impl Hold<'_> {
         loop {
             match timeout(Duration::from_secs(2), threads.join_next()).await {
                 Err(_) => self.view.show(QuiesceState::Poisoned),
-                Ok(None) => return End::ThawdDied(results),
+                Ok(None) => return End::WithoutThawd(results),
                 Ok(Some(Ok((index, result)))) => {
                     if let Some(slot) = results.get_mut(index) {
                         *slot = result;
@@ -312,24 +403,27 @@ impl Hold<'_> {
         }
     }
 
-    fn conclude(&self, end: &End) -> Ended {
+    fn conclude(&self, end: &End, sights: &[Sight]) -> Ended {
         let mut thaw = match end {
             End::Thawed(report) => {
                 let wall = self.agent.env.clock.wall();
-                facts::thaw_reply(report, &self.prepared.survey, wall)
+                let survey = &self.prepared.survey;
+                facts::thaw_reply(report, survey, sights, self.asked_ns, wall)
             }
-            End::ThawdDied(results) => facts::thaw_reply_without_thawd(self.id(), results),
+            End::WithoutThawd(results) => facts::thaw_reply_without_thawd(self.id(), results),
         };
         if self.frozen.is_none() {
             facts::spoil(&mut thaw, "not everything was frozen");
         }
-        if let Some(change) = self.change_of_mounts() {
+        let change = self.change.clone();
+        let change = change.or_else(|| self.prepared.mount_watch.change_since(&self.devices));
+        if let Some(change) = change {
             facts::spoil(&mut thaw, &change);
         }
         let freeze = self.frozen.clone().unwrap_or_else(|| {
             let report = match end {
                 End::Thawed(report) => Some(report.as_ref()),
-                End::ThawdDied(_) => None,
+                End::WithoutThawd(_) => None,
             };
             let reason = report.map_or("azdr-thawd died".to_owned(), facts::why_not_frozen);
             let reply = self.freeze_reply(FreezeOutcome::Failed, reason, report);
@@ -338,7 +432,7 @@ impl Hold<'_> {
         });
         let refused_calls = match end {
             End::Thawed(report) => report.refused_calls,
-            End::ThawdDied(_) => 0,
+            End::WithoutThawd(_) => 0,
         };
         tracing::info!(
             operation = self.id(),
@@ -362,21 +456,6 @@ impl Hold<'_> {
             self.view.say(Body::ThawReply(reply));
         }
         Ended { freeze, thaw }
-    }
-
-    /// What was mounted or unmounted since the survey: the snapshot may hold it unfrozen.
-    fn change_of_mounts(&self) -> Option<String> {
-        let covered = &self.prepared.survey.covered;
-        let before: BTreeSet<Device> = covered.iter().map(|covered| covered.device).collect();
-        match devices_now(self.agent.config.file_systems.as_deref()) {
-            Ok(now) if now == before => None,
-            Ok(now) => {
-                let changed = before.symmetric_difference(&now).map(Device::to_string);
-                let changed = changed.collect::<Vec<_>>().join(", ");
-                Some(format!("mounted or unmounted meanwhile: {changed}"))
-            }
-            Err(error) => Some(format!("changed meanwhile: {}", crate::chain(&error))),
-        }
     }
 
     fn freeze_reply(
@@ -403,6 +482,7 @@ impl Hold<'_> {
             presync_ms: self.prepared.presync_ms,
             freeze_ms: report.map_or(0, Report::freeze_ms),
             witnesses: self.prepared.witnesses.clone(),
+            ..FreezeReply::default()
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What needs `unsafe`: calls to the kernel that the standard library does not have, a child process
-//! without a program of its own, and waiting for a socket that tokio does not know.
+//! without a program of its own, and waiting for descriptors that tokio does not know.
 
 use std::ffi::CStr;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
@@ -50,6 +51,28 @@ pub(crate) fn file_system_uuid(fd: BorrowedFd<'_>) -> Option<String> {
         part(16..20),
         part(20..32)
     ))
+}
+
+/// Sets a file's times to now. Blocks while its file system is frozen.
+///
+/// # Errors
+/// The disk's.
+pub(crate) fn touch(file: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: a valid descriptor, and no memory is passed.
+    if unsafe { libc::futimens(file.as_raw_fd(), std::ptr::null()) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Lets tokio wait for changes of one of the kernel's tables, such as the mount table.
+///
+/// # Errors
+/// No descriptors are left.
+pub(crate) fn watch_for_changes(table: File) -> io::Result<AsyncFd<File>> {
+    // SAFETY: a file owns its descriptor, which stays open and the same until the file is dropped.
+    let watched = unsafe { AsyncFd::register_with_interest(table, Interest::PRIORITY) };
+    watched.map_err(io::Error::from)
 }
 
 /// Lets tokio wait for the thaw process's answers.
@@ -193,4 +216,36 @@ fn write_and_exit(root: i32, folder: &CStr) -> ! {
         end(libc::unlinkat(ours, name.as_ptr(), 0).into());
         libc::_exit(0)
     }
+}
+
+fn whole_file() -> libc::flock {
+    // SAFETY: all zeroes are a valid value: from the start of the file to its end, whatever that is.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    lock
+}
+
+/// Locks a file as `lockf` does, for this open file description; false when somebody else has.
+///
+/// # Errors
+/// The file system knows no locks.
+pub(crate) fn lock_whole_file(file: &File) -> io::Result<bool> {
+    let lock = whole_file();
+    // SAFETY: a valid descriptor and a valid struct, which the kernel only reads.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } == 0 {
+        return Ok(true);
+    }
+    match io::Error::last_os_error() {
+        error if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+        error => Err(error),
+    }
+}
+
+/// True when somebody holds a lock on a file.
+pub(crate) fn is_locked(file: &File) -> bool {
+    let mut lock = whole_file();
+    // SAFETY: a valid descriptor and a valid struct, which the kernel writes to.
+    let asked = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };
+    asked == 0 && lock.l_type != libc::F_UNLCK as libc::c_short
 }

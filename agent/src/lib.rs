@@ -10,38 +10,52 @@
 //!   session; [`restored`] decides through which of the controller's two doors it goes, and what
 //!   becomes of a certificate that is issued there. `renewal` asks for certificates.
 //! - [`quiesce`]: the actor behind Freeze and Thaw, independent of sessions. `hold` is one operation;
-//!   `facts` puts its result into the interface's words. Before the window: [`mounts`] (what there
-//!   is), [`levels`] (in which order), [`survey`] (both, with roots open), [`presync`], [`witness`].
-//!   In the window the thaw process (crates `azdr_thawd` and `azdr_thawd_client`) owns every limit.
-//! - [`health`]: facts, judged from texts by `machine_facts`; `disk_of`: which disk of Azure a file
-//!   system is on. [`ring_log`]: log lines, never while frozen. [`blocking`]: calls that may
-//!   never come back. [`atomic_file`]: old or new, never half.
+//!   `facts` puts its result into the interface's words. Before the window: [`conditions`] (whether
+//!   now), [`mounts`] in all [`namespaces`] (what there is), [`stack`] and `disks` (on what it lies),
+//!   [`levels`] (in which order), [`survey`] (all of it, with roots open), [`safe_freeze_lock`] (no other
+//!   freezer), [`presync`], [`witness`]. In the window the thaw process (crates `azdr_thawd` and
+//!   `azdr_thawd_client`) owns every limit.
+//! - [`hooks`]: the machine's own programs around a freeze; [`quiesce`] runs them, outside the window.
+//! - [`preflight`]: whether a freeze would go well, asked long before it; [`status`] shows it with the
+//!   identity. [`placement`]: nothing of ours lies on what is frozen.
+//! - [`health`]: facts, judged from texts by `machine_facts`. [`ring_log`]: log lines, never while
+//!   frozen. [`blocking`]: calls that may never come back. [`atomic_file`]: old or new, never half.
 //!
 //! Deliberately absent: Azure credentials, policies, other VMs, a remote shell. The agent obeys a
-//! fixed set of requests; nothing in a message can name a command or a path. Not yet here: hooks
-//! (R20–R24), canaries (R9), Azure Backup's lock file (R15), other mount
-//! namespaces (R10).
+//! fixed set of requests; nothing in a message can name a command or a path.
 
 pub mod atomic_file;
 pub mod blocking;
+pub mod canary;
+pub mod conditions;
 pub mod config;
-mod disk_of;
+mod disks;
 pub mod enroll;
 mod facts;
+mod file_system_uuid;
 pub mod health;
 mod hold;
+pub mod hooks;
 pub mod identity_store;
 mod kernel;
 pub mod levels;
 mod machine_facts;
+mod mount_watch;
 pub mod mounts;
+pub mod namespaces;
+pub mod placement;
+pub mod preflight;
 pub mod presync;
+pub mod processes;
 pub mod quiesce;
 mod renewal;
 pub mod restored;
 pub mod ring_log;
+pub mod roots;
 mod run;
+pub mod safe_freeze_lock;
 mod session;
+pub mod stack;
 pub mod status;
 pub mod survey;
 pub mod vm_id;
@@ -64,12 +78,25 @@ pub struct Agent {
     pub log: ring_log::RingLog,
     /// Calls that may never come back.
     pub blocking: blocking::Blocking,
+    /// Where the kernel's accounts are.
+    pub roots: roots::Roots,
 }
 
 impl Agent {
     /// An agent with this configuration.
     pub fn new(config: config::Config, env: Env, log: ring_log::RingLog) -> Self {
-        Self { config: Arc::new(config), env, log, blocking: blocking::Blocking::default() }
+        Self {
+            config: Arc::new(config),
+            env,
+            log,
+            blocking: blocking::Blocking::default(),
+            roots: roots::Roots::default(),
+        }
+    }
+
+    /// Which file systems this agent looks for, and where.
+    pub fn scope(&self) -> survey::Scope {
+        survey::Scope { roots: self.roots.clone(), choice: self.config.choice() }
     }
 }
 

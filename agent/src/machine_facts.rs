@@ -32,8 +32,9 @@ pub(crate) fn fstab(
             continue;
         }
         let place = entry.mount_point.display();
-        // The last one mounted there is the one that is seen.
-        let Some(mount) = mounts.iter().rev().find(|m| m.mount_point == entry.mount_point) else {
+        // The last one mounted there is the one that is seen; that of PID 1 comes after this process's.
+        let is_it = |m: &&Mount| m.is_plain() && m.mount_point == entry.mount_point;
+        let Some(mount) = mounts.iter().rev().find(is_it) else {
             match entry.has("nofail") || entry.has("noauto") {
                 true => absent.push(place.to_string()),
                 false => wrong.push(format!("{place} is not mounted")),
@@ -194,7 +195,7 @@ pub(crate) fn read(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mounts::parse_mountinfo;
+    use crate::mounts::{Seen, parse_mountinfo};
 
     const MOUNTS: &str = "\
         20 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw\n\
@@ -209,8 +210,17 @@ mod tests {
         }
     }
 
+    /// The machine's own mounts, and those of a container that has other disks at the same paths.
+    fn mounts() -> Vec<Mount> {
+        let container =
+            "80 79 8:65 / / rw - ext4 /dev/sde1 ro\n81 80 8:81 / /data rw - ext4 /dev/sdf1 ro\n";
+        let mut mounts = parse_mountinfo(MOUNTS, Seen::Here);
+        mounts.extend(parse_mountinfo(container, Seen::By(4_000)));
+        mounts
+    }
+
     fn judge(text: &str) -> Judged {
-        fstab(text, &parse_mountinfo(MOUNTS), None, uuid)
+        fstab(text, &mounts(), None, uuid)
     }
 
     #[test]
@@ -232,8 +242,7 @@ mod tests {
         }
         let only = [PathBuf::from("/data")];
         let gone = "/dev/sde1 /gone ext4 defaults 0 2";
-        let mounts = parse_mountinfo(MOUNTS);
-        assert_eq!(fstab(gone, &mounts, Some(&only), uuid).0, FactState::Pass);
+        assert_eq!(fstab(gone, &mounts(), Some(&only), uuid).0, FactState::Pass);
     }
 
     #[test]

@@ -5,13 +5,19 @@ use std::process::ExitCode;
 
 use azdr_agent::config::{Config, DEFAULT_CONFIG};
 use azdr_agent::enroll::{Enrolment, enroll};
+use azdr_agent::preflight::{self, preflight};
 use azdr_agent::ring_log::RingLog;
 use azdr_agent::status::status;
-use azdr_agent::{Agent, chain, run};
+use azdr_agent::{Agent, canary, chain, placement, run};
 use azdr_env::Env;
+use azdr_proto::agent::QuiesceState;
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Freezes this VM's file systems for azdr's snapshots, and tells its controller how it is.
 #[derive(Parser)]
@@ -28,11 +34,26 @@ enum Command {
     /// Exit code 0: enrolled. 1: this machine's fault. 2: wrong arguments. 3: the controller cannot
     /// be reached, is not the right one, or refused.
     Enroll(EnrollArgs),
-    /// Serves the controller until SIGTERM. Needs root.
+    /// Serves the controller until SIGTERM. Needs root. Exit code 2: the configuration cannot be used.
     Run(ConfigArg),
-    /// Shows identity, thaw process, and which file systems a freeze would cover. Exit code 1 when
-    /// something stands in the way of a freeze.
+    /// Shows who this machine is to its controller, and the preflight. Exit code 1 when something stands
+    /// in the way of a freeze.
     Status(ConfigArg),
+    /// Looks whether this machine could be frozen: which file systems, in which order and on which disks,
+    /// what is left out and why, and what stands in the way. Changes nothing.
+    ///
+    /// Exit code 0: ready. 1: not ready, see the lines that say PROBLEM. 2: the configuration cannot be
+    /// used. What is shown as `not now` passes by itself, and does not count.
+    Preflight(PreflightArgs),
+}
+
+#[derive(Args)]
+struct PreflightArgs {
+    /// For programs.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    config: ConfigArg,
 }
 
 #[derive(Args)]
@@ -68,14 +89,24 @@ struct EnrollArgs {
 }
 
 fn main() -> ExitCode {
+    // What this executable starts itself, for the time of a freeze.
+    let args: Vec<_> = std::env::args_os().collect();
+    if let [_, role, witnesses @ ..] = args.as_slice()
+        && role == canary::ROLE
+    {
+        return if canary::run(witnesses).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let cli = Cli::parse();
     let log = RingLog::default();
-    let filter = EnvFilter::try_from_env("AZDR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(log.clone())
-        .with_ansi(false)
-        .init();
+    let filter = match log_filter() {
+        Ok(filter) => filter,
+        Err(error) => {
+            eprintln!("azdr-agent: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let lines = tracing_subscriber::fmt::layer().with_writer(log.clone()).with_ansi(false);
+    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -88,11 +119,22 @@ fn main() -> ExitCode {
             Command::Enroll(args) => enroll_command(args).await,
             Command::Run(args) => run_command(&args, log).await,
             Command::Status(args) => status_command(&args, log).await,
+            Command::Preflight(args) => preflight_command(&args, log).await,
         }
     });
     // Threads that are stuck on a disk are not waited for.
     runtime.shutdown_background();
     code
+}
+
+/// What is logged: `AZDR_LOG`, such as `warn` or `info,azdr_agent::session=debug`; `info` without it.
+fn log_filter() -> Result<Targets, String> {
+    match std::env::var("AZDR_LOG") {
+        Ok(text) => text.parse().map_err(|e| {
+            format!("AZDR_LOG is {text:?}: {e}; allowed are levels, and TARGET=LEVEL with commas")
+        }),
+        Err(_) => Ok(Targets::new().with_default(LevelFilter::INFO)),
+    }
 }
 
 async fn enroll_command(args: EnrollArgs) -> ExitCode {
@@ -145,6 +187,11 @@ async fn run_command(args: &ConfigArg, log: RingLog) -> ExitCode {
         Ok(agent) => agent,
         Err(code) => return code,
     };
+    let misplaced = placement::misplaced(&agent.scope(), &agent.config);
+    if !misplaced.is_empty() {
+        eprintln!("azdr-agent: {}: {}", args.config.display(), misplaced.join("; "));
+        return ExitCode::from(2);
+    }
     let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
     let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) else {
         eprintln!("azdr-agent: cannot wait for signals");
@@ -166,6 +213,20 @@ async fn status_command(args: &ConfigArg, log: RingLog) -> ExitCode {
             let (text, ready) = status(&agent).await;
             print!("{text}");
             if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(code) => code,
+    }
+}
+
+async fn preflight_command(args: &PreflightArgs, log: RingLog) -> ExitCode {
+    match agent(&args.config, log) {
+        Ok(agent) => {
+            let report = preflight(&agent, "", || QuiesceState::Idle).await;
+            match args.json {
+                true => println!("{:#}", preflight::document(&report)),
+                false => print!("{}", preflight::text(&report)),
+            }
+            if report.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(code) => code,
     }

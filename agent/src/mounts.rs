@@ -1,7 +1,7 @@
 //! Which file systems there are, and which of them a freeze covers.
 //!
-//! Decided from the text of /proc/self/mountinfo: network, FUSE and autofs mounts are never opened
-//! or stat'ed (N7). A file system is its superblock, named by `major:minor`; it may be mounted in
+//! Decided from the text of mountinfo: network, FUSE and autofs mounts are never opened or stat'ed, nor
+//! walked through (N7). A file system is its superblock, named by `major:minor`; it may be mounted in
 //! many places. What is read-only is told by the *super* options, since a service's mount namespace
 //! may show a read-only bind mount of a file system that others write to.
 
@@ -17,9 +17,52 @@ use std::path::{Path, PathBuf};
 
 /// What is frozen. Others need a look at how they behave first (R10).
 const ALLOWED: &[&str] = &["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs"];
+/// Through directories of these a path can be walked without waiting for anybody else.
+const LOCAL: &[&str] = &[
+    "bcachefs", "cramfs", "devtmpfs", "erofs", "exfat", "iso9660", "jfs", "nilfs2", "ntfs3",
+    "overlay", "proc", "ramfs", "reiserfs", "rootfs", "squashfs", "sysfs", "tmpfs", "udf", "vfat",
+    "zfs",
+];
+/// What is mounted here is frozen last: whoever logs can do so for as long as possible.
+const LAST: &[&str] = &["/", "/var", "/var/log"];
 
-/// Why a file system that nobody can write to is not covered.
-pub(crate) const READ_ONLY: &str = "read-only";
+/// Which of the machine's file systems a freeze is to cover.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Choice {
+    /// Nothing but what is mounted at these places.
+    pub only: Option<Vec<PathBuf>>,
+    /// Types beside those that are always frozen.
+    pub more_types: Vec<String>,
+}
+
+impl Choice {
+    fn allows(&self, file_system_type: &str) -> bool {
+        ALLOWED.contains(&file_system_type) || self.more_types.iter().any(|t| t == file_system_type)
+    }
+
+    fn chooses(&self, mount: &Mount) -> bool {
+        // Places in containers are not what an operator means by a path.
+        let only = self.only.as_ref();
+        only.is_none_or(|paths| mount.is_plain() && paths.contains(&mount.mount_point))
+    }
+}
+
+/// True for the type of a file system that may be added to what is frozen: it is known to lie on a block
+/// device of this machine, and has nobody else to wait for.
+pub fn may_be_added(file_system_type: &str) -> bool {
+    ["bcachefs", "jfs", "nilfs2", "reiserfs"].contains(&file_system_type)
+}
+
+/// In whose mount namespace a mount was found.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Seen {
+    /// This process's.
+    Here,
+    /// That of PID 1, which is another one.
+    Init,
+    /// That of this process.
+    By(u32),
+}
 
 /// A superblock: `major:minor` as mountinfo has it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -65,26 +108,74 @@ pub struct Mount {
     pub source: PathBuf,
     /// True when nobody can write to the superblock.
     pub read_only: bool,
+    /// Further devices that it lies on, as its options name them: XFS's log and real-time section.
+    pub more_sources: Vec<PathBuf>,
+    /// The folder that takes the writes to an overlay.
+    pub upper: Option<PathBuf>,
+    /// In whose namespace.
+    pub seen: Seen,
+}
+
+impl Mount {
+    /// True where its mount point is a path as people mean it: not in a container.
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self.seen, Seen::Here | Seen::Init)
+    }
+
+    /// True for a file system that is frozen among the last.
+    fn comes_last(&self) -> bool {
+        self.is_plain() && LAST.iter().any(|place| self.mount_point == Path::new(place))
+    }
+
+    /// The path by which this process reaches its mount point.
+    fn way(&self, proc: &Path) -> PathBuf {
+        let pid = match self.seen {
+            Seen::Here => return self.mount_point.clone(),
+            Seen::Init => 1,
+            Seen::By(pid) => pid,
+        };
+        let below = self.mount_point.strip_prefix("/").unwrap_or(&self.mount_point);
+        proc.join(pid.to_string()).join("root").join(below)
+    }
+
+    /// Where it is, for people.
+    pub fn place(&self) -> String {
+        match self.seen {
+            Seen::Here | Seen::Init => self.mount_point.to_string_lossy().into_owned(),
+            Seen::By(pid) => {
+                format!("{} (in a container: process {pid})", self.mount_point.display())
+            }
+        }
+    }
 }
 
 /// Reads mountinfo's text; lines that are not as documented are left out.
-pub fn parse_mountinfo(text: &str) -> Vec<Mount> {
-    text.lines().filter_map(parse_line).collect()
+pub fn parse_mountinfo(text: &str, seen: Seen) -> Vec<Mount> {
+    text.lines().filter_map(|line| parse_line(line, seen)).collect()
 }
 
-fn parse_line(line: &str) -> Option<Mount> {
+fn parse_line(line: &str, seen: Seen) -> Option<Mount> {
     let (mount, super_block) = line.split_once(" - ")?;
     let mut mount = mount.split(' ');
     let mut super_block = super_block.split(' ');
+    let (file_system_type, source) = (super_block.next()?, super_block.next()?);
+    let options: Vec<&str> = super_block.next()?.split(',').collect();
+    let values = |name: &'static str| {
+        let value = move |option: &&str| option.strip_prefix(name).map(unescape);
+        options.iter().filter_map(value)
+    };
     Some(Mount {
         id: mount.next()?.parse().ok()?,
         parent: mount.next()?.parse().ok()?,
         device: mount.next()?.parse().ok()?,
         root: unescape(mount.next()?),
         mount_point: unescape(mount.next()?),
-        file_system_type: super_block.next()?.to_owned(),
-        source: unescape(super_block.next()?),
-        read_only: super_block.next()?.split(',').any(|option| option == "ro"),
+        file_system_type: file_system_type.to_owned(),
+        source: unescape(source),
+        read_only: options.contains(&"ro"),
+        more_sources: values("logdev=").chain(values("rtdev=")).collect(),
+        upper: values("upperdir=").next(),
+        seen,
     })
 }
 
@@ -117,8 +208,13 @@ pub struct FileSystem {
     pub device: Device,
     /// `ext4`, …
     pub file_system_type: String,
-    /// Where it can be reached, the best place first: whole rather than in part, short paths first.
+    /// Where it can be reached, the best place first: in this namespace rather than in another, whole
+    /// rather than in part, short paths first.
     pub mounts: Vec<Mount>,
+    /// Why it cannot be reached anywhere, when `mounts` is empty.
+    pub unreachable: &'static str,
+    /// To be frozen among the last.
+    pub last: bool,
 }
 
 /// A file system that a freeze does not cover, and why.
@@ -137,6 +233,8 @@ pub struct Coverage {
     pub file_systems: Vec<FileSystem>,
     /// Not these. File systems without a block device are not even listed.
     pub skipped: Vec<Skipped>,
+    /// Those of the skipped that would be covered if somebody could write to them.
+    pub read_only: Vec<FileSystem>,
 }
 
 /// A mount point of the configuration where there is nothing to freeze.
@@ -147,11 +245,18 @@ pub struct NotThere {
     reason: &'static str,
 }
 
-/// Decides what is covered. With `only`, nothing but what is mounted there.
+/// Decides what is covered.
 ///
 /// # Errors
-/// A place in `only` is not covered: better no freeze than one that leaves out what was asked for.
-pub fn coverage(mounts: &[Mount], only: Option<&[PathBuf]>) -> Result<Coverage, NotThere> {
+/// A place that was chosen is not covered: better no freeze than one that leaves out what was asked for.
+pub fn coverage(mounts: &[Mount], choice: &Choice) -> Result<Coverage, NotThere> {
+    let coverage = what_is_there(mounts, choice);
+    check_chosen(&coverage, mounts, choice)?;
+    Ok(coverage)
+}
+
+/// What would be covered if it were not all or nothing.
+pub fn what_is_there(mounts: &[Mount], choice: &Choice) -> Coverage {
     let mut coverage = Coverage::default();
     let mut by_device: BTreeMap<Device, Vec<&Mount>> = BTreeMap::new();
     for mount in mounts {
@@ -159,50 +264,64 @@ pub fn coverage(mounts: &[Mount], only: Option<&[PathBuf]>) -> Result<Coverage, 
     }
     for (device, mounts_of_device) in by_device {
         let Some(first) = mounts_of_device.first() else { continue };
-        let allowed = ALLOWED.contains(&first.file_system_type.as_str());
-        let chosen = |mount: &&&Mount| only.is_none_or(|paths| paths.contains(&mount.mount_point));
         let mut skip = |reason| {
             coverage.skipped.push(Skipped { mount: (*first).clone(), reason });
         };
-        if !allowed {
+        if !choice.allows(&first.file_system_type) {
             if first.source.starts_with("/dev") && first.file_system_type != "devtmpfs" {
                 skip("its type is not on the list of what is frozen");
             }
             continue;
         }
+        let chosen = mounts_of_device.iter().any(|mount| choice.chooses(mount));
         if first.read_only {
-            skip(READ_ONLY);
+            skip("read-only");
+            if chosen {
+                coverage.read_only.push(file_system(device, &mounts_of_device, mounts));
+            }
             continue;
         }
-        if !mounts_of_device.iter().any(|mount| chosen(&mount)) {
+        if !chosen {
             skip("not among the configured file_systems");
             continue;
         }
-        let mut reachable: Vec<Mount> = mounts_of_device
-            .iter()
-            .filter(|mount| !is_hidden(mount, mounts))
-            .map(|mount| (*mount).clone())
-            .collect();
-        reachable.sort_by_key(|mount| {
-            (mount.root != Path::new("/"), mount.mount_point.as_os_str().len(), mount.id)
-        });
-        coverage.file_systems.push(FileSystem {
-            device,
-            file_system_type: first.file_system_type.clone(),
-            mounts: reachable,
-        });
+        coverage.file_systems.push(file_system(device, &mounts_of_device, mounts));
     }
-    check_configured(&coverage, mounts, only)?;
-    Ok(coverage)
+    coverage
 }
 
-fn check_configured(
-    coverage: &Coverage,
-    mounts: &[Mount],
-    only: Option<&[PathBuf]>,
-) -> Result<(), NotThere> {
-    for path in only.unwrap_or_default() {
-        let there: Vec<&Mount> = mounts.iter().filter(|m| m.mount_point == *path).collect();
+/// Places that were chosen and where nothing is mounted at all.
+pub fn not_mounted<'a>(mounts: &[Mount], choice: &'a Choice) -> Vec<&'a Path> {
+    let is_there =
+        |path: &&PathBuf| mounts.iter().any(|m| m.mount_point == **path && choice.chooses(m));
+    let chosen = choice.only.iter().flatten();
+    chosen.filter(|path| !is_there(path)).map(PathBuf::as_path).collect()
+}
+
+fn file_system(device: Device, of_device: &[&Mount], mounts: &[Mount]) -> FileSystem {
+    let (mut reachable, mut unreachable) = (Vec::new(), "");
+    for mount in of_device {
+        match obstacle(mount, mounts) {
+            None => reachable.push((*mount).clone()),
+            Some(reason) => unreachable = reason,
+        }
+    }
+    reachable.sort_by_key(|mount: &Mount| {
+        (mount.seen, mount.root != Path::new("/"), mount.mount_point.as_os_str().len(), mount.id)
+    });
+    FileSystem {
+        device,
+        file_system_type: of_device.first().map(|m| m.file_system_type.clone()).unwrap_or_default(),
+        mounts: reachable,
+        unreachable,
+        last: of_device.iter().any(|mount| mount.comes_last()),
+    }
+}
+
+fn check_chosen(coverage: &Coverage, mounts: &[Mount], choice: &Choice) -> Result<(), NotThere> {
+    for path in choice.only.iter().flatten() {
+        let there: Vec<&Mount> =
+            mounts.iter().filter(|m| m.mount_point == *path && choice.chooses(m)).collect();
         let covered =
             |m: &&Mount| coverage.file_systems.iter().any(|covered| covered.device == m.device);
         if there.is_empty() {
@@ -216,22 +335,40 @@ fn check_configured(
     Ok(())
 }
 
-/// True when another mount lies over this one's mount point, so that its path leads elsewhere:
-/// perhaps to a dead file server.
-fn is_hidden(mount: &Mount, mounts: &[Mount]) -> bool {
+/// Why a mount's path must not be walked: another mount lies over its mount point, so that the path
+/// leads elsewhere, perhaps to a dead file server; or the way there leads through one.
+fn obstacle(mount: &Mount, mounts: &[Mount]) -> Option<&'static str> {
+    let here = || mounts.iter().filter(|other| other.seen == mount.seen);
     let mut chain = BTreeSet::from([mount.id]);
     let mut parent = mount.parent;
     while chain.insert(parent) {
-        match mounts.iter().find(|candidate| candidate.id == parent) {
-            Some(found) => parent = found.parent,
+        match here().find(|candidate| candidate.id == parent) {
+            Some(found) => {
+                let kind = found.file_system_type.as_str();
+                if !ALLOWED.contains(&kind) && !LOCAL.contains(&kind) {
+                    return Some("the way to it leads through a mount that may never answer");
+                }
+                parent = found.parent;
+            }
             None => break,
         }
     }
-    mounts.iter().any(|other| {
+    let hidden = here().any(|other| {
         !chain.contains(&other.id)
             && chain.contains(&other.parent)
             && mount.mount_point.starts_with(&other.mount_point)
-    })
+    });
+    hidden.then_some("every mount point of it is hidden by another mount")
+}
+
+/// On which file system a path of this namespace is, by the mount table's text.
+pub fn device_of(path: &Path, mounts: &[Mount]) -> Option<Device> {
+    mounts
+        .iter()
+        .filter(|mount| mount.seen == Seen::Here && path.starts_with(&mount.mount_point))
+        // The longest path; of mounts over each other the later one.
+        .max_by_key(|mount| (mount.mount_point.as_os_str().len(), mount.id))
+        .map(|mount| mount.device)
 }
 
 /// The root of a file system, open.
@@ -260,48 +397,47 @@ pub struct CannotOpen {
 ///
 /// # Errors
 /// None does. The freeze must then be refused, not go on without it.
-pub fn open_root(file_system: &FileSystem) -> Result<OpenRoot, CannotOpen> {
-    let mut reason = "every mount point of it is hidden by another mount".to_owned();
+pub fn open_root(proc: &Path, file_system: &FileSystem) -> Result<OpenRoot, CannotOpen> {
+    let mut reason = file_system.unreachable.to_owned();
     for mount in &file_system.mounts {
-        match open_mount(mount) {
+        match open_mount(proc, mount) {
             Ok(fd) => {
                 return Ok(OpenRoot {
                     device: file_system.device,
                     file_system_type: file_system.file_system_type.clone(),
-                    mount_point: mount.mount_point.clone(),
+                    mount_point: mount.place().into(),
                     fd,
                 });
             }
-            Err(error) => reason = error.to_string(),
+            Err(error) => reason = in_words(&error),
         }
     }
-    let tried: Vec<_> =
-        file_system.mounts.iter().map(|mount| mount.mount_point.to_string_lossy()).collect();
+    let tried: Vec<_> = file_system.mounts.iter().map(Mount::place).collect();
     Err(CannotOpen { device: file_system.device, tried: tried.join(", "), reason })
 }
 
-fn open_mount(mount: &Mount) -> io::Result<OwnedFd> {
+fn in_words(error: &io::Error) -> String {
+    match error.kind() {
+        // Nothing but a security module denies root a directory.
+        io::ErrorKind::PermissionDenied => format!(
+            "{error}: azdr-agent must run as root; if it does, SELinux or AppArmor denies it: look at \
+             the audit log"
+        ),
+        _ => error.to_string(),
+    }
+}
+
+fn open_mount(proc: &Path, mount: &Mount) -> io::Result<OwnedFd> {
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(&mount.mount_point)?;
+        .open(mount.way(proc))?;
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
     let opened = info.lines().find_map(|line| line.strip_prefix("mnt_id:"));
     match opened.and_then(|id| id.trim().parse::<u64>().ok()) {
         Some(id) if id == mount.id => Ok(file.into()),
         _ => Err(io::Error::other("the path leads to another mount")),
     }
-}
-
-/// The mount table of this process.
-///
-/// # Errors
-/// /proc is not mounted.
-pub fn read_mounts() -> io::Result<Vec<Mount>> {
-    // Bytes: a mount point need not be UTF-8. Escapes are ASCII, so a lossy reading only spoils
-    // such names, whose mounts then fail to open: closed, not skipped.
-    let bytes = std::fs::read("/proc/self/mountinfo")?;
-    Ok(parse_mountinfo(&String::from_utf8_lossy(&bytes)))
 }
 
 #[cfg(test)]

@@ -1,9 +1,13 @@
 //! The agent's side of a freeze: one actor, one operation at a time, independent of sessions.
 //!
 //! ```text
-//! IDLE ─Freeze─▶ PREPARING (survey, presync, witness, arm) ─▶ FREEZING ─▶ FROZEN ─▶ THAWING ─▶ IDLE
-//!                                                                                    └▶ POISONED
+//! IDLE ─Freeze─▶ HOOK_PRE ─▶ PREPARING (survey, presync, witness, arm) ─▶ FREEZING ─▶ FROZEN ─▶ THAWING
+//!   ▲               └──────────────┴─────────────────▶ HOOK_POST (post or abort) ◀──────────────┤
+//!   └───────────────────────────────────────────────────────┘                       POISONED ◀──┘
 //! ```
+//!
+//! Without hooks the two states with that name are passed over. The thaw's reply does not wait for
+//! them; another Thaw of the same operation does.
 //!
 //! Whether the controller can be reached plays no part here: the limits are the thaw process's, and
 //! an operation's result is kept until the next one, to be told when it is asked for (R7, N9).
@@ -20,6 +24,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::Agent;
 use crate::hold::{self, Prepared};
+use crate::hooks::{self, Round};
 
 /// What the controller asks for.
 #[derive(Clone, PartialEq, Debug)]
@@ -34,6 +39,8 @@ struct Shared {
     state: QuiesceState,
     operation_id: String,
     lease_until: Option<Monotonic>,
+    /// How long hooks may still run after the thaw, if there are any.
+    hooks_pending: Option<Duration>,
     /// Where replies go: the current session, if there is one that may freeze.
     outlet: Option<UnboundedSender<Body>>,
 }
@@ -54,6 +61,7 @@ impl Quiesce {
             state: QuiesceState::Idle,
             operation_id: String::new(),
             lease_until: None,
+            hooks_pending: None,
             outlet: None,
         }));
         let view = View { shared: shared.clone() };
@@ -90,13 +98,17 @@ impl Quiesce {
     }
 
     /// Thaws what is held and waits until that is confirmed (N14); at most `limit`, after which the
-    /// thaw process, seeing this one end, goes on alone.
+    /// thaw process, seeing this one end, goes on alone. Hooks get their `post` or `abort` first, within
+    /// their own limits.
     pub async fn end(&self, limit: Duration) {
         self.command(Command::Thaw(lock(&self.shared).operation_id.clone()));
-        let start = self.agent.env.clock.monotonic();
+        let mut start = self.agent.env.clock.monotonic();
         while self.state() != QuiesceState::Idle
             && self.agent.env.clock.monotonic().since(start) < limit
         {
+            if self.state() == QuiesceState::HookPost {
+                start = self.agent.env.clock.monotonic();
+            }
             azdr_env::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -121,13 +133,22 @@ impl View {
         lock(&self.shared).lease_until = until;
     }
 
+    fn hooks_pending(&self, limit: Option<Duration>) {
+        lock(&self.shared).hooks_pending = limit;
+    }
+
     fn operation(&self, id: &str) {
         lock(&self.shared).operation_id = id.to_owned();
     }
 
     /// Sends a reply to the session, if there is one. Replies are kept in [`Actor::last`] as well.
-    pub(crate) fn say(&self, body: Body) {
-        if let Some(outlet) = &lock(&self.shared).outlet {
+    pub(crate) fn say(&self, mut body: Body) {
+        let shared = lock(&self.shared);
+        if let (Body::ThawReply(reply), Some(limit)) = (&mut body, shared.hooks_pending) {
+            reply.hooks_pending = true;
+            reply.hooks_limit_ms = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
+        }
+        if let Some(outlet) = &shared.outlet {
             let _ = outlet.send(body);
         }
     }
@@ -159,6 +180,11 @@ struct Actor {
 
 impl Actor {
     async fn run(mut self) {
+        if hooks::recovery_is_needed(&self.agent) {
+            self.view.show(QuiesceState::HookPost);
+            hooks::recover(&self.agent).await;
+            self.view.show(QuiesceState::Idle);
+        }
         while let Some(command) = self.inbox.recv().await {
             match command {
                 Command::Freeze(freeze) => match self.last_of(&freeze.operation_id) {
@@ -186,24 +212,38 @@ impl Actor {
         self.view.operation(&id);
         self.view.show(QuiesceState::Preparing);
         tracing::info!(operation = id, point = freeze.recovery_point, "preparing to freeze");
-        let ended = match self.prepare(&freeze).await {
+        let mut round = Round::new(&self.agent, &id);
+        let prepared = self.prepare(&freeze, &mut round).await;
+        self.view.hooks_pending((!round.is_empty()).then(|| round.finish_limit()));
+        let mut ended = match prepared {
             Ok(prepared) => hold::run(&self.agent, &self.view, &mut self.inbox, prepared).await,
             Err(reason) => {
                 tracing::warn!(operation = id, reason, "nothing was frozen");
-                let reply = refused(&id, reason.clone());
+                let mut reply = refused(&id, reason.clone());
+                reply.hooks = round.results();
+                reply.hook_forbids = round.forbids();
                 self.view.say(Body::FreezeReply(reply.clone()));
                 Ended { freeze: reply, thaw: nothing_held(&id, &reason) }
             }
         };
+        self.after(&mut round, &mut ended).await;
         self.last = Some(ended);
         self.view.lease_until(None);
         self.view.operation("");
         self.view.show(QuiesceState::Idle);
     }
 
-    /// Prepares, while commands are answered. A thaw ends it before anything is frozen.
-    async fn prepare(&mut self, freeze: &Freeze) -> Result<Prepared, String> {
-        let mut prepared = std::pin::pin!(hold::prepare(&self.agent, freeze));
+    /// Runs hooks and prepares, while commands are answered. A thaw ends it before anything is frozen.
+    async fn prepare(&mut self, freeze: &Freeze, round: &mut Round) -> Result<Prepared, String> {
+        let (agent, view) = (self.agent.clone(), self.view.clone());
+        let prepare = async {
+            hold::check(freeze)?;
+            view.show(QuiesceState::HookPre);
+            round.pre().await?;
+            view.show(QuiesceState::Preparing);
+            hold::prepare(&agent, freeze).await
+        };
+        let mut prepared = std::pin::pin!(prepare);
         loop {
             let command = tokio::select! {
                 biased;
@@ -223,6 +263,48 @@ impl Actor {
                 }
                 None => return Err("the agent ends".to_owned()),
             }
+        }
+    }
+
+    /// Runs what hooks there are to run after a thaw that is confirmed, or when nothing was frozen, while
+    /// commands are answered; adds to the result what they did.
+    async fn after(&mut self, round: &mut Round, ended: &mut Ended) {
+        let frozen = ended.freeze.outcome() == FreezeOutcome::Frozen;
+        let unbroken = frozen && ended.thaw.unbroken;
+        round.thawed();
+        let mut asked = Vec::new();
+        if round.is_open() {
+            self.view.show(QuiesceState::HookPost);
+            let mut finished = std::pin::pin!(round.finish(unbroken));
+            let mut inbox_open = true;
+            loop {
+                let command = tokio::select! {
+                    biased;
+                    () = &mut finished => break,
+                    command = self.inbox.recv(), if inbox_open => command,
+                };
+                inbox_open = command.is_some();
+                match command {
+                    Some(Command::Freeze(freeze)) => {
+                        if !self.view.refuse_if_other(&ended.freeze.operation_id, &freeze) {
+                            self.view.say(Body::FreezeReply(over(&ended.freeze)));
+                        }
+                    }
+                    Some(Command::Thaw(id)) => asked.push(id),
+                    Some(Command::Renew(_)) | None => {}
+                }
+            }
+        }
+        self.view.hooks_pending(None);
+        let succeeded = round.succeeded();
+        ended.thaw.hooks = round.results();
+        ended.thaw.hooks_succeeded = unbroken && succeeded.is_ok();
+        ended.thaw.hooks_problem = succeeded.err().unwrap_or_default();
+        for id in asked {
+            let mine = id == ended.thaw.operation_id;
+            let reply =
+                if mine { ended.thaw.clone() } else { nothing_held(&id, "nothing was frozen") };
+            self.view.say(Body::ThawReply(reply));
         }
     }
 }

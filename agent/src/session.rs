@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use azdr_env::Monotonic;
 use azdr_identity::ClientIdentity;
 use azdr_proto::agent::agent_message::Body as Say;
 use azdr_proto::agent::agent_service_client::AgentServiceClient;
 use azdr_proto::agent::controller_message::Body as Told;
 use azdr_proto::agent::restored_service_client::RestoredServiceClient;
 use azdr_proto::agent::{
-    AgentMessage, CertificateIssued, ControllerMessage, Hello, RenewCertificate, SessionMode,
-    Welcome,
+    AgentMessage, CertificateIssued, ControllerMessage, Hello, QuiesceState, RenewCertificate,
+    SessionMode, Welcome,
 };
 use azdr_thawd_client::Client;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -24,7 +25,7 @@ use crate::quiesce::{Command, Quiesce, nothing_held, refused};
 use crate::renewal::Renewal;
 use crate::restored::{Door, Granted, granted};
 use crate::vm_id::VmId;
-use crate::{Agent, VERSION, health};
+use crate::{Agent, VERSION, health, hooks, preflight};
 
 const WELCOME_LIMIT: Duration = Duration::from_secs(15);
 const THAWD_LIMIT: Duration = Duration::from_secs(2);
@@ -32,6 +33,7 @@ const STORE_LIMIT: Duration = Duration::from_secs(30);
 const HEARTBEAT_RANGE_MS: (u32, u32) = (1_000, 300_000);
 /// While something is held the controller sees the lease this often.
 const HEARTBEAT_BUSY: Duration = Duration::from_secs(1);
+const PREFLIGHT_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 /// What a session is held with.
 pub(crate) struct Session<'a> {
@@ -100,13 +102,26 @@ impl Session<'_> {
             uptime_secs: health::uptime_secs(),
             witnesses: health::witnesses(self.agent).await,
             can_freeze: self.thawd_answers().await,
+            hooks_limit_ms: self.hooks_limit().await,
         }
+    }
+
+    /// A restored machine runs none. While something is held nothing is opened to see which there are.
+    async fn hooks_limit(&self) -> u32 {
+        let limit = match self.door {
+            Door::Restored => Duration::ZERO,
+            Door::Protected if self.quiesce.state() == QuiesceState::Idle => {
+                hooks::limit(self.agent).await
+            }
+            Door::Protected => hooks::limit_unseen(self.agent),
+        };
+        u32::try_from(limit.as_millis()).unwrap_or(u32::MAX)
     }
 
     async fn thawd_answers(&self) -> bool {
         let socket = self.agent.config.thawd_socket.clone();
         // A thaw process that is holding something serves this agent alone: it need not be asked.
-        if self.quiesce.state() != azdr_proto::agent::QuiesceState::Idle {
+        if self.quiesce.state() != QuiesceState::Idle {
             return true;
         }
         let ask = move || Client::connect(&socket, 1_000).and_then(|thawd| thawd.status());
@@ -124,6 +139,8 @@ struct Serving<'a> {
     renewal: Renewal,
     /// Probes under way.
     probes: JoinSet<Say>,
+    /// When the last preflight was begun that nobody asked for.
+    preflight_at: Option<Monotonic>,
     /// A certificate to store as soon as nothing is frozen (N12).
     to_store: Option<Box<StoredIdentity>>,
 }
@@ -162,6 +179,7 @@ impl<'a> Serving<'a> {
             replies,
             renewal,
             probes: JoinSet::new(),
+            preflight_at: None,
             to_store: None,
         }
     }
@@ -172,12 +190,13 @@ impl<'a> Serving<'a> {
     }
 
     fn quiet(&self) -> bool {
-        self.session.quiesce.state() == azdr_proto::agent::QuiesceState::Idle
+        self.session.quiesce.state() == QuiesceState::Idle
     }
 
     async fn serve(mut self, mut told: Streaming<ControllerMessage>) -> Result<End, Status> {
         loop {
             self.say(Say::Heartbeat(self.session.quiesce.heartbeat()));
+            self.preflight_if_due();
             if self.quiet() {
                 if let Some(own) = self.to_store.take() {
                     match self.store(own).await {
@@ -248,11 +267,31 @@ impl<'a> Serving<'a> {
                     Say::Health(health::report(&agent, probe.request_id, state).await)
                 });
             }
+            Some(Told::RunPreflight(run)) if may_freeze => self.preflight(run.request_id),
             Some(Told::CertificateIssued(issued)) => return self.certificate(issued),
             Some(other) => tracing::warn!(?other, "ignored: not for this kind of session"),
             None => tracing::warn!("ignored: a message that this version does not know"),
         }
         None
+    }
+
+    fn preflight(&mut self, request_id: String) {
+        let (agent, quiesce) = (self.session.agent.clone(), self.session.quiesce.clone());
+        self.probes.spawn(async move {
+            let report = preflight::preflight(&agent, &request_id, || quiesce.state()).await;
+            Say::Preflight(report)
+        });
+    }
+
+    /// When a session begins, and daily: so that what stands in the way of a freeze is known before the
+    /// backup.
+    fn preflight_if_due(&mut self) {
+        let now = self.session.agent.env.clock.monotonic();
+        let due = self.preflight_at.is_none_or(|last| now.since(last) >= PREFLIGHT_EVERY);
+        if self.mode == SessionMode::Protected && due && self.quiet() {
+            self.preflight_at = Some(now);
+            self.preflight(String::new());
+        }
     }
 
     fn certificate(&mut self, issued: CertificateIssued) -> Option<End> {

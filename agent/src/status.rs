@@ -1,17 +1,15 @@
-//! What this machine looks like to its own root: for people and for support, without a controller.
+//! What this machine looks like to its own root: for people and for support, without a controller. Who
+//! it is, and the [`preflight`].
 
 use std::fmt::Write as _;
-use std::time::Duration;
 
-use azdr_thawd_client::Client;
+use azdr_proto::agent::QuiesceState;
 
 use crate::Agent;
+use crate::hooks;
 use crate::identity_store;
-use crate::survey::survey;
+use crate::preflight::{self, preflight};
 use crate::vm_id;
-
-const THAWD_LIMIT_MS: u32 = 2_000;
-const SURVEY_LIMIT: Duration = Duration::from_secs(10);
 
 /// The status as text, and whether this machine could be frozen now.
 pub async fn status(agent: &Agent) -> (String, bool) {
@@ -51,31 +49,16 @@ pub async fn status(agent: &Agent) -> (String, bool) {
             (Err(error), _) => Err(error.to_string()),
         },
     );
-    let socket = agent.config.thawd_socket.clone();
-    let thawd = Client::connect(&socket, THAWD_LIMIT_MS).and_then(|thawd| thawd.status());
-    line(
-        "azdr-thawd",
-        match thawd {
-            Ok((_, state)) => Ok(format!("{state:?}")),
-            Err(error) => Err(format!("{} does not answer: {error}", socket.display())),
-        },
-    );
-    let only = agent.config.file_systems.clone();
-    let look = move || survey(only.as_deref());
-    match agent.blocking.run("look at the file systems", SURVEY_LIMIT, look).await {
-        Err(stuck) => line("file systems", Err(stuck.to_string())),
-        Ok(Err(error)) => line("file systems", Err(crate::chain(&error))),
-        Ok(Ok(found)) => {
-            for covered in found.covered {
-                let place = covered.mount_point.display();
-                let kind = covered.file_system_type;
-                line("frozen", Ok(format!("{place} ({kind}, level {})", covered.level)));
-            }
-            for skipped in found.skipped {
-                let place = skipped.mount.mount_point.display();
-                line("not frozen", Ok(format!("{place}: {}", skipped.reason)));
+    match hooks::look(agent, "look for hooks").await {
+        Err(stuck) => line("hooks", Err(stuck.to_string())),
+        Ok(found) if found.is_empty() => line("hooks", Ok("none".to_owned())),
+        Ok(found) => {
+            for hook in found {
+                line("hook", hook.describe());
             }
         }
     }
-    (text, ready)
+    let report = preflight(agent, "", || QuiesceState::Idle).await;
+    text.push_str(&preflight::text(&report));
+    (text, ready && report.ready)
 }

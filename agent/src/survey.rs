@@ -5,13 +5,38 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use azdr_proto::agent::{FileSystemReport, FileSystemState};
+use azdr_proto::agent::{Disk, DiskKind, FileSystemReport, FileSystemState};
 
-use crate::kernel;
 use crate::levels::{self, Cycle};
 use crate::mounts::{
-    self, CannotOpen, Coverage, Device, NotThere, OpenRoot, Skipped, coverage, open_root,
+    CannotOpen, Choice, Coverage, Device, FileSystem, Mount, NotThere, Skipped, coverage,
+    device_of, not_mounted, open_root, what_is_there,
 };
+use crate::namespaces::read_mounts;
+use crate::processes::processes;
+use crate::roots::Roots;
+use crate::witness::Place;
+use crate::{disks, file_system_uuid, kernel, stack};
+
+/// Daemons that are asked before a file is opened, by the kernel's name for them, and where they keep
+/// what they need for an answer. Frozen too early, they would hold up everybody, thawing included.
+const ASKED_FIRST: &[(&str, &str)] = &[
+    ("fapolicyd", "/var/lib/fapolicyd"),
+    ("wdavdaemon", "/var/opt/microsoft/mdatp"),
+    ("mdatp", "/var/opt/microsoft/mdatp"),
+    ("falcon-sensor", "/opt/CrowdStrike"),
+    ("falcon-sensor-b", "/opt/CrowdStrike"),
+    ("elastic-endpoin", "/opt/Elastic/Endpoint"),
+];
+
+/// Where to look, and what for.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Scope {
+    /// The kernel's accounts.
+    pub roots: Roots,
+    /// Of which file systems.
+    pub choice: Choice,
+}
 
 /// A covered file system.
 #[derive(Clone, Debug)]
@@ -22,12 +47,14 @@ pub struct Covered {
     pub file_system_type: String,
     /// The mount point by which it was opened.
     pub mount_point: PathBuf,
-    /// Its UUID, as far as the kernel tells.
+    /// Its UUID, as far as the kernel or udev tells; else empty.
     pub uuid: String,
     /// Its root, open; everything is done through this descriptor and never by path (R3).
     pub root: Arc<OwnedFd>,
     /// Level 0 is frozen first.
     pub level: u8,
+    /// All disks that it lies on.
+    pub disks: Vec<Disk>,
 }
 
 /// What was found.
@@ -36,6 +63,26 @@ pub struct Survey {
     /// Ordered by device.
     pub covered: Vec<Covered>,
     /// On disks, but not covered.
+    pub skipped: Vec<Skipped>,
+}
+
+/// A file system that is to be frozen.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Planned {
+    /// What and where.
+    pub file_system: FileSystem,
+    /// Level 0 is frozen first.
+    pub level: u8,
+    /// All disks that it lies on.
+    pub disks: Vec<Disk>,
+}
+
+/// What a freeze would cover, told from text alone.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Plan {
+    /// Ordered by device.
+    pub file_systems: Vec<Planned>,
+    /// Not these.
     pub skipped: Vec<Skipped>,
 }
 
@@ -54,47 +101,172 @@ pub enum SurveyError {
     /// The file systems lie on each other in a circle.
     #[error(transparent)]
     Cycle(#[from] Cycle),
+    /// What a file system lies on cannot be told, and so neither can the order of freezing.
+    #[error("{place} lies on {what}: it cannot be told in which order to freeze")]
+    Unknown {
+        /// Where it is mounted.
+        place: String,
+        /// What it lies on.
+        what: String,
+    },
 }
 
 /// Looks at the machine; opens roots, and changes nothing. May block on a stuck disk.
 ///
 /// # Errors
 /// One file system that should be covered cannot be: all or none.
-pub fn survey(only: Option<&[PathBuf]>) -> Result<Survey, SurveyError> {
-    let mounts = mounts::read_mounts().map_err(SurveyError::Mounts)?;
-    let Coverage { file_systems, skipped } = coverage(&mounts, only)?;
-    let roots: Vec<OpenRoot> = file_systems.iter().map(open_root).collect::<Result<_, _>>()?;
-    let frozen: BTreeMap<Device, PathBuf> =
-        roots.iter().map(|root| (root.device, root.mount_point.clone())).collect();
-    // All devices, since a file system left out may lie between two that are covered.
-    let all: BTreeSet<Device> = mounts.iter().map(|mount| mount.device).collect();
-    let backing = levels::read_backing(Path::new("/sys"), all.into_iter(), &mounts);
-    let levels = levels::levels(&frozen, &backing)?;
-    let covered = roots
-        .into_iter()
-        .map(|root| Covered {
-            uuid: kernel::file_system_uuid(root.fd.as_fd()).unwrap_or_default(),
-            level: levels.get(&root.device).copied().unwrap_or(0),
-            device: root.device,
-            file_system_type: root.file_system_type,
-            mount_point: root.mount_point,
-            root: Arc::new(root.fd),
-        })
-        .collect();
+pub fn survey(scope: &Scope) -> Result<Survey, SurveyError> {
+    let Plan { file_systems, skipped } = plan(scope)?;
+    let open = |planned: &Planned| open(&scope.roots, planned);
+    let covered = file_systems.iter().map(open).collect::<Result<_, _>>()?;
     Ok(Survey { covered, skipped })
+}
+
+/// File systems with their roots open, whatever they lie on and in no order: to look at them, and not to
+/// freeze them.
+#[derive(Clone, Debug, Default)]
+pub struct Mounted {
+    /// Those that a freeze would cover, and those on the temporary disk.
+    pub writable: Vec<Covered>,
+    /// Those that nobody can write to.
+    pub read_only: Vec<Covered>,
+    /// Why others cannot be looked at, in words.
+    pub out_of_reach: Vec<String>,
+}
+
+/// Opens what there is. One file system that is gone or cannot be opened does not hide the others.
+///
+/// # Errors
+/// /proc cannot be read.
+pub fn roots(scope: &Scope) -> Result<Mounted, SurveyError> {
+    let mounts = read_mounts(&scope.roots.proc).map_err(SurveyError::Mounts)?;
+    let Coverage { file_systems, read_only, .. } = what_is_there(&mounts, &scope.choice);
+    let sys = &scope.roots.sys;
+    let devices = file_systems.iter().chain(&read_only).map(|f| f.device);
+    let grounds = stack::grounds(sys, devices, &mounts);
+    let absent = not_mounted(&mounts, &scope.choice);
+    let mut found = Mounted {
+        out_of_reach: absent.iter().map(|p| format!("{} is not mounted", p.display())).collect(),
+        ..Mounted::default()
+    };
+    let mut open = |file_system: FileSystem| {
+        let disks = disks_of(sys, file_system.device, &grounds);
+        let opened = open(&scope.roots, &Planned { file_system, level: 0, disks });
+        opened.map_err(|error| found.out_of_reach.push(error.to_string())).ok()
+    };
+    found.writable = file_systems.into_iter().filter_map(&mut open).collect();
+    found.read_only = read_only.into_iter().filter_map(&mut open).collect();
+    Ok(found)
+}
+
+/// Opens what was planned.
+///
+/// # Errors
+/// None of its places leads to it.
+pub fn open(roots: &Roots, planned: &Planned) -> Result<Covered, CannotOpen> {
+    let root = open_root(&roots.proc, &planned.file_system)?;
+    let uuid = kernel::file_system_uuid(root.fd.as_fd());
+    Ok(Covered {
+        uuid: uuid.unwrap_or_else(|| file_system_uuid::by_link(roots, root.device)),
+        level: planned.level,
+        disks: planned.disks.clone(),
+        device: root.device,
+        file_system_type: root.file_system_type,
+        mount_point: root.mount_point,
+        root: Arc::new(root.fd),
+    })
+}
+
+/// Decides what is covered and in which order; opens nothing but the kernel's accounts.
+///
+/// # Errors
+/// It cannot be told.
+pub fn plan(scope: &Scope) -> Result<Plan, SurveyError> {
+    let mounts = read_mounts(&scope.roots.proc).map_err(SurveyError::Mounts)?;
+    plan_of(scope, &mounts)
+}
+
+fn plan_of(scope: &Scope, mounts: &[Mount]) -> Result<Plan, SurveyError> {
+    let Coverage { file_systems, mut skipped, .. } = coverage(mounts, &scope.choice)?;
+    let sys = &scope.roots.sys;
+    let grounds = stack::grounds(sys, file_systems.iter().map(|f| f.device), mounts);
+    let mut covered: Vec<(FileSystem, Vec<Disk>)> = Vec::new();
+    for file_system in file_systems {
+        let on = disks_of(sys, file_system.device, &grounds);
+        let temporary = !on.is_empty() && on.iter().all(|d| d.kind() == DiskKind::Temporary);
+        match file_system.mounts.first().filter(|_| temporary) {
+            Some(mount) => {
+                let reason = "on the machine's temporary disk, of which no snapshot is taken";
+                skipped.push(Skipped { mount: mount.clone(), reason });
+            }
+            None => covered.push((file_system, on)),
+        }
+    }
+    for (file_system, _) in &covered {
+        if let Some(what) = unknown_below(file_system.device, &grounds) {
+            let place = file_system.mounts.first().map_or(String::new(), Mount::place);
+            return Err(SurveyError::Unknown { place, what });
+        }
+    }
+    let asked_first = asked_first(&scope.roots.proc, mounts);
+    let frozen: BTreeMap<Device, bool> = covered
+        .iter()
+        .map(|(f, _)| (f.device, f.last || asked_first.contains(&f.device)))
+        .collect();
+    // A file system left out may lie between two that are covered.
+    let backing = grounds.iter().map(|(device, ground)| (*device, ground.below.clone())).collect();
+    let levels = levels::levels(&frozen, &backing)?;
+    let planned = |(file_system, disks): (FileSystem, Vec<Disk>)| Planned {
+        level: levels.get(&file_system.device).copied().unwrap_or(0),
+        file_system,
+        disks,
+    };
+    Ok(Plan { file_systems: covered.into_iter().map(planned).collect(), skipped })
+}
+
+/// All disks that a file system lies on.
+fn disks_of(sys: &Path, device: Device, grounds: &BTreeMap<Device, stack::Ground>) -> Vec<Disk> {
+    stack::disks(device, grounds).iter().map(|name| disks::disk(sys, name)).collect()
+}
+
+fn unknown_below(device: Device, grounds: &BTreeMap<Device, stack::Ground>) -> Option<String> {
+    let (mut seen, mut open) = (BTreeSet::new(), vec![device]);
+    while let Some(next) = open.pop() {
+        let Some(ground) = grounds.get(&next).filter(|_| seen.insert(next)) else { continue };
+        if let Some(what) = ground.unknown.first() {
+            return Some(what.clone());
+        }
+        open.extend(&ground.below);
+    }
+    None
+}
+
+/// File systems with what running daemons need to answer whoever opens a file.
+fn asked_first(proc: &Path, mounts: &[Mount]) -> BTreeSet<Device> {
+    let running: BTreeSet<String> = processes(proc).into_iter().map(|p| p.name).collect();
+    let databases = ASKED_FIRST.iter().filter(|(name, _)| running.contains(*name));
+    databases.filter_map(|(_, folder)| device_of(Path::new(folder), mounts)).collect()
 }
 
 /// The superblocks that a freeze would cover now. One that came or went during a hold spoils it.
 ///
 /// # Errors
-/// As [`survey`].
-pub fn devices_now(only: Option<&[PathBuf]>) -> Result<BTreeSet<Device>, SurveyError> {
-    let mounts = mounts::read_mounts().map_err(SurveyError::Mounts)?;
-    let now = coverage(&mounts, only)?;
-    Ok(now.file_systems.iter().map(|file_system| file_system.device).collect())
+/// As [`plan`].
+pub fn devices_now(scope: &Scope) -> Result<BTreeSet<Device>, SurveyError> {
+    Ok(plan(scope)?.file_systems.iter().map(|planned| planned.file_system.device).collect())
 }
 
 impl Covered {
+    /// As its witness names it.
+    pub fn place(&self, roots: &Roots) -> Place {
+        Place {
+            mount_point: self.mount_point.to_string_lossy().into_owned(),
+            file_system_uuid: self.uuid.clone(),
+            disk: disks::names(&self.disks),
+            disk_unique_id: disks::unique_ids(&roots.sys, &self.disks),
+        }
+    }
+
     /// What is reported of it.
     pub fn report(&self, state: FileSystemState, reason: String) -> FileSystemReport {
         FileSystemReport {
@@ -109,10 +281,29 @@ impl Covered {
 }
 
 impl Survey {
+    /// Why the snapshots that are going to be taken would be torn, frozen or not.
+    ///
+    /// # Errors
+    /// Names the file system and the disks that are left out.
+    pub fn check_disks(&self, snapshots: &[Disk]) -> Result<(), String> {
+        for covered in &self.covered {
+            let outside = disks::outside(&covered.disks, snapshots);
+            if !outside.is_empty() {
+                let outside: Vec<String> = outside.into_iter().map(disks::in_words).collect();
+                return Err(format!(
+                    "{} spans disks of which not all are in the snapshot; left out: {}",
+                    covered.mount_point.display(),
+                    outside.join(", ")
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// What is reported of the file systems that are not covered.
     pub fn skipped_reports(&self) -> impl Iterator<Item = FileSystemReport> {
         self.skipped.iter().map(|skipped| FileSystemReport {
-            mount_point: skipped.mount.mount_point.to_string_lossy().into_owned(),
+            mount_point: skipped.mount.place(),
             file_system_type: skipped.mount.file_system_type.clone(),
             device: skipped.mount.device.to_string(),
             file_system_uuid: String::new(),
@@ -121,3 +312,7 @@ impl Survey {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "survey/tests.rs"]
+mod tests;

@@ -118,6 +118,8 @@ pub struct Config {
     pub advertise: Advertise,
     /// Capture.
     pub backup: Backup,
+    /// What is hashed after a backup.
+    pub content: Content,
     /// When a pruning asks.
     pub retention: Retention,
     /// Drills.
@@ -257,6 +259,14 @@ pub struct Backup {
     pub lease: Duration,
     /// Freezes at the same time, 1 to 256; default 8.
     pub max_concurrent_holds: usize,
+}
+
+/// Hashes of what was backed up, for proofs of content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Content {
+    /// How many blocks of 64 KiB are read and hashed of each disk after each backup, 0 to 10,000.
+    /// Default 300; 0: none.
+    pub sampled_blocks: u32,
 }
 
 /// How much a pruning may delete of a VM's recovery points before it asks a second person.

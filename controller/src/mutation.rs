@@ -34,6 +34,8 @@ pub enum Mutation {
     StampIgnored,
     /// The schedule does not see the backups that were begun already.
     ScheduleForgets,
+    /// Schedule: a VM that is gone is backed up as though it were there.
+    GoneBackedUp,
     /// The schedule takes every time for one of UTC.
     ZoneIgnored,
     /// Nobody looks whether Azure still has what the catalogue names.

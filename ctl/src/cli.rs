@@ -36,7 +36,9 @@ pub(crate) struct Global {
     /// Context file, with the controller's address and the paths of the CA, your certificate and its key
     /// [env: AZDR_CONTEXT] [default: $XDG_CONFIG_HOME/azdr/context.toml, else
     /// ~/.config/azdr/context.toml]
-    #[arg(long, global = true, env = "AZDR_CONTEXT", hide_env = true, value_name = "FILE")]
+    // The variable is read by `Context::load`: clap would take it for an argument that was given, show it in
+    // every usage line, and no help to who types `azdr` alone.
+    #[arg(long, global = true, value_name = "FILE")]
     pub(crate) context_file: Option<PathBuf>,
     /// Resource group of the VM, for a name that several VMs have; for reports and `dr test-all`: only the
     /// VMs of this group

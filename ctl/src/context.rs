@@ -65,7 +65,7 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// Reads the given file, or the default one.
+    /// Reads the given file, or that of `AZDR_CONTEXT`, or the default one.
     pub(crate) fn load(given: Option<&Path>) -> Result<Self, CliError> {
         let path = match given {
             Some(path) => path.to_owned(),
@@ -84,6 +84,9 @@ impl Context {
 
 fn default_path() -> Result<PathBuf, CliError> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(path) = set("AZDR_CONTEXT") {
+        return Ok(path);
+    }
     // The XDG specification wants relative paths ignored.
     let xdg = set("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
     let folder = xdg.or_else(|| set("HOME").map(|home| home.join(".config"))).ok_or_else(|| {

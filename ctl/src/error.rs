@@ -191,12 +191,17 @@ impl From<Status> for CliError {
             }
             cause = error.source();
         }
-        if message.is_empty() {
-            message = format!("the controller answered {:?} without words", status.code());
-        }
         let hint = status.metadata().get_bin(HINT_KEY).and_then(|hint| hint.to_bytes().ok());
         let hint = hint.and_then(|bytes| String::from_utf8(bytes.to_vec()).ok());
-        Self::new(exit, kind, message).hint(hint.unwrap_or_default())
+        let mut hint = hint.unwrap_or_default();
+        if message.is_empty() && status.code() == Code::Unimplemented {
+            "the controller does not know this call".clone_into(&mut message);
+            "Does the context file name its port for operators (listen.admin), and is it of the same version?"
+                .clone_into(&mut hint);
+        } else if message.is_empty() {
+            message = format!("the controller answered {:?} without words", status.code());
+        }
+        Self::new(exit, kind, message).hint(hint)
     }
 }
 
@@ -221,6 +226,13 @@ mod tests {
         ] {
             assert_eq!(CliError::from(Status::new(code, "x")).exit.code(), exit, "{code:?}");
         }
+    }
+
+    #[test]
+    fn a_server_that_does_not_know_the_call_is_another_or_an_older_one() {
+        let error = CliError::from(Status::new(Code::Unimplemented, ""));
+        assert_eq!(error.message, "the controller does not know this call");
+        assert!(error.hint.unwrap().contains("port for operators"));
     }
 
     #[test]

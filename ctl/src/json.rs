@@ -10,6 +10,7 @@ mod forecast;
 mod operator;
 mod point;
 mod policies;
+pub(crate) mod preflight;
 mod report;
 mod status;
 
@@ -85,6 +86,9 @@ fn agent(m: &Agent) -> Value {
         "restored_instance": m.restored_instance,
         "quarantined": m.quarantined,
         "instance_vm_id": text(&m.instance_vm_id),
+        "preflight_at": time(m.preflight_unix_ms),
+        "preflight_ready": (m.preflight_unix_ms != 0).then_some(m.preflight_ready),
+        "preflight_problems": m.preflight_problems,
     })
 }
 
@@ -406,6 +410,18 @@ fn verify_result(m: &VerifyResult) -> Value {
         "recovery_point": m.recovery_point,
         "region": m.region,
         "disks": list(&m.disks, verified_disk),
+        "content": m.content.as_ref().map(content_proof),
+    })
+}
+
+fn content_proof(m: &ContentProof) -> Value {
+    json!({
+        "blocks": m.blocks,
+        "sampled": m.sampled,
+        "equal": m.equal,
+        "missed_probability": m.missed_probability,
+        "change_per_mille": m.change_per_mille,
+        "words": m.words,
     })
 }
 
@@ -416,6 +432,9 @@ fn verified_disk(m: &VerifiedDisk) -> Value {
         "actual_bytes": m.actual_bytes,
         "disk_state": text(&m.disk_state),
         "bytes_read": m.bytes_read,
+        "blocks": m.blocks,
+        "sampled": m.sampled,
+        "equal": m.equal,
     })
 }
 
@@ -562,6 +581,7 @@ mod tests {
             ("ReplicateResult", replicate_result(&<_>::default())),
             ("VerifyResult", verify_result(&<_>::default())),
             ("VerifiedDisk", verified_disk(&<_>::default())),
+            ("ContentProof", content_proof(&<_>::default())),
             ("Phase", phase(&<_>::default())),
             ("RestoreResult", restore_result(&<_>::default())),
             ("EvidenceFact", evidence_fact(&<_>::default())),
@@ -578,6 +598,7 @@ mod tests {
         written.extend(operator::written());
         written.extend(point::written());
         written.extend(status::written());
+        written.extend(preflight::written());
         written.extend(report::written());
         written.extend(policies::written());
         for (message, document) in &written {

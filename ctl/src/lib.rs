@@ -44,6 +44,7 @@ mod whole;
 mod yaml;
 
 use std::ffi::OsString;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, ValueEnum};
@@ -89,9 +90,16 @@ pub fn command() -> clap::Command {
 /// Help and version are answers; the rest are usage errors, as an object if a program reads.
 fn refuse(error: &clap::Error, args: &[OsString]) -> ExitCode {
     if !error.use_stderr() {
+        let printed = error.print().and_then(|()| std::io::stdout().flush());
         // A closed pipe is no reason to complain about help that nobody reads.
-        let _unread = error.print();
-        return ExitCode::SUCCESS;
+        return match printed {
+            Err(e) if e.kind() != ErrorKind::BrokenPipe => {
+                let lost = CliError::failed("io", format!("the output could not be written: {e}"));
+                Output::detect(OutputFormat::Text).error(&lost);
+                ExitCode::from(Exit::Failed.code())
+            }
+            _ => ExitCode::SUCCESS,
+        };
     }
     let out = Output::detect(asked_format(args));
     if out.is_for_programs() {

@@ -1,9 +1,10 @@
 //! Short lower-case names of the interface's enumerations, and of VMs.
 
 use azdr_proto::admin::{
-    AgentState, AlertSeverity, Consistency, ConsistencyDemand, DrCompliance, EvidenceState, Job,
-    JobState, KeptUntilKind, NamedPolicyChangeKind, ObjectiveState, PolicyDiffKind, ProofKind,
-    ProofLevel, ReplicaState, StepState, TagDriftKind, Tier, VmPolicyChangeKind,
+    AgentState, AlertSeverity, Consistency, ConsistencyDemand, DrCompliance, EvidenceState,
+    HookKind, HookVerb, Job, JobState, KeptUntilKind, NamedPolicyChangeKind, ObjectiveState,
+    PolicyDiffKind, PreflightDiskKind, ProofKind, ProofLevel, ReplicaState, StepState,
+    TagDriftKind, Tier, VmPolicyChangeKind,
 };
 
 macro_rules! short_names {
@@ -23,10 +24,13 @@ short_names! {
     consistency: Consistency without "CONSISTENCY_";
     consistency_demand: ConsistencyDemand without "CONSISTENCY_DEMAND_";
     dr_compliance: DrCompliance without "DR_COMPLIANCE_";
+    hook_kind: HookKind without "HOOK_KIND_";
+    hook_verb: HookVerb without "HOOK_VERB_";
     job_state: JobState without "JOB_STATE_";
     kept_until: KeptUntilKind without "KEPT_UNTIL_KIND_";
     named_policy_change: NamedPolicyChangeKind without "NAMED_POLICY_CHANGE_KIND_";
     objective_state: ObjectiveState without "OBJECTIVE_STATE_";
+    preflight_disk_kind: PreflightDiskKind without "PREFLIGHT_DISK_KIND_";
     policy_diff: PolicyDiffKind without "POLICY_DIFF_KIND_";
     proof_kind: ProofKind without "PROOF_KIND_";
     proof_level: ProofLevel without "PROOF_LEVEL_";

@@ -59,6 +59,7 @@ pub(crate) fn workflow(name: &str) -> String {
     match name {
         "replicate" => "Replication".to_owned(),
         "verify" => "Verification".to_owned(),
+        "hash_content" => "Hashing of content".to_owned(),
         "dr_test" | "dr_test_kept" => "DR test".to_owned(),
         "bulk" => "Bulk job".to_owned(),
         "restore_in_place" | "restore_new_vm" => "Restore".to_owned(),
@@ -134,6 +135,9 @@ fn verify(job: &Job, result: &VerifyResult, style: Style) -> String {
             bytes => format!("Yes ({} read)", size(bytes)),
         };
         text.push_str(&format!("  - Readable: {readable}\n"));
+        if let (Some(equal), Some(sampled)) = (disk.equal, disk.sampled) {
+            text.push_str(&format!("  - Content: {equal} of {sampled} sampled blocks equal\n"));
+        }
     }
     if let Some(gone) = test_disks_deleted(job, style) {
         text.push_str(&gone);
@@ -143,8 +147,14 @@ fn verify(job: &Job, result: &VerifyResult, style: Style) -> String {
     }
     text.push_str(&headline(job, style, "Backup verified successfully", "Verification failed"));
     text.push_str(&time_line(job, "Verification time"));
-    let verdict =
-        if succeeded(job) { "PASS - backup is restorable" } else { "FAIL - see the error" };
+    if let Some(content) = &result.content {
+        text.push_str(&format!("  Content: {}\n", content.words));
+    }
+    let verdict = match (succeeded(job), &result.content) {
+        (false, _) => "FAIL - see the error",
+        (true, None) => "PASS - backup is restorable",
+        (true, Some(_)) => "PASS - backup is restorable, and what was sampled of it is unchanged",
+    };
     text.push_str(&format!("  Result: {verdict}\n"));
     text
 }

@@ -11,8 +11,10 @@ const NONE: &str = "";
 /// Commands by path.
 const ROLES: &[(&str, &str)] = &[
     ("agent list", "viewer"),
+    ("agent preflight", "operator"),
     ("agent revoke", "admin"),
     ("agent token", "operator"),
+    ("alert close", "operator"),
     ("alert list", "viewer"),
     ("backup config-show", "viewer"),
     ("backup configure", "operator"),
@@ -130,8 +132,10 @@ mod tests {
             }
         }
         for (path, call) in [
+            ("agent preflight", "RunPreflight"),
             ("agent revoke", "RevokeAgent"),
             ("agent token", "CreateAgentToken"),
+            ("alert close", "CloseAlert"),
             ("alert list", "ListAlerts"),
             ("backup configure", "ConfigureBackup"),
             ("backup delete", "StartDeletion"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use azdr_tests::poll::{Look, until};
 use azdr_tests::{Lab, Vm, World};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::setup::{Needs, Stage, Test};
 use crate::whole_flow::protect;
@@ -20,6 +20,11 @@ pub(crate) const TESTS: &[Test] = &[
         name: "an_rpo_that_is_missed_is_said_by_itself_once",
         needs: Needs::Programs,
         body: missed_rpo,
+    },
+    Test {
+        name: "a_vm_that_is_gone_is_said_to_be_wherever_one_asks_and_a_backup_of_it_is_refused",
+        needs: Needs::Programs,
+        body: gone,
     },
 ];
 
@@ -68,6 +73,21 @@ fn failed_backup(stage: &Stage) -> Result<()> {
     let told = alerts(&lab, &["--limit", "1"])?;
     let by = told[0]["resolution"].as_str().unwrap_or_default();
     ensure!(by.ends_with("has succeeded") && told[0]["resolved_at"].is_string(), "{told:#?}");
+
+    // One that nobody wants to hear of any more.
+    protect(&lab, "db", &["--consistency", "require"])?;
+    ensure!(lab.azdr.run(&["backup", "trigger", "db"])?.code == 1, "the backup succeeded");
+    let id = alerts(&lab, &["--open"])?[0]["id"].to_string();
+    let close = ["alert", "close", &id, "--reason", "db is being replaced"];
+    let closed = lab.azdr.json(&close)?;
+    lab.controller.kill();
+    lab.controller.start()?;
+    ensure!(alerts(&lab, &["--open"])?.is_empty(), "{closed:#}");
+    ensure!(alerts(&lab, &["--limit", "1"])?[0]["closed_by"] == closed["closed_by"], "{closed:#}");
+    let again = lab.azdr.run(&close)?;
+    ensure!(again.code == 1 && again.stderr.contains("db is being replaced"), "{}", again.stderr);
+    let none = lab.azdr.run(&["alert", "close", "4711", "--reason", "typo"])?;
+    ensure!(none.code == 1 && none.stderr.contains("there is no alert 4711"), "{}", none.stderr);
     Ok(())
 }
 
@@ -111,5 +131,48 @@ fn missed_rpo(stage: &Stage) -> Result<()> {
     let told = alerts(&lab, &["--kind", "rpo_missed"])?;
     ensure!(told.len() == 1 && told[0]["id"] == open[0]["id"], "once: {told:#?}");
     ensure!(told[0]["resolved_at"].is_string(), "the backup ends it: {told:#?}");
+    Ok(())
+}
+
+fn gone(stage: &Stage) -> Result<()> {
+    let mut lab = stage.lab(World { vms: vec![Vm::new("prod", "db")] })?;
+    lab.controller.stop()?;
+    lab.controller.reconfigure("[drill]", "[scheduler]\ninventory_secs = 1\n\n[drill]")?;
+    lab.controller.start()?;
+    protect(&lab, "db", &["--verify-every", "1d"])?;
+    lab.azdr.run(&["backup", "trigger", "db"])?.ok()?;
+    lab.settle(LIMIT)?;
+    let id = lab.azdr.json(&["backup", "config-show", "db"])?["vm_resource_id"].clone();
+    lab.simulator.delete(id.as_str().context("no ID")?, "2024-07-01")?;
+    let open = until("the VM is said to be gone", LIMIT, || {
+        let open = alerts(&lab, &["--open", "--kind", "vm_gone"])?;
+        Ok(if open.is_empty() { Look::Waiting(String::new()) } else { Look::Done(open) })
+    })?;
+    let next = open[0]["next_step"].as_str().unwrap_or_default();
+    ensure!(next.contains("azdr backup disable db"), "{open:#?}");
+
+    // A listing of the VMs may be some seconds old.
+    until("no listing shows it any more", LIMIT, || {
+        let all = lab.azdr.json(&["vm", "list"])?;
+        Ok(if all["vms"] == json!([]) { Look::Done(()) } else { Look::Waiting(all.to_string()) })
+    })?;
+    let before = lab.azdr.jobs()?;
+    let refused = lab.azdr.run(&["backup", "trigger", "db"])?;
+    for words in ["db is not in Azure", "azdr backup restore db --new-vm", "azdr backup disable db"]
+    {
+        ensure!(refused.code == 1 && refused.stderr.contains(words), "{}", refused.stderr);
+    }
+    ensure!(lab.azdr.jobs()?.len() == before.len(), "a job was begun: {before:#?}");
+
+    let next = lab.azdr.json(&["policy", "next", "db"])?;
+    ensure!(next["runs"] == json!([]) && next["gone_since_at"].is_string(), "{next:#}");
+    ensure!(next["proofs"][0]["kind"] == "verification", "{next:#}");
+    let config = lab.azdr.json(&["backup", "config-show", "db"])?;
+    ensure!(config["next_run_at"].is_null() && config["enabled"] == true, "{config:#}");
+    let point = lab.azdr.points("db")?[0]["name"].as_str().unwrap_or_default().to_owned();
+    let kept = lab.azdr.json(&["backup", "explain", &point])?;
+    ensure!(kept["regions"][0]["until"]["kind"] == "not_on_schedule", "{kept:#}");
+    lab.azdr.run(&["backup", "disable", "db"])?.ok()?;
+    ensure!(alerts(&lab, &["--open"])?.is_empty(), "{:#?}", alerts(&lab, &["--open"])?);
     Ok(())
 }

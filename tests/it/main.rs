@@ -9,12 +9,12 @@
 mod alerts;
 mod broken_disk;
 mod bulk;
+mod content;
 mod fleet;
 mod forecasts;
 mod getting_started;
 mod guests;
 mod guide;
-mod host_agent;
 mod interruptions;
 mod lock_file;
 mod lost_answers;
@@ -44,6 +44,7 @@ fn main() -> ExitCode {
     let tests = [
         lock_file::TESTS,
         whole_flow::TESTS,
+        content::TESTS,
         forecasts::TESTS,
         fleet::TESTS,
         alerts::TESTS,

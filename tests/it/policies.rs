@@ -21,6 +21,11 @@ pub(crate) const TESTS: &[Test] = &[
         needs: Needs::Programs,
         body: verified,
     },
+    Test {
+        name: "of_two_who_change_a_policy_at_once_neither_takes_back_what_the_other_did",
+        needs: Needs::Programs,
+        body: at_once,
+    },
 ];
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -160,5 +165,25 @@ fn verified(stage: &Stage) -> Result<()> {
     })?;
     let job = lab.azdr.newest_job("verify")?;
     ensure!(job["requested_by"] == "schedule", "{job:#}");
+    Ok(())
+}
+
+fn at_once(stage: &Stage) -> Result<()> {
+    let lab = stage.lab(World { vms: vec![Vm::new("prod", "db")] })?;
+    let configure = |more: &[&str]| lab.azdr.run(&[&["backup", "configure", "db"], more].concat());
+    for n in ["2", "3", "4", "5"] {
+        configure(&["--daily-retention", "1", "--weekly-retention", "1"])?.ok()?;
+        std::thread::scope(|s| {
+            let weekly = s.spawn(|| configure(&["--weekly-retention", n])?.ok());
+            let daily = configure(&["--daily-retention", n])?.ok();
+            weekly.join().expect("no panic").and(daily)
+        })?;
+        let config = lab.azdr.json(&["backup", "config-show", "db"])?;
+        let kept = (config["daily_retention"].to_string(), config["weekly_retention"].to_string());
+        ensure!(kept == (n.to_owned(), n.to_owned()), "{config:#}");
+        let listing = lab.simulator.listing()?;
+        let tag = listing.vm("prod", "db")?.tag("azlin:backup-schedule").context("no tag")?;
+        ensure!(tag.contains(&format!("d={n} w={n} ")), "the tag shows an older one: {tag}");
+    }
     Ok(())
 }

@@ -11,7 +11,6 @@ use azdr_tests::poll::{Look, until};
 use azdr_tests::process::{Ended, run};
 use azdr_tests::{Lab, Vm, World};
 
-use crate::host_agent::HostAgent;
 use crate::setup::{Needs, Stage, Test};
 use crate::whole_flow::protect_and_keep_all;
 
@@ -46,7 +45,7 @@ fn connected(azdr: &Cli) -> Result<()> {
 fn lost(stage: &Stage) -> Result<()> {
     let mut lab: Lab = stage.lab(World { vms: vec![Vm::new("prod", "db")] })?;
     let vm_id = lab.simulator.listing()?.vm("prod", "db")?.vm_id().to_owned();
-    let agent = HostAgent::new(stage, "agent", &lab, &vm_id)?;
+    let agent = stage.host_agent("agent", &lab, &vm_id)?;
     let enrolled = agent.enrol(&lab.azdr.json(&["agent", "token", "db"])?)?;
     ensure!(enrolled.status.success(), "{enrolled:?}");
     let session = agent.start()?;

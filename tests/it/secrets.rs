@@ -8,7 +8,6 @@ use azdr_tests::poll::{Look, until};
 use azdr_tests::world::CLIENT_SECRET;
 use azdr_tests::{Lab, LabSpec, Vm, World};
 
-use crate::host_agent::HostAgent;
 use crate::setup::{Needs, Stage, Test};
 use crate::whole_flow::protect;
 
@@ -82,7 +81,7 @@ fn work(lab: &Lab) -> Result<Vec<String>> {
 /// Enrols an agent, which logs everything, and lets it work.
 fn enrol(stage: &Stage, lab: &Lab) -> Result<String> {
     let listing = lab.simulator.listing()?;
-    let agent = HostAgent::new(stage, "agent", lab, listing.vm("prod", "db")?.vm_id())?;
+    let agent = stage.host_agent("agent", lab, listing.vm("prod", "db")?.vm_id())?;
     let token = lab.azdr.json(&["agent", "token", "db"])?;
     let ended = agent.enrol(&token)?;
     ensure!(ended.status.success(), "{ended:?}");

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use azdr_tests::host_agent::HostAgent;
 use azdr_tests::process::{Daemon, Lifetime, last_lines};
 use azdr_tests::programs::{GUEST_IMAGE_VARIABLE, is_installed};
 use azdr_tests::{GuestImage, Lab, LabSpec, Programs, World};
@@ -153,6 +154,12 @@ impl Stage {
     /// A running world whose machines are mere records.
     pub(crate) fn lab(&self, world: World) -> Result<Lab> {
         self.lab_of(LabSpec::without_guests(world))
+    }
+
+    /// An agent on this machine that takes itself for a VM, and logs everything.
+    pub(crate) fn host_agent(&self, name: &str, lab: &Lab, vm_id: &str) -> Result<HostAgent> {
+        let programs = self.programs.as_ref().context("the programs are not built")?;
+        HostAgent::new(programs, &self.folder.join(name), "trace", lab, vm_id)
     }
 
     /// A running world of real machines.

@@ -10,7 +10,6 @@ use azdr_tests::process::Ended;
 use azdr_tests::{Answer, Lab, Vm, World};
 use serde_json::Value;
 
-use crate::host_agent::HostAgent;
 use crate::setup::{Needs, Stage, Test};
 use crate::whole_flow::protect;
 
@@ -88,6 +87,8 @@ fn wrong_values(stage: &Stage) -> Result<()> {
         (&["backup", "trigger", "nosuch"], 1, &["nosuch", "azdr vm list"]),
         (&["backup", "list", "nosuch"], 1, &["nosuch"]),
         (&["backup", "restore", "nosuch", "--yes"], 1, &["nosuch"]),
+        (&["backup", "restore", &point, "--yes"], 1, &["name its VM, db", "--backup", &point]),
+        (&["backup", "verify", "db"], 1, &["db is a VM", "azdr backup list db"]),
         (&["dr", "test", "nosuch", "--test-region", "westus2"], 1, &["nosuch"]),
         (&["agent", "token", "nosuch"], 1, &["nosuch"]),
         (&["backup", "trigger", "db", "-g", "elsewhere"], 1, &["db", "elsewhere"]),
@@ -161,7 +162,7 @@ fn refused(ended: &Ended, words: &[&str]) -> Result<()> {
 fn tokens(stage: &Stage) -> Result<()> {
     let vms = vec![Vm::new("prod", "db"), Vm::new("prod", "web")];
     let mut lab = stage.lab(World { vms })?;
-    let agent = HostAgent::new(stage, "agent", &lab, &vm_id(&lab, "db")?)?;
+    let agent = stage.host_agent("agent", &lab, &vm_id(&lab, "db")?)?;
     let is_enrolled = || agent.state().join("identity.json").exists();
 
     // Another VM's token: it is still good afterwards.
@@ -192,7 +193,7 @@ fn tokens(stage: &Stage) -> Result<()> {
     refused(&agent.enrol(&token)?, &["used", "azdr agent token"])?;
     ensure!(std::fs::read(agent.state().join("identity.json"))? == identity, "it has changed");
 
-    let other = HostAgent::new(stage, "other", &lab, &vm_id(&lab, "web")?)?;
+    let other = stage.host_agent("other", &lab, &vm_id(&lab, "web")?)?;
     let ended = other.enrol(&of_web)?;
     ensure!(ended.status.success(), "web's token is spoilt: {ended:?}");
     Ok(())
@@ -202,7 +203,7 @@ fn certificates(stage: &Stage) -> Result<()> {
     let vms = vec![Vm::new("prod", "db"), Vm::new("prod", "web")];
     let lab = stage.lab(World { vms })?;
     let (db, web) = (vm_id(&lab, "db")?, vm_id(&lab, "web")?);
-    let agent = HostAgent::new(stage, "agent", &lab, &db)?;
+    let agent = stage.host_agent("agent", &lab, &db)?;
     let ended = agent.enrol(&lab.azdr.json(&["agent", "token", "db"])?)?;
     ensure!(ended.status.success(), "{ended:?}");
 

@@ -131,6 +131,7 @@ impl Controller {
              client_secret_file = \"client-secret\"\n\n\
              [listen]\nadmin = \"{admin}\"\nagent = \"{agent}\"\nenroll = \"{enroll}\"\n\
              metrics = \"{metrics}\"\n\n\
+             [content]\nsampled_blocks = 0\n\n\
              {advertise}\n[drill]\n{drill}",
             endpoint = simulator.endpoint(),
             ca = simulator.ca().display(),

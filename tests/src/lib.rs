@@ -21,6 +21,7 @@ pub mod cli;
 pub mod controller;
 pub mod demo;
 pub mod guest;
+pub mod host_agent;
 pub mod http;
 pub mod judge;
 pub mod lab;

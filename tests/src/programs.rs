@@ -10,10 +10,15 @@ use crate::shifted_clock::ShiftedClock;
 /// The environment variable that names the folder of the guest image.
 pub const GUEST_IMAGE_VARIABLE: &str = "AZDR_GUEST_IMAGE";
 
-/// The binaries, all in one folder.
+/// What runs on a protected machine.
+const AGENTS: [&str; 2] = ["azdr-agent", "azdr-thawd"];
+
+/// The binaries, all in one folder or the agent's in another.
 #[derive(Clone, Debug)]
 pub struct Programs {
     folder: PathBuf,
+    /// Of the agent and its thaw process, if that is another.
+    agents: Option<PathBuf>,
     clock: Option<ShiftedClock>,
 }
 
@@ -37,7 +42,7 @@ impl Programs {
             let path = folder.join(name);
             ensure!(path.is_file(), "{} is not built: cargo build --workspace", path.display());
         }
-        Ok(Self { folder: std::path::absolute(folder)?, clock: None })
+        Ok(Self { folder: std::path::absolute(folder)?, agents: None, clock: None })
     }
 
     /// The binaries of the build that this program belongs to: beside it, or (for a test) above it.
@@ -51,6 +56,17 @@ impl Programs {
         Self::in_folder(above.unwrap_or(folder))
     }
 
+    /// The same with the agent and its thaw process from another folder.
+    ///
+    /// # Errors
+    /// When one of them is not there.
+    pub fn with_agent_of(&self, folder: &Path) -> Result<Self> {
+        for name in AGENTS {
+            ensure!(folder.join(name).is_file(), "there is no {name} in {}", folder.display());
+        }
+        Ok(Self { agents: Some(std::path::absolute(folder)?), ..self.clone() })
+    }
+
     /// The same in another time.
     #[must_use]
     pub fn at(&self, clock: &ShiftedClock) -> Self {
@@ -59,7 +75,8 @@ impl Programs {
 
     /// A binary's path.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
+        let folder = self.agents.as_ref().filter(|_| AGENTS.contains(&name));
+        folder.unwrap_or(&self.folder).join(name)
     }
 
     /// A command that runs a binary, undisturbed by the environment of whoever started us.

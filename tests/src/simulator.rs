@@ -248,6 +248,24 @@ impl Simulator {
     /// # Errors
     /// When ARM refuses.
     pub fn lock(&self, id: &str, level: Option<&str>) -> Result<()> {
+        let path =
+            format!("{id}/providers/Microsoft.Authorization/locks/by-hand?api-version=2016-09-01");
+        let (method, body) = match level {
+            Some(level) => ("PUT", json!({"properties": {"level": level}}).to_string()),
+            None => ("DELETE", String::new()),
+        };
+        self.by_somebody(method, &path, &body)
+    }
+
+    /// Has somebody who does not know of azdr begin to delete a resource: through ARM.
+    ///
+    /// # Errors
+    /// When ARM refuses.
+    pub fn delete(&self, id: &str, api_version: &str) -> Result<()> {
+        self.by_somebody("DELETE", &format!("{id}?api-version={api_version}"), "")
+    }
+
+    fn by_somebody(&self, method: &str, path: &str, body: &str) -> Result<()> {
         let running = self.running.as_ref().context("the simulator does not run")?;
         let form = format!(
             "grant_type=client_credentials&client_id={CLIENT_ID}&client_secret={CLIENT_SECRET}\
@@ -257,13 +275,7 @@ impl Simulator {
             running.http.request("POST", &format!("/{TENANT}/oauth2/v2.0/token"), &form)?;
         let answer: Value = serde_json::from_str(&answer)?;
         let token = answer["access_token"].as_str().context("no token")?;
-        let path =
-            format!("{id}/providers/Microsoft.Authorization/locks/by-hand?api-version=2016-09-01");
-        let (method, body) = match level {
-            Some(level) => ("PUT", json!({"properties": {"level": level}}).to_string()),
-            None => ("DELETE", String::new()),
-        };
-        let (status, said) = running.http.send_as(method, &path, body.as_bytes(), Some(token))?;
+        let (status, said) = running.http.send_as(method, path, body.as_bytes(), Some(token))?;
         let said = String::from_utf8_lossy(&said);
         ensure!((200..300).contains(&status), "{method} {path}: status {status}: {said}");
         Ok(())

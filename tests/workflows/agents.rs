@@ -1,7 +1,7 @@
 //! Agents at the message seam: one per running machine, which says hello when its machine comes up,
 //! freezes and thaws when told, and shows the witness of the last freeze that its disks have seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,8 +13,9 @@ use azdr_env::{Env, WallTime};
 use azdr_proto::agent::agent_message::Body as FromAgent;
 use azdr_proto::agent::controller_message::Body as ToAgent;
 use azdr_proto::agent::{
-    FactState, Freeze, FreezeOutcome, FreezeReply, HealthFact, HealthReport, Hello, ThawCause,
-    ThawReply, Witness,
+    DiskKind, FactState, FileSystemReport, FileSystemState, FileSystemWindow, Freeze,
+    FreezeOutcome, FreezeReply, HealthFact, HealthReport, Hello, HookResult, ThawCause, ThawReply,
+    Witness,
 };
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
@@ -59,6 +60,14 @@ pub(crate) enum Behaviour {
     BrokenHold,
     /// It freezes, and never answers the thaw.
     SilentAfterFreeze,
+    /// Its hooks end well after the thaw.
+    HooksSucceed,
+    /// One of its hooks turns out to have failed, after the thaw.
+    HookFails,
+    /// What its hooks did after the thaw is never told.
+    HooksUnheard,
+    /// A hook failed before the freeze that must not.
+    HookForbids,
     /// The machine shows a witness that is not the point's.
     WrongWitness,
     /// Its data disk is of the first point that was ever taken.
@@ -75,6 +84,31 @@ pub(crate) enum Behaviour {
     Says(&'static str, FactState),
     /// It never says anything of this fact.
     Omits(&'static str),
+    /// It says that the freeze was unbroken, and a canary shows that it was not.
+    ReleasedCanary,
+}
+
+fn reported(mount: &str) -> FileSystemReport {
+    FileSystemReport {
+        mount_point: mount.into(),
+        file_system_type: "ext4".into(),
+        device: "8:1".into(),
+        state: FileSystemState::Frozen.into(),
+        ..FileSystemReport::default()
+    }
+}
+
+fn window(mount: &str, behaviour: Behaviour) -> FileSystemWindow {
+    FileSystemWindow {
+        mount_point: mount.into(),
+        frozen_from_ns: 1,
+        frozen_to_ns: 321_000_001,
+        first_thaw_succeeded: true,
+        canary_blocked: true,
+        canary_released_ns: 320_000_001,
+        canary_released_by_thaw: mount == "/" || behaviour != Behaviour::ReleasedCanary,
+        ..FileSystemWindow::default()
+    }
 }
 
 /// The agents of one life of the controller.
@@ -309,6 +343,25 @@ fn write_witnesses(freeze: &Freeze, boot_id: &str, unix_ms: i64) -> Vec<Witness>
     witness::of_freeze(freeze, &MOUNTS.map(place), &moment).unwrap()
 }
 
+/// The answer of a machine with hooks: to the first thaw that they are to come, to another that they have
+/// ended.
+fn with_hooks(reply: ThawReply, behaviour: Behaviour, again: bool) -> Option<ThawReply> {
+    let hooks = vec![HookResult { name: "10-db".into(), ..HookResult::default() }];
+    let pending = ThawReply { hooks_pending: true, hooks_limit_ms: 60_000, ..reply.clone() };
+    match behaviour {
+        Behaviour::HooksSucceed | Behaviour::HookFails | Behaviour::HooksUnheard if !again => {
+            Some(pending)
+        }
+        Behaviour::HooksUnheard => None,
+        Behaviour::HooksSucceed => Some(ThawReply { hooks_succeeded: true, hooks, ..reply }),
+        Behaviour::HookFails => {
+            let hooks_problem = "hook 10-db: exit code 1".into();
+            Some(ThawReply { hooks_problem, hooks, ..reply })
+        }
+        _ => Some(reply),
+    }
+}
+
 /// Obeys, as an agent whose machine behaves.
 async fn answer(
     session: Arc<Session>,
@@ -318,6 +371,7 @@ async fn answer(
     mortal: Arc<Mortal>,
     env: Env,
 ) {
+    let mut thawed = BTreeSet::new();
     while let Some(message) = inbox.recv().await {
         if mortal.is_dead() {
             return;
@@ -337,7 +391,22 @@ async fn answer(
                     ..FreezeReply::default()
                 })
             }
+            Some(ToAgent::Freeze(f)) if guests.behaves() == Behaviour::HookForbids => {
+                FromAgent::FreezeReply(FreezeReply {
+                    operation_id: f.operation_id,
+                    outcome: FreezeOutcome::Refused.into(),
+                    reason: "hook 10-db: exit code 1".into(),
+                    hook_forbids: true,
+                    hooks: vec![HookResult { name: "10-db".into(), ..HookResult::default() }],
+                    ..FreezeReply::default()
+                })
+            }
             Some(ToAgent::Freeze(f)) => {
+                let taken: Vec<_> = f.disks.iter().map(|d| (d.kind(), d.lun)).collect();
+                let os = taken.iter().filter(|(kind, _)| *kind == DiskKind::Os).count();
+                let data =
+                    taken.iter().all(|(kind, _)| matches!(kind, DiskKind::Os | DiskKind::Data));
+                assert!(os == 1 && data, "the disks of which snapshots are taken: {taken:?}");
                 let now = env.clock.wall().unix_ms();
                 let witnesses = write_witnesses(&f, &session.hello.boot_id, now);
                 let mut frozen = guests.frozen.lock().unwrap();
@@ -345,6 +414,7 @@ async fn answer(
                 FromAgent::FreezeReply(FreezeReply {
                     operation_id: f.operation_id,
                     outcome: FreezeOutcome::Frozen.into(),
+                    file_systems: MOUNTS.map(|(mount, _)| reported(mount)).into(),
                     witnesses,
                     ..FreezeReply::default()
                 })
@@ -360,13 +430,21 @@ async fn answer(
                     ..ThawReply::default()
                 })
             }
-            Some(ToAgent::Thaw(t)) => FromAgent::ThawReply(ThawReply {
-                operation_id: t.operation_id,
-                unbroken: true,
-                cause: ThawCause::Command.into(),
-                window_ms: 321,
-                ..ThawReply::default()
-            }),
+            Some(ToAgent::Thaw(t)) => {
+                let again = !thawed.insert(t.operation_id.clone());
+                let whole = ThawReply {
+                    operation_id: t.operation_id,
+                    unbroken: true,
+                    cause: ThawCause::Command.into(),
+                    windows: MOUNTS.map(|(mount, _)| window(mount, guests.behaves())).into(),
+                    window_ms: 321,
+                    ..ThawReply::default()
+                };
+                match with_hooks(whole, guests.behaves(), again) {
+                    Some(reply) => FromAgent::ThawReply(reply),
+                    None => continue,
+                }
+            }
             Some(ToAgent::ProbeHealth(probe)) => {
                 let now = env.clock.wall().unix_ms();
                 let boot_id = session.hello.boot_id.clone();

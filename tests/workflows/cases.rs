@@ -1,20 +1,22 @@
 //! One case per workflow: how the world is prepared, and what is run.
 
+use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use azdr_controller::store::{Item, NewRun, RunId, RunState};
 use azdr_controller::workflows::azure::Resource;
 use azdr_controller::workflows::{
-    self, backup, bulk, dr_test, prune, reap, remove_kept_disk, replicate, restore_in_place,
-    restore_new_vm, tags, verify,
+    self, backup, bulk, dr_test, hash_content, prune, reap, remove_kept_disk, replicate,
+    restore_in_place, restore_new_vm, tags, verify,
 };
 use azdr_domain::arm_id::ArmId;
+use azdr_domain::content::BLOCK_BYTES;
 use azdr_domain::policy::PolicyChange;
 use azdr_domain::recovery_point::PointName;
 
 use crate::agents::Behaviour;
-use crate::cloud::SUBSCRIPTION;
+use crate::cloud::{SUBSCRIPTION, world_of_images};
 use crate::life::{Bench, Life, Prepared, db};
 use crate::ssh::{FIRST_PUBLIC_ADDRESS, Ssh};
 use crate::untouchable::Untouchable;
@@ -27,6 +29,9 @@ pub(crate) enum Case {
     BackupWithoutAgent,
     Replicate,
     Verify,
+    /// Level `content`, of disks with data.
+    VerifyContent,
+    HashContent,
     RestoreInPlace,
     /// Of a machine that is deallocated.
     RestoreInPlaceOfDeallocated,
@@ -48,11 +53,13 @@ pub(crate) enum Case {
 }
 
 impl Case {
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Backup,
         Self::BackupWithoutAgent,
         Self::Replicate,
         Self::Verify,
+        Self::VerifyContent,
+        Self::HashContent,
         Self::RestoreInPlace,
         Self::RestoreInPlaceOfDeallocated,
         Self::RestoreNewVm,
@@ -73,7 +80,8 @@ impl Case {
         match self {
             Self::Backup | Self::BackupWithoutAgent => backup::RUN.0,
             Self::Replicate => replicate::RUN.0,
-            Self::Verify => verify::RUN.0,
+            Self::Verify | Self::VerifyContent => verify::RUN.0,
+            Self::HashContent => hash_content::RUN.0,
             Self::RestoreInPlace | Self::RestoreInPlaceOfDeallocated => restore_in_place::RUN.0,
             Self::RestoreNewVm | Self::RestoreNewVmFromNothing | Self::Failover => {
                 restore_new_vm::RUN.0
@@ -135,6 +143,9 @@ impl Case {
 
     /// The world that it begins with.
     pub(crate) fn bench(self) -> Bench {
+        if matches!(self, Self::VerifyContent | Self::HashContent) {
+            return with_data();
+        }
         let mut bench = Bench::new();
         if self == Self::DrTestInGivenGroup {
             bench.ssh = Some(Ssh::new());
@@ -165,9 +176,21 @@ impl Case {
             }
             Self::Verify => {
                 let point = take(life, &item).await;
-                let input =
-                    verify::Input { item: item.id, vm: db(), point, region: "eastus".into() };
+                let input = verify::Input {
+                    item: item.id,
+                    vm: db(),
+                    point,
+                    region: "eastus".into(),
+                    level: verify::Level::Restorable,
+                };
                 workflows::new_run(verify::RUN, &input, item.id, "test")
+            }
+            Self::HashContent => hash(&item, take(life, &item).await),
+            Self::VerifyContent => {
+                let point = take(life, &item).await;
+                let id = life.engine.submit(hash(&item, point.clone())).await.unwrap();
+                assert_eq!(life.ended(id).await.state, RunState::Succeeded);
+                verify_content(&item, point, "eastus")
             }
             Self::RestoreInPlace | Self::RestoreInPlaceOfDeallocated => {
                 let point = take(life, &item).await;
@@ -242,8 +265,13 @@ impl Case {
                 for _ in 0..2 {
                     let point = take(life, &item).await;
                     let key = point.to_string();
-                    let input =
-                        verify::Input { item: item.id, vm: db(), point, region: "eastus".into() };
+                    let input = verify::Input {
+                        item: item.id,
+                        vm: db(),
+                        point,
+                        region: "eastus".into(),
+                        level: verify::Level::Restorable,
+                    };
                     let run = workflows::new_run(verify::RUN, &input, item.id, "test");
                     parts.push(bulk::Part { name: key.clone(), key, run });
                     tokio::time::advance(Duration::from_secs(86_400)).await;
@@ -318,6 +346,37 @@ pub(crate) async fn copied(life: &Life, item: &Item, point: PointName) {
     assert_eq!(row.state, RunState::Succeeded, "{row:?}");
 }
 
+/// The world of `db`, whose disks have blocks with data and some without.
+pub(crate) fn with_data() -> Bench {
+    let images = tempfile::tempdir().unwrap();
+    let image = |name: &str, blocks: &[u8]| {
+        let path = images.path().join(name);
+        let file = std::fs::File::create(&path).unwrap();
+        file.set_len(blocks.len() as u64 * BLOCK_BYTES).unwrap();
+        for (n, fill) in blocks.iter().enumerate().filter(|(_, fill)| **fill != 0) {
+            let bytes = vec![*fill; BLOCK_BYTES as usize];
+            file.write_all_at(&bytes, n as u64 * BLOCK_BYTES).unwrap();
+        }
+        path
+    };
+    let os = image("os", &[1, 2, 0, 0, 3, 4, 5, 0]);
+    let data = image("data", &[0, 0, 6, 7]);
+    Bench::with(world_of_images("db", &os, &data))
+}
+
+/// Hashes two blocks of each disk of a point.
+pub(crate) fn hash(item: &Item, point: PointName) -> NewRun {
+    let input = hash_content::Input { item: item.id, vm: db(), point, blocks: 2 };
+    workflows::new_run(hash_content::RUN, &input, item.id, "test")
+}
+
+/// Compares a point's copy with its hashes.
+pub(crate) fn verify_content(item: &Item, point: PointName, region: &str) -> NewRun {
+    let (region, level) = (region.to_owned(), verify::Level::Content);
+    let input = verify::Input { item: item.id, vm: db(), point, region, level };
+    workflows::new_run(verify::RUN, &input, item.id, "test")
+}
+
 /// Where drills are to take place.
 const GIVEN_GROUP: &str = "lab";
 
@@ -341,7 +400,13 @@ async fn give_group_and_address(life: &Life) {
 
 /// Verifies a point, to have a run that is over.
 pub(crate) async fn verified(life: &Life, item: &Item, point: PointName) -> RunId {
-    let input = verify::Input { item: item.id, vm: db(), point, region: "eastus".into() };
+    let input = verify::Input {
+        item: item.id,
+        vm: db(),
+        point,
+        region: "eastus".into(),
+        level: verify::Level::Restorable,
+    };
     let run = workflows::new_run(verify::RUN, &input, item.id, "test");
     let id = life.engine.submit(run).await.unwrap();
     let row = life.ended(id).await;

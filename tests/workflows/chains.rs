@@ -138,7 +138,13 @@ async fn as_many_points_are_verified_at_once_as_were_asked_for_and_never_one_mor
         for _ in 0..4 {
             let point = take(&life, &item).await;
             let (key, region) = (point.to_string(), "eastus".to_owned());
-            let input = verify::Input { item: item.id, vm: db(), point, region };
+            let input = verify::Input {
+                item: item.id,
+                vm: db(),
+                point,
+                region,
+                level: verify::Level::Restorable,
+            };
             let run = workflows::new_run(verify::RUN, &input, item.id, "test");
             parts.push(bulk::Part { name: key.clone(), key, run });
             azdr_env::sleep(Duration::from_secs(60)).await;

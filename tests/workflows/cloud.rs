@@ -2,6 +2,7 @@
 //! spoilt.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -86,6 +87,15 @@ pub(crate) fn world(machines: &[(&str, bool)]) -> Value {
         "resource_groups": [{"name": "prod", "location": "eastus"}],
         "vms": machines.iter().map(vm).collect::<Vec<_>>(),
     })
+}
+
+/// The same world, in which the machines' disks are raw images: small, and with data.
+pub(crate) fn world_of_images(name: &str, os: &Path, data: &Path) -> Value {
+    let mut world = world(&[(name, true)]);
+    let vm = &mut world["vms"][0];
+    vm["os_disk"] = json!({"name": format!("{name}-os"), "image": os});
+    vm["data_disks"] = json!([{"lun": 3, "name": format!("{name}-data"), "image": data}]);
+    world
 }
 
 /// Where the simulator's state is, inside a world's folder.
@@ -206,6 +216,11 @@ impl Cloud {
             serde_json::from_slice(self.simulator.handle(request).await.body()).unwrap();
         self.restless.store(listing["unfinished_operations"] != 0, Ordering::SeqCst);
         listing
+    }
+
+    /// The file with the bytes of a disk or snapshot, by its `uniqueId`.
+    pub(crate) fn bytes_of(&self, unique_id: &str) -> PathBuf {
+        self.dir.path().join(STATE).join("disks").join(format!("{unique_id}.raw"))
     }
 
     /// A machine's whole document, as Azure shows it: etag, tags, disks, power state.

@@ -47,6 +47,41 @@ async fn a_frozen_capture_is_recorded_as_filesystem_with_its_window() {
     let seen = bench.store().capture(&points[0].operation_id).await.unwrap().unwrap();
     assert_eq!(seen.disks.len(), 2);
     assert!(seen.disks.iter().all(|d| seen.frozen_ms(d).is_some()), "{seen:?}");
+    let proved = seen.file_systems.iter().map(|f| (f.mount_point.as_str(), f.level()));
+    let level = Some(Consistency::Filesystem);
+    assert_eq!(proved.collect::<Vec<_>>(), [("/", level), ("/data", level)], "{seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn application_is_recorded_only_when_the_hooks_are_known_to_have_ended_well() {
+    for (behaviour, consistency, reason, told) in [
+        (Behaviour::HooksSucceed, Consistency::Application, "application hooks", 1),
+        (Behaviour::HookFails, Consistency::Filesystem, "hook 10-db: exit code 1", 1),
+        (Behaviour::HooksUnheard, Consistency::Filesystem, "was not heard", 0),
+        (Behaviour::Well, Consistency::Filesystem, "frozen throughout", 0),
+    ] {
+        let (bench, row, points) = backup_with(behaviour, ConsistencyDemand::Require).await;
+        assert_eq!(row.state, RunState::Succeeded, "{behaviour:?}");
+        assert_eq!(points[0].consistency, consistency, "{behaviour:?}");
+        let said = &points[0].consistency_reason;
+        assert!(said.contains(reason), "{behaviour:?}: {said}");
+        let seen = bench.store().capture(&points[0].operation_id).await.unwrap().unwrap();
+        assert_eq!(seen.hooks.len(), told, "{behaviour:?}: {seen:?}");
+        assert_eq!(seen.unbroken, Some(true), "{behaviour:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_that_must_not_fail_fails_the_backup() {
+    for demand in [ConsistencyDemand::Prefer, ConsistencyDemand::Require] {
+        let (bench, row, points) = backup_with(Behaviour::HookForbids, demand).await;
+        assert_eq!(row.state, RunState::Failed, "{demand:?}");
+        let error = row.error.unwrap();
+        assert_eq!(error["kind"], "hook_failed", "{demand:?}");
+        assert!(error["message"].as_str().unwrap().contains("10-db"), "{error}");
+        assert!(points.is_empty(), "{demand:?}");
+        assert_eq!(snapshots(&bench.cloud).await, [""; 0], "{demand:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -55,6 +90,7 @@ async fn any_doubt_about_the_hold_is_recorded_as_uncoordinated_with_its_reason()
         (Behaviour::Absent, "no agent"),
         (Behaviour::RefusesToFreeze, "somebody else has frozen /"),
         (Behaviour::BrokenHold, "the lease ran out"),
+        (Behaviour::ReleasedCanary, "/data: its canary did not stay blocked until the thaw"),
         (Behaviour::SilentAfterFreeze, ""),
     ] {
         let (bench, row, points) = backup_with(behaviour, ConsistencyDemand::Prefer).await;
@@ -73,6 +109,7 @@ async fn a_required_consistency_that_is_not_reached_fails_and_leaves_no_snapshot
         Behaviour::Absent,
         Behaviour::RefusesToFreeze,
         Behaviour::BrokenHold,
+        Behaviour::ReleasedCanary,
         Behaviour::SilentAfterFreeze,
     ] {
         let (bench, row, points) = backup_with(behaviour, ConsistencyDemand::Require).await;
@@ -231,6 +268,7 @@ async fn a_lease_keeps_its_point_from_being_pruned() {
         vm: db(),
         point: points[0].clone(),
         region: "eastus".into(),
+        level: workflows::verify::Level::Restorable,
     };
     let run = workflows::new_run(workflows::verify::RUN, &input, item.id, "test");
     life.engine.submit(run).await.unwrap();

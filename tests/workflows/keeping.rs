@@ -263,7 +263,13 @@ async fn whoever_comes_first_the_other_is_refused_use_and_deletion_of_a_point() 
         changes: vec![change],
         ..Default::default()
     };
-    let input = verify::Input { item: id, vm: db(), point: name.clone(), region: "eastus".into() };
+    let input = verify::Input {
+        item: id,
+        vm: db(),
+        point: name.clone(),
+        region: "eastus".into(),
+        level: verify::Level::Restorable,
+    };
     let other = life.engine.submit(delete(&item, &points[1], None)).await.unwrap();
     life.ended(other).await;
     let now = bench.env.clock.wall();

@@ -33,6 +33,8 @@ pub(crate) struct Bench {
     pub(crate) meddler: Arc<Meddler>,
     /// How often operations are polled.
     pub(crate) pace: PollPace,
+    /// How many blocks of each disk are hashed after a backup.
+    pub(crate) sampled_blocks: u32,
     /// Drills' machines have public addresses, and SSH answers there.
     pub(crate) ssh: Option<Ssh>,
 }
@@ -114,6 +116,7 @@ impl Bench {
             guests: Arc::default(),
             meddler: Arc::default(),
             pace: PollPace::quick(),
+            sampled_blocks: 0,
             ssh: None,
         }
     }
@@ -135,6 +138,7 @@ impl Bench {
             guests: Arc::new(guests),
             meddler: Arc::default(),
             pace: PollPace::quick(),
+            sampled_blocks: 0,
             ssh: prepared.ssh.then(Ssh::new),
         }
     }
@@ -231,12 +235,13 @@ impl Bench {
     }
 
     fn settings(&self) -> Settings {
-        let Some(ssh) = &self.ssh else { return settings() };
+        let settings = Settings { sampled_blocks: self.sampled_blocks, ..settings() };
+        let Some(ssh) = &self.ssh else { return settings };
         let allowed_source = "127.0.0.1".into();
         Settings {
             drill_access: DrillAccess::PublicIp { allowed_source },
             ssh_port: ssh.port(),
-            ..settings()
+            ..settings
         }
     }
 
@@ -431,6 +436,7 @@ fn settings() -> Settings {
         keep_replaced: Duration::from_secs(7 * 86_400),
         deletion_limit: DeletionLimit { percent: 20, points: 5 },
         look_again: Duration::from_millis(250),
+        sampled_blocks: 0,
         look_again_at_copy: Duration::from_millis(250),
     }
 }

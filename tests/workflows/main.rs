@@ -21,6 +21,7 @@ mod cases;
 mod chains;
 mod clocks;
 mod cloud;
+mod content;
 mod evidence;
 mod folder;
 mod full_disk;

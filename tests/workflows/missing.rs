@@ -184,14 +184,26 @@ async fn what_was_proved_of_a_copy_that_is_gone_proves_nothing() {
     let (item, first, second) = two(&bench, &life).await;
     copied(&life, &item, &first).await;
     let region = AWAY.to_owned();
-    let input = verify::Input { item: item.id, vm: db(), point: first.clone(), region };
+    let input = verify::Input {
+        item: item.id,
+        vm: db(),
+        point: first.clone(),
+        region,
+        level: verify::Level::Restorable,
+    };
     let id = life.engine.submit(workflows::new_run(verify::RUN, &input, item.id, "t")).await;
     assert_eq!(life.ended(id.unwrap()).await.state, RunState::Succeeded);
     assert_eq!(row(&life, &item, &first).await.proof().0, ProofLevel::Restorable);
     // A newer copy, so that a person may delete the older one.
     copied(&life, &item, &second).await;
     let region = AWAY.to_owned();
-    let verified = verify::Input { item: item.id, vm: db(), point: second.clone(), region };
+    let verified = verify::Input {
+        item: item.id,
+        vm: db(),
+        point: second.clone(),
+        region,
+        level: verify::Level::Restorable,
+    };
     let id = life.engine.submit(workflows::new_run(verify::RUN, &verified, item.id, "t")).await;
     assert_eq!(life.ended(id.unwrap()).await.state, RunState::Succeeded);
     let chosen = prune::Chosen { point: first.clone(), region: Some(AWAY.to_owned()) };

@@ -148,6 +148,11 @@ async fn catalogued(life: &Life, items: &[Item]) -> Vec<String> {
     for point in life.points(&items[0]).await {
         let regions: Vec<_> = point.snapshots.iter().map(|s| s.region.clone()).collect();
         lines.push(format!("{} {regions:?} {:?}", point.name, point.leases));
+        for row in life.store.content(items[0].id, point.name.clone()).await.unwrap() {
+            // Which blocks is chosen anew as long as the choice is not journalled.
+            let hashed = row.manifest.unwrap().blocks().len();
+            lines.push(format!("{} hashed {:?} {hashed}", point.name, row.lun));
+        }
     }
     lines.extend(items.iter().map(|i| i.arm_id.to_string()));
     lines
@@ -608,6 +613,8 @@ properties! {
     backup_without_agent: Case::BackupWithoutAgent;
     replicate: Case::Replicate;
     verify: Case::Verify;
+    verify_content: Case::VerifyContent;
+    hash_content: Case::HashContent;
     restore_in_place: Case::RestoreInPlace;
     restore_in_place_of_deallocated: Case::RestoreInPlaceOfDeallocated;
     restore_new_vm: Case::RestoreNewVm;

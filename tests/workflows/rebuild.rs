@@ -566,7 +566,13 @@ async fn temporaries_of_a_drill_and_a_verification_that_the_catalogue_forgot_are
         .unwrap(),
     );
     let (vm, region) = (db(), "eastus".to_owned());
-    let input = workflows::verify::Input { item: item.id, vm, point: point.clone(), region };
+    let input = workflows::verify::Input {
+        item: item.id,
+        vm,
+        point: point.clone(),
+        region,
+        level: workflows::verify::Level::Restorable,
+    };
     let verify = workflows::new_run(workflows::verify::RUN, &input, item.id, "test");
     let verify = life.engine.submit(verify).await.unwrap();
     let (vm, region, declared) = (db(), "eastus".to_owned(), bench.env.clock.wall());

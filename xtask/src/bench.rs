@@ -1,9 +1,12 @@
 //! `cargo xtask bench`: measures this machine as it is, in release builds.
 //!
-//! One file per benchmark: it builds what is measured, runs the example of `azdr-controller` that
-//! measures, shows the figures, and says which are not good enough.
+//! One file per benchmark: it builds what is measured, runs the program that measures (an example of
+//! `azdr-controller` or `azdr-domain`, or `azdr-agent-bench`), shows the figures, and says which are not
+//! good enough.
 
+mod agent;
 mod catalogue;
+mod hash;
 mod store;
 
 use std::path::Path;
@@ -17,15 +20,21 @@ use serde_json::Value;
 pub(crate) enum Bench {
     /// Durable commits per second, how long each takes, and a start with 1,000 unfinished runs
     Store(store::Store),
+    /// What an idle agent costs its machine: size of the file, memory, processor time
+    Agent(agent::Agent),
     /// How long an operator waits for answers about 1,000,000 recovery points of 10,000 VMs
     Catalogue(catalogue::Catalogue),
+    /// How fast blocks of disks are hashed on one core (BLAKE3), and what a sample costs
+    Hash(hash::Hash),
 }
 
 impl Bench {
     pub(crate) fn run(self) -> Result<ExitCode> {
         match self {
             Self::Store(store) => store.run(),
+            Self::Agent(agent) => agent.run(),
             Self::Catalogue(catalogue) => catalogue.run(),
+            Self::Hash(hash) => hash.run(),
         }
     }
 }

@@ -1,8 +1,9 @@
-//! Development tasks: `cargo xtask demo`, `test`, `bench`, `soak`, `simulate`, `guest-image`.
+//! Development tasks: `cargo xtask demo`, `test`, `bench`, `dist`, `soak`, `simulate`, `guest-image`.
 
 mod bench;
 mod debian_packages;
 mod demo;
+mod dist;
 mod guest_image;
 mod simulate;
 mod soak;
@@ -26,6 +27,8 @@ enum Task {
     Bench(bench::Bench),
     /// Formatting, lints, documentation and every test: what CI runs
     Test(test::Test),
+    /// The agent's packages: Debian and RPM
+    Dist(dist::Dist),
     /// A mixed load on a controller that is killed at random instants, and what must hold then
     Soak(soak::Soak),
     /// Whole fleets on one thread, with everything that goes wrong, checked against I1 to I12
@@ -56,6 +59,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Demo(demo) => demo.run(),
         Task::Bench(bench) => bench.run(),
         Task::Test(test) => test.run(),
+        Task::Dist(dist) => dist.run(),
         Task::Soak(soak) => soak.run(),
         Task::Simulate(simulate) => simulate.run(),
         Task::GuestImage { out_dir, agent_dir } => {

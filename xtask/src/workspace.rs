@@ -8,6 +8,9 @@ use anyhow::{Context, Result, ensure};
 use crate::debian_packages::ensure_host_packages;
 use crate::guest_image::ensure_guest_image;
 
+/// The profile that is small before it is fast.
+pub(crate) const SHIPPED_AGENT: &str = "agent";
+
 /// The workspace.
 #[derive(Clone, Debug)]
 pub(crate) struct Workspace {
@@ -58,6 +61,20 @@ impl Workspace {
             build.args(["--package", package]);
         }
         Ok(build.status().context("cannot run cargo")?.success())
+    }
+
+    /// Builds `azdr-agent` and `azdr-thawd` as they are shipped, and says where; `None` when cargo has said
+    /// why it could not.
+    ///
+    /// # Errors
+    /// When cargo cannot be run.
+    pub(crate) fn build_shipped_agent(&self) -> Result<Option<PathBuf>> {
+        eprintln!("Building the agent as it is shipped");
+        let mut build = self.cargo(&["build", "--bins", "--profile", SHIPPED_AGENT]);
+        build.args(["--package", "azdr-agent", "--package", "azdr-thawd"]);
+        build.args(["--features", "azdr-agent/shipped"]);
+        let built = build.status().context("cannot run cargo")?.success();
+        Ok(built.then(|| self.programs(SHIPPED_AGENT)))
     }
 
     /// A cargo command in the workspace, with the same target folder.

@@ -25,7 +25,7 @@ fn places(coverage: &Coverage) -> Vec<(String, Vec<&str>)> {
 
 #[test]
 fn each_superblock_is_covered_once_and_its_best_place_comes_first() {
-    let coverage = coverage(&parse_mountinfo(TABLE), None).unwrap();
+    let coverage = coverage(&parse_mountinfo(TABLE, Seen::Here), &Choice::default()).unwrap();
     assert_eq!(
         places(&coverage),
         [
@@ -38,7 +38,7 @@ fn each_superblock_is_covered_once_and_its_best_place_comes_first() {
 
 #[test]
 fn a_read_only_mount_of_a_writable_superblock_is_covered_and_a_read_only_superblock_is_not() {
-    let coverage = coverage(&parse_mountinfo(TABLE), None).unwrap();
+    let coverage = coverage(&parse_mountinfo(TABLE, Seen::Here), &Choice::default()).unwrap();
     let skipped: Vec<_> = coverage
         .skipped
         .iter()
@@ -65,30 +65,36 @@ fn a_mount_under_another_is_not_opened_by_its_path() {
         30 27 8:1 / /data rw - ext4 /dev/sda rw\n\
         31 30 0:50 / /data rw - nfs4 server:/x rw\n\
         32 27 8:1 / /other/place rw - ext4 /dev/sda rw\n";
-    let covered = coverage(&parse_mountinfo(hidden_by_same_place), None).unwrap();
+    let covered =
+        coverage(&parse_mountinfo(hidden_by_same_place, Seen::Here), &Choice::default()).unwrap();
     assert_eq!(places(&covered)[0], ("8:1".to_owned(), vec!["/other/place"]));
 
     let hidden_by_parent_folder = "\
         27 1 254:0 / / rw - ext4 /dev/vda rw\n\
         30 27 8:1 / /srv/data rw - ext4 /dev/sda rw\n\
         31 27 0:50 / /srv rw - fuse.sshfs host: rw\n";
-    let covered = coverage(&parse_mountinfo(hidden_by_parent_folder), None).unwrap();
+    let covered =
+        coverage(&parse_mountinfo(hidden_by_parent_folder, Seen::Here), &Choice::default())
+            .unwrap();
     assert_eq!(places(&covered)[0], ("8:1".to_owned(), vec![]));
-    let error = open_root(&covered.file_systems[0]).unwrap_err().to_string();
+    let error = open_root(Path::new("/proc"), &covered.file_systems[0]).unwrap_err().to_string();
     assert!(error.contains("8:1") && error.contains("hidden"), "{error}");
 
     let nested_not_hidden = "\
         27 1 254:0 / / rw - ext4 /dev/vda rw\n\
         30 27 8:1 / /srv rw - ext4 /dev/sda rw\n\
         31 30 8:2 / /srv/data rw - ext4 /dev/sdb rw\n";
-    let covered = coverage(&parse_mountinfo(nested_not_hidden), None).unwrap();
+    let covered =
+        coverage(&parse_mountinfo(nested_not_hidden, Seen::Here), &Choice::default()).unwrap();
     assert_eq!(places(&covered)[1], ("8:2".to_owned(), vec!["/srv/data"]));
 }
 
 #[test]
 fn a_configured_list_restricts_and_what_is_missing_from_the_machine_is_an_error() {
-    let mounts = parse_mountinfo(TABLE);
-    let only = |path: &str| coverage(&mounts, Some(&[path.into()]));
+    let mounts = parse_mountinfo(TABLE, Seen::Here);
+    let only = |path: &str| {
+        coverage(&mounts, &Choice { only: Some(vec![path.into()]), ..Choice::default() })
+    };
     assert_eq!(places(&only("/").unwrap()), [("254:0".to_owned(), vec!["/"])]);
     assert!(only("/").unwrap().skipped.iter().any(|s| s.reason.contains("configured")));
     assert!(only("/nowhere").unwrap_err().to_string().contains("is not mounted"));
@@ -97,7 +103,59 @@ fn a_configured_list_restricts_and_what_is_missing_from_the_machine_is_an_error(
 }
 
 #[test]
-fn this_machines_own_table_parses() {
-    let mounts = read_mounts().unwrap();
-    assert!(mounts.iter().any(|mount| mount.mount_point == Path::new("/")));
+fn the_way_to_a_mount_never_leads_through_what_may_not_answer() {
+    let behind_a_file_server = "\
+        27 1 254:0 / / rw - ext4 /dev/vda rw\n\
+        30 27 0:50 / /net rw - nfs4 server:/x rw\n\
+        31 30 8:1 / /net/data rw - ext4 /dev/sda rw\n";
+    let mounts = parse_mountinfo(behind_a_file_server, Seen::Here);
+    let covered = coverage(&mounts, &Choice::default()).unwrap();
+    assert_eq!(places(&covered)[0], ("8:1".to_owned(), vec![]));
+    let error = open_root(Path::new("/proc"), &covered.file_systems[0]).unwrap_err().to_string();
+    assert!(error.contains("may never answer"), "{error}");
+}
+
+#[test]
+fn what_only_a_container_has_mounted_is_covered_and_its_paths_are_not_the_machines() {
+    let own = "27 1 254:0 / / rw - ext4 /dev/vda rw\n30 27 8:1 / /data rw - xfs /dev/sda rw\n";
+    let container = "\
+        60 50 0:70 / / rw - overlay overlay rw,upperdir=/var/lib/x/diff,workdir=/w\n\
+        61 60 8:1 /volume /var rw - xfs /dev/sda rw\n\
+        62 60 8:9 / /own rw - ext4 /dev/sdc rw\n";
+    let mut mounts = parse_mountinfo(own, Seen::Here);
+    mounts.extend(parse_mountinfo(container, Seen::By(99)));
+    assert_eq!(mounts[2].upper.as_deref(), Some(Path::new("/var/lib/x/diff")));
+    let all = coverage(&mounts, &Choice::default()).unwrap();
+    assert_eq!(
+        places(&all),
+        [
+            ("8:1".to_owned(), vec!["/data", "/var"]),
+            ("8:9".to_owned(), vec!["/own"]),
+            ("254:0".to_owned(), vec!["/"]),
+        ]
+    );
+    assert_eq!(
+        all.file_systems[1].mounts[0].way(Path::new("/proc")),
+        Path::new("/proc/99/root/own")
+    );
+    let last: Vec<_> = all.file_systems.iter().map(|file_system| file_system.last).collect();
+    assert_eq!(last, [false, false, true], "/var of a container is no reason to wait");
+    let only = |path: &str| Choice { only: Some(vec![path.into()]), ..Choice::default() };
+    assert!(coverage(&mounts, &only("/own")).unwrap_err().to_string().contains("is not mounted"));
+}
+
+#[test]
+fn types_can_be_added_and_further_devices_are_found_in_the_options() {
+    let table = "\
+        27 1 254:0 / / rw - ext4 /dev/vda rw\n\
+        30 27 8:1 / /data rw - xfs /dev/sda rw,logdev=/dev/sdb,rtdev=/dev/sdc\n\
+        31 27 8:5 / /more rw - bcachefs /dev/sdd rw\n";
+    let mounts = parse_mountinfo(table, Seen::Here);
+    assert_eq!(mounts[1].more_sources, [Path::new("/dev/sdb"), Path::new("/dev/sdc")]);
+    assert_eq!(coverage(&mounts, &Choice::default()).unwrap().file_systems.len(), 2);
+    let choice = Choice { more_types: vec!["bcachefs".to_owned()], ..Choice::default() };
+    assert_eq!(coverage(&mounts, &choice).unwrap().file_systems.len(), 3);
+    for kind in ["nfs4", "fuse.sshfs", "cifs", "9p", "ceph", "autofs", "overlay", ""] {
+        assert!(!may_be_added(kind), "{kind}");
+    }
 }

@@ -225,6 +225,11 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    /// Ends the stream, as when the network fails.
+    pub(crate) fn cut(&mut self) {
+        (self.tell, _) = mpsc::channel(1);
+    }
+
     pub(crate) async fn tell(&self, body: Tell) {
         self.tell.send(Ok(ControllerMessage { body: Some(body) })).await.unwrap();
     }

@@ -37,11 +37,19 @@ crate::tests! {
 pub(crate) struct Scene {
     pub(crate) session: Session,
     pub(crate) agent: Process,
-    thawd: Process,
-    controller: Controller,
+    pub(crate) thawd: Process,
+    pub(crate) controller: Controller,
     pub(crate) mounts: Vec<LoopMount>,
     pub(crate) machine: Machine,
     _folder: tempfile::TempDir,
+}
+
+impl Scene {
+    /// Thaws, and what the agent says to that.
+    pub(crate) async fn thawed(&mut self, operation: &str) -> ThawReply {
+        self.session.tell(thaw(operation)).await;
+        thaw_reply(&mut self.session).await
+    }
 }
 
 /// `count` file systems with an agent that is connected.
@@ -52,7 +60,17 @@ pub(crate) async fn scene(count: usize) -> Scene {
 }
 
 pub(crate) async fn scene_of(folder: tempfile::TempDir, mounts: Vec<LoopMount>) -> Scene {
+    scene_with(folder, mounts, "").await
+}
+
+/// As [`scene_of`], with more lines in the agent's configuration.
+pub(crate) async fn scene_with(
+    folder: tempfile::TempDir,
+    mounts: Vec<LoopMount>,
+    more: &str,
+) -> Scene {
     let (machine, mut controller) = enrolled(&mounts.iter().collect::<Vec<_>>()).await;
+    machine.configure_more(more);
     let thawd = machine.start_thawd();
     let agent = machine.start_agent();
     let session = controller.protected().await;
@@ -60,7 +78,7 @@ pub(crate) async fn scene_of(folder: tempfile::TempDir, mounts: Vec<LoopMount>) 
     Scene { session, agent, thawd, controller, mounts, machine, _folder: folder }
 }
 
-fn freeze(operation: &str, lease_ms: u32, hold_limit_ms: u32) -> Tell {
+pub(crate) fn freeze(operation: &str, lease_ms: u32, hold_limit_ms: u32) -> Tell {
     Tell::Freeze(Freeze {
         operation_id: operation.to_owned(),
         recovery_point: "vm-backup-daily-20260101-0000".to_owned(),
@@ -69,22 +87,23 @@ fn freeze(operation: &str, lease_ms: u32, hold_limit_ms: u32) -> Tell {
         lease_ms,
         witness_key: vec![7; 32],
         vm_id: crate::machine::VM_ID.to_owned(),
+        disks: Vec::new(),
     })
 }
 
-fn thaw(operation: &str) -> Tell {
+pub(crate) fn thaw(operation: &str) -> Tell {
     Tell::Thaw(Thaw { operation_id: operation.to_owned() })
 }
 
-async fn freeze_reply(session: &mut Session) -> FreezeReply {
+pub(crate) async fn freeze_reply(session: &mut Session) -> FreezeReply {
     session.hear(|said| if let Said::FreezeReply(r) = said { Some(r) } else { None }).await
 }
 
-async fn thaw_reply(session: &mut Session) -> ThawReply {
+pub(crate) async fn thaw_reply(session: &mut Session) -> ThawReply {
     session.hear(|said| if let Said::ThawReply(r) = said { Some(r) } else { None }).await
 }
 
-async fn beat_in(session: &mut Session, state: QuiesceState) -> Heartbeat {
+pub(crate) async fn beat_in(session: &mut Session, state: QuiesceState) -> Heartbeat {
     let pick = |said| match said {
         Said::Heartbeat(heartbeat) if heartbeat.state() == state => Some(heartbeat),
         _ => None,
@@ -102,7 +121,12 @@ impl Scene {
         assert!(reply.unbroken, "{reply:?}");
     }
 
-    async fn frozen(&mut self, operation: &str, lease_ms: u32, hold_limit_ms: u32) -> FreezeReply {
+    pub(crate) async fn frozen(
+        &mut self,
+        operation: &str,
+        lease_ms: u32,
+        hold_limit_ms: u32,
+    ) -> FreezeReply {
         self.session.tell(freeze(operation, lease_ms, hold_limit_ms)).await;
         let reply = freeze_reply(&mut self.session).await;
         assert_eq!(reply.outcome(), FreezeOutcome::Frozen, "{reply:?}\n{}", self.machine.log());

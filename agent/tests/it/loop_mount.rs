@@ -16,6 +16,7 @@ pub(crate) fn missing(tools: &[&str]) -> Option<String> {
         return Some("needs root".to_owned());
     }
     let path = std::env::var("PATH").unwrap_or_default();
+    // Of a tool the name, of a device the path: joining an absolute one is that path.
     let there = |tool: &str| path.split(':').any(|folder| Path::new(folder).join(tool).exists());
     let missing = tools.iter().chain(&["mount", "umount", "losetup"]).find(|tool| !there(tool));
     match missing {
@@ -63,7 +64,9 @@ impl LoopMount {
         Self::new(folder, name, "320M", &["mkfs.xfs", "-q", "-f"])
     }
 
-    fn new(folder: &Path, name: &str, size: &str, mkfs: &[&str]) -> Self {
+    /// Makes an image of a size in `folder` with a program and its options, and mounts it at
+    /// `folder/name`.
+    pub(crate) fn new(folder: &Path, name: &str, size: &str, mkfs: &[&str]) -> Self {
         let image = folder.join(format!("{name}.img"));
         let path = folder.join(name);
         let (image_text, path_text) = (image.to_str().unwrap(), path.to_str().unwrap());

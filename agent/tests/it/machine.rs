@@ -23,16 +23,37 @@ pub(crate) struct Process(Child);
 /// A process that one of them started.
 pub(crate) struct ChildProcess(u32);
 
+/// Sends a signal to a process that a test started.
+pub(crate) fn signal(signal: &str, pid: u32) {
+    let pid = pid.to_string();
+    assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+}
+
 impl ChildProcess {
-    pub(crate) fn signal(&self, signal: &str) {
-        let pid = self.0.to_string();
-        assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+    pub(crate) fn signal(&self, name: &str) {
+        signal(name, self.0);
     }
 }
 
 impl Process {
-    pub(crate) fn signal(&self, signal: &str) {
-        ChildProcess(self.0.id()).signal(signal);
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        signal(name, self.0.id());
+    }
+
+    /// The processes that it has started, by any of its threads.
+    pub(crate) fn children(&self) -> Vec<u32> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.0.id()));
+        let of_task = |task: std::io::Result<std::fs::DirEntry>| {
+            let children =
+                task.and_then(|task| std::fs::read_to_string(task.path().join("children")));
+            let children = children.unwrap_or_default();
+            children.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<u32>>()
+        };
+        tasks.map(|tasks| tasks.flat_map(of_task).collect()).unwrap_or_default()
     }
 
     /// Its only child, which is no child of this test's.
@@ -42,14 +63,24 @@ impl Process {
         ChildProcess(children.trim().parse().unwrap())
     }
 
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        !matches!(self.0.try_wait(), Ok(None))
+    }
+
     /// Waits for its end; true when it ended well.
     pub(crate) fn ended(&mut self) -> bool {
+        self.exit_code() == Some(0)
+    }
+
+    /// Waits for its end, and how it ended.
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
         let mut status = None;
         wait_for("a process to end", Duration::from_secs(10), || {
             status = self.0.try_wait().unwrap();
             status.is_some()
         });
-        status.is_some_and(|status| status.success())
+        status.and_then(|status| status.code())
     }
 }
 
@@ -65,6 +96,8 @@ impl Drop for Process {
 /// A machine. Its processes end when it is dropped, before its folder goes.
 pub(crate) struct Machine {
     pub(crate) folder: tempfile::TempDir,
+    /// In memory, as an agent's run directory must be.
+    run_dir: tempfile::TempDir,
     vm_id: Arc<Mutex<String>>,
     metadata_url: String,
 }
@@ -76,7 +109,8 @@ impl Machine {
         let metadata_url = format!("http://{}", listener.local_addr().unwrap());
         let vm_id = Arc::new(Mutex::new(vm_id.to_owned()));
         tokio::spawn(serve_metadata(listener, vm_id.clone()));
-        Self { folder: tempfile::tempdir().unwrap(), vm_id, metadata_url }
+        let run_dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        Self { folder: tempfile::tempdir().unwrap(), run_dir, vm_id, metadata_url }
     }
 
     /// What happens to a copy of its disks: they boot as another machine.
@@ -88,8 +122,13 @@ impl Machine {
         self.folder.path().join(name)
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.path("thawd.sock")
+    }
+
+    /// Azure Backup's lock on this machine.
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.path("azure/lock/SafeFreezeLockFile")
     }
 
     /// Writes a configuration that covers `mounts` only.
@@ -103,12 +142,23 @@ impl Machine {
         }
         let text = format!(
             "controller = {controller:?}\nstate_dir = {:?}\ninstance_metadata_url = {:?}\n\
-             thawd_socket = {:?}\nfile_systems = {places:?}\n",
+             thawd_socket = {:?}\nfile_systems = {places:?}\nrun_dir = {:?}\nsafe_freeze_lock = {:?}\n",
             self.path("state"),
             self.metadata_url,
             self.socket(),
+            self.run_dir.path(),
+            self.lock(),
         );
         std::fs::write(self.path("agent.toml"), text).unwrap();
+    }
+
+    /// Adds lines to the configuration; none: that there are no hooks, whatever the host has.
+    pub(crate) fn configure_more(&self, more: &str) {
+        let none = format!("[hooks]\ndirectory = {:?}\n", self.path("no-hooks"));
+        let more = if more.is_empty() { &none } else { more };
+        let path = self.path("agent.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(path, format!("{text}{more}")).unwrap();
     }
 
     pub(crate) fn start_thawd(&self) -> Process {
@@ -133,6 +183,29 @@ impl Machine {
         tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
     }
 
+    /// Runs `azdr-agent` to its end under an strace with these options.
+    pub(crate) fn traced_agent(&self, options: &[&str], args: &[&str]) -> Output {
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq"]).args(options).arg(env!("CARGO_BIN_EXE_azdr-agent"));
+        command.args(args).arg("--config").arg(self.path("agent.toml")).output().unwrap()
+    }
+
+    /// Starts the daemon, traced by an strace with these options that is no parent of it.
+    pub(crate) fn start_traced_agent(&self, options: &[&str]) -> Process {
+        let mut command = Command::new("strace");
+        command.args(["-D", "-f", "-qq"]).args(options);
+        command.arg(env!("CARGO_BIN_EXE_azdr-agent")).args(["run", "--config"]);
+        command.arg(self.path("agent.toml")).stdin(Stdio::null()).stderr(Stdio::null());
+        Process(command.spawn().unwrap())
+    }
+
+    /// Changes the configuration's text.
+    pub(crate) fn reconfigure(&self, change: impl FnOnce(String) -> String) {
+        let path = self.path("agent.toml");
+        let text = change(std::fs::read_to_string(&path).unwrap());
+        std::fs::write(path, text).unwrap();
+    }
+
     /// Enrols the machine, as configured.
     pub(crate) async fn enroll(&self, controller: &Controller, token: &str) -> Output {
         let (enroll, agents) = (&controller.enroll_address, &controller.agent_address);
@@ -146,11 +219,11 @@ impl Machine {
 
     /// Starts the daemon.
     pub(crate) fn start_agent(&self) -> Process {
-        let log = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.path("agent.log"))
-            .unwrap();
+        self.start_agent_logging_to(&self.path("agent.log"))
+    }
+
+    pub(crate) fn start_agent_logging_to(&self, log: &Path) -> Process {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_azdr-agent"))
             .args(["run", "--config"])
             .arg(self.path("agent.toml"))

@@ -4,12 +4,19 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod controller;
+mod databases;
 mod enroll;
+mod evidence;
+mod foreign_freezer;
 mod freeze;
 mod health;
+mod hooks;
 mod loop_mount;
 mod machine;
+mod packaging;
+mod preflight;
 mod restored;
+mod rounds;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -37,6 +44,21 @@ pub(crate) fn block_on(test: impl Future<Output = ()>) {
     }
 }
 
+fn suites() -> Vec<&'static [Test]> {
+    vec![
+        databases::TESTS,
+        enroll::TESTS,
+        evidence::TESTS,
+        freeze::TESTS,
+        health::TESTS,
+        hooks::TESTS,
+        packaging::TESTS,
+        preflight::TESTS,
+        restored::TESTS,
+        rounds::TESTS,
+    ]
+}
+
 fn main() {
     if let [_, role, socket] = std::env::args().collect::<Vec<_>>().as_slice()
         && role == machine::THAWD_ROLE
@@ -45,9 +67,7 @@ fn main() {
         return;
     }
     let mut trials = Vec::new();
-    for (name, needs, test) in
-        [enroll::TESTS, restored::TESTS, freeze::TESTS, health::TESTS].concat()
-    {
+    for (name, needs, test) in suites().concat() {
         let missing = if needs.is_empty() { None } else { loop_mount::missing(needs) };
         let body = move || {
             test();

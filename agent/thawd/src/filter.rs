@@ -30,6 +30,8 @@ pub(crate) const OPERATION: &[c_long] = &[
     libc::SYS_recvmsg,
     libc::SYS_sendto,
     libc::SYS_wait4,
+    // Whether a thread of the freezer has ended; its id is all that is known here.
+    libc::SYS_tkill,
     // An agent that is gone, and one that comes back.
     libc::SYS_close,
     libc::SYS_accept4,

@@ -71,6 +71,7 @@ fn wait_for_level(slots: &Slots, level: u32) -> bool {
 }
 
 fn freeze_one(slots: &Slots, slot: &Slot) {
+    slot.freezer.store(sys::thread_id(), SeqCst);
     slots.freezers_ready.count_up();
     let level = slot.level.load(SeqCst);
     slots.open_levels.wait_until(|open| open > level);

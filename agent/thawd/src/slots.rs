@@ -76,6 +76,8 @@ impl Word {
 pub(crate) struct Slot {
     pub(crate) fd: AtomicI32,
     pub(crate) level: AtomicU32,
+    /// The id of the freezer's thread.
+    pub(crate) freezer: AtomicI32,
     /// An [`Outcome`].
     state: AtomicU32,
     pub(crate) freeze_errno: AtomicI32,

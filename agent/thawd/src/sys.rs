@@ -163,6 +163,19 @@ pub(crate) fn fork() -> io::Result<Option<OwnedFd>> {
     }
 }
 
+/// This thread's id.
+pub(crate) fn thread_id() -> libc::pid_t {
+    // SAFETY: no memory is passed.
+    unsafe { libc::gettid() }
+}
+
+/// True when the thread with this id has ended.
+pub(crate) fn thread_is_gone(thread: libc::pid_t) -> bool {
+    // SAFETY: no memory is passed, and no signal sent.
+    let found = check(unsafe { libc::syscall(libc::SYS_tkill, thread, 0) });
+    found.is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH))
+}
+
 /// Ends this process when the thread that forked it ends.
 ///
 /// # Errors

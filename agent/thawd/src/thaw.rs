@@ -8,7 +8,7 @@
 //! - not frozen by us: leaves it alone, whoever may have frozen it (N3);
 //! - FIFREEZE in flight: waits, since FITHAW would prove nothing now (N5) and could hit a foreign
 //!   freeze;
-//! - frozen, or the freezer was reaped with the outcome unknown: FITHAW. Success ends it: a second
+//! - frozen, or the freezer or its thread has ended with the outcome unknown: FITHAW. Success ends it: a second
 //!   call could thaw somebody else's new freeze. EINVAL ends it too, because no FIFREEZE of ours is
 //!   outstanding: somebody else thawed, or a thread that was killed before it could say so. Any other
 //!   error is retried for ever.
@@ -20,7 +20,7 @@ use std::thread::{Builder, JoinHandle};
 use crate::freezer::STACK;
 use crate::protocol::Outcome::{self, Frozen, InFlight, Thawed, ThawedByOther};
 use crate::slots::{END, Slot, Slots, Word};
-use crate::sys;
+use crate::sys::{self, thread_is_gone};
 
 pub(crate) const RETRY_MS: u32 = 2;
 /// How long a level waits for those above it, in steps of a millisecond.
@@ -41,11 +41,12 @@ fn thaw_one(slots: &Slots, slot: &Slot, signal: &Word) {
     if signal.get() != END {
         wait_for_higher_levels(slots, slot);
         while !slot.is_over() {
-            // Read before the state: a reaped freezer does not change the state any more.
-            let freezer_gone = slots.freezer_gone.get() == 1;
+            // Who is gone does not change the state any more: it is read again then.
+            let gone =
+                || slots.freezer_gone.get() == 1 || thread_is_gone(slot.freezer.load(SeqCst));
             match slot.state() {
                 Frozen => thaw(slot, Frozen),
-                InFlight if freezer_gone => thaw(slot, InFlight),
+                InFlight if gone() && slot.state() == InFlight => thaw(slot, InFlight),
                 _ => sys::pause(RETRY_MS),
             }
         }

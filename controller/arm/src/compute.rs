@@ -19,7 +19,7 @@ mod disk;
 mod snapshot;
 mod vm;
 
-pub use access::Sas;
+pub use access::{DataRanges, Sas};
 pub use disk::DiskSpec;
 pub use snapshot::{CopySpec, SnapshotSpec};
 

@@ -44,7 +44,7 @@ mod views;
 
 pub use budget::{ClassCounters, Counters, OperationClass, Priority};
 pub use client::{ArmClient, ArmConfig, PUBLIC_AUDIENCE, Reservation};
-pub use compute::{CopySpec, DiskSpec, Sas, SnapshotSpec};
+pub use compute::{CopySpec, DataRanges, DiskSpec, Sas, SnapshotSpec};
 pub use credential::{CredentialConfig, Tokens};
 pub use error::{AzureError, ErrorClass};
 pub use lro::{Operation, PollPace, Progress, Started};

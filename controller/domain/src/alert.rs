@@ -11,6 +11,9 @@ use crate::objective::{self, Judgement};
 use crate::policy::Policy;
 use crate::tier::Tier;
 
+/// How long the reason may be for which a person closes an alert, in characters.
+pub const CLOSING_REASON_LIMIT: usize = 500;
+
 /// How soon somebody should look.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Severity {
@@ -289,8 +292,8 @@ impl VmFacts<'_> {
         if let Some(since) = self.gone {
             let what = format!("{vm} has a policy and is not in Azure any more (seen at {since})");
             let next = format!(
-                "its backups are kept; `azdr backup restore {vm} --new-vm NAME` brings it back, `azdr \
-                 backup disable {vm}` ends its policy"
+                "no backup is begun until it is back, and its backups are kept; `azdr backup restore {vm} \
+                 --new-vm NAME` makes a new VM of them, `azdr backup disable {vm}` ends its policy"
             );
             return vec![(AlertKind::VmGone, Words { what, next })];
         }

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::consistency::Consistency;
 use crate::machine_evidence::WitnessRecord;
 
 /// How a point was captured.
@@ -18,13 +19,78 @@ pub struct CaptureRecord {
     /// When thaw was asked for, milliseconds after FROZEN; `None`: nothing was frozen.
     #[serde(default)]
     pub thaw_asked_ms: Option<u64>,
-    /// Whether the agent attests one unbroken freeze; `None`: it did not answer, or nothing was frozen.
+    /// Whether the agent attests one unbroken freeze and shows it for every file system; `None`: it did
+    /// not answer, or nothing was frozen.
     #[serde(default)]
     pub unbroken: Option<bool>,
     /// The witnesses that were written: a machine made from the point must show all of them. Empty
     /// without a freeze, and from agents that did not tell.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub witnesses: Vec<WitnessRecord>,
+    /// File systems on disks that the freeze did not cover, as the agent says.
+    #[serde(default)]
+    pub not_frozen: Vec<FileSystemNotFrozen>,
+    /// What the machine's own hooks did, as attested by the agent, in the order of their `pre`.
+    #[serde(default)]
+    pub hooks: Vec<HookRecord>,
+}
+
+/// What one hook did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookRecord {
+    /// The name under which the machine's root installed it.
+    pub name: String,
+    /// What it is.
+    pub kind: HookKind,
+    /// It declares that what it prepares is an application.
+    pub application: bool,
+    /// Its verbs, in the order of their start.
+    pub runs: Vec<HookRunRecord>,
+    /// Why it did not succeed; empty when it did.
+    pub problem: String,
+}
+
+/// What a hook is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HookKind {
+    /// Runs to its end for each verb.
+    Oneshot,
+    /// Runs from before the freeze until after the thaw.
+    Hold,
+}
+
+/// One verb of a hook.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookRunRecord {
+    /// Which.
+    pub verb: HookVerb,
+    /// How it ended, in words.
+    pub end: String,
+    /// Whether that is a success.
+    pub succeeded: bool,
+    /// `None`: it did not exit by itself.
+    pub exit_code: Option<i32>,
+    /// How long it took; of a `pre` of a `hold`, until it was ready.
+    pub took_ms: u32,
+    /// The end of its output, at most 1,024 bytes.
+    pub output: String,
+    /// It ran in a cgroup of its own.
+    pub in_cgroup: bool,
+    /// Processes that it left behind.
+    pub left_behind: u32,
+}
+
+/// What a hook was run for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HookVerb {
+    /// Before the freeze.
+    Pre,
+    /// After a hold that was unbroken.
+    Post,
+    /// After anything else.
+    Abort,
 }
 
 /// When one disk's snapshot was taken.
@@ -40,12 +106,38 @@ pub struct DiskCapture {
 
 impl CaptureRecord {
     /// For how long file systems are known to have been frozen around this disk's snapshot: from
-    /// FROZEN until thaw was asked for, if the snapshot was asked for and done in between and the
-    /// agent attests that the freeze was unbroken.
+    /// FROZEN until thaw was asked for; `None` with a [doubt](Self::disk_doubt).
     pub fn frozen_ms(&self, disk: &DiskCapture) -> Option<u64> {
-        let thaw = self.thaw_asked_ms?;
-        let within = disk.done_ms.is_some_and(|done| done <= thaw);
-        (within && self.unbroken == Some(true)).then_some(thaw)
+        self.thaw_asked_ms.filter(|_| self.disk_doubt(disk).is_none())
+    }
+
+    /// Why no freeze is known to enclose this disk's snapshot, in words: it must have been asked for and
+    /// done between FROZEN and the request to thaw, and the agent must show an unbroken freeze.
+    pub fn disk_doubt(&self, disk: &DiskCapture) -> Option<&'static str> {
+        match (self.thaw_asked_ms, disk.done_ms, self.unbroken) {
+            (None, _, _) => Some("nothing was frozen"),
+            (_, None, _) => Some("it was not seen to succeed"),
+            (Some(thaw), Some(done), _) if done > thaw => {
+                Some("it succeeded only after thaw was asked for")
+            }
+            (_, _, None) => Some("the agent did not confirm the freeze"),
+            (_, _, Some(false)) => Some("the freeze was broken"),
+            (_, _, Some(true)) => None,
+        }
+    }
+
+    /// Why the agent's word on an unbroken freeze is not enough, if so: a file system of `frozen`, which
+    /// it said were frozen, is not shown to have been so throughout.
+    pub fn unproved<'a>(&self, frozen: impl IntoIterator<Item = &'a str>) -> Option<String> {
+        if self.file_systems.is_empty() {
+            return Some("the agent shows no file system that was frozen".to_owned());
+        }
+        for mount_point in frozen {
+            if !self.file_systems.iter().any(|f| f.mount_point == mount_point) {
+                return Some(format!("{mount_point}: the agent shows nothing of its freeze"));
+            }
+        }
+        self.file_systems.iter().find_map(|f| Some(format!("{}: {}", f.mount_point, f.doubt()?)))
     }
 }
 
@@ -60,11 +152,78 @@ pub struct FileSystemFreeze {
     pub frozen_ms: u64,
     /// The agent's own thaw found it frozen still: nobody else had thawed it.
     pub thawed_by_agent: bool,
+    /// `ext4`, …; empty where the agent does not say.
+    #[serde(default)]
+    pub file_system_type: String,
+    /// `major:minor` of its superblock; empty where the agent does not say.
+    #[serde(default)]
+    pub device: String,
+    /// What its canary showed; `None` for captures before canaries.
+    #[serde(default)]
+    pub canary: Option<CanarySight>,
+    /// Why the agent does not count it as frozen throughout; empty: it does.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// A process that touches a file as soon as everything is frozen: proof that it was, until the thaw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanarySight {
+    /// It was seen blocked.
+    pub blocked: bool,
+    /// When it went on, milliseconds after the begin of this file system's freeze; `None`: not known.
+    pub released_ms: Option<u64>,
+    /// It went on after the thaw was asked for, and not before.
+    pub released_by_thaw: bool,
+}
+
+/// A file system that a freeze did not cover.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSystemNotFrozen {
+    /// Where it is mounted.
+    pub mount_point: String,
+    /// `vfat`, …
+    pub file_system_type: String,
+    /// `major:minor` of its superblock.
+    pub device: String,
+    /// Why not, in the agent's words.
+    pub reason: String,
+}
+
+impl FileSystemFreeze {
+    /// Why this is no proof that it was frozen throughout, in words.
+    pub fn doubt(&self) -> Option<&str> {
+        let sight = self.canary.as_ref();
+        match sight {
+            _ if !self.reason.is_empty() => Some(&self.reason),
+            _ if !self.thawed_by_agent => Some("somebody else thawed it"),
+            None => Some("nobody looked whether it was frozen"),
+            Some(sight) if !sight.blocked => Some("its canary was not seen blocked"),
+            Some(sight) if !sight.released_by_thaw => {
+                Some("its canary did not stay blocked until the thaw")
+            }
+            Some(_) => None,
+        }
+    }
+
+    /// What is known of this file system by itself: frozen throughout, or no more than after pulling
+    /// the plug; `None` for captures before canaries.
+    pub fn level(&self) -> Option<Consistency> {
+        self.canary?;
+        Some(if self.doubt().is_none() { Consistency::Filesystem } else { Consistency::Crash })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn records_from_before_there_were_hooks_are_still_read() {
+        let record: CaptureRecord =
+            serde_json::from_str(r#"{"disks":[],"unbroken":true}"#).unwrap();
+        assert_eq!((record.unbroken, record.hooks), (Some(true), vec![]));
+    }
 
     #[test]
     fn a_disk_counts_as_frozen_only_within_an_unbroken_freeze() {
@@ -80,5 +239,58 @@ mod tests {
         assert_eq!(record(Some(80), Some(false)).frozen_ms(&disk(Some(10))), None);
         assert_eq!(record(Some(80), None).frozen_ms(&disk(Some(10))), None);
         assert_eq!(record(None, None).frozen_ms(&disk(Some(10))), None);
+        for (thaw, unbroken, done, words) in [
+            (None, None, Some(10), "nothing was frozen"),
+            (Some(80), Some(true), None, "not seen to succeed"),
+            (Some(80), Some(true), Some(81), "only after thaw"),
+            (Some(80), None, Some(10), "did not confirm"),
+            (Some(80), Some(false), Some(10), "broken"),
+        ] {
+            assert!(record(thaw, unbroken).disk_doubt(&disk(done)).unwrap().contains(words));
+        }
+    }
+
+    #[test]
+    fn a_file_system_is_proved_frozen_by_its_canary_and_the_thaw_together() {
+        let sight = CanarySight { blocked: true, released_ms: Some(80), released_by_thaw: true };
+        let whole = FileSystemFreeze {
+            mount_point: "/data".into(),
+            from_unix_ms: 0,
+            frozen_ms: 80,
+            thawed_by_agent: true,
+            file_system_type: "ext4".into(),
+            device: "8:1".into(),
+            canary: Some(sight),
+            reason: String::new(),
+        };
+        let record = |file_systems: Vec<FileSystemFreeze>| CaptureRecord {
+            file_systems,
+            ..CaptureRecord::default()
+        };
+        assert_eq!(whole.level(), Some(Consistency::Filesystem));
+        assert_eq!(record(vec![whole.clone()]).unproved(["/data"]), None);
+        let other = record(vec![whole.clone()]).unproved(["/data", "/"]).unwrap();
+        assert_eq!(other, "/: the agent shows nothing of its freeze");
+        assert!(record(vec![]).unproved([]).unwrap().contains("no file system"));
+        let with = |canary: CanarySight| FileSystemFreeze { canary: Some(canary), ..whole.clone() };
+        for (doubtful, words) in [
+            (FileSystemFreeze { reason: "read-only".into(), ..whole.clone() }, "read-only"),
+            (FileSystemFreeze { thawed_by_agent: false, ..whole.clone() }, "somebody else"),
+            (with(CanarySight { blocked: false, ..sight }), "not seen blocked"),
+            (with(CanarySight { released_by_thaw: false, ..sight }), "until the thaw"),
+        ] {
+            assert_eq!(doubtful.level(), Some(Consistency::Crash), "{words}");
+            let why = record(vec![whole.clone(), doubtful]).unproved(["/data"]).unwrap();
+            assert!(why.starts_with("/data: ") && why.contains(words), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_record_from_before_canaries_is_read_and_claims_nothing_of_them() {
+        let text = r#"{"disks":[],"file_systems":[{"mount_point":"/","from_unix_ms":1,"frozen_ms":2,
+            "thawed_by_agent":true}],"thaw_asked_ms":3,"unbroken":true}"#;
+        let record: CaptureRecord = serde_json::from_str(text).unwrap();
+        assert_eq!(record.file_systems[0].level(), None);
+        assert!(record.unproved(["/"]).is_some() && record.not_frozen.is_empty());
     }
 }

@@ -121,8 +121,11 @@ pub struct ThawAttestation {
     pub unbroken: bool,
     /// Why not, in words.
     pub reason: String,
-    /// At least one hook was configured, and every one succeeded before the freeze.
+    /// At least one of the machine's hooks is an application's, all succeeded in all that they had to
+    /// do, and what they held was held throughout.
     pub hooks_ran: bool,
+    /// Why not, in words; empty when they did, or when there are none.
+    pub hooks_problem: String,
 }
 
 /// Decides what a capture achieved, and says why in words for people.
@@ -134,9 +137,16 @@ pub fn achieved(evidence: &CaptureEvidence) -> (Consistency, String) {
     match doubt(evidence.disks, freeze) {
         Some(doubt) => (lower, doubt),
         None if freeze.agent.as_ref().is_some_and(|a| a.hooks_ran) => {
-            (Consistency::Application, "frozen throughout, after its hooks".to_owned())
+            (Consistency::Application, "frozen throughout, with its application hooks".to_owned())
         }
-        None => (Consistency::Filesystem, "frozen throughout".to_owned()),
+        None => (Consistency::Filesystem, without_application(freeze)),
+    }
+}
+
+fn without_application(freeze: &FreezeEvidence) -> String {
+    match freeze.agent.as_ref().map_or("", |agent| &agent.hooks_problem) {
+        "" => "frozen throughout".to_owned(),
+        problem => format!("frozen throughout, but not `application`: {problem}"),
     }
 }
 
@@ -193,7 +203,12 @@ mod tests {
 
     fn perfect(disks: usize, hooks_ran: bool) -> CaptureEvidence {
         let put = PutEvidence { sent_at: ms(110), succeeded_at: Some(ms(900)) };
-        let agent = ThawAttestation { unbroken: true, reason: String::new(), hooks_ran };
+        let agent = ThawAttestation {
+            unbroken: true,
+            reason: String::new(),
+            hooks_ran,
+            hooks_problem: String::new(),
+        };
         let freeze = FreezeEvidence {
             frozen_acked_at: ms(100),
             puts: vec![put; disks],
@@ -208,6 +223,16 @@ mod tests {
         assert_eq!(achieved(&perfect(1, false)).0, Consistency::Filesystem);
         assert_eq!(achieved(&perfect(3, false)).0, Consistency::Filesystem);
         assert_eq!(achieved(&perfect(3, true)).0, Consistency::Application);
+    }
+
+    #[test]
+    fn hooks_that_did_not_succeed_are_named_and_lower_nothing_else() {
+        let mut evidence = perfect(2, false);
+        let agent = evidence.freeze.as_mut().unwrap().agent.as_mut().unwrap();
+        agent.hooks_problem = "hook 10-db: exit code 1".to_owned();
+        let (consistency, reason) = achieved(&evidence);
+        assert_eq!(consistency, Consistency::Filesystem);
+        assert_eq!(reason, "frozen throughout, but not `application`: hook 10-db: exit code 1");
     }
 
     #[test]
@@ -236,7 +261,8 @@ mod tests {
             ("was lost", |f| f.agent = None),
             ("somebody thawed", |f| {
                 let reason = "somebody thawed /data".to_owned();
-                f.agent = Some(ThawAttestation { unbroken: false, reason, hooks_ran: true });
+                let whole = f.agent.clone().unwrap();
+                f.agent = Some(ThawAttestation { unbroken: false, reason, ..whole });
             }),
         ];
         for (words, spoil) in spoilers {
@@ -282,6 +308,7 @@ mod tests {
                         unbroken,
                         reason: String::new(),
                         hooks_ran: false,
+                        hooks_problem: String::new(),
                     }),
                 }),
             };

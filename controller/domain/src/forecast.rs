@@ -51,6 +51,8 @@ pub struct Start<'a> {
     pub enabled_since: WallTime,
     /// The newest start of a backup run.
     pub last_run: Option<WallTime>,
+    /// Azure has the VM no more: nothing is taken, and so nothing deleted, before it is back.
+    pub gone: bool,
     /// How much later than its scheduled time this VM's backup starts.
     pub jitter: Duration,
     /// Where the forecast begins.
@@ -124,9 +126,9 @@ impl<'a> Forecast<'a> {
         &self.points
     }
 
-    /// The next run, if it is due before `until`. A policy that is off has none.
+    /// The next run, if it is due before `until`. A policy that is off has none, and a VM that is gone.
     pub fn step(&mut self, until: WallTime) -> Option<Step> {
-        let policy = self.start.policy.filter(|p| p.enabled)?;
+        let policy = self.start.policy.filter(|p| p.enabled && !self.start.gone)?;
         while self.tick < until {
             let now = self.after_outages(policy, self.tick);
             if now >= until {
@@ -290,6 +292,7 @@ impl<'a> Forecast<'a> {
     fn grows(&self, region: &Region) -> bool {
         self.start.policy.is_some_and(|policy| {
             policy.enabled
+                && !self.start.gone
                 && (region == self.start.home || policy.target_region.as_ref() == Some(region))
         })
     }

@@ -20,7 +20,9 @@
 //!    a person's hold.
 //! 7. [`forecast`]: all of that run forward over the real catalogue, for `explain` and `simulate`.
 //! 8. [`residue`]: what nobody wants any more and azdr may delete (invariant I5), and the [`cost`] of things.
-//! 9. [`machine_evidence`]: whether a restored machine is what it was restored from, and well. [`rto`] and [`verification`]: what drills and verifications have shown, for reports; [`copying`] and
+//! 9. [`content`]: which blocks of a disk are hashed, and what it is worth when a copy's are equal.
+//!    [`machine_evidence`]: whether a restored machine is what it was restored from, and well.
+//!    [`rto`] and [`verification`]: what drills and verifications have shown, for reports; [`copying`] and
 //!    [`restore_choice`]: what to expect of a copy, and of a restore.
 //! 10. [`objective`]: what is asked of backups and drills, and whether it is so; [`alert`]: what somebody
 //!     should look at, in words.
@@ -31,6 +33,7 @@ pub mod alert;
 pub mod arm_id;
 pub mod capture_record;
 pub mod consistency;
+pub mod content;
 pub mod copying;
 pub mod cost;
 pub mod coverage;

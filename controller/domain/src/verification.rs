@@ -14,6 +14,8 @@ pub struct Attempt<'a> {
     pub at: WallTime,
     /// Whether it held.
     pub passed: bool,
+    /// What was tried: the content was compared.
+    pub content: bool,
     /// In words.
     pub detail: &'a str,
 }
@@ -25,6 +27,8 @@ pub enum Verdict<'a> {
     Passed {
         /// The last attempt.
         at: WallTime,
+        /// The content of one of the copies was compared.
+        content: bool,
     },
     /// The last attempt at this copy did not hold.
     Failed {
@@ -52,7 +56,15 @@ pub fn verdict<'a>(attempts: &[Attempt<'a>], since: WallTime) -> Verdict<'a> {
     let failed = within.iter().rev().filter(|a| is_last(a)).find(|a| !a.passed);
     match (failed, within.last()) {
         (Some(a), _) => Verdict::Failed { at: a.at, region: a.region, detail: a.detail },
-        (None, Some(last)) => Verdict::Passed { at: last.at },
+        (None, Some(last)) => {
+            // What was doubted since counts no more.
+            let stands = |n: usize, a: &Attempt<'_>| {
+                let mut later = within[n + 1..].iter().filter(|b| b.region == a.region);
+                a.passed && a.content && later.all(|b| b.passed)
+            };
+            let content = within.iter().enumerate().any(|(n, a)| stands(n, a));
+            Verdict::Passed { at: last.at, content }
+        }
         (None, None) => {
             Verdict::Unverified { before: attempts.iter().filter(|a| a.passed).map(|a| a.at).max() }
         }
@@ -70,6 +82,8 @@ pub struct Summary {
     pub failed: u32,
     /// Not tried in these days, but good when last tried before.
     pub earlier: u32,
+    /// Of those that are good: the content was compared.
+    pub content: u32,
     /// The last attempt at any of them.
     pub last: Option<WallTime>,
 }
@@ -79,8 +93,9 @@ impl Summary {
     pub fn add(&mut self, verdict: &Verdict<'_>) {
         self.total += 1;
         let at = match verdict {
-            Verdict::Passed { at } => {
+            Verdict::Passed { at, content } => {
                 self.passed += 1;
+                self.content += u32::from(*content);
                 Some(*at)
             }
             Verdict::Failed { at, .. } => {
@@ -101,6 +116,7 @@ impl Summary {
         self.passed += other.passed;
         self.failed += other.failed;
         self.earlier += other.earlier;
+        self.content += other.content;
         self.last = self.last.max(other.last);
     }
 
@@ -124,16 +140,23 @@ mod tests {
     }
 
     fn attempt(region: &'static str, hour: i64, passed: bool) -> Attempt<'static> {
-        Attempt { region, at: at(hour), passed, detail: "size mismatch" }
+        Attempt { region, at: at(hour), passed, content: false, detail: "size mismatch" }
     }
 
     #[test]
     fn the_last_attempt_at_each_copy_counts() {
         let (home, copy) = ("eastus", "westus2");
+        let passed = |hour, content| Verdict::Passed { at: at(hour), content };
         let failed =
             |hour, region| Verdict::Failed { at: at(hour), region, detail: "size mismatch" };
         let all = [attempt(home, 1, false), attempt(home, 5, true)];
-        assert_eq!(verdict(&all, at(0)), Verdict::Passed { at: at(5) }, "mended since");
+        assert_eq!(verdict(&all, at(0)), passed(5, false), "mended since");
+        let compared = Attempt { content: true, ..attempt(copy, 4, true) };
+        let all = [attempt(home, 5, true), compared];
+        assert_eq!(verdict(&all, at(0)), passed(5, true), "one of the copies' content");
+        assert_eq!(verdict(&all, at(5)), passed(5, false), "not in these days");
+        let all = [compared, attempt(copy, 5, false), attempt(copy, 6, true)];
+        assert_eq!(verdict(&all, at(0)), passed(6, false), "doubted since");
         let all = [attempt(home, 5, true), attempt(copy, 3, false)];
         assert_eq!(verdict(&all, at(0)), failed(3, copy), "the other copy is no excuse");
         let all = [attempt(home, 5, false), attempt(home, 1, true)];
@@ -153,7 +176,7 @@ mod tests {
         let mut twice = summary;
         twice.merge(&summary);
         let last = Some(at(2));
-        assert_eq!(twice, Summary { total: 6, passed: 0, failed: 2, earlier: 2, last });
+        assert_eq!(twice, Summary { total: 6, failed: 2, earlier: 2, last, ..Summary::default() });
         assert_eq!((twice.verified(), twice.unverified()), (2, 4));
     }
 }

@@ -13,7 +13,7 @@ use azdr_controller::store::{
 };
 use azdr_controller::workflows::{backup, dr_test, new_run, replicate, verify};
 use azdr_domain::arm_id::ArmId;
-use azdr_domain::capture_record::{CaptureRecord, DiskCapture, FileSystemFreeze};
+use azdr_domain::capture_record::{CanarySight, CaptureRecord, DiskCapture, FileSystemFreeze};
 use azdr_domain::consistency::Consistency;
 use azdr_domain::machine_evidence::WitnessRecord;
 use azdr_domain::pin::Pin;
@@ -136,7 +136,13 @@ impl Catalogue<'_> {
                 new_run(replicate::RUN, &input, item, by)
             }
             What::Verify => {
-                let input = verify::Input { item, vm, point: name, region: HOME.to_owned() };
+                let input = verify::Input {
+                    item,
+                    vm,
+                    point: name,
+                    region: HOME.to_owned(),
+                    level: verify::Level::Restorable,
+                };
                 new_run(verify::RUN, &input, item, by)
             }
             What::Drill => {
@@ -313,6 +319,14 @@ fn capture(description: &VmDescription, at: WallTime, dice: &mut Dice) -> Captur
         from_unix_ms: at.unix_ms(),
         frozen_ms: thaw + 20,
         thawed_by_agent: true,
+        file_system_type: "ext4".to_owned(),
+        device: format!("8:{}", 16 * n),
+        canary: Some(CanarySight {
+            blocked: true,
+            released_ms: Some(thaw + 19),
+            released_by_thaw: true,
+        }),
+        reason: String::new(),
     };
     let mut witness = |n: usize| WitnessRecord {
         digest: format!("{:064x}", dice.below(u64::MAX)),
@@ -329,6 +343,8 @@ fn capture(description: &VmDescription, at: WallTime, dice: &mut Dice) -> Captur
         file_systems: description.disks.iter().enumerate().map(file_system).collect(),
         thaw_asked_ms: Some(thaw),
         unbroken: Some(true),
+        not_frozen: Vec::new(),
+        hooks: Vec::new(),
     }
 }
 

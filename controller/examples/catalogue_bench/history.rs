@@ -98,6 +98,7 @@ fn kept(policy: &Policy, home: &Region, now: WallTime) -> Vec<(WallTime, TierSet
         lineage: &[],
         enabled_since: began,
         last_run: None,
+        gone: false,
         jitter: Duration::ZERO,
         now: began,
     };

@@ -17,8 +17,8 @@ use azdr_proto::agent::agent_service_server::AgentService;
 use azdr_proto::agent::controller_message::Body as ToAgent;
 use azdr_proto::agent::restored_service_server::RestoredService;
 use azdr_proto::agent::{
-    AgentMessage, CertificateIssued, ControllerMessage, Hello, RenewCertificate, SessionMode,
-    Welcome,
+    AgentMessage, CertificateIssued, ControllerMessage, Hello, PreflightReport, RenewCertificate,
+    SessionMode, Welcome,
 };
 use futures::Stream;
 use tokio::sync::mpsc;
@@ -28,7 +28,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::unavailable;
 use crate::fleet::{Fleet, Session, SessionKind};
-use crate::store::{AgentCertificate, CertificateScope, Item, Store};
+use crate::store::{AgentCertificate, CertificateScope, Item, Preflight, Store};
 
 /// How long an agent may take to say hello.
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
@@ -357,6 +357,14 @@ impl Agents {
                     let answer = self.renew(session, vm, serial, request).await;
                     session.tell(ToAgent::CertificateIssued(answer)).await;
                 }
+                Some(Ok(AgentMessage { body: Some(FromAgent::Preflight(report)) })) => {
+                    // A clone's machine says nothing of the VM's.
+                    if session.kind == SessionKind::Protected {
+                        self.keep(session, vm, &report).await;
+                        session.receive(FromAgent::Preflight(report), self.env.clock.wall());
+                        self.fleet.changed();
+                    }
+                }
                 Some(Ok(AgentMessage { body: Some(body) })) => {
                     session.receive(body, self.env.clock.wall());
                     self.fleet.changed();
@@ -364,6 +372,15 @@ impl Agents {
                 Some(Ok(AgentMessage { body: None })) => {}
                 Some(Err(_)) | None => return,
             }
+        }
+    }
+
+    async fn keep(&self, session: &Session, vm: &ArmId, report: &PreflightReport) {
+        let now = self.env.clock.wall();
+        let kept = Preflight::of(report, now);
+        tracing::info!(%vm, ready = kept.ready, problems = ?kept.problems, "preflight");
+        if let Err(e) = self.store.keep_preflight(session.item, kept).await {
+            tracing::error!(error = %e, "an agent's preflight could not be stored");
         }
     }
 

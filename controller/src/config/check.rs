@@ -7,13 +7,15 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
+use azdr_domain::content::MOST_SAMPLED;
 use azdr_domain::{ArmId, NameKind, Region};
 use url::Url;
 
 use super::address::SourceAddress;
 use super::{
-    Advertise, Backup, CLIENT_SECRET_VARIABLE, Cloud, CloudName, Config, ConfigError, Credential,
-    Drill, DrillAccess, Listen, PollPace, Probe, Retention, Scheduler, SecretText, file,
+    Advertise, Backup, CLIENT_SECRET_VARIABLE, Cloud, CloudName, Config, ConfigError, Content,
+    Credential, Drill, DrillAccess, Listen, PollPace, Probe, Retention, Scheduler, SecretText,
+    file,
 };
 use crate::reconcile::proofs::ProofBudget;
 
@@ -41,6 +43,14 @@ impl Checker<'_> {
             credential: self.credential(file.credential)?,
             advertise: self.advertise(&file.advertise, &listen)?,
             backup: self.backup(file.backup)?,
+            content: Content {
+                sampled_blocks: self.number(
+                    "content.sampled_blocks",
+                    file.content.sampled_blocks,
+                    0,
+                    MOST_SAMPLED.into(),
+                )? as u32,
+            },
             retention: self.retention(&file.retention)?,
             drill: self.drill(file.drill, &cloud)?,
             probe: Probe {

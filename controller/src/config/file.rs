@@ -20,6 +20,8 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) backup: Backup,
     #[serde(default)]
+    pub(super) content: Content,
+    #[serde(default)]
     pub(super) retention: Retention,
     #[serde(default)]
     pub(super) drill: Drill,
@@ -99,6 +101,18 @@ impl Default for Backup {
             lease_ms: 3_000,
             max_concurrent_holds: 8,
         }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Content {
+    pub(super) sampled_blocks: u64,
+}
+
+impl Default for Content {
+    fn default() -> Self {
+        Self { sampled_blocks: azdr_domain::content::DEFAULT_SAMPLE.into() }
     }
 }
 

@@ -19,7 +19,8 @@ use std::time::Duration;
 use azdr_env::Clock;
 use azdr_proto::agent::controller_message::Body;
 use azdr_proto::agent::{
-    Freeze, FreezeReply, HealthReport, ProbeHealth, RenewLease, Thaw, ThawReply,
+    Freeze, FreezeReply, HealthReport, PreflightReport, ProbeHealth, RenewLease, RunPreflight,
+    Thaw, ThawReply,
 };
 use thiserror::Error;
 
@@ -209,6 +210,24 @@ impl Fleet {
         let key = ReplyKey::Health(request_id.clone());
         match session.ask(key, Body::ProbeHealth(ProbeHealth { request_id }), limit).await? {
             Reply::Health(reply) => Ok(reply),
+            _ => Err(FleetError::Disconnected),
+        }
+    }
+
+    /// Asks a protected VM's agent whether its machine could be frozen.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn preflight(
+        &self,
+        item: ItemId,
+        request_id: String,
+        limit: Duration,
+    ) -> Result<PreflightReport, FleetError> {
+        let key = ReplyKey::Preflight(request_id.clone());
+        let session = self.protected(item).ok_or(FleetError::NotConnected)?;
+        match session.ask(key, Body::RunPreflight(RunPreflight { request_id }), limit).await? {
+            Reply::Preflight(reply) => Ok(reply),
             _ => Err(FleetError::Disconnected),
         }
     }

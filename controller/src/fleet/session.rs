@@ -8,7 +8,8 @@ use azdr_env::{Monotonic, WallTime};
 use azdr_proto::agent::agent_message::Body as FromAgent;
 use azdr_proto::agent::controller_message::Body;
 use azdr_proto::agent::{
-    ControllerMessage, FreezeReply, HealthReport, Heartbeat, Hello, QuiesceState, ThawReply,
+    ControllerMessage, FreezeReply, HealthReport, Heartbeat, Hello, PreflightReport, QuiesceState,
+    ThawReply,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -40,6 +41,8 @@ pub enum ReplyKey {
     Thaw(String),
     /// A health probe, by request id.
     Health(String),
+    /// A preflight, by request id.
+    Preflight(String),
 }
 
 /// An answer.
@@ -51,6 +54,8 @@ pub enum Reply {
     Thaw(ThawReply),
     /// To a health probe.
     Health(HealthReport),
+    /// To a preflight.
+    Preflight(PreflightReport),
 }
 
 /// When an agent said hello, by both clocks.
@@ -161,6 +166,9 @@ impl Session {
             }
             FromAgent::ThawReply(r) => (ReplyKey::Thaw(r.operation_id.clone()), Reply::Thaw(r)),
             FromAgent::Health(r) => (ReplyKey::Health(r.request_id.clone()), Reply::Health(r)),
+            FromAgent::Preflight(r) => {
+                (ReplyKey::Preflight(r.request_id.clone()), Reply::Preflight(r))
+            }
             FromAgent::Hello(_) | FromAgent::RenewCertificate(_) => return,
         };
         let mut own = self.lock();

@@ -3,7 +3,8 @@
 //! Due times are [`azdr_domain::proving`]'s. What is longest overdue goes first. A VM never has two of a
 //! kind at once, whoever asked for them; those of operators count against the budget too. A stuck one
 //! waits for a person: it does not take the budget's place, and its VM gets no other. After a crash the
-//! store shows what was queued, so that nothing is started twice.
+//! store shows what was queued, so that nothing is started twice. The backups of a VM that is gone from
+//! Azure are the last copy of it: they are proved as those of any other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -195,6 +196,7 @@ impl Reconciler {
                     vm: item.arm_id.clone(),
                     point: point.name.clone(),
                     region: point.region.clone(),
+                    level: verify::Level::Restorable,
                 };
                 Some(new_run(verify::RUN, &input, item.id, by))
             }

@@ -1,4 +1,5 @@
-//! Starts backups that are due.
+//! Starts backups that are due. A VM that is gone from Azure is passed over until it is back; then what
+//! was missed is made up once.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -68,6 +69,10 @@ impl Reconciler {
         mut row: PolicyRow,
         looked: &mut Looked,
     ) -> Result<Option<WallTime>, StoreError> {
+        if row.gone.is_some() && !planted(Mutation::GoneBackedUp) {
+            // That it is back is a write.
+            return Ok(Some(WallTime::from_unix_ms(i64::MAX)));
+        }
         let now = self.env.clock.wall();
         let last_backup = match self.store.latest_run(item.id, backup::RUN.0).await? {
             Some((_, state)) if !state.is_terminal() => return Ok(None),

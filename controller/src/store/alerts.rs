@@ -54,8 +54,25 @@ pub struct AlertRow {
     pub times: u32,
     /// When it was resolved.
     pub resolved: Option<WallTime>,
-    /// By what.
+    /// By what; where `closed_by` is set, the reason that they gave.
     pub resolution: Option<String>,
+    /// The person who closed it.
+    pub closed_by: Option<String>,
+    /// It is a condition, and was closed while it was so, which it still is.
+    pub lasts: bool,
+}
+
+/// What became of a wish to close an alert.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Closing {
+    /// It is closed now.
+    Closed(AlertRow),
+    /// It was resolved before, by itself or by a person; nothing was changed.
+    Already(AlertRow),
+    /// It says that this run waits for a person, and cannot be closed before it has ended (I5).
+    WaitsForAPerson(RunId),
+    /// There is none of this number.
+    Unknown,
 }
 
 /// Which alerts to list.
@@ -76,6 +93,11 @@ pub struct AlertFilter {
     /// At most so many.
     pub limit: u32,
 }
+
+const ALERTS: &str = "SELECT a.id, a.kind, a.severity, i.arm_id, a.run_id, a.point_name, a.region,
+    a.what, a.next, a.raised_ms, a.since_ms, a.times, a.resolved_ms, a.resolution, a.closed_by,
+    a.closed_by IS NOT NULL AND a.run_id IS NULL AND a.ended_ms IS NULL
+  FROM alert a LEFT JOIN item i ON i.id = a.item_id";
 
 impl Store {
     /// Alerts, newest first, and how many fit the filter beyond those.
@@ -107,17 +129,44 @@ impl Store {
                 |r| r.get(0),
             )?;
             let (items, severities, kind, open, since, before) = values;
-            let mut s = c.prepare_cached(&format!(
-                "SELECT a.id, a.kind, a.severity, i.arm_id, a.run_id, a.point_name, a.region, a.what,
-                   a.next, a.raised_ms, a.since_ms, a.times, a.resolved_ms, a.resolution
-                 FROM alert a LEFT JOIN item i ON i.id = a.item_id {wanted}
-                 ORDER BY a.id DESC LIMIT ?7"
-            ))?;
+            let mut s =
+                c.prepare_cached(&format!("{ALERTS} {wanted} ORDER BY a.id DESC LIMIT ?7"))?;
             let rows =
                 s.query_map((items, severities, kind, open, since, before, filter.limit), row)?;
             let rows: Vec<AlertRow> = rows.collect::<Result<_, _>>()?;
             let beyond = all.unsigned_abs() - rows.len() as u64;
             Ok((rows, beyond))
+        })
+        .await
+    }
+
+    /// Closes an open alert by hand. A condition that is closed stays so as long as it lasts, and is
+    /// raised anew when it is so again after that.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn close_alert(
+        &self,
+        id: i64,
+        by: String,
+        reason: String,
+        now: WallTime,
+    ) -> Result<Closing, StoreError> {
+        self.write(move |c| {
+            let Some(alert) = one(c, id)? else { return Ok(Closing::Unknown) };
+            if alert.resolved.is_some() {
+                return Ok(Closing::Already(alert));
+            }
+            if let (Some(AlertKind::JobStuck), Some(run)) =
+                (AlertKind::parse(&alert.kind), alert.run)
+            {
+                return Ok(Closing::WaitsForAPerson(run));
+            }
+            c.execute_cached(
+                "UPDATE alert SET resolved_ms = ?2, closed_by = ?3, resolution = ?4 WHERE id = ?1",
+                (id, now.unix_ms(), &by, &reason),
+            )?;
+            Ok(one(c, id)?.map_or(Closing::Unknown, Closing::Closed))
         })
         .await
     }
@@ -160,7 +209,8 @@ impl Store {
     }
 
     /// Deletes alerts that were resolved before a time, events of before then that nothing has
-    /// followed, and the oldest resolved ones beyond `most` in all. Conditions that last are kept.
+    /// followed, and the oldest resolved ones beyond `most` in all. Conditions that last are kept, those
+    /// that were closed too: they would be raised anew.
     ///
     /// # Errors
     /// When the database cannot be written.
@@ -171,13 +221,16 @@ impl Store {
                 .write(move |c| {
                     let old = c.execute_cached(
                         "DELETE FROM alert WHERE id IN (SELECT id FROM alert
-                           WHERE resolved_ms < ?1 OR (run_id IS NOT NULL AND raised_ms < ?1
-                             AND resolved_ms IS NULL) LIMIT ?2)",
+                           WHERE (resolved_ms < ?1 AND (closed_by IS NULL OR run_id IS NOT NULL
+                               OR ended_ms IS NOT NULL))
+                             OR (run_id IS NOT NULL AND raised_ms < ?1 AND resolved_ms IS NULL)
+                           LIMIT ?2)",
                         (before.unix_ms(), FORGOTTEN_AT_ONCE),
                     )?;
                     let beyond = c.execute_cached(
                         "DELETE FROM alert WHERE id IN (SELECT id FROM alert
-                           WHERE resolved_ms IS NOT NULL ORDER BY id
+                           WHERE resolved_ms IS NOT NULL AND (closed_by IS NULL
+                             OR run_id IS NOT NULL OR ended_ms IS NOT NULL) ORDER BY id
                            LIMIT min(?2, max(0, (SELECT count(*) FROM alert) - ?1)))",
                         (most, FORGOTTEN_AT_ONCE),
                     )?;
@@ -190,6 +243,11 @@ impl Store {
             }
         }
     }
+}
+
+fn one(c: &Connection, id: i64) -> Result<Option<AlertRow>, StoreError> {
+    let found = c.query_row_cached(&format!("{ALERTS} WHERE a.id = ?1"), [id], row);
+    found.optional().map_err(Into::into)
 }
 
 /// A cause: a kind, and what it is about.
@@ -277,6 +335,8 @@ fn row(r: &Row<'_>) -> rusqlite::Result<AlertRow> {
         times: r.get(11)?,
         resolved: r.get::<_, Option<i64>>(12)?.map(WallTime::from_unix_ms),
         resolution: r.get(13)?,
+        closed_by: r.get(14)?,
+        lasts: r.get(15)?,
     })
 }
 

@@ -85,6 +85,24 @@ pub enum CatalogueChange {
         /// In words.
         detail: String,
     },
+    /// Blocks of one of a point's snapshots were hashed.
+    RecordContent {
+        /// Whose.
+        item: ItemId,
+        /// The point's name.
+        name: PointName,
+        /// Of which disk; `None`: the OS disk.
+        lun: Option<u32>,
+        /// A [`Manifest`](azdr_domain::content::Manifest), as it is kept.
+        manifest: Vec<u8>,
+    },
+    /// The hashes that this run has taken of a point are not all there are to be: none of them counts.
+    ForgetContent {
+        /// Whose.
+        item: ItemId,
+        /// The point's name.
+        name: PointName,
+    },
     /// A DR test has ended.
     AddDrill {
         /// Whose.
@@ -295,6 +313,11 @@ pub(super) fn apply(
                 false => Ok(()),
             }
         }
+        Change::RecordContent { item, name, lun, manifest } => {
+            let point = point_id(c, *item, name)?;
+            super::content::record(c, run, point, *lun, manifest, now)
+        }
+        Change::ForgetContent { item, name } => super::content::forget(c, run, *item, name),
         Change::AddDrill { item, name, region, started, passed, rto_ms, error } => {
             c.execute_cached(
                 "INSERT OR REPLACE INTO drill VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",

@@ -15,6 +15,7 @@ mod alerts;
 mod approvals;
 mod cached;
 pub mod change;
+mod content;
 mod deletion_hold;
 mod disk;
 mod error;
@@ -27,6 +28,7 @@ mod operators;
 mod pins;
 mod points;
 mod policies;
+mod preflights;
 mod progress;
 mod rebuild;
 mod repetition;
@@ -36,9 +38,10 @@ mod stamp;
 mod standing;
 
 pub use agents::{AgentCertificate, CertificateScope, ExpectedInstance};
-pub use alerts::{AlertFilter, AlertRow};
+pub use alerts::{AlertFilter, AlertRow, Closing};
 pub use approvals::Approval;
 pub use change::CatalogueChange;
+pub use content::ContentRow;
 pub use deletion_hold::DeletionHold;
 pub use error::StoreError;
 pub use fleet_status::{FleetRow, OpenRuns};
@@ -51,6 +54,7 @@ pub use points::{
     DrillRow, PointAttempts, PointRow, ProofRow, ReplicaRow, ReplicaState, SnapshotRow,
 };
 pub use policies::{NOT_WRITTEN_YET, PolicyRow, TagDrift, VmSeen};
+pub use preflights::Preflight;
 pub use progress::{Entry, Progress};
 pub use rebuild::{Rebuild, RebuiltItem, RebuiltKept, RebuiltPoint, RebuiltReplica};
 pub use repetition::Repetition;

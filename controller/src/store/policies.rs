@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use azdr_domain::arm_id::ArmId;
-use azdr_domain::policy::Policy;
+use azdr_domain::policy::{Policy, PolicyError};
 use azdr_domain::policy_tag::Drift;
 use azdr_domain::region::Region;
 use azdr_domain::selection::{Decision, NamedPolicy, PolicyName, Present, decide};
@@ -100,6 +100,28 @@ impl Store {
         now: WallTime,
     ) -> Result<(), StoreError> {
         self.write(move |c| write_policy(c, id, &policy, None, &by, now)).await
+    }
+
+    /// Stores what a person makes of a VM's policy, and answers what it was. `change` is given the policy as
+    /// it is in this transaction: of two who change it at once neither takes back what the other did.
+    ///
+    /// # Errors
+    /// When the database cannot be written; inside, what `change` refuses: then nothing is changed.
+    pub async fn change_policy(
+        &self,
+        id: ItemId,
+        by: String,
+        now: WallTime,
+        change: impl FnOnce(Option<&Policy>) -> Result<Policy, PolicyError> + Send + 'static,
+    ) -> Result<Result<Option<Policy>, PolicyError>, StoreError> {
+        self.write(move |c| {
+            let before = read_policy(c, id)?.map(|row| row.policy);
+            match change(before.as_ref()) {
+                Ok(policy) => write_policy(c, id, &policy, None, &by, now).map(|()| Ok(before)),
+                Err(refused) => Ok(Err(refused)),
+            }
+        })
+        .await
     }
 
     /// Records whether the VM's tag could be written; `None`: it was, now.

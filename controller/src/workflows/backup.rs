@@ -7,7 +7,7 @@
 //! | `prepare_group` | the region's snapshot group exists | – (shared, stays) |
 //! | `capture` (hold) | freeze, all snapshots, thaw | deletes this run's snapshots |
 //! | `tag_consistency` (each) | what was achieved, onto the snapshots | – (they go with `capture`'s undo) |
-//! | `record_point` | catalogue row; starts `replicate` and `prune` | – (in the same transaction) |
+//! | `record_point` | catalogue row; starts `hash_content`, `replicate` and `prune` | – (in the same transaction) |
 //!
 //! Invariants: I4 (consistency as proved), I7 (a lost answer makes one snapshot, not two), I1 (names
 //! are unique per VM, so nothing is overwritten).
@@ -26,7 +26,7 @@ use serde_json::json;
 
 use super::azure::{ensure_shared_group, named, snapshot_group};
 use super::capture::{CapturePlan, Captured, PlannedSnapshot, capture as take};
-use super::{StepCx, Workflow, machine, prune, replicate, tags};
+use super::{StepCx, Workflow, hash_content, machine, prune, replicate, tags};
 use crate::store::change::{NewPoint, NewSnapshot};
 use crate::store::{CatalogueChange, ItemId};
 use crate::workflow::{
@@ -294,6 +294,13 @@ async fn record_point(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
     };
     let by = format!("job {}", cx.run_id());
     let mut done = Done::new(()).change(CatalogueChange::AddPoint(Box::new(point)));
+    let sampled = cx.services().settings.sampled_blocks;
+    if sampled > 0 {
+        let (item, vm, point) = (input.item, input.vm.clone(), names.point.clone());
+        let hash = hash_content::Input { item, vm, point, blocks: sampled };
+        let run = super::new_run(hash_content::RUN, &hash, input.item, by.clone());
+        done = done.change(CatalogueChange::StartRun(Box::new(run)));
+    }
     if let Some(policy) = names.policy.filter(|p| p.enabled) {
         if let Some(region) = policy.target_region {
             let copy = replicate::Input {

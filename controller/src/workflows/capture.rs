@@ -4,8 +4,11 @@
 //! reserve room for all PUTs → FREEZE … FROZEN acknowledged
 //!     → PUT all snapshots in parallel, poll each every 200 ms until it has succeeded
 //!     │ meanwhile: renew the agent's lease every second
-//! → THAW … the agent attests → compare evidence (I4)
+//! → THAW … the agent attests → its hooks end → compare evidence (I4)
 //! ```
+//!
+//! The end of the machine's own hooks is waited for outside the hold: nothing is frozen then, and what
+//! they say can only take `application` away.
 //!
 //! Nothing in here backs off or is resumed. Losing anything ends the hold; the snapshots go on
 //! without it and are recorded as what they then are. The machine never waits for us: its own limits
@@ -15,17 +18,21 @@ use std::time::Duration;
 
 use azdr_arm::{ArmClient, AzureError, ErrorClass, Progress, SnapshotSpec, Started};
 use azdr_domain::arm_id::ArmId;
-use azdr_domain::capture_record::{CaptureRecord, DiskCapture, FileSystemFreeze};
+use azdr_domain::capture_record::{
+    CanarySight, CaptureRecord, DiskCapture, FileSystemFreeze, FileSystemNotFrozen, HookRecord,
+};
 use azdr_domain::consistency::{
     CaptureEvidence, Consistency, FreezeEvidence, PutEvidence, ThawAttestation, achieved,
 };
 use azdr_domain::machine_evidence::WitnessRecord;
 use azdr_env::{Clock, WallTime};
-use azdr_proto::agent::{FileSystemWindow, Freeze, FreezeOutcome};
+use azdr_proto::agent::{
+    Disk, DiskKind, FileSystemReport, FileSystemState, FileSystemWindow, Freeze, FreezeOutcome,
+};
 use serde::{Deserialize, Serialize};
 
 use super::tags::{self, Tags};
-use super::{Services, StepCx, evidence};
+use super::{Services, StepCx, evidence, hooks};
 use crate::mutation::{Mutation, planted};
 use crate::store::ItemId;
 use crate::workflow::{Failure, StepError};
@@ -38,6 +45,8 @@ const RENEW: Duration = Duration::from_secs(1);
 const PREPARE_LIMIT: Duration = Duration::from_secs(40);
 /// Thawing takes milliseconds; the answer may have to wait for a slow network.
 const THAW_LIMIT: Duration = Duration::from_secs(15);
+/// Whatever an agent says of its hooks, they are not waited for longer.
+const HOOKS_LIMIT: Duration = Duration::from_secs(40 * 60);
 /// Snapshots that the hold did not wait for may still come.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(10 * 60);
 
@@ -108,7 +117,7 @@ pub async fn capture<I>(
     if plan.unfrozen.is_none() && services.catalogue.has_agent(plan.item).await? {
         await_agent(services, plan.item).await;
     }
-    let _slot = services.holds.acquire().await.expect("the semaphore is never closed");
+    let slot = services.holds.acquire().await.expect("the semaphore is never closed");
     let room = services.azure.reserve_snapshot_writes(plan.snapshots.len() as u32).await;
     let varied: Vec<PlannedSnapshot>;
     let plan = if planted(Mutation::NamesVary) {
@@ -121,34 +130,57 @@ pub async fn capture<I>(
 
     let frozen = match plan.unfrozen {
         None => freeze(services, &plan, &operation_id).await,
-        Some(why) => Err(why.to_owned()),
+        Some(why) => Err(Unfrozen::from(why.to_owned())),
     };
     let clock = cx.env().clock.clone();
     let at = clock.wall();
-    let (outcome, freeze) = match frozen {
-        Ok(witnesses) => {
+    let (mut outcome, mut freeze) = match frozen {
+        Ok((file_systems, witnesses)) => {
             let acked = clock.monotonic();
             cx.progress("frozen", None);
+            let frozen = Frozen { acked, file_systems };
             let (mut hold, evidence) =
-                held(services, &plan, &operation_id, &specs, &room, acked, &*clock).await?;
+                held(services, &plan, &operation_id, &specs, &room, frozen, &*clock).await?;
             hold.record.witnesses = witnesses;
             (hold, evidence)
         }
-        Err(reason) if plan.require => {
+        Err(unfrozen) if unfrozen.forbidden => {
+            let failure = Failure::new("hook_failed", unfrozen.reason).hint(
+                "this hook is marked on_failure = \"fail\" on the VM: see what it says there, with \
+                 `journalctl -u azdr-agent`, or mark it \"crash_consistent\"",
+            );
+            return Err(StepError::Fail(failure));
+        }
+        Err(Unfrozen { reason, .. }) if plan.require => {
             let failure = Failure::new("not_consistent", format!("no freeze: {reason}")).hint(
                 "the policy requires file-system consistency; check `azdr agent list`, or \
                  configure --consistency prefer",
             );
             return Err(StepError::Fail(failure));
         }
-        Err(reason) => {
+        Err(Unfrozen { reason, hooks, .. }) => {
             let begun = clock.monotonic();
             let puts = take_all(room.client(), &specs, &*clock, None, SNAPSHOT_LIMIT).await?;
             let disks = disks(&specs, &puts, begun);
-            let record = CaptureRecord { disks, ..CaptureRecord::default() };
-            (Hold { frozen_ms: 0, witnessed: false, reason: Some(reason), record }, None)
+            let record = CaptureRecord { disks, hooks, ..CaptureRecord::default() };
+            let hold = Hold {
+                frozen_ms: 0,
+                witnessed: false,
+                reason: Some(reason),
+                record,
+                hooks_pending: None,
+            };
+            (hold, None)
         }
     };
+    drop(slot);
+    if let Some(limit) = outcome.hooks_pending
+        && let Some(agent) = freeze.as_mut().and_then(|freeze| freeze.agent.as_mut())
+    {
+        cx.progress("hooks", None);
+        let thawed = services.fleet.thaw(plan.item, operation_id.clone(), limit).await;
+        outcome.record.hooks = hooks::ended(agent, thawed);
+    }
     let evidence = CaptureEvidence { disks: plan.snapshots.len(), freeze };
     let (mut consistency, mut reason) = achieved(&evidence);
     if planted(Mutation::ConsistencyClaimed) {
@@ -200,6 +232,22 @@ struct Hold {
     witnessed: bool,
     reason: Option<String>,
     record: CaptureRecord,
+    /// Hooks were still to run after the thaw, for at most so long.
+    hooks_pending: Option<Duration>,
+}
+
+/// Why nothing is frozen.
+struct Unfrozen {
+    reason: String,
+    /// The machine's root wants no snapshots then.
+    forbidden: bool,
+    hooks: Vec<HookRecord>,
+}
+
+impl From<String> for Unfrozen {
+    fn from(reason: String) -> Self {
+        Self { reason, forbidden: false, hooks: Vec::new() }
+    }
 }
 
 /// When each disk's snapshot was asked for and done, counted from an instant.
@@ -214,14 +262,42 @@ fn disks(specs: &Specs<'_>, puts: &[PutEvidence], from: azdr_env::Monotonic) -> 
     specs.iter().zip(puts).map(disk).collect()
 }
 
-fn file_system(window: &FileSystemWindow) -> FileSystemFreeze {
-    let frozen = window.frozen_to_ns.saturating_sub(window.frozen_from_ns);
+/// What the agent says of a file system, before and after.
+fn file_system(window: &FileSystemWindow, frozen: &[FileSystemReport]) -> FileSystemFreeze {
+    const NS_PER_MS: u64 = 1_000_000;
+    let after_ms = |ns: u64| ns.saturating_sub(window.frozen_from_ns) / NS_PER_MS;
+    let report = frozen.iter().find(|report| report.mount_point == window.mount_point);
     FileSystemFreeze {
         mount_point: window.mount_point.clone(),
         from_unix_ms: window.frozen_from_unix_ms,
-        frozen_ms: frozen / 1_000_000,
+        frozen_ms: after_ms(window.frozen_to_ns),
         thawed_by_agent: window.first_thaw_succeeded,
+        file_system_type: report.map(|r| r.file_system_type.clone()).unwrap_or_default(),
+        device: report.map(|r| r.device.clone()).unwrap_or_default(),
+        canary: Some(CanarySight {
+            blocked: window.canary_blocked,
+            released_ms: (window.canary_released_ns > 0)
+                .then(|| after_ms(window.canary_released_ns)),
+            released_by_thaw: window.canary_released_by_thaw,
+        }),
+        reason: window.reason.clone(),
     }
+}
+
+fn not_frozen(report: &FileSystemReport) -> FileSystemNotFrozen {
+    FileSystemNotFrozen {
+        mount_point: report.mount_point.clone(),
+        file_system_type: report.file_system_type.clone(),
+        device: report.device.clone(),
+        reason: report.reason.clone(),
+    }
+}
+
+/// An acknowledged freeze.
+struct Frozen {
+    acked: azdr_env::Monotonic,
+    /// What the agent said of each file system then.
+    file_systems: Vec<FileSystemReport>,
 }
 
 type Specs<'a> = [(&'a PlannedSnapshot, SnapshotSpec)];
@@ -233,9 +309,10 @@ async fn held(
     operation_id: &str,
     specs: &Specs<'_>,
     room: &azdr_arm::Reservation,
-    acked: azdr_env::Monotonic,
+    frozen: Frozen,
     clock: &dyn Clock,
 ) -> Result<(Hold, Option<FreezeEvidence>), StepError> {
+    let acked = frozen.acked;
     // The agent's cap ends the window in any case; a little before it we stop waiting.
     let patience = services.settings.hold_limit.saturating_sub(Duration::from_millis(500));
     let renewing = async {
@@ -262,16 +339,33 @@ async fn held(
     let mut record = CaptureRecord {
         disks: disks(specs, &puts, acked),
         thaw_asked_ms: Some(thaw_requested_at.since(acked).as_millis() as u64),
+        not_frozen: (frozen.file_systems.iter())
+            .filter(|report| report.state() != FileSystemState::Frozen)
+            .map(not_frozen)
+            .collect(),
         ..CaptureRecord::default()
     };
+    let mut hooks_pending = None;
     let (frozen_ms, agent) = match thawed {
         Ok(reply) => {
-            record.file_systems = reply.windows.iter().map(file_system).collect();
-            record.unbroken = Some(reply.unbroken);
+            hooks_pending = reply
+                .hooks_pending
+                .then(|| Duration::from_millis(reply.hooks_limit_ms.into()).min(HOOKS_LIMIT));
+            record.hooks = hooks::records(&reply.hooks);
+            let file_systems = &frozen.file_systems;
+            record.file_systems =
+                reply.windows.iter().map(|window| file_system(window, file_systems)).collect();
+            let said = file_systems.iter().filter(|r| r.state() == FileSystemState::Frozen);
+            // Its word alone is not enough: every file system must be shown to have been frozen.
+            let unproved = record.unproved(said.map(|report| report.mount_point.as_str()));
+            let unproved = unproved.filter(|_| reply.unbroken);
+            let unbroken = reply.unbroken && unproved.is_none();
+            record.unbroken = Some(unbroken);
             let attestation = ThawAttestation {
-                unbroken: reply.unbroken,
-                reason: reply.reason,
-                hooks_ran: false,
+                unbroken,
+                reason: unproved.unwrap_or(reply.reason),
+                hooks_ran: !reply.hooks_pending && reply.hooks_succeeded,
+                hooks_problem: reply.hooks_problem,
             };
             (u64::from(reply.window_ms), Some(attestation))
         }
@@ -286,17 +380,26 @@ async fn held(
         thaw_requested_at: Some(thaw_requested_at),
         agent,
     };
-    Ok((Hold { frozen_ms, witnessed: true, reason: None, record }, Some(evidence)))
+    let hold = Hold { frozen_ms, witnessed: true, reason: None, record, hooks_pending };
+    Ok((hold, Some(evidence)))
 }
 
-/// Answers what the file systems carry now.
+/// As the agent knows it.
+fn disk(snapshot: &PlannedSnapshot) -> Disk {
+    let kind = if snapshot.lun.is_none() { DiskKind::Os } else { DiskKind::Data };
+    Disk { kind: kind.into(), lun: snapshot.lun.unwrap_or(0), name: String::new() }
+}
+
+/// Answers what the agent says of each file system, and what they carry now.
 async fn freeze(
     services: &Services,
     plan: &CapturePlan<'_>,
     operation_id: &str,
-) -> Result<Vec<WitnessRecord>, String> {
+) -> Result<(Vec<FileSystemReport>, Vec<WitnessRecord>), Unfrozen> {
     let settings = &services.settings;
     let agent = services.fleet.protected(plan.item);
+    let hooks = agent.as_ref().map_or(0, |agent| agent.hello.hooks_limit_ms);
+    let limit = PREPARE_LIMIT + Duration::from_millis(hooks.into()).min(HOOKS_LIMIT);
     let request = Freeze {
         operation_id: operation_id.to_owned(),
         recovery_point: plan.point.to_owned(),
@@ -306,19 +409,26 @@ async fn freeze(
         witness_key: services.authority.witness_key(operation_id).expose().to_vec(),
         // Whoever is behind this door has the vmId that was enrolled.
         vm_id: agent.map(|session| session.hello.vm_id.clone()).unwrap_or_default(),
+        disks: plan.snapshots.iter().map(disk).collect(),
     };
-    let reply = match services.fleet.freeze(plan.item, request, PREPARE_LIMIT).await {
+    let reply = match services.fleet.freeze(plan.item, request, limit).await {
         Ok(reply) => reply,
         Err(e) => {
             // It may be freezing right now: tell it to stop; its lease ends it in any case.
             let _ = services.fleet.thaw(plan.item, operation_id.to_owned(), THAW_LIMIT).await;
-            return Err(e.to_string());
+            return Err(e.to_string().into());
         }
     };
     if reply.outcome() == FreezeOutcome::Frozen {
-        return Ok(evidence::written(&reply.witnesses, plan.nonce));
+        return Ok((reply.file_systems, evidence::written(&reply.witnesses, plan.nonce)));
     }
-    Err(if reply.reason.is_empty() { "the agent refused".to_owned() } else { reply.reason })
+    let mut unfrozen = Unfrozen::from(reply.reason);
+    if unfrozen.reason.is_empty() {
+        "the agent refused".clone_into(&mut unfrozen.reason);
+    }
+    unfrozen.forbidden = reply.hook_forbids;
+    unfrozen.hooks = hooks::records(&reply.hooks);
+    Err(unfrozen)
 }
 
 /// PUTs all snapshots at once and polls each until it has succeeded; after `patience` it answers what

@@ -4,7 +4,8 @@
 //! |---|---|---|
 //! | [`backup`] | a recovery point: a quiesced set of snapshots | the VM |
 //! | [`replicate`] | its copy in another region | the VM's disk chains into that region |
-//! | [`verify`] | the proof that disks can be made of it and read | nothing (it holds a lease) |
+//! | [`hash_content`] | hashes of some blocks of a new point's snapshots | nothing (it holds a lease) |
+//! | [`verify`] | the proof that disks can be made of it and read, or that its content is unchanged | nothing (it holds a lease) |
 //! | [`restore_in_place`] | the VM on copies of its old disks | the VM |
 //! | [`restore_new_vm`] | a new VM from the point, at home or (failover) elsewhere | the new VM's name |
 //! | [`dr_test`] | the proof that it boots, and the RTO | nothing (it holds a lease) |
@@ -13,16 +14,19 @@
 //! | [`reap`] | order: deletes temporaries that a finished run left | that run's residue |
 //! | [`remove_kept_disk`] | room: deletes a disk that a restore replaced | the VM |
 //!
-//! Steps see [`Services`] and nothing more. Shared pieces: [`azure`] (ARM calls as steps),
-//! [`capture`] (the hold), [`evidence`] (proof that a machine is up and is the right one),
+//! Steps see [`Services`] and nothing more. Shared pieces: [`azure`] (ARM calls as steps), [`blocks`]
+//! (reading a disk's content), [`capture`] (the hold), [`evidence`] (proof that a machine is up and is the right one),
 //! [`machine`] (descriptions to ARM bodies), [`tags`] (what every resource carries).
 
 pub mod azure;
 pub mod backup;
+pub mod blocks;
 pub mod bulk;
 pub mod capture;
 pub mod dr_test;
 pub mod evidence;
+pub mod hash_content;
+mod hooks;
 pub mod machine;
 pub mod prune;
 pub mod reap;
@@ -68,6 +72,7 @@ pub fn all() -> Vec<Definition<Services>> {
         backup::workflow(),
         replicate::workflow(replicate::FIRST),
         replicate::workflow(replicate::RUN.1),
+        hash_content::workflow(),
         verify::workflow(),
         restore_in_place::workflow(restore_in_place::FIRST),
         restore_in_place::workflow(restore_in_place::UNEXAMINED),

@@ -17,7 +17,9 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use crate::fleet::Fleet;
-use crate::store::{DeletionHold, Item, ItemId, KeptDisk, PointRow, RunId, Store, StoreError};
+use crate::store::{
+    ContentRow, DeletionHold, Item, ItemId, KeptDisk, PointRow, RunId, Store, StoreError,
+};
 use crate::workflow::StepError;
 
 /// The world as steps see it. Cheap to clone.
@@ -65,6 +67,8 @@ pub struct Settings {
     pub keep_replaced: Duration,
     /// How much one pruning may delete without asking.
     pub deletion_limit: DeletionLimit,
+    /// How many blocks of each disk are hashed after a backup; 0: none.
+    pub sampled_blocks: u32,
     /// How often to look whether something is there yet.
     pub look_again: Duration,
     /// How often to look how far a copy is, which takes hours.
@@ -180,6 +184,18 @@ impl Catalogue {
     /// When the store cannot be read.
     pub async fn capture(&self, operation_id: &str) -> Result<Option<CaptureRecord>, StoreError> {
         self.store.capture(operation_id).await
+    }
+
+    /// What was hashed of a recovery point, OS disk first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn content(
+        &self,
+        item: ItemId,
+        name: &PointName,
+    ) -> Result<Vec<ContentRow>, StoreError> {
+        self.store.content(item, name.clone()).await
     }
 
     /// The catalogue's row of a VM.

@@ -1,12 +1,13 @@
 //! Proves that a recovery point is `restorable`: a disk is made of every snapshot, and its bytes are
-//! read.
+//! read. At level `content` also that they are unchanged: the blocks that were hashed when the point was
+//! taken ([`hash_content`](super::hash_content)) are read from the test disk, and compared.
 //!
 //! | step | effect | undo |
 //! |---|---|---|
 //! | `plan` | lease on the point | – |
 //! | `create_disks` (each, temporary) | a test disk per snapshot | deletes it |
 //! | `read_disks` (each, temporary) | access granted, bytes read, access revoked | revokes access |
-//! | `check` | compares what was found with the catalogue | – |
+//! | `check` | compares sizes with the catalogue; fails where a block differs | – |
 //!
 //! The test disks are gone when the run ends, also after a crash (I5). A failed proof is recorded
 //! too: the point then counts as not proved.
@@ -15,21 +16,22 @@ use std::time::Duration;
 
 use azdr_arm::ErrorClass;
 use azdr_domain::arm_id::ArmId;
-use azdr_domain::recovery_point::PointName;
+use azdr_domain::content::{CHANGE_PER_MILLE, Compared, Manifest, Worth};
+use azdr_domain::recovery_point::{PointName, ProofLevel};
 use azdr_domain::residue::Leaves;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::azure::{Resource, delete_if_ours, finish};
 use super::machine::{DiskCopy, by_name, disk_copies};
-use super::{StepCx, Workflow, machine, tags};
-use crate::store::{CatalogueChange, ItemId};
+use super::{StepCx, Workflow, blocks, machine, tags};
+use crate::store::{CatalogueChange, ContentRow, ItemId};
 use crate::workflow::{
     Concluded, Definition, Done, Failure, Outcome, RunPriority, StepError, StepKey, Version,
 };
 
 /// How long read access is granted for; revoked right after reading.
-const ACCESS: Duration = Duration::from_secs(600);
+const ACCESS: Duration = Duration::from_secs(1800);
 /// One read.
 const CHUNK: u64 = 1024 * 1024;
 /// Evenly spread over the disk, the first and the last chunk included.
@@ -46,6 +48,34 @@ pub struct Input {
     pub point: PointName,
     /// Which of its copies.
     pub region: String,
+    /// What is to be proved.
+    #[serde(default, skip_serializing_if = "Level::is_restorable")]
+    pub level: Level,
+}
+
+/// What a verification proves.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// Disks can be made of it and read.
+    #[default]
+    Restorable,
+    /// And what was hashed when it was taken is unchanged.
+    Content,
+}
+
+impl Level {
+    fn is_restorable(&self) -> bool {
+        *self == Self::Restorable
+    }
+
+    /// As the catalogue names it.
+    pub fn proof(self) -> ProofLevel {
+        match self {
+            Self::Restorable => ProofLevel::Restorable,
+            Self::Content => ProofLevel::Content,
+        }
+    }
 }
 
 /// Name, version, priority.
@@ -64,6 +94,47 @@ struct Found {
     actual_bytes: u64,
     disk_state: String,
     bytes_read: u64,
+    /// At level `content`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    content: Option<Compared>,
+}
+
+impl Found {
+    fn name(&self) -> String {
+        self.lun.map_or("OS disk".to_owned(), |n| format!("disk at LUN {n}"))
+    }
+}
+
+/// Why a point's content cannot be compared: there are not hashes of all of its disks, or they are not
+/// what was written. `luns`: of the disks that it has.
+pub fn not_comparable(
+    point: &PointName,
+    luns: impl IntoIterator<Item = Option<u32>>,
+    hashed: &[ContentRow],
+) -> Option<Failure> {
+    for lun in luns {
+        match hashed.iter().find(|row| row.lun == lun).map(|row| &row.manifest) {
+            Some(Ok(_)) => {}
+            Some(Err(e)) => {
+                let message = format!("the content of {point} cannot be compared: {e}");
+                return Some(
+                    Failure::new("no_content_hashes", message)
+                        .hint("restore the controller's database, or verify a newer backup"),
+                );
+            }
+            None => {
+                let message = format!(
+                    "no content hashes were taken of all disks of {point} when it was made"
+                );
+                return Some(Failure::new("no_content_hashes", message).hint(
+                    "they are taken by the job hash_content right after a backup, if \
+                     content.sampled_blocks in the controller's configuration is not 0; see `azdr job \
+                     list`",
+                ));
+            }
+        }
+    }
+    None
 }
 
 /// The step list.
@@ -96,6 +167,13 @@ async fn plan(cx: &StepCx<Input>) -> Result<Done<Vec<DiskCopy>>, StepError> {
     let prefix = format!("azdr-verify-{}", tags::run_tag(cx).replace('.', "-"));
     let group = (group.subscription(), group.resource_group());
     let disks = disk_copies(&point, &input.region, group, &prefix)?;
+    if input.level == Level::Content {
+        let hashed = cx.services().catalogue.content(input.item, &input.point).await?;
+        let luns = disks.iter().map(|d| d.original.lun);
+        if let Some(failure) = not_comparable(&input.point, luns, &hashed) {
+            return Err(StepError::Fail(failure));
+        }
+    }
     let lease = CatalogueChange::TakeLease { item: input.item, name: input.point.clone() };
     Ok(Done::new(disks).change(lease))
 }
@@ -135,13 +213,36 @@ async fn read_disk(cx: &StepCx<Input>, disk: &DiskCopy) -> Result<Done<Found>, S
         bytes_read += read;
         cx.progress(format!("read {} MiB", bytes_read >> 20), None);
     }
+    let content = match cx.input.level {
+        Level::Restorable => None,
+        Level::Content => {
+            let manifest = manifest_of(cx, disk).await?;
+            let (blocks, size) = (manifest.blocks(), manifest.size_bytes());
+            let now = blocks::hashes(cx, &sas, size.min(actual_bytes), &blocks).await?;
+            bytes_read +=
+                blocks.iter().map(|b| azdr_domain::content::place(*b, size).1).sum::<u64>();
+            Some(manifest.compare(&now))
+        }
+    };
     Ok(Done::new(Found {
+        content,
         lun: disk.original.lun,
         expected_bytes: disk.original.size_bytes,
         actual_bytes,
         disk_state: seen.disk_state.unwrap_or_default(),
         bytes_read,
     }))
+}
+
+/// The hashes that were taken of the disk that this is a copy of.
+async fn manifest_of(cx: &StepCx<Input>, disk: &DiskCopy) -> Result<Manifest, StepError> {
+    let hashed = cx.services().catalogue.content(cx.input.item, &cx.input.point).await?;
+    let lun = disk.original.lun;
+    if let Some(failure) = not_comparable(&cx.input.point, [lun], &hashed) {
+        return Err(StepError::Fail(failure));
+    }
+    let manifest = hashed.into_iter().find(|row| row.lun == lun).and_then(|row| row.manifest.ok());
+    manifest.ok_or_else(|| StepError::fail("internal", "content hashes vanished"))
 }
 
 async fn revoke_access(cx: &StepCx<Input>, disk: &DiskCopy) -> Result<Done<()>, StepError> {
@@ -164,9 +265,10 @@ fn offsets(size: u64) -> Vec<u64> {
 }
 
 async fn check(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
-    for found in cx.each_outputs(READ)? {
+    let all = cx.each_outputs(READ)?;
+    for found in &all {
         if found.actual_bytes != found.expected_bytes || found.bytes_read == 0 {
-            let which = found.lun.map_or("OS disk".to_owned(), |n| format!("disk at LUN {n}"));
+            let which = found.name();
             let message = format!(
                 "the {which} has {} bytes instead of {}, {} were read",
                 found.actual_bytes, found.expected_bytes, found.bytes_read
@@ -176,7 +278,32 @@ async fn check(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
             ));
         }
     }
-    Ok(Done::new(()))
+    match differences(&all) {
+        Some(message) => Err(StepError::Fail(Failure::new("content_differs", message).hint(
+            "do not restore this copy; verify the point's other copies, and take a new backup",
+        ))),
+        None => Ok(Done::new(())),
+    }
+}
+
+/// What differs, if anything does: the first block of each disk, with its hashes.
+fn differences(all: &[Found]) -> Option<String> {
+    let of_disk = |found: &Found| {
+        let content = found.content.as_ref()?;
+        let first = content.difference.as_ref()?;
+        Some(format!(
+            "{} of {} sampled blocks of the {} differ from the backup's own when it was taken; the first \
+             at byte {}: expected BLAKE3 {}, found {}",
+            content.sampled - content.equal,
+            content.sampled,
+            found.name(),
+            first.offset,
+            first.expected,
+            first.found
+        ))
+    };
+    let words: Vec<String> = all.iter().filter_map(of_disk).collect();
+    (!words.is_empty()).then(|| words.join("; "))
 }
 
 async fn left_over(cx: &StepCx<Input>) -> Result<Vec<String>, StepError> {
@@ -186,7 +313,8 @@ async fn left_over(cx: &StepCx<Input>) -> Result<Vec<String>, StepError> {
 /// Failures that say something about the recovery point, not about the weather.
 fn disproves(failure: &Failure) -> bool {
     let gone = format!("azure_{}", ErrorClass::NotFound);
-    ["size_mismatch", "not_readable", "azure_invalid", "azure_failed"].contains(&&*failure.kind)
+    ["size_mismatch", "content_differs", "not_readable", "azure_invalid", "azure_failed"]
+        .contains(&&*failure.kind)
         || *failure.kind == gone.replace(' ', "_")
 }
 
@@ -195,7 +323,7 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
         item: cx.input.item,
         name: cx.input.point.clone(),
         region: cx.input.region.clone(),
-        level: "restorable".to_owned(),
+        level: cx.input.level.proof().to_string(),
         passed,
         detail,
     };
@@ -203,12 +331,25 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
         Outcome::Succeeded => {
             let found = cx.each_outputs(READ)?;
             let read: u64 = found.iter().map(|f| f.bytes_read).sum();
-            let detail = format!("{} disks made, {read} bytes read", found.len());
-            let result = json!({"verify": {
+            let mut detail = format!("{} disks made, {read} bytes read", found.len());
+            let mut verified = json!({
                 "recovery_point": cx.input.point,
                 "region": cx.input.region,
                 "disks": found,
-            }});
+            });
+            if cx.input.level == Level::Content {
+                let worth = Worth::of(found.iter().filter_map(|f| f.content.as_ref()));
+                detail = worth.to_string();
+                verified["content"] = json!({
+                    "blocks": worth.blocks,
+                    "sampled": worth.sampled,
+                    "equal": worth.equal,
+                    "change_per_mille": CHANGE_PER_MILLE,
+                    "missed_probability": worth.missed,
+                    "words": detail,
+                });
+            }
+            let result = json!({ "verify": verified });
             Concluded { result: Some(result), changes: vec![proof(true, detail)] }
         }
         Outcome::Failed(f) if disproves(f) => {

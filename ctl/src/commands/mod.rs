@@ -41,6 +41,7 @@ pub(crate) async fn run(cli: Cli, out: Output) -> Result<(), CliError> {
         Noun::Agent(verb) => match verb {
             agent::Agent::Token(command) => command.run(s).await,
             agent::Agent::List(command) => command.run(s).await,
+            agent::Agent::Preflight(command) => command.run(s).await,
             agent::Agent::Revoke(command) => command.run(s).await,
         },
         Noun::Backup(verb) => match verb {
@@ -91,7 +92,10 @@ pub(crate) async fn run(cli: Cli, out: Output) -> Result<(), CliError> {
             job::Job::Approve(command) => command.run(s).await,
             job::Job::Watch(command) => command.run(s).await,
         },
-        Noun::Alert(alert::Alert::List(command)) => command.run(s).await,
+        Noun::Alert(verb) => match verb {
+            alert::Alert::List(command) => command.run(s).await,
+            alert::Alert::Close(command) => command.run(s).await,
+        },
         Noun::Residue(residue::Residue::List(command)) => command.run(s).await,
         Noun::Retention(retention::Retention::Release(command)) => command.run(s).await,
         Noun::Operator(verb) => match verb {

@@ -16,7 +16,8 @@ use crate::{json, names};
 /// A VM is covered if it has every backup that it should have by now, and overdue if two hours after its
 /// last scheduled time it still has none. A DR test is due for a VM whose policy asks for them
 /// (--drill-every) and that has passed none in that time. An RTO is judged by the last DR test, an RPO by
-/// the newest restorable backup; what was not measured is neither met nor missed.
+/// the newest restorable backup; what was not measured is neither met nor missed. A VM cannot be frozen if
+/// its agent's last preflight said so: see `azdr agent list`.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  azdr status\n  azdr status --watch --interval 30")]
 pub(crate) struct Status {
@@ -57,6 +58,7 @@ fn text(status: &FleetStatus, style: Style) -> String {
         ("DR tests due", &status.drills_due),
         ("DR tests not asked for", &status.drills_not_asked_for),
         ("DR tests failed", &status.drills_failed),
+        ("Cannot be frozen", &status.preflight_not_ready),
     ] {
         let part = part.clone().unwrap_or_default();
         row(label, part.vms.to_string(), longest(&part));

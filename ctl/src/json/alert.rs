@@ -10,7 +10,7 @@ pub(crate) fn alerts(m: &ListAlertsResponse) -> Value {
     json!({ "alerts": list(&m.alerts, alert), "more": m.more })
 }
 
-fn alert(m: &Alert) -> Value {
+pub(crate) fn alert(m: &Alert) -> Value {
     json!({
         "id": m.id,
         "kind": m.kind,
@@ -27,6 +27,8 @@ fn alert(m: &Alert) -> Value {
         "resolution": text(&m.resolution),
         "since_at": time(m.since_unix_ms),
         "times": m.times,
+        "closed_by": text(&m.closed_by),
+        "lasts": m.lasts,
     })
 }
 

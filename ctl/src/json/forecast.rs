@@ -55,6 +55,7 @@ pub(crate) fn upcoming_runs(m: &ListUpcomingRunsResponse) -> Value {
         "enabled": m.enabled,
         "delay_secs": m.delay_secs,
         "proofs": list(&m.proofs, upcoming_proof),
+        "gone_since_at": time(m.gone_since_unix_ms),
     })
 }
 

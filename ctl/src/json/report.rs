@@ -29,6 +29,7 @@ fn verification_summary(m: &VerificationSummary) -> Value {
         "passed": m.passed,
         "failed": m.failed,
         "unverified": m.unverified,
+        "content_compared": m.content_compared,
         "verified_earlier": m.verified_earlier,
         "last_verified_at": time(m.last_verified_unix_ms),
     })

@@ -33,6 +33,7 @@ pub(crate) fn fleet_status(m: &FleetStatus) -> Value {
         "alerts_critical": m.alerts_critical,
         "alerts_high": m.alerts_high,
         "alerts_medium": m.alerts_medium,
+        "preflight_not_ready": m.preflight_not_ready.as_ref().map(fleet_part),
     })
 }
 

@@ -57,6 +57,9 @@ pub(crate) static AGENTS: Rows = Rows {
         "quarantined",
         "restored_instance",
         "instance_vm_id",
+        "preflight_ready",
+        "preflight_at",
+        "preflight_problems",
     ],
     shown: &[
         "vm_name",
@@ -67,6 +70,7 @@ pub(crate) static AGENTS: Rows = Rows {
         "certificate_expires_at",
         "quarantined",
         "restored_instance",
+        "preflight_ready",
     ],
 };
 
@@ -147,6 +151,7 @@ pub(crate) static VERIFICATIONS: Rows = Rows {
         "summary.last_verified_at",
         "failed",
         "unverified",
+        "summary.content_compared",
     ],
     shown: &[
         "vm_name",
@@ -375,6 +380,8 @@ pub(crate) static ALERTS: Rows = Rows {
         "resolution",
         "since_at",
         "times",
+        "closed_by",
+        "lasts",
     ],
     shown: &[
         "id",

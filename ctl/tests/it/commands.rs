@@ -9,6 +9,9 @@ pub(crate) const CASES: &[(&str, &str)] = &[
     ("alert_list", "alert list"),
     ("alert_list_open", "alert list --open --severity high --days 7 --limit 1"),
     ("alert_list_of_a_kind", "alert list --kind rpo_missed --vm prod-db-vm --before 43"),
+    ("alert_close", "alert close 43 --reason covered-elsewhere"),
+    ("alert_close_of_a_resolved_one", "alert close 40 --reason twice"),
+    ("alert_close_of_none", "alert close 7 --reason typo"),
     ("operator_add_refused", "operator add alice --role admin --bundle NEW"),
     ("operator_add", "operator add bob --role operator --bundle NEW"),
     ("operator_list", "operator list"),
@@ -18,6 +21,8 @@ pub(crate) const CASES: &[(&str, &str)] = &[
     ("vm_list", "vm list"),
     ("agent_token", "agent token prod-db-vm --valid-for 1h"),
     ("agent_list", "agent list"),
+    ("agent_preflight", "agent preflight prod-db-vm"),
+    ("agent_preflight_not_ready", "agent preflight stacked"),
     ("agent_revoke", "agent revoke prod-db-vm"),
     (
         "backup_configure",
@@ -90,6 +95,7 @@ pub(crate) const CASES: &[(&str, &str)] = &[
     ("backup_verification_report", "backup verification-report --days 30"),
     ("backup_verification_report_of_a_vm", "backup verification-report --vm prod-db-vm --days 7"),
     ("backup_verify", "backup verify prod-db-vm-backup-daily-20251201-0800"),
+    ("backup_verify_content", "backup verify daily-20251201 --vm prod-db-vm --level content"),
     (
         "backup_pin",
         "backup pin prod-db-vm-backup-daily-20251201-0800 --until 2026-12-01 --reason audit",
@@ -113,6 +119,7 @@ pub(crate) const CASES: &[(&str, &str)] = &[
     ("policy_show", "policy show prod-db-vm"),
     ("policy_list", "policy list"),
     ("policy_next", "policy next prod-db-vm --count 10"),
+    ("policy_next_of_a_vm_that_is_gone", "policy next gone"),
     ("policy_simulate", "policy simulate prod-db-vm --days 365"),
     (
         "policy_simulate_an_outage",

@@ -207,6 +207,12 @@ impl AdminService for FakeController {
         Ok(Response::new(values::agents()))
     }
 
+    async fn run_preflight(&self, r: Request<RunPreflightRequest>) -> Answer<Preflight> {
+        check(r.get_ref().vm.as_ref())?;
+        let ready = r.get_ref().vm.as_ref().is_none_or(|vm| vm.name != "stacked");
+        Ok(Response::new(values::preflight(ready)))
+    }
+
     async fn revoke_agent(&self, r: Request<RevokeAgentRequest>) -> Answer<RevokeAgentResponse> {
         check(r.get_ref().vm.as_ref())?;
         Ok(Response::new(RevokeAgentResponse { certificates_revoked: 1 }))
@@ -310,6 +316,11 @@ impl AdminService for FakeController {
         check(r.get_ref().vm.as_ref())?;
         let mut answer = values::upcoming_runs();
         answer.runs.truncate(r.get_ref().count as usize);
+        if r.get_ref().vm.as_ref().is_some_and(|vm| vm.name == "gone") {
+            let (vm_name, gone_since_unix_ms) = ("gone".into(), values::NOW - values::DAY);
+            let runs = vec![];
+            answer = ListUpcomingRunsResponse { vm_name, gone_since_unix_ms, runs, ..answer };
+        }
         Ok(Response::new(answer))
     }
 
@@ -420,7 +431,11 @@ impl AdminService for FakeController {
 
     async fn start_verify(&self, r: Request<StartVerifyRequest>) -> Answer<Job> {
         check(r.get_ref().vm.as_ref())?;
-        Ok(Response::new(values::job(12, "verify")))
+        let what = match r.get_ref().level() {
+            ProofLevel::Content => "verify_content",
+            _ => "verify",
+        };
+        Ok(Response::new(values::job(12, what)))
     }
 
     async fn start_dr_test(&self, r: Request<StartDrTestRequest>) -> Answer<Job> {
@@ -575,6 +590,18 @@ impl AdminService for FakeController {
     async fn list_alerts(&self, r: Request<ListAlertsRequest>) -> Answer<ListAlertsResponse> {
         check(r.get_ref().vm.as_ref())?;
         Ok(Response::new(values::alerts(r.get_ref())))
+    }
+
+    async fn close_alert(&self, r: Request<CloseAlertRequest>) -> Answer<Alert> {
+        let r = r.into_inner();
+        match r.id {
+            7 => Err(Status::not_found("there is no alert 7")),
+            40 => Err(Status::failed_precondition(
+                "alert 40 is not open: it was resolved at 2025-12-01T12:00:00Z: job 45 has ended in the \
+                 same way",
+            )),
+            id => Ok(Response::new(values::closed(id, r.reason))),
+        }
     }
 
     async fn add_operator(&self, r: Request<AddOperatorRequest>) -> Answer<OperatorCertificate> {

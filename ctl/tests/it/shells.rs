@@ -123,3 +123,34 @@ fn version_and_help_need_nothing() {
     let expected = format!("azdr {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(String::from_utf8(version).unwrap(), expected);
 }
+
+/// Whoever has set the variable is shown the same as whoever has not.
+#[test]
+fn a_context_in_the_environment_is_no_argument_that_was_given() {
+    let world = tempfile::tempdir().unwrap();
+    let said = |args: &[&str]| {
+        let output = azdr_with(&world.path().join("context.toml"), args).output().unwrap();
+        let bare = azdr_with("/x".as_ref(), args).env_remove("AZDR_CONTEXT").output().unwrap();
+        assert_eq!(output, bare, "{args:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for args in [&[][..], &["backup"]] {
+        assert!(said(args).contains("Commands:"), "{args:?} shows no help");
+    }
+    assert!(said(&["backup", "trigger"]).contains("Usage: azdr backup trigger <VM>"));
+    let mut empty = azdr_with("".as_ref(), &["whoami"]);
+    let empty = empty.env("HOME", world.path()).output().unwrap();
+    let words = String::from_utf8(empty.stderr).unwrap();
+    assert!(words.contains(".config/azdr/context.toml"), "empty is as good as not set: {words}");
+}
+
+#[test]
+fn help_that_cannot_be_written_is_a_failure() {
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut help = azdr_with("/x".as_ref(), &["--help"]);
+    let output = help.stdout(full).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let output = output.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert!(words.contains("the output could not be written"), "{words}");
+}

@@ -64,16 +64,69 @@ pub(crate) fn agents() -> ListAgentsResponse {
         last_seen_unix_ms: NOW,
         certificate_expires_unix_ms: NOW + 30 * DAY,
         can_freeze: true,
+        preflight_unix_ms: NOW - DAY,
+        preflight_ready: true,
         ..Agent::default()
+    };
+    let stacked = Agent {
+        vm_name: "stacked".into(),
+        preflight_ready: false,
+        preflight_problems: preflight(false).problems,
+        ..agent.clone()
     };
     let clone = Agent {
         restored_instance: true,
         quarantined: true,
         can_freeze: false,
+        preflight_unix_ms: 0,
+        preflight_ready: false,
         instance_vm_id: "11111111-2222-3333-4444-555555555555".into(),
         ..agent.clone()
     };
-    ListAgentsResponse { agents: vec![agent, clone] }
+    ListAgentsResponse { agents: vec![agent, stacked, clone] }
+}
+
+pub(crate) fn preflight(ready: bool) -> Preflight {
+    let disk = |kind: PreflightDiskKind, lun, name: &str| PreflightDisk {
+        kind: kind.into(),
+        lun,
+        name: name.into(),
+    };
+    let file_system = |mount_point: &str, level, disks| PreflightFileSystem {
+        mount_point: mount_point.into(),
+        file_system_type: "xfs".into(),
+        device: "8:1".into(),
+        level,
+        disks,
+    };
+    let not_covered = |what: &str, kind: &str, reason: &str| PreflightNotCovered {
+        what: what.into(),
+        kind: kind.into(),
+        reason: reason.into(),
+    };
+    let data = |lun, name: &str| disk(PreflightDiskKind::Data, lun, name);
+    let problems = [
+        "/srv lies on drbd0, a device of a kind that is not known: it cannot be told in \
+                     which order to freeze",
+        "azdr-thawd at /run/azdr/thawd.sock does not answer",
+    ];
+    Preflight {
+        vm_resource_id: VM_ID.into(),
+        taken_unix_ms: NOW,
+        took_ms: 12,
+        ready,
+        problems: problems.iter().filter(|_| !ready).map(|p| (*p).to_owned()).collect(),
+        passing: vec!["the machine has been up for 20 s; 60 s are needed".into()],
+        file_systems: vec![
+            file_system("/data", 0, vec![data(0, "sdc"), data(1, "sdd")]),
+            file_system("/", 1, vec![disk(PreflightDiskKind::Os, 0, "sda")]),
+        ],
+        not_covered: vec![
+            not_covered("/boot/efi", "vfat", "its type is not on the list of what is frozen"),
+            not_covered("/dev/sde", "raw", "nothing is mounted from it"),
+        ],
+        foreign_tools: vec!["qemu-ga runs (process 70)".into()],
+    }
 }
 
 pub(crate) fn config() -> BackupConfig {
@@ -149,6 +202,7 @@ pub(crate) fn of_a_vm_that_is_gone() -> BackupConfig {
         tag_written: false,
         tag_problem: "the VM is not in Azure any more".into(),
         gone_since_unix_ms: NOW - DAY,
+        next_run_unix_ms: 0,
         ..config()
     }
 }
@@ -343,13 +397,54 @@ pub(crate) fn point_details() -> PointDetails {
         asked_ms,
         done_ms: Some(done_ms),
         frozen_ms: Some(861),
+        level: Consistency::Filesystem as i32,
+        reason: String::new(),
     };
-    let file_system = |mount_point: &str, thawed_by_agent| FileSystemFreeze {
+    let file_system = |mount_point: &str, device: &str| FileSystemFreeze {
         mount_point: mount_point.into(),
         frozen_from_unix_ms: NOW - 12,
         frozen_ms: 873,
-        thawed_by_agent,
+        thawed_by_agent: true,
+        file_system_type: "ext4".into(),
+        device: device.into(),
+        canary_blocked: Some(true),
+        canary_released_ms: Some(872),
+        canary_released_by_thaw: Some(true),
+        level: Consistency::Filesystem as i32,
+        reason: String::new(),
     };
+    let run = |verb: HookVerb, end: &str, code, output: &str| HookRun {
+        verb: verb as i32,
+        end: end.into(),
+        succeeded: code != Some(1),
+        exit_code: code,
+        took_ms: 412,
+        output: output.into(),
+        in_cgroup: true,
+        left_behind: 0,
+    };
+    let hooks = vec![
+        HookRecord {
+            name: "10-postgresql".into(),
+            kind: HookKind::Hold as i32,
+            application: true,
+            runs: vec![
+                run(HookVerb::Pre, "READY", None, ""),
+                run(HookVerb::Post, "exit code 0", Some(0), "waited for nobody"),
+            ],
+            problem: String::new(),
+        },
+        HookRecord {
+            name: "20-queue".into(),
+            kind: HookKind::Oneshot as i32,
+            application: false,
+            runs: vec![
+                run(HookVerb::Pre, "exit code 1", Some(1), "queue: no such host\nqueue: giving up"),
+                HookRun { left_behind: 2, ..run(HookVerb::Abort, "exit code 0", Some(0), "") },
+            ],
+            problem: "exit code 1".into(),
+        },
+    ];
     let proof = |job_id, level: ProofLevel, passed, region: &str, detail: &str| Proof {
         job_id,
         region: region.into(),
@@ -375,9 +470,16 @@ pub(crate) fn point_details() -> PointDetails {
         ],
         capture: Some(CaptureRecord {
             disks: vec![disk(-1, 3, 640), disk(0, 4, 855)],
-            file_systems: vec![file_system("/", true), file_system("/data", true)],
+            file_systems: vec![file_system("/", "8:1"), file_system("/data", "8:16")],
             thaw_asked_ms: Some(861),
             unbroken: Some(true),
+            not_frozen: vec![FileSystemNotFrozen {
+                mount_point: "/boot/efi".into(),
+                file_system_type: "vfat".into(),
+                device: "8:15".into(),
+                reason: "its type is not on the list of what is frozen".into(),
+            }],
+            hooks,
         }),
         proofs: vec![
             proof(31, ProofLevel::Booted, true, "westus2", "witness and SSH"),
@@ -390,12 +492,37 @@ pub(crate) fn point_details() -> PointDetails {
         }],
         regions: explanation().regions,
         deletions_held: String::new(),
+        content_hashes: vec![
+            HashedDisk {
+                lun: -1,
+                blocks: 182_044,
+                sampled: 300,
+                taken_unix_ms: NOW + 60_000,
+                job_id: 13,
+                problem: String::new(),
+            },
+            HashedDisk {
+                blocks: 12,
+                sampled: 12,
+                lun: 0,
+                taken_unix_ms: NOW + 61_000,
+                job_id: 13,
+                problem: String::new(),
+            },
+        ],
     }
 }
 
 /// Of a point that nobody froze, copied, proved or pinned.
 pub(crate) fn plain_point_details() -> PointDetails {
-    let disk = |lun, done_ms| DiskCapture { lun, asked_ms: 0, done_ms, frozen_ms: None };
+    let disk = |lun, done_ms| DiskCapture {
+        lun,
+        asked_ms: 0,
+        done_ms,
+        frozen_ms: None,
+        level: Consistency::Crash as i32,
+        reason: "nothing was frozen".into(),
+    };
     let full = point_details();
     PointDetails {
         point: Some(RecoveryPoint {
@@ -418,6 +545,7 @@ pub(crate) fn plain_point_details() -> PointDetails {
         }),
         proofs: vec![],
         leases: vec![],
+        content_hashes: vec![],
         deletions_held: "the catalogue was rebuilt from Azure".into(),
         ..full
     }
@@ -444,6 +572,7 @@ pub(crate) fn fleet_status() -> FleetStatus {
         unproved: part(12, &[("web-3", NOW - 3 * DAY)]),
         drills_due: part(1, &[("prod-db-vm", NOW)]),
         drills_failed: part(0, &[]),
+        preflight_not_ready: part(1, &[("stacked", NOW)]),
         recovery_points: 3_211,
         jobs_queued: 1,
         jobs_running: 3,
@@ -511,7 +640,8 @@ pub(crate) fn alerts(r: &ListAlertsRequest) -> ListAlertsResponse {
         times: 1,
         ..failed.clone()
     };
-    let mut alerts = vec![failed, low, resolved];
+    let reason = "web-7 has no DR tests any more".into();
+    let mut alerts = vec![failed, low, resolved, closed(39, reason)];
     alerts.retain(|a| !r.open || a.resolved_unix_ms == 0);
     alerts.retain(|a| a.severity >= r.severity && (r.before_id == 0 || a.id < r.before_id));
     alerts.retain(|a| r.kind.is_empty() || a.kind == r.kind);
@@ -519,6 +649,27 @@ pub(crate) fn alerts(r: &ListAlertsRequest) -> ListAlertsResponse {
     let more = alerts.len().saturating_sub(r.limit as usize) as u64;
     alerts.truncate(r.limit as usize);
     ListAlertsResponse { alerts, more }
+}
+
+/// A condition that alice has closed.
+pub(crate) fn closed(id: i64, reason: String) -> Alert {
+    Alert {
+        id,
+        kind: "verification_overdue".into(),
+        severity: AlertSeverity::Medium.into(),
+        vm_name: "web-7".into(),
+        vm_resource_id: VM_ID.replace("prod-db-vm", "web-7"),
+        what: "the backups of web-7 are unverified for more than 7d: none was ever verified".into(),
+        next_step: "`azdr backup verify-all web-7`".into(),
+        raised_unix_ms: NOW - 8 * DAY,
+        since_unix_ms: NOW - 8 * DAY,
+        times: 1,
+        resolved_unix_ms: NOW - DAY,
+        resolution: reason,
+        closed_by: "alice".into(),
+        lasts: true,
+        ..Alert::default()
+    }
 }
 
 pub(crate) fn asking() -> Job {
@@ -605,6 +756,7 @@ pub(crate) fn upcoming_runs() -> ListUpcomingRunsResponse {
                 local: "2025-12-06T10:00:00+01:00".into(),
             },
         ],
+        gone_since_unix_ms: 0,
     }
 }
 
@@ -1034,6 +1186,7 @@ pub(crate) fn verification_report() -> VerificationReport {
         unverified: 7,
         verified_earlier: 2,
         last_verified_unix_ms: NOW,
+        content_compared: 1,
     };
     let overall = VerificationSummary { total: 32, passed: 24, ..bad };
     let failed = FailedVerification {
@@ -1165,9 +1318,30 @@ pub(crate) fn job(id: i64, workflow: &str) -> Job {
                     actual_bytes: 128 * GIB,
                     disk_state: "Ready".into(),
                     bytes_read: 64 << 20,
+                    ..VerifiedDisk::default()
                 }],
+                content: None,
             }),
         ),
+        "verify_content" => {
+            let mut verified = job(id, "verify");
+            let words = "300 of 300 sampled blocks equal, out of 182044 with data; a change of 1 % of \
+                         a disk's blocks would be missed with probability 0.049 (1 in 20)";
+            let result = verified.result.as_mut().and_then(|r| r.result.as_mut());
+            if let Some(job_result::Result::Verify(result)) = result {
+                let disk = &mut result.disks[0];
+                (disk.blocks, disk.sampled, disk.equal) = (Some(182_044), Some(300), Some(300));
+                result.content = Some(ContentProof {
+                    blocks: 182_044,
+                    sampled: 300,
+                    equal: 300,
+                    missed_probability: 0.0486,
+                    change_per_mille: 10,
+                    words: words.into(),
+                });
+            }
+            return verified;
+        }
         "restore" => (
             vec![
                 step("stop_vm", "Stopping VM", 0, 60),

@@ -175,6 +175,7 @@ fn settings() -> Settings {
         // Its operators do not approve anything.
         deletion_limit: DeletionLimit { percent: 100, points: 0 },
         look_again: Duration::from_secs(5),
+        sampled_blocks: 0,
         look_again_at_copy: Duration::from_secs(30),
     }
 }

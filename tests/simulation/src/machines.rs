@@ -19,8 +19,9 @@ use azdr_identity::PeerCertificate;
 use azdr_proto::agent::agent_message::Body as Say;
 use azdr_proto::agent::controller_message::Body as Told;
 use azdr_proto::agent::{
-    AgentMessage, ControllerMessage, FactState, Freeze, FreezeOutcome, FreezeReply, HealthFact,
-    HealthReport, Hello, RenewCertificate, SessionMode, ThawCause, ThawReply, Witness,
+    AgentMessage, ControllerMessage, FactState, FileSystemReport, FileSystemState,
+    FileSystemWindow, Freeze, FreezeOutcome, FreezeReply, HealthFact, HealthReport, Hello,
+    PreflightReport, RenewCertificate, SessionMode, ThawCause, ThawReply, Witness,
 };
 use azure_sim::guests::simulated::{Consistency, PowerEvent, SimulatedGuests};
 use bytes::Bytes;
@@ -53,7 +54,7 @@ pub enum Planted {
 
 impl Planted {
     /// Every mistake that there is, by name.
-    pub const ALL: [(&'static str, Self); 20] = [
+    pub const ALL: [(&'static str, Self); 21] = [
         ("prune-ignores-policy", Self::Controller(Mutation::PruneIgnoresPolicy)),
         ("prune-ignores-leases", Self::Controller(Mutation::PruneIgnoresLeases)),
         ("prune-forgets-lineage", Self::Controller(Mutation::PruneForgetsLineage)),
@@ -68,6 +69,7 @@ impl Planted {
         ("second-controller", Self::Controller(Mutation::SecondControllerAllowed)),
         ("stamp-ignored", Self::Controller(Mutation::StampIgnored)),
         ("schedule-forgets", Self::Controller(Mutation::ScheduleForgets)),
+        ("gone-backed-up", Self::Controller(Mutation::GoneBackedUp)),
         ("zone-ignored", Self::Controller(Mutation::ZoneIgnored)),
         ("missing-unnoticed", Self::Controller(Mutation::MissingUnnoticed)),
         ("prune-ignores-pins", Self::Controller(Mutation::PruneIgnoresPins)),
@@ -520,6 +522,7 @@ impl Machines {
             Told::Thaw(_) => "thaw",
             Told::ProbeHealth(_) => "probe",
             Told::CertificateIssued(_) => "certificate",
+            Told::RunPreflight(_) => "preflight",
         };
         if what != "renew" {
             self.tell(&Event::Told { vm_id: vm_id.to_owned(), own, what });
@@ -550,6 +553,16 @@ impl Machines {
                         version: 1,
                         wall_unix_ms: self.now().unix_ms(),
                         app_probes: Vec::new(),
+                    }),
+                );
+            }
+            Told::RunPreflight(run) => {
+                self.answer(
+                    outlet,
+                    Say::Preflight(PreflightReport {
+                        request_id: run.request_id,
+                        ready: true,
+                        ..PreflightReport::default()
                     }),
                 );
             }
@@ -597,7 +610,11 @@ impl Machines {
     async fn hold(self: Arc<Self>, vm_id: String, freeze: Freeze) {
         let most = if self.dice.one_in(100) { 60_000 } else { 400 };
         azdr_env::sleep(Duration::from_millis(5 + self.dice.below(most))).await;
+        let Some(mounts) = self.lock().running.get(&vm_id).map(|m| m.mounts.clone()) else {
+            return;
+        };
         let witnesses = self.write_witnesses(&vm_id, &freeze);
+        let file_systems = mounts.iter().map(|mount| reported(mount)).collect();
         let changed = {
             let now = self.now();
             let mut inner = self.lock();
@@ -621,6 +638,7 @@ impl Machines {
         let frozen = Say::FreezeReply(FreezeReply {
             operation_id: freeze.operation_id.clone(),
             outcome: FreezeOutcome::Frozen.into(),
+            file_systems,
             witnesses,
             ..FreezeReply::default()
         });
@@ -705,6 +723,10 @@ impl Machines {
             unbroken,
             cause: cause.into(),
             reason: if unbroken { String::new() } else { format!("{cause:?}") },
+            windows: hold.frozen_at.map_or_else(Vec::new, |from| {
+                let shown = |mount: &String| shown(mount, from, now, cause);
+                machine.mounts.iter().map(shown).collect()
+            }),
             window_ms: window.unwrap_or_default().as_millis() as u32,
             ..ThawReply::default()
         });
@@ -715,6 +737,33 @@ impl Machines {
             let (vm_id, operation) = (vm_id.to_owned(), hold.operation);
             self.tell(&Event::Thawed { vm_id, operation });
         }
+    }
+}
+
+/// What a machine says of a file system that it has frozen.
+fn reported(mount: &str) -> FileSystemReport {
+    FileSystemReport {
+        mount_point: mount.to_owned(),
+        file_system_type: "simulated".to_owned(),
+        state: FileSystemState::Frozen.into(),
+        ..FileSystemReport::default()
+    }
+}
+
+/// What it says afterwards: the freeze was whole, and its canary went on with the thaw.
+fn shown(mount: &str, from: WallTime, to: WallTime, cause: ThawCause) -> FileSystemWindow {
+    let ns = |at: WallTime| at.unix_ms().unsigned_abs() * 1_000_000;
+    FileSystemWindow {
+        mount_point: mount.to_owned(),
+        frozen_from_ns: ns(from),
+        frozen_to_ns: ns(to),
+        frozen_from_unix_ms: from.unix_ms(),
+        frozen_to_unix_ms: to.unix_ms(),
+        first_thaw_succeeded: true,
+        canary_blocked: true,
+        canary_released_ns: ns(to),
+        canary_released_by_thaw: cause == ThawCause::Command,
+        reason: String::new(),
     }
 }
 

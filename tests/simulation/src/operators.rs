@@ -300,8 +300,8 @@ impl Operators {
     async fn verify(&self, life: &Life, n: usize) -> Answer {
         let Some(point) = self.point(life, n).await? else { return Ok(None) };
         let region = if self.dice.one_in(3) { AWAY.to_owned() } else { String::new() };
-        let request =
-            StartVerifyRequest { recovery_point: point.name, vm: Some(reference(n)), region };
+        let (recovery_point, vm) = (point.name, Some(reference(n)));
+        let request = StartVerifyRequest { recovery_point, vm, region, level: 0 };
         life.admin.start_verify(life.request(request)).await.map(Some)
     }
 

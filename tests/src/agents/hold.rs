@@ -213,6 +213,14 @@ impl Actor {
             frozen_from_unix_ms: from_wall.unix_ms(),
             frozen_to_unix_ms: to_wall.unix_ms(),
             first_thaw_succeeded: thawed == Thawed::Now,
+            // What stands in for the canaries: the machine itself, which knows whether it was frozen.
+            canary_blocked: frozen.is_ok(),
+            canary_released_ns: if thawed == Thawed::Now { to_ns } else { 0 },
+            canary_released_by_thaw: thawed == Thawed::Now && cause == ThawCause::Command,
+            reason: match thawed {
+                Thawed::Before => "somebody else thawed it".to_owned(),
+                _ => String::new(),
+            },
         });
         let thaw = ThawReply {
             operation_id: id.clone(),
@@ -221,6 +229,7 @@ impl Actor {
             reason,
             windows: windows.collect(),
             window_ms: millis(window),
+            ..ThawReply::default()
         };
         if frozen.is_err() {
             self.shown.say(Say::FreezeReply(reply.clone()));
@@ -314,7 +323,7 @@ impl Actor {
             reason: reason.clone(),
             presync_ms: 0,
             freeze_ms: millis(took),
-            witnesses: Vec::new(),
+            ..FreezeReply::default()
         }
     }
 }

@@ -14,7 +14,7 @@ use azdr_proto::agent::controller_message::Body as Told;
 use azdr_proto::agent::restored_service_client::RestoredServiceClient;
 use azdr_proto::agent::{
     AgentMessage, CertificateIssued, ControllerMessage, FactState, HealthReport, Hello,
-    QuiesceState, RenewCertificate, SessionMode, Welcome,
+    PreflightFileSystem, PreflightReport, QuiesceState, RenewCertificate, SessionMode, Welcome,
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
@@ -70,6 +70,9 @@ impl Session<'_> {
         if welcome.renew_certificate && serving.mode != SessionMode::Quarantined {
             serving.ask_for_certificate();
         }
+        if serving.mode == SessionMode::Protected {
+            serving.preflight(String::new());
+        }
         Ok(serving.serve(told).await)
     }
 
@@ -96,6 +99,7 @@ impl Session<'_> {
             uptime_secs: self.machine.uptime_secs(),
             witnesses: self.machine.witnesses().await,
             can_freeze: true,
+            ..Hello::default()
         }
     }
 }
@@ -206,10 +210,25 @@ impl<'a> Serving<'a> {
                 let report = self.report(probe.request_id).await;
                 self.say(Say::Health(report));
             }
+            Some(Told::RunPreflight(run)) if may_freeze => self.preflight(run.request_id),
             Some(Told::CertificateIssued(issued)) => return self.certificate(issued).await,
             other => tracing::warn!(?other, "ignored: not for this kind of session"),
         }
         None
+    }
+
+    /// A simulated machine can always be frozen.
+    fn preflight(&self, request_id: String) {
+        let file_system = |mount: &String| PreflightFileSystem {
+            mount_point: mount.clone(),
+            ..PreflightFileSystem::default()
+        };
+        self.say(Say::Preflight(PreflightReport {
+            request_id,
+            ready: true,
+            file_systems: self.session.machine.mounts().iter().map(file_system).collect(),
+            ..PreflightReport::default()
+        }));
     }
 
     async fn certificate(&mut self, issued: CertificateIssued) -> Option<End> {

@@ -374,6 +374,7 @@ fn settings() -> Settings {
         keep_replaced: Duration::from_secs(7 * 86_400),
         deletion_limit: DeletionLimit { percent: 20, points: 5 },
         look_again: Duration::from_secs(1),
+        sampled_blocks: 0,
         look_again_at_copy: Duration::from_secs(1),
     }
 }

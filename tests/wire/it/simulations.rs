@@ -5,18 +5,21 @@ use std::time::Duration;
 
 use azdr_controller::parts::Parts;
 use azdr_env::sleep;
-use azdr_proto::admin::{AgentState, ListAgentsRequest, RevokeAgentRequest, VmRef};
+use azdr_proto::admin::{
+    AgentState, ListAgentsRequest, RevokeAgentRequest, RunPreflightRequest, VmRef,
+};
 use azdr_proto::agent::{Freeze, FreezeOutcome};
 
 use crate::network::{CONTROLLER, Machine, World, admin, finish, now};
 
 /// Every simulation by name.
-pub(crate) const ALL: [(&str, fn()); 5] = [
+pub(crate) const ALL: [(&str, fn()); 6] = [
     ("a_session_comes_back_after_a_partition", a_session_comes_back),
     ("a_frozen_machine_thaws_when_the_network_is_cut", a_lease_expires),
     ("what_a_controller_acknowledged_is_there_after_its_crash", acknowledged),
     ("an_agent_that_restarts_unseen_replaces_its_old_session", replaced),
     ("messages_that_are_held_back_do_not_end_a_session", held_back),
+    ("a_preflight_is_kept_and_can_be_asked_for", preflight),
 ];
 
 const AGENT: &str = "agent";
@@ -72,6 +75,41 @@ fn a_session_comes_back() {
         assert!(is(AgentState::Disconnected).await);
         turmoil::repair(AGENT, CONTROLLER);
         until(soon, "back", async || is(AgentState::Connected).await).await;
+        Ok(())
+    });
+    simulation.run().unwrap();
+}
+
+fn preflight() {
+    let world = World::new();
+    let machine = world.machine("db", 1);
+    let mut simulation = simulation();
+    world.controller(&mut simulation, nothing_besides, &machine);
+    world.agent(&mut simulation, AGENT, &machine);
+    let operator = world.operator();
+    simulation.client(CLIENT, async move {
+        let kept = async || {
+            let answer = admin(&operator).await.list_agents(ListAgentsRequest {}).await;
+            let agent = answer.ok().and_then(|a| a.into_inner().agents.into_iter().next());
+            agent.filter(|agent| agent.preflight_unix_ms > 0)
+        };
+        let soon = Duration::from_secs(10);
+        until(soon, "told by itself", async || kept().await.is_some()).await;
+        let told = kept().await.unwrap();
+        assert!(told.preflight_ready && told.preflight_problems.is_empty(), "{told:?}");
+        sleep(soon).await;
+        let vm = Some(VmRef { name: told.vm_resource_id.clone(), ..VmRef::default() });
+        let ask = async || {
+            admin(&operator).await.run_preflight(RunPreflightRequest { vm: vm.clone() }).await
+        };
+        let asked = ask().await.unwrap().into_inner();
+        assert!(asked.ready && !asked.file_systems.is_empty(), "{asked:?}");
+        let again = kept().await.unwrap();
+        assert!(again.preflight_unix_ms > told.preflight_unix_ms, "the newer verdict is kept");
+        turmoil::partition(AGENT, CONTROLLER);
+        let refused = ask().await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{refused:?}");
+        assert!(refused.message().contains("ended before it answered"), "{refused:?}");
         Ok(())
     });
     simulation.run().unwrap();

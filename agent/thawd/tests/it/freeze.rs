@@ -289,7 +289,7 @@ fn a_thaw_sent_right_behind_the_freeze_never_leaves_it_frozen() {
 }
 
 #[expect(clippy::disallowed_methods, reason = "an offset in a race with the kernel")]
-fn wait_until_passed(delay: Duration) {
+pub(crate) fn wait_until_passed(delay: Duration) {
     let start = Instant::now();
     wait_for("an offset", Duration::from_secs(1), || start.elapsed() >= delay);
 }

@@ -4,6 +4,7 @@
 
 mod death;
 mod freeze;
+mod limits;
 #[path = "../../../tests/it/loop_mount.rs"]
 mod loop_mount;
 mod size;
@@ -34,6 +35,7 @@ fn main() {
         [_, role, args @ ..] if role == thawd_process::AGENT_ROLE => {
             return thawd_process::be_an_agent(args);
         }
+        [_, role] if role == limits::HOG_ROLE => return limits::be_a_memory_hog(),
         [_, role, socket] if role == thawd_process::STRICT_ROLE => {
             return strict::be_a_thaw_process(socket);
         }
@@ -51,8 +53,10 @@ fn main() {
             size::it_has_fewer_than_a_thousand_lines_of_code,
         ),
         sized("it_depends_on_libc_only", size::it_depends_on_libc_only),
+        sized("it_knows_no_date", size::it_knows_no_date),
     ];
-    for (name, needs, test) in [freeze::TESTS, window::TESTS, death::TESTS].concat() {
+    for (name, needs, test) in [freeze::TESTS, window::TESTS, death::TESTS, limits::TESTS].concat()
+    {
         let body = move || {
             test();
             Ok::<(), Failed>(())

@@ -1,4 +1,5 @@
-//! The thaw process stays small enough to be read in one sitting, and depends on libc only (R1).
+//! The thaw process stays small enough to be read in one sitting, depends on libc only (R1), and has no
+//! clock but the one that nobody can set (R7).
 
 use std::fs;
 
@@ -26,4 +27,19 @@ pub(crate) fn it_depends_on_libc_only() {
     let lines: Vec<&str> = dependencies.lines().skip(1).filter(|line| !line.is_empty()).collect();
     assert_eq!(lines, ["libc.workspace = true"]);
     assert_eq!(named("build-dependencies").chain(named("target")).count(), 0);
+}
+
+/// A date that jumps, by an hour or by NTP, cannot touch what does not read dates.
+pub(crate) fn it_knows_no_date() {
+    let mut clocks = 0;
+    for file in fs::read_dir(SOURCES).unwrap() {
+        let text = fs::read_to_string(file.unwrap().path()).unwrap();
+        let code = text.lines().map(str::trim).filter(|line| !line.starts_with("//"));
+        let code: Vec<&str> = code.collect();
+        for word in ["CLOCK_REALTIME", "CLOCK_TAI", "SystemTime", "gettimeofday", "Instant"] {
+            assert!(!code.iter().any(|line| line.contains(word)), "{word}");
+        }
+        clocks += code.iter().filter(|line| line.contains("CLOCK_MONOTONIC")).count();
+    }
+    assert!(clocks > 0, "its clock is looked for by another name");
 }

@@ -78,6 +78,7 @@ impl World {
             lineage: &self.lineage,
             enabled_since: day(-1000),
             last_run: self.points.iter().map(|p| p.created).max().or(Some(self.now)),
+            gone: false,
             jitter: Duration::ZERO,
             now: self.now,
         }
@@ -212,6 +213,21 @@ fn months_add_up_and_nothing_is_counted_twice() {
         s.months.iter().filter(|m| !m.partial).all(|m| m.storage_cents > 0 && m.copy_cents > 0)
     );
     assert!(s.months.first().unwrap().partial && s.months.last().unwrap().partial);
+}
+
+#[test]
+fn nothing_of_a_vm_that_is_gone_goes_by_the_schedule() {
+    let world = World::new(policy(3, 0, 0, 0), dailies(0..5));
+    let gone = Start { gone: true, ..world.start() };
+    assert_eq!(Forecast::new(&gone, &[]).step(day(1000)), None);
+    for point in &world.points {
+        let is = |start: &Start<'_>| explain(start, &point.name).remove(0);
+        assert!(matches!(is(&world.start()).fate, Fate::Deleted { .. }), "{}", point.name);
+        let kept = is(&gone);
+        // What no tier wants any more is left as well: nothing is pruned without a backup.
+        let lasts = matches!(kept.fate, Fate::NotOnSchedule(_)) != kept.reasons.is_empty();
+        assert!(lasts && !matches!(kept.fate, Fate::Deleted { .. }), "{}: {kept:?}", point.name);
+    }
 }
 
 #[test]

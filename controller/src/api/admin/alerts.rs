@@ -1,13 +1,14 @@
 //! Alerts: what somebody should look at.
 
-use azdr_domain::alert::{AlertKind, Severity};
+use azdr_domain::alert::{AlertKind, CLOSING_REASON_LIMIT, Severity};
 use azdr_env::WallTime;
 use azdr_proto::admin as api;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::Admin;
-use super::errors::unavailable;
-use crate::store::{AlertFilter, AlertRow};
+use super::errors::{hinted, unavailable};
+use super::reason::reason;
+use crate::store::{AlertFilter, AlertRow, Closing};
 
 /// How many one call lists when it does not say.
 const DEFAULT_LIMIT: u32 = 100;
@@ -61,6 +62,53 @@ impl Admin {
         let (rows, more) = self.store.alerts(filter).await.map_err(unavailable)?;
         Ok(api::ListAlertsResponse { alerts: rows.into_iter().map(shown).collect(), more })
     }
+
+    pub(super) async fn close_alert(
+        &self,
+        by: String,
+        request: api::CloseAlertRequest,
+    ) -> Result<api::Alert, Status> {
+        let id = request.id;
+        let reason = reason("closing an alert", &request.reason, CLOSING_REASON_LIMIT)?;
+        let now = self.env.clock.wall();
+        let closing = self.store.close_alert(id, by.clone(), reason.clone(), now).await;
+        match closing.map_err(unavailable)? {
+            Closing::Closed(alert) => {
+                tracing::info!(alert = id, kind = alert.kind, by, reason, "closed");
+                Ok(shown(alert))
+            }
+            Closing::Already(alert) => Err(hinted(
+                Code::FailedPrecondition,
+                format!("alert {id} is not open: {}", ended(&alert)),
+                "see `azdr alert list --open`",
+            )),
+            Closing::WaitsForAPerson(run) => Err(hinted(
+                Code::FailedPrecondition,
+                format!(
+                    "alert {id} cannot be closed: job {run} waits for a person until it has ended"
+                ),
+                &format!(
+                    "see `azdr job show {run}`; then `azdr job retry {run}`, `azdr job undo {run}` or, as \
+                     an admin, `azdr job abandon {run} --reason TEXT`"
+                ),
+            )),
+            Closing::Unknown => Err(hinted(
+                Code::NotFound,
+                format!("there is no alert {id}"),
+                "see `azdr alert list`; resolved ones are kept for 400 days",
+            )),
+        }
+    }
+}
+
+/// How an alert that is not open has ended.
+fn ended(alert: &AlertRow) -> String {
+    let at = alert.resolved.map(|at| format!(" at {at}")).unwrap_or_default();
+    let why = alert.resolution.as_deref().unwrap_or_default();
+    match &alert.closed_by {
+        Some(by) => format!("{by} closed it{at}: {why}"),
+        None => format!("it was resolved{at}: {why}"),
+    }
 }
 
 fn unknown_kind(text: &str) -> Status {
@@ -85,6 +133,8 @@ fn shown(row: AlertRow) -> api::Alert {
         resolution: row.resolution.unwrap_or_default(),
         since_unix_ms: row.since.unix_ms(),
         times: row.times,
+        closed_by: row.closed_by.unwrap_or_default(),
+        lasts: row.lasts,
     }
 }
 

@@ -109,6 +109,7 @@ impl Admin {
                 vm: item.arm_id.clone(),
                 point: point.name.clone(),
                 region: region.clone(),
+                level: verify::Level::Restorable,
             };
             let run = new_run(verify::RUN, &run, item.id, by.clone());
             input.parts.push(part(name, name, run));

@@ -128,6 +128,15 @@ pub(super) fn kept_until(fate: &Fate) -> api::KeptUntil {
     api::KeptUntil { kind: kind.into(), until_unix_ms: ms(at), reason }
 }
 
+pub(super) fn consistency(achieved: Consistency) -> api::Consistency {
+    match achieved {
+        Consistency::Application => api::Consistency::Application,
+        Consistency::Filesystem => api::Consistency::Filesystem,
+        Consistency::Crash => api::Consistency::Crash,
+        Consistency::Uncoordinated => api::Consistency::Uncoordinated,
+    }
+}
+
 /// `copied`: how far the copies are that are under way, by region.
 pub(super) fn point(
     row: &PointRow,
@@ -141,13 +150,7 @@ pub(super) fn point(
         vm_resource_id: item.arm_id.to_string(),
         created_unix_ms: row.created.unix_ms(),
         tiers: row.tiers.iter().map(|t| tier(t).into()).collect(),
-        consistency: match row.consistency {
-            Consistency::Application => api::Consistency::Application,
-            Consistency::Filesystem => api::Consistency::Filesystem,
-            Consistency::Crash => api::Consistency::Crash,
-            Consistency::Uncoordinated => api::Consistency::Uncoordinated,
-        }
-        .into(),
+        consistency: consistency(row.consistency).into(),
         size_bytes: row.size_bytes,
         disks: row
             .snapshots_in(&row.region)
@@ -387,8 +390,22 @@ pub(super) fn result(value: &Value, point: Option<api::RecoveryPoint>) -> Option
                     actual_bytes: number(d, "actual_bytes"),
                     disk_state: text(d, "disk_state"),
                     bytes_read: number(d, "bytes_read"),
+                    blocks: d["content"]["blocks"].as_u64(),
+                    sampled: d["content"]["sampled"].as_u64(),
+                    equal: d["content"]["equal"].as_u64(),
                 })
                 .collect(),
+            content: r["content"].is_object().then(|| {
+                let c = &r["content"];
+                api::ContentProof {
+                    blocks: number(c, "blocks"),
+                    sampled: number(c, "sampled"),
+                    equal: number(c, "equal"),
+                    missed_probability: c["missed_probability"].as_f64().unwrap_or(1.0),
+                    change_per_mille: number(c, "change_per_mille") as u32,
+                    words: text(c, "words"),
+                }
+            }),
         }),
         "restore" => api::job_result::Result::Restore(api::RestoreResult {
             evidence: evidence(r),

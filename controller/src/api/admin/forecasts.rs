@@ -61,9 +61,16 @@ impl Present {
             lineage: &self.lineage,
             enabled_since: enabled_since.map_or(self.now, |row| row.enabled_since),
             last_run: self.last_run,
+            gone: false,
             jitter: schedule::jitter(&self.vm, JITTER),
             now: self.now,
         }
+    }
+
+    /// What will be: [`start`](Self::start) asks what would be if the VM were there.
+    pub(super) fn as_it_is(&self) -> Start<'_> {
+        let gone = self.policy.as_ref().is_some_and(|row| row.gone.is_some());
+        Start { gone, ..self.start(self.policy()) }
     }
 
     pub(super) fn policy(&self) -> Option<&Policy> {
@@ -102,6 +109,7 @@ impl PolicyChanged {
             // Only what has been taken is judged.
             enabled_since: now,
             last_run: None,
+            gone: false,
             jitter: Duration::ZERO,
             now,
         };
@@ -212,6 +220,8 @@ impl Admin {
             }
             _ => vec![],
         };
+        // The scheduler passes over it; its backups are proved all the same.
+        let runs = if row.gone.is_some() { vec![] } else { runs };
         Ok(api::ListUpcomingRunsResponse {
             vm_resource_id: named.id.to_string(),
             vm_name: named.id.name().to_owned(),
@@ -220,6 +230,7 @@ impl Admin {
             enabled,
             delay_secs: schedule::jitter(&named.id, JITTER).as_secs() as u32,
             proofs,
+            gone_since_unix_ms: row.gone.map_or(0, WallTime::unix_ms),
         })
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use azdr_arm::{PowerState, Vm as AzureVm};
 use azdr_domain::arm_id::ArmId;
+use azdr_domain::recovery_point::PointName;
 use azdr_domain::region::Region;
 use azdr_env::{Monotonic, WallTime};
 use azdr_proto::admin::{AgentState, ListVmsResponse, Vm, VmRef};
@@ -208,11 +209,9 @@ impl Admin {
         match (found.len(), unknown) {
             (1, _) => Ok(found.remove(0)),
             (0, Some(status)) => Err(status),
-            (0, None) => Err(hinted(
-                Code::NotFound,
-                format!("there is no VM {wanted}"),
-                "see `azdr vm list`",
-            )),
+            (0, None) => {
+                Err(hinted(Code::NotFound, format!("there is no VM {wanted}"), &wanted.meant()))
+            }
             _ => Err(ambiguous(&wanted, &found)),
         }
     }
@@ -374,6 +373,22 @@ impl Wanted {
                 id.name().eq_ignore_ascii_case(name)
                     && group.as_ref().is_none_or(|g| id.resource_group().eq_ignore_ascii_case(g))
             }
+        }
+    }
+}
+
+impl Wanted {
+    /// What to do when there is none.
+    fn meant(&self) -> String {
+        match self {
+            Self::Name { name, .. } if PointName::parse(name).is_ok() => {
+                let vm = name.rsplit_once("-backup-").map_or("VM", |(vm, _)| vm);
+                format!(
+                    "that is the name of a recovery point: name its VM, {vm}; a restore takes it as \
+                     --backup {name}"
+                )
+            }
+            _ => "see `azdr vm list`".to_owned(),
         }
     }
 }

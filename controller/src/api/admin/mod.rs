@@ -22,6 +22,7 @@ mod pins;
 mod point_details;
 mod points;
 mod policies;
+mod reason;
 mod replication;
 mod reports;
 mod residue;
@@ -113,6 +114,11 @@ impl AdminService for Admin {
     async fn list_agents(&self, request: Request<ListAgentsRequest>) -> Answer<ListAgentsResponse> {
         self.authorise(&request, Role::Viewer).await?;
         self.all_agents().await.map(Response::new)
+    }
+
+    async fn run_preflight(&self, request: Request<RunPreflightRequest>) -> Answer<Preflight> {
+        self.authorise(&request, Role::Operator).await?;
+        self.preflight(request.into_inner()).await.map(Response::new)
     }
 
     async fn revoke_agent(
@@ -387,6 +393,11 @@ impl AdminService for Admin {
     async fn list_alerts(&self, request: Request<ListAlertsRequest>) -> Answer<ListAlertsResponse> {
         self.authorise(&request, Role::Viewer).await?;
         self.alerts(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn close_alert(&self, request: Request<CloseAlertRequest>) -> Answer<Alert> {
+        let operator = self.authorise(&request, Role::Operator).await?;
+        self.close_alert(operator.name, request.into_inner()).await.map(Response::new)
     }
 
     async fn add_operator(

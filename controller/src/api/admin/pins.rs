@@ -9,6 +9,7 @@ use super::Admin;
 use super::authorise::Role;
 use super::convert;
 use super::errors::{hinted, unavailable};
+use super::reason::reason;
 use crate::mutation::{Mutation, planted};
 use crate::store::{Item, OperatorRow};
 
@@ -31,13 +32,7 @@ impl Admin {
                 return Err(Status::invalid_argument(format!("until cannot be {at}: it is past")));
             }
         };
-        let reason = request.reason.trim().to_owned();
-        let length = reason.chars().count();
-        if length == 0 || length > REASON_LIMIT {
-            return Err(Status::invalid_argument(format!(
-                "a pin needs a reason of 1 to {REASON_LIMIT} characters, this one has {length}"
-            )));
-        }
+        let reason = reason("a pin", &request.reason, REASON_LIMIT)?;
         let (point, item) = self.find_point(&request.recovery_point, request.vm.as_ref()).await?;
         let pin = Pin { owner: by, since: now, until, reason };
         if planted(Mutation::AnswerBeforeCommit) && self.env.ids.u64().is_multiple_of(4) {

@@ -1,5 +1,6 @@
 //! Everything that is known of one recovery point.
 
+use azdr_domain::capture_record::{HookKind, HookRecord, HookRunRecord, HookVerb};
 use azdr_domain::forecast;
 use azdr_domain::recovery_point::ProofLevel;
 use azdr_proto::admin as api;
@@ -20,6 +21,7 @@ impl Admin {
         // After a rebuild its number may be that of no run, or of the rebuild itself.
         let run = run.filter(|r| r.item == Some(item.id));
         let record = self.store.capture(&point.operation_id).await.map_err(unavailable)?;
+        let hashed = self.store.content(item.id, point.name.clone()).await.map_err(unavailable)?;
         let mut leases = Vec::new();
         for id in &point.leases {
             if let Some(run) = self.store.run(*id).await.map_err(unavailable)? {
@@ -46,6 +48,7 @@ impl Admin {
             leases,
             regions,
             deletions_held: self.why_held().await?,
+            content_hashes: hashed.iter().map(hashed_disk).collect(),
             point: Some(convert::point(&point, &item, now, |r| self.copied(r))),
         })
     }
@@ -75,8 +78,7 @@ impl Admin {
     ) -> Result<Vec<api::RegionExplanation>, Status> {
         let present = self.present_of_item(item).await?;
         let name = point.name.clone();
-        let explained =
-            self.store.compute(move || forecast::explain(&present.start(present.policy()), &name));
+        let explained = self.store.compute(move || forecast::explain(&present.as_it_is(), &name));
         let explained = explained.await.map_err(unavailable)?;
         let region = |e: &forecast::Explanation| api::RegionExplanation {
             region: e.region.to_string(),
@@ -108,18 +110,83 @@ fn capture(record: &azdr_domain::CaptureRecord) -> api::CaptureRecord {
         asked_ms: d.asked_ms,
         done_ms: d.done_ms,
         frozen_ms: record.frozen_ms(d),
+        level: match record.disk_doubt(d) {
+            None => api::Consistency::Filesystem.into(),
+            Some(_) => api::Consistency::Crash.into(),
+        },
+        reason: record.disk_doubt(d).unwrap_or_default().to_owned(),
     };
     let file_system = |f: &azdr_domain::capture_record::FileSystemFreeze| api::FileSystemFreeze {
         mount_point: f.mount_point.clone(),
         frozen_from_unix_ms: f.from_unix_ms,
         frozen_ms: f.frozen_ms,
         thawed_by_agent: f.thawed_by_agent,
+        file_system_type: f.file_system_type.clone(),
+        device: f.device.clone(),
+        canary_blocked: f.canary.map(|canary| canary.blocked),
+        canary_released_ms: f.canary.and_then(|canary| canary.released_ms),
+        canary_released_by_thaw: f.canary.map(|canary| canary.released_by_thaw),
+        level: f.level().map_or(api::Consistency::Unspecified, convert::consistency).into(),
+        reason: f.level().and(f.doubt()).unwrap_or_default().to_owned(),
     };
+    let not_frozen =
+        |f: &azdr_domain::capture_record::FileSystemNotFrozen| api::FileSystemNotFrozen {
+            mount_point: f.mount_point.clone(),
+            file_system_type: f.file_system_type.clone(),
+            device: f.device.clone(),
+            reason: f.reason.clone(),
+        };
     api::CaptureRecord {
+        not_frozen: record.not_frozen.iter().map(not_frozen).collect(),
         disks: record.disks.iter().map(disk).collect(),
         file_systems: record.file_systems.iter().map(file_system).collect(),
         thaw_asked_ms: record.thaw_asked_ms,
         unbroken: record.unbroken,
+        hooks: record.hooks.iter().map(hook).collect(),
+    }
+}
+
+fn hook(record: &HookRecord) -> api::HookRecord {
+    let run = |run: &HookRunRecord| api::HookRun {
+        verb: match run.verb {
+            HookVerb::Pre => api::HookVerb::Pre,
+            HookVerb::Post => api::HookVerb::Post,
+            HookVerb::Abort => api::HookVerb::Abort,
+        }
+        .into(),
+        end: run.end.clone(),
+        succeeded: run.succeeded,
+        exit_code: run.exit_code,
+        took_ms: run.took_ms,
+        output: run.output.clone(),
+        in_cgroup: run.in_cgroup,
+        left_behind: run.left_behind,
+    };
+    api::HookRecord {
+        name: record.name.clone(),
+        kind: match record.kind {
+            HookKind::Oneshot => api::HookKind::Oneshot,
+            HookKind::Hold => api::HookKind::Hold,
+        }
+        .into(),
+        application: record.application,
+        runs: record.runs.iter().map(run).collect(),
+        problem: record.problem.clone(),
+    }
+}
+
+fn hashed_disk(row: &crate::store::ContentRow) -> api::HashedDisk {
+    let (blocks, sampled, problem) = match &row.manifest {
+        Ok(m) => (m.population(), m.blocks().len() as u64, String::new()),
+        Err(e) => (0, 0, e.to_string()),
+    };
+    api::HashedDisk {
+        lun: lun(row.lun),
+        blocks,
+        sampled,
+        taken_unix_ms: row.taken.unix_ms(),
+        job_id: row.run.0,
+        problem,
     }
 }
 

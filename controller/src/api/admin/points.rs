@@ -2,7 +2,7 @@
 
 use azdr_env::WallTime;
 use azdr_proto::admin::{
-    Job, ListRecoveryPointsRequest, ListRecoveryPointsResponse, StartReplicateRequest,
+    Job, ListRecoveryPointsRequest, ListRecoveryPointsResponse, ProofLevel, StartReplicateRequest,
     StartVerifyRequest, TriggerBackupRequest,
 };
 use tonic::{Code, Status};
@@ -12,6 +12,7 @@ use super::convert;
 use super::deletions::refuse_if_deleted;
 use super::errors::{hinted, unavailable};
 use crate::store::PointRow;
+use crate::workflows::verify::Level;
 use crate::workflows::{backup, new_run, replicate, verify};
 
 impl Admin {
@@ -21,7 +22,14 @@ impl Admin {
         request: TriggerBackupRequest,
     ) -> Result<Job, Status> {
         let named = self.resolve(request.vm.as_ref()).await?;
-        named.in_azure("there is nothing to back up; its recovery points are kept")?;
+        let vm = named.id.name();
+        named.in_azure(&match &named.item {
+            Some(_) => format!(
+                "its recovery points are kept: `azdr backup restore {vm} --new-vm NAME` makes a new VM of \
+                 them, `azdr backup disable {vm}` ends its policy"
+            ),
+            None => "see `azdr vm list`".to_owned(),
+        })?;
         let existing = named.item.as_ref().map(|i| i.id);
         let policy = match existing {
             Some(id) => self.store.policy(id).await.map_err(unavailable)?,
@@ -120,8 +128,28 @@ impl Admin {
         if !point.is_restorable_in(&region) {
             return Err(no_copy(&point, &region));
         }
-        let input = verify::Input { item: item.id, vm: item.arm_id, point: point.name, region };
-        self.submit(new_run(verify::RUN, &input, item.id, by)).await
+        let level = match request.level() {
+            ProofLevel::Unproved | ProofLevel::Restorable => Level::Restorable,
+            ProofLevel::Content => Level::Content,
+            ProofLevel::Booted => {
+                return Err(hinted(
+                    Code::InvalidArgument,
+                    "level cannot be booted: it must be restorable or content",
+                    "that a machine boots from a backup is proved by `azdr dr test`",
+                ));
+            }
+        };
+        if level == Level::Content {
+            let hashed = self.store.content(item.id, point.name.clone()).await;
+            let hashed = hashed.map_err(unavailable)?;
+            let luns = point.snapshots_in(&region).into_iter().map(|s| s.lun);
+            if let Some(refusal) = verify::not_comparable(&point.name, luns, &hashed) {
+                return Err(hinted(Code::FailedPrecondition, refusal.message, &refusal.hint));
+            }
+        }
+        let (item, vm, point) = (item.id, item.arm_id, point.name);
+        let input = verify::Input { item, vm, point, region, level };
+        self.submit(new_run(verify::RUN, &input, item, by)).await
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::cost::{Growth, MonthlyCost};
 use azdr_domain::interval::Interval;
-use azdr_domain::policy::{ConsistencyDemand as Demand, Policy, PolicyChange};
+use azdr_domain::policy::{ConsistencyDemand as Demand, Policy, PolicyChange, PolicyError};
 use azdr_domain::policy_tag::POLICY_TAG;
 use azdr_domain::region::{Region, nearest};
 use azdr_domain::schedule;
@@ -66,7 +66,10 @@ impl Admin {
         if planted(Mutation::AnswerBeforeCommit) && self.env.ids.u64().is_multiple_of(4) {
             return Ok(shown(&item.arm_id, &policy, &[], self.env.clock.wall()));
         }
-        warnings.extend(self.store_policy(&item, before, policy, by).await?);
+        let apply = move |present: Option<&Policy>| {
+            present.cloned().unwrap_or_default().apply(&change, &region)
+        };
+        warnings.extend(self.store_policy(&item, by, apply).await?);
         let mut config = self.config_of(&item).await?;
         config.warnings.extend(warnings);
         config.warnings.extend(self.advice(&item, vm, &config).await?);
@@ -94,35 +97,48 @@ impl Admin {
         let named = self.resolve(request.vm.as_ref()).await?;
         let item = named.item.ok_or_else(|| no_policy(named.id.name()))?;
         let row = self.store.policy(item.id).await.map_err(unavailable)?;
-        let before = row.ok_or_else(|| no_policy(item.arm_id.name()))?;
-        let mut policy = before.policy.clone();
-        policy.enabled = false;
-        let warnings = self.store_policy(&item, Some(before), policy, by).await?;
+        row.ok_or_else(|| no_policy(item.arm_id.name()))?;
+        let off = |present: Option<&Policy>| {
+            Ok(Policy { enabled: false, ..present.cloned().unwrap_or_default() })
+        };
+        let warnings = self.store_policy(&item, by, off).await?;
         let mut config = self.config_of(&item).await?;
         config.warnings.extend(warnings);
         Ok(config)
     }
 
-    /// Stores a policy and mirrors it; answers what a person should know of that.
+    /// Changes a policy and mirrors it; answers what a person should know of that.
     async fn store_policy(
         &self,
         item: &Item,
-        before: Option<PolicyRow>,
-        policy: Policy,
         by: String,
+        change: impl FnOnce(Option<&Policy>) -> Result<Policy, PolicyError> + Send + 'static,
     ) -> Result<Vec<String>, Status> {
         let now = self.env.clock.wall();
-        self.store.set_policy(item.id, policy, by, now).await.map_err(unavailable)?;
-        let row = self.store.policy(item.id).await.map_err(unavailable)?;
-        let row = row.ok_or_else(|| no_policy(item.arm_id.name()))?;
-        let asked = Asked::ByPerson { before: before.as_ref().map(|row| &row.policy) };
-        let azure = &self.services.azure;
-        let replaced = mirror(&self.store, azure, now, item, &row, asked).await;
-        let replaced = replaced.map_err(unavailable)?;
-        Ok(replaced
-            .map(|drift| format!("the VM's tag {POLICY_TAG} was replaced: {}", drift.words))
-            .into_iter()
-            .collect())
+        let changed = self.store.change_policy(item.id, by, now, change).await;
+        let before = changed.map_err(unavailable)?;
+        let mut before = before.map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let present = async || {
+            let row = self.store.policy(item.id).await.map_err(unavailable)?;
+            row.ok_or_else(|| no_policy(item.arm_id.name()))
+        };
+        let mut words = vec![];
+        let mut row = present().await?;
+        loop {
+            let asked = Asked::ByPerson { before: before.as_ref() };
+            let replaced = mirror(&self.store, &self.services.azure, now, item, &row, asked).await;
+            words.extend(
+                replaced.map_err(unavailable)?.map(|drift| {
+                    format!("the VM's tag {POLICY_TAG} was replaced: {}", drift.words)
+                }),
+            );
+            // Somebody else may have changed it meanwhile, and written their tag before this one.
+            let after = present().await?;
+            if after.policy == row.policy {
+                return Ok(words);
+            }
+            before = Some(std::mem::replace(&mut row, after).policy);
+        }
     }
 
     /// Whether the subscriptions have such a region; a warning where that cannot be known.
@@ -255,7 +271,10 @@ fn config(
             Some(convert::monthly_cost(MonthlyCost::when_filled(&row.policy, &home, growth)));
     }
     (config.rpo_objective, config.rto_objective) = objectives;
-    config.gone_since_unix_ms = row.gone.map_or(0, WallTime::unix_ms);
+    if let Some(since) = row.gone {
+        // The scheduler passes over it.
+        (config.gone_since_unix_ms, config.next_run_unix_ms) = (since.unix_ms(), 0);
+    }
     config.tag_written = row.tag_problem.is_none();
     config.tag_problem = row.tag_problem.unwrap_or_default();
     config.tag_drift = row.tag_drift.as_ref().map(convert::tag_drift);

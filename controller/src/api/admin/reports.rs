@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use azdr_domain::interval::Interval;
 use azdr_domain::objective::{self, Judgement};
+use azdr_domain::recovery_point::ProofLevel;
 use azdr_domain::rto::{
     BOUND_CONFIDENCE_PERCENT, BOUND_SHARE_PERCENT, Bound, Compliance, Statistics,
 };
@@ -159,6 +160,7 @@ fn verification_of<'a>(
             region: &p.region,
             at: p.at,
             passed: p.passed,
+            content: p.level == ProofLevel::Content,
             detail: &p.detail,
         };
         let attempts: Vec<Attempt<'_>> = point.attempts.iter().map(attempt).collect();
@@ -197,6 +199,7 @@ fn shown(summary: &Summary) -> VerificationSummary {
         unverified: summary.unverified(),
         verified_earlier: summary.earlier,
         last_verified_unix_ms: summary.last.map_or(0, WallTime::unix_ms),
+        content_compared: summary.content,
     }
 }
 

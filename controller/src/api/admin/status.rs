@@ -14,7 +14,7 @@ use tonic::Status;
 
 use super::Admin;
 use super::errors::unavailable;
-use crate::store::FleetRow;
+use crate::store::{FleetRow, ItemId};
 use crate::workflows::tags;
 
 /// Most VMs and jobs that are named.
@@ -37,7 +37,10 @@ impl Admin {
             }
             _ => BTreeSet::new(),
         };
+        let preflights = self.store.preflights().await.map_err(unavailable)?;
+        let not_ready = preflights.iter().filter(|(_, p)| !p.ready).map(|(item, _)| *item);
         let mut status = api::FleetStatus {
+            preflight_not_ready: not_ready_to_freeze(&fleet, &not_ready.collect()),
             as_of_unix_ms: now.unix_ms(),
             recovery_points: points,
             jobs_queued: open.queued,
@@ -151,6 +154,20 @@ fn judge(fleet: &[FleetRow], now: WallTime) -> api::FleetStatus {
     }
 }
 
+/// VMs that are to be backed up, whose agent has said that they could not be frozen.
+fn not_ready_to_freeze(fleet: &[FleetRow], not_ready: &BTreeSet<ItemId>) -> Option<api::FleetPart> {
+    let mut part = Part::default();
+    let protected = |vm: &&FleetRow| {
+        vm.gone.is_none() && vm.policy.as_ref().is_some_and(|policy| policy.enabled)
+    };
+    fleet
+        .iter()
+        .filter(|vm| not_ready.contains(&vm.item))
+        .filter(protected)
+        .for_each(|vm| part.add(vm));
+    part.shown()
+}
+
 /// How many VMs meet an objective.
 #[derive(Default)]
 struct Objective {
@@ -214,7 +231,6 @@ mod tests {
     use azdr_domain::policy::Policy;
 
     use super::*;
-    use crate::store::ItemId;
 
     const NOW: i64 = 1_764_676_800_000; // 2025-12-02 12:00 UTC
 
@@ -336,6 +352,15 @@ mod tests {
         assert_eq!(names(rto.missed), ["vm05"]);
         assert_eq!(names(status.gone), ["vm06"]);
         assert_eq!(status.overdue.unwrap().vms, 2, "the one that is gone is not among them");
+    }
+
+    #[test]
+    fn vms_that_could_not_be_frozen_are_counted_while_they_are_to_be_backed_up() {
+        let off = with(vm(3, Some(3)), |p| p.enabled = false);
+        let gone = FleetRow { gone: hours_ago(1), ..vm(4, Some(3)) };
+        let fleet = [vm(1, Some(3)), vm(2, Some(3)), off, gone, vm(5, None)];
+        let not_ready = [2, 3, 4, 5, 99].map(ItemId).into();
+        assert_eq!(names(not_ready_to_freeze(&fleet, &not_ready)), ["vm05", "vm02"]);
     }
 
     #[test]

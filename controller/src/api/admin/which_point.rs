@@ -79,7 +79,14 @@ impl Admin {
             1 => Ok(fitting.remove(0)),
             0 => Err(match &scope {
                 Scope::Vm(item) => not_found(text, Some(item.arm_id.name())),
-                _ => not_found(text, None),
+                _ if self.store.vms_named(text).await.map_err(unavailable)?.is_empty() => {
+                    not_found(text, None)
+                }
+                _ => hinted(
+                    Code::NotFound,
+                    format!("{text} is a VM, and a recovery point is wanted"),
+                    &format!("name one of its backups: `azdr backup list {text}`"),
+                ),
             }),
             _ => Err(ambiguous(text, &fitting)),
         }
@@ -129,13 +136,13 @@ impl Admin {
 }
 
 fn not_found(text: &str, vm: Option<&str>) -> Status {
-    let (message, list) = match vm {
+    let (message, vm) = match vm {
         Some(vm) => (format!("{vm} has no recovery point {text:?}"), vm),
         None => (format!("there is no recovery point {text:?}"), "VM"),
     };
     let hint = format!(
-        "see `azdr backup list {list}`; a point is named whole, or by VM, tier and date like \
-         {{vm}}-backup-daily-20251201"
+        "see `azdr backup list {vm}`; a point is named whole, or by VM, tier and date like \
+         {vm}-backup-daily-20251201"
     );
     hinted(Code::NotFound, message, &hint)
 }

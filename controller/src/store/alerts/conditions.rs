@@ -26,20 +26,21 @@ impl Store {
     /// When the database cannot be read or written.
     pub async fn judge_conditions(&self, now: WallTime) -> Result<usize, StoreError> {
         let fleet = self.fleet().await?;
-        let open = self.read(open_conditions).await?;
-        let changed = self.compute(move || changed(&fleet, &open, now)).await?;
+        let lasting = self.read(lasting_conditions).await?;
+        let changed = self.compute(move || changed(&fleet, &lasting, now)).await?;
         for items in changed.chunks(SETTLED_AT_ONCE) {
             let items = items.to_vec();
             self.write(move |c| items.iter().try_for_each(|item| settle(c, *item, now))).await?;
         }
-        if self.read(move |c| success_rate(c, now).map(|(words, is)| words != is)).await? {
+        if self.read(move |c| is_success_rate_outdated(c, now)).await? {
             self.write(move |c| settle_success_rate(c, now)).await?;
         }
         Ok(changed.len())
     }
 }
 
-/// A condition is so: its alert is opened, or its words are renewed.
+/// A condition is so: its alert is opened, or its words are renewed. One that a person has closed stays
+/// so as long as it lasts.
 fn is_so(
     c: &Connection,
     kind: AlertKind,
@@ -52,7 +53,13 @@ fn is_so(
         "UPDATE alert SET what = ?2, next = ?3 WHERE cause = ?1 AND resolved_ms IS NULL",
         (&cause, &words.what, &words.next),
     )?;
-    if is_open > 0 {
+    let is_closed = c
+        .prepare_cached(
+            "SELECT 1 FROM alert WHERE cause = ?1 AND closed_by IS NOT NULL AND run_id IS NULL
+               AND ended_ms IS NULL",
+        )?
+        .exists([&cause])?;
+    if is_open > 0 || is_closed {
         return Ok(());
     }
     c.execute_cached(
@@ -71,15 +78,35 @@ fn is_so(
     Ok(())
 }
 
+/// A condition is not so, or no longer: it may be raised anew from now on.
+fn is_not_so(
+    c: &Connection,
+    kind: AlertKind,
+    item: Option<ItemId>,
+    now: WallTime,
+) -> Result<(), StoreError> {
+    let cause = condition(kind, item);
+    resolve(c, &cause, "it is so no longer", now)?;
+    c.execute_cached(
+        "UPDATE alert SET ended_ms = ?2 WHERE cause = ?1 AND closed_by IS NOT NULL
+           AND run_id IS NULL AND ended_ms IS NULL",
+        (cause, now.unix_ms()),
+    )?;
+    Ok(())
+}
+
 fn condition(kind: AlertKind, item: Option<ItemId>) -> String {
     if kind == AlertKind::SuccessRateLow { SUCCESS_RATE.to_owned() } else { cause(kind, item, "") }
 }
 
-pub(super) fn has_open_condition(c: &Connection, item: ItemId) -> Result<bool, StoreError> {
-    let mut s = c.prepare_cached(
-        "SELECT 1 FROM alert WHERE item_id = ?1 AND resolved_ms IS NULL AND run_id IS NULL",
-    )?;
-    Ok(s.exists([item.0])?)
+/// Whether a condition of the VM is open, or closed by a person while it was so: each by its index.
+pub(super) const HAS_CONDITION: &str =
+    "SELECT 1 WHERE EXISTS (SELECT 1 FROM alert WHERE item_id = ?1 AND resolved_ms IS NULL AND run_id IS NULL)
+       OR EXISTS (SELECT 1 FROM alert WHERE item_id = ?1 AND closed_by IS NOT NULL AND run_id IS NULL
+         AND ended_ms IS NULL)";
+
+pub(super) fn has_condition(c: &Connection, item: ItemId) -> Result<bool, StoreError> {
+    Ok(c.prepare_cached(HAS_CONDITION)?.exists([item.0])?)
 }
 
 /// Raises and resolves a VM's conditions, as they are now.
@@ -99,7 +126,7 @@ pub(in crate::store) fn settle(
     let of_vms = |kind: &AlertKind| kind.is_condition() && *kind != AlertKind::SuccessRateLow;
     for kind in AlertKind::ALL.into_iter().filter(of_vms) {
         if !wanted.iter().any(|(k, _)| *k == kind) {
-            resolve(c, &condition(kind, Some(item)), "it is so no longer", now)?;
+            is_not_so(c, kind, Some(item), now)?;
         }
     }
     if row.is_some_and(|row| row.gone.is_some()) {
@@ -113,51 +140,58 @@ fn wanted(row: &FleetRow, expected: &mut ExpectedTimes, now: WallTime) -> Vec<(A
     row.facts(expected, now).map_or_else(Vec::new, |facts: VmFacts<'_>| facts.conditions(now))
 }
 
-/// Open conditions of VMs: kind and what they say.
-fn open_conditions(c: &Connection) -> Result<Vec<(ItemId, String, String)>, StoreError> {
+/// A condition of a VM: its kind, and what its open alert says; `None` for one that a person has closed,
+/// of which nothing more is said.
+type Lasting = (ItemId, String, Option<String>);
+
+/// Conditions of VMs that were so when they were last judged.
+fn lasting_conditions(c: &Connection) -> Result<Vec<Lasting>, StoreError> {
     let mut s = c.prepare_cached(
         "SELECT item_id, kind, what FROM alert
-         WHERE resolved_ms IS NULL AND run_id IS NULL AND item_id IS NOT NULL",
+         WHERE resolved_ms IS NULL AND run_id IS NULL AND item_id IS NOT NULL
+         UNION ALL SELECT item_id, kind, NULL FROM alert
+         WHERE closed_by IS NOT NULL AND run_id IS NULL AND ended_ms IS NULL AND item_id IS NOT NULL",
     )?;
     let rows = s.query_map([], |r| Ok((ItemId(r.get(0)?), r.get(1)?, r.get(2)?)))?;
     rows.collect::<Result<_, _>>().map_err(Into::into)
 }
 
-/// The VMs whose open conditions are not what they should be.
-fn changed(fleet: &[FleetRow], open: &[(ItemId, String, String)], now: WallTime) -> Vec<ItemId> {
-    let mut are: BTreeMap<ItemId, Vec<(&str, &str)>> = Default::default();
-    for (item, kind, what) in open {
-        are.entry(*item).or_default().push((kind, what));
+/// The VMs whose conditions are not what they should be.
+fn changed(fleet: &[FleetRow], lasting: &[Lasting], now: WallTime) -> Vec<ItemId> {
+    let mut are: BTreeMap<ItemId, BTreeMap<&str, Option<&str>>> = Default::default();
+    for (item, kind, what) in lasting {
+        are.entry(*item).or_default().insert(kind, what.as_deref());
     }
     let mut expected = ExpectedTimes::default();
     let mut changed = vec![];
     for row in fleet {
         let wanted = wanted(row, &mut expected, now);
-        let mut should: Vec<_> =
-            wanted.iter().map(|(kind, words)| (kind.as_str(), words.what.as_str())).collect();
-        let mut are = are.remove(&row.item).unwrap_or_default();
-        should.sort_unstable();
-        are.sort_unstable();
-        if should != are {
+        let are = are.remove(&row.item).unwrap_or_default();
+        let is_said = |(kind, words): &(AlertKind, Words)| {
+            let is = are.get(kind.as_str());
+            is.is_some_and(|what| what.is_none_or(|what| what == words.what))
+        };
+        if wanted.len() != are.len() || !wanted.iter().all(is_said) {
             changed.push(row.item);
         }
     }
     changed
 }
 
-/// What the share of drills that passed should be said to be, and what the open alert says.
-fn success_rate(
-    c: &Connection,
-    now: WallTime,
-) -> Result<(Option<String>, Option<String>), StoreError> {
-    let open = c
+/// Whether what is said of the share of drills that passed is not what should be.
+fn is_success_rate_outdated(c: &Connection, now: WallTime) -> Result<bool, StoreError> {
+    let said: Option<Option<String>> = c
         .query_row_cached(
-            "SELECT what FROM alert WHERE cause = ?1 AND resolved_ms IS NULL",
+            "SELECT CASE WHEN resolved_ms IS NULL THEN what END FROM alert WHERE cause = ?1
+               AND (resolved_ms IS NULL OR (closed_by IS NOT NULL AND ended_ms IS NULL))",
             [SUCCESS_RATE],
             |r| r.get(0),
         )
         .optional()?;
-    Ok((low_success_rate(c, now)?.map(|words| words.what), open))
+    Ok(match (low_success_rate(c, now)?, said) {
+        (Some(words), Some(said)) => said.is_some_and(|said| said != words.what),
+        (wanted, said) => wanted.is_some() != said.is_some(),
+    })
 }
 
 fn low_success_rate(c: &Connection, now: WallTime) -> Result<Option<Words>, StoreError> {
@@ -174,6 +208,6 @@ fn low_success_rate(c: &Connection, now: WallTime) -> Result<Option<Words>, Stor
 pub(super) fn settle_success_rate(c: &Connection, now: WallTime) -> Result<(), StoreError> {
     match low_success_rate(c, now)? {
         Some(words) => is_so(c, AlertKind::SuccessRateLow, None, &words, now),
-        None => resolve(c, SUCCESS_RATE, "it is so no longer", now),
+        None => is_not_so(c, AlertKind::SuccessRateLow, None, now),
     }
 }

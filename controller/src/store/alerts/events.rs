@@ -7,7 +7,7 @@ use azdr_domain::objective;
 use azdr_env::WallTime;
 use rusqlite::Connection;
 
-use super::conditions::{has_open_condition, settle, settle_success_rate};
+use super::conditions::{has_condition, settle, settle_success_rate};
 use super::{Event, cause, raise, resolve};
 use crate::mutation::{Mutation, planted};
 use crate::store::cached::Cached;
@@ -161,7 +161,7 @@ pub(in crate::store) fn of_state(
         judge_time(c, &run, took, now)?;
     }
     match run.item {
-        Some(item) if has_open_condition(c, item)? => settle(c, item, now),
+        Some(item) if has_condition(c, item)? => settle(c, item, now),
         _ => Ok(()),
     }
 }

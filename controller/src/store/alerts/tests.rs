@@ -438,16 +438,16 @@ async fn the_end_of_a_run_asks_for_conditions_by_index() {
     let plan: Vec<String> = world
         .store
         .read(|c| {
-            let mut s = c.prepare(
-                "EXPLAIN QUERY PLAN SELECT 1 FROM alert
-                 WHERE item_id = 1 AND resolved_ms IS NULL AND run_id IS NULL",
-            )?;
-            let rows = s.query_map([], |r| r.get(3))?;
+            let mut s = c.prepare(&format!("EXPLAIN QUERY PLAN {}", conditions::HAS_CONDITION))?;
+            let rows = s.query_map([1], |r| r.get(3))?;
             rows.collect::<Result<_, _>>().map_err(Into::into)
         })
         .await
         .unwrap();
-    assert!(plan[0].contains("alert_open_by_item"), "asked at every end of a run: {plan:?}");
+    for index in ["alert_open_by_item", "alert_closed_by_item"] {
+        assert!(plan.iter().any(|l| l.contains(index)), "at every end of a run: {plan:?}");
+    }
+    assert!(!plan.iter().any(|line| line.contains("SCAN alert")), "{plan:?}");
 }
 
 #[tokio::test]
@@ -473,4 +473,134 @@ async fn what_is_proved_stays_so_until_a_newer_backup_has_waited_too_long() {
     world.point("db-backup-daily-20260101-1200", NOON + 30 * DAY).await;
     assert!(!overdue(NOON + 37 * DAY).await);
     assert!(overdue(NOON + 37 * DAY + 3 * HOUR).await);
+}
+
+impl World {
+    async fn close(&self, id: i64, ms: i64) -> Closing {
+        let closed = self.store.close_alert(id, "bob".into(), "known".into(), at(ms));
+        closed.await.unwrap()
+    }
+
+    /// The number of the open one of this kind.
+    async fn open_one(&self, kind: &str) -> i64 {
+        self.list(true).await.iter().find(|a| a.kind == kind).unwrap().id
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_is_closed_says_by_whom_and_the_next_failure_is_a_new_one() {
+    let world = World::new().await;
+    world.ends("dr_test", json!({}), RunState::Failed, 10).await;
+    world.ends("dr_test", json!({}), RunState::Failed, 20).await;
+    let id = world.open_one("dr_test_failed").await;
+    let Closing::Closed(alert) = world.close(id, 30).await else { panic!("it was open") };
+    assert_eq!((alert.resolved, alert.closed_by.as_deref()), (Some(at(30)), Some("bob")));
+    assert_eq!((alert.resolution.as_deref(), alert.lasts), (Some("known"), false));
+    assert_eq!(world.open().await, [""; 0]);
+    assert_eq!(world.list(false).await[0], alert, "the list says the same");
+    // Twice, one that ended by itself, and one that there never was.
+    assert_eq!(world.close(id, 40).await, Closing::Already(alert));
+    let Closing::Already(first) = world.close(id - 1, 40).await else { panic!("it was resolved") };
+    assert_eq!((first.closed_by, first.resolved), (None, Some(at(20))));
+    assert_eq!(world.close(id + 1, 40).await, Closing::Unknown);
+    world.ends("dr_test", json!({}), RunState::Failed, 50).await;
+    let open = world.list(true).await;
+    assert_eq!((open.len(), open[0].times, open[0].since), (1, 1, at(50)), "it begins anew");
+    // What a run says once is not said again after a crash, closed or not.
+    let id = open[0].id;
+    world.close(id, 60).await;
+    world.becomes(open[0].run.unwrap(), RunState::Failed, vec![], 70).await;
+    assert_eq!(world.open().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_closed_condition_stays_closed_while_it_lasts_and_is_new_when_it_comes_again() {
+    let policy = Policy { rpo: Some(Interval::hours(24)), ..Policy::default() };
+    let world = World::protected(policy, NOON).await;
+    let judge = async |ms| world.store.judge_conditions(at(ms)).await.unwrap();
+    let late = NOON + 2 * DAY;
+    judge(late).await;
+    let rpo = world.open_one("rpo_missed").await;
+    let Closing::Closed(alert) = world.close(rpo, late + 1).await else { panic!("it was open") };
+    assert!(alert.lasts);
+    let others = ["backup_overdue", "verification_overdue"];
+    assert_eq!(judge(late + MINUTE).await, 0, "nothing is written each time");
+    assert_eq!(world.open().await, others);
+    // The end of a job of the VM judges too, and the alerts that are old are deleted.
+    world.ends("restore_in_place", json!({}), RunState::Failed, late + HOUR).await;
+    world.store.forget_alerts(at(late + DAY), 1).await.unwrap();
+    judge(late + DAY).await;
+    assert_eq!(world.open().await, others, "still the same occurrence");
+    assert!(world.list(false).await.contains(&alert), "it is kept as long as it lasts");
+    // A backup ends it; the others are resolved, and it is not any more than it was.
+    world.point("db-backup-daily-20251206-1200", late + 2 * DAY).await;
+    world.ends("backup", json!({}), RunState::Succeeded, late + 2 * DAY).await;
+    let told = world.list(false).await.into_iter().find(|a| a.id == rpo).unwrap();
+    assert_eq!((told.resolved, told.lasts), (Some(at(late + 1)), false));
+    assert_eq!(told.closed_by.as_deref(), Some("bob"));
+    judge(late + 2 * DAY + HOUR).await;
+    assert_eq!(world.open().await, ["verification_overdue"]);
+    judge(late + 4 * DAY).await;
+    assert!(world.open_one("rpo_missed").await > rpo, "it came again");
+    // And can be closed again.
+    let again = world.open_one("rpo_missed").await;
+    assert!(matches!(world.close(again, late + 4 * DAY).await, Closing::Closed(_)));
+    world.store.forget_alerts(at(late + 5 * DAY), 100).await.unwrap();
+    let left: Vec<i64> = world.list(false).await.iter().map(|a| a.id).collect();
+    assert!(
+        left.contains(&again) && !left.contains(&rpo),
+        "one that has ended is forgotten: {left:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_closed_condition_ends_by_time_and_by_the_policy_too() {
+    let world = World::protected(Policy::default(), NOON).await;
+    world.store.judge_conditions(at(NOON)).await.unwrap();
+    world.close(world.open_one("verification_overdue").await, NOON + 1).await;
+    let off = Policy { enabled: false, ..Policy::default() };
+    world.store.set_policy(world.item, off, "alice".into(), at(NOON + 2)).await.unwrap();
+    assert_eq!(world.store.judge_conditions(at(NOON + 3)).await.unwrap(), 1);
+    assert!(world.list(false).await.iter().all(|a| !a.lasts));
+    assert_eq!(world.store.judge_conditions(at(NOON + 4)).await.unwrap(), 0);
+    // Gone, closed, back, and gone once more.
+    world.store.set_policy(world.item, Policy::default(), "alice".into(), at(0)).await.unwrap();
+    world.store.set_vm_gone(world.item, at(NOON + 5)).await.unwrap();
+    let gone = world.open_one("vm_gone").await;
+    world.close(gone, NOON + 6).await;
+    world.store.set_vm_gone(world.item, at(NOON + 7)).await.unwrap();
+    world.store.judge_conditions(at(NOON + 8)).await.unwrap();
+    assert_eq!(world.open().await, [""; 0]);
+    world.store.set_vm_back(world.item, at(NOON + 9)).await.unwrap();
+    world.store.set_vm_gone(world.item, at(NOON + 10)).await.unwrap();
+    assert!(world.open_one("vm_gone").await > gone);
+}
+
+#[tokio::test]
+async fn a_closed_success_rate_stays_closed_until_it_was_high_enough() {
+    let world = World::new().await;
+    let drill = async |rto: Option<i64>, state, ms| {
+        let id = world.run("dr_test", json!({"region": "westus2"})).await;
+        world.becomes(id, state, vec![world.drill(ms, rto)], ms).await;
+    };
+    drill(None, RunState::Failed, NOON).await;
+    let low = world.open_one("success_rate_low").await;
+    world.close(low, NOON + 1).await;
+    drill(Some(MINUTE), RunState::Succeeded, NOON + 2).await;
+    world.store.judge_conditions(at(NOON + 3)).await.unwrap();
+    assert_eq!(world.open().await, [""; 0], "other words, the same occurrence");
+    // The failure is no longer among those that count.
+    world.store.judge_conditions(at(NOON + 30 * DAY + 1)).await.unwrap();
+    assert!(world.list(false).await.iter().all(|a| !a.lasts));
+    drill(None, RunState::Failed, NOON + 31 * DAY).await;
+    assert!(world.open_one("success_rate_low").await > low);
+}
+
+#[tokio::test]
+async fn that_a_job_waits_for_a_person_cannot_be_closed() {
+    let world = World::new().await;
+    let run = world.ends("restore_in_place", json!({}), RunState::Stuck, 10).await;
+    let id = world.open_one("job_stuck").await;
+    assert_eq!(world.close(id, 20).await, Closing::WaitsForAPerson(run));
+    assert_eq!(world.open().await, ["job_stuck"]);
 }

@@ -13,6 +13,9 @@ use crate::table::Table;
 use crate::{json, names};
 
 /// List the agents: which are connected, which can freeze, which run where they should not
+///
+/// PREFLIGHT is what the agent last said of whether its VM could be frozen: it looks whenever it connects
+/// and daily. `azdr agent preflight VM` has it look again and shows everything.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr agent list")]
 pub(crate) struct List {
@@ -41,6 +44,7 @@ fn text(answer: &ListAgentsResponse) -> String {
         "VERSION",
         "LAST SEEN (UTC)",
         "CERTIFICATE UNTIL",
+        "PREFLIGHT",
         "NOTE",
     ]);
     for agent in &answer.agents {
@@ -51,6 +55,7 @@ fn text(answer: &ListAgentsResponse) -> String {
             or_dash(Some(agent.version.clone())),
             minute(agent.last_seen_unix_ms),
             minute(agent.certificate_expires_unix_ms),
+            verdict(agent).to_owned(),
             note(agent),
         ]);
     }
@@ -62,6 +67,19 @@ fn note(agent: &Agent) -> String {
     match (agent.quarantined, agent.restored_instance) {
         (true, _) => format!("QUARANTINED: restored instance {instance} that nobody asked for"),
         (false, true) => format!("restored instance {instance}"),
-        (false, false) => String::new(),
+        (false, false) => match agent.preflight_problems.as_slice() {
+            [] => String::new(),
+            [only] => only.clone(),
+            [first, more @ ..] => format!("{first} (and {} more)", more.len()),
+        },
+    }
+}
+
+/// Of the last preflight, if there was one.
+fn verdict(agent: &Agent) -> &'static str {
+    match (agent.preflight_unix_ms, agent.preflight_ready) {
+        (0, _) => "-",
+        (_, true) => "ready",
+        (_, false) => "NOT READY",
     }
 }

@@ -1,6 +1,7 @@
 //! `azdr agent …`
 
 pub(crate) mod list;
+pub(crate) mod preflight;
 pub(crate) mod revoke;
 pub(crate) mod token;
 
@@ -10,5 +11,6 @@ use clap::Subcommand;
 pub(crate) enum Agent {
     Token(token::Token),
     List(list::List),
+    Preflight(preflight::Preflight),
     Revoke(revoke::Revoke),
 }

@@ -36,7 +36,7 @@ const KINDS: [&str; 12] = [
 /// it, and of several of the same cause only the newest is open. What is so for a while (an RPO that is
 /// missed, backups that are unverified for more than 7 days or than the policy's --verify-every, a
 /// backup that is overdue, less than 99.9 % of the DR tests of 30 days passed, a VM that is gone) is one
-/// alert for as long as it lasts.
+/// alert for as long as it lasts. azdr alert close ends one that nothing else will.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  azdr alert list --open --severity high\n  \
     azdr alert list --vm prod-db-vm --days 7")]
@@ -130,6 +130,17 @@ fn text(answer: &ListAlertsResponse) -> String {
         }
         text.push_str(&table.render("  "));
     }
+    let closed: Vec<&Alert> = answer.alerts.iter().filter(|a| !a.closed_by.is_empty()).collect();
+    if !closed.is_empty() {
+        text.push_str("\nClosed by hand:\n");
+        let mut table = Table::default();
+        for alert in closed {
+            let lasts = if alert.lasts { " (still so)" } else { "" };
+            let why = format!("{}: {}{lasts}", alert.closed_by, alert.resolution);
+            table.row([alert.id.to_string(), why]);
+        }
+        text.push_str(&table.render("  "));
+    }
     if let (more @ 1.., Some(last)) = (answer.more, answer.alerts.last()) {
         text.push_str(&format!("\n{more} older: --before {}\n", last.id));
     }
@@ -139,6 +150,7 @@ fn text(answer: &ListAlertsResponse) -> String {
 fn state(alert: &Alert) -> String {
     match alert.resolved_unix_ms {
         0 => "open".to_owned(),
+        at if !alert.closed_by.is_empty() => format!("closed {}", minute(at)),
         at => format!("resolved {}", minute(at)),
     }
 }

@@ -1,5 +1,6 @@
 //! `azdr alert …`
 
+pub(crate) mod close;
 pub(crate) mod list;
 
 use clap::Subcommand;
@@ -7,4 +8,5 @@ use clap::Subcommand;
 #[derive(Subcommand, Debug)]
 pub(crate) enum Alert {
     List(list::List),
+    Close(close::Close),
 }

@@ -99,7 +99,8 @@ pub(super) fn text(config: &BackupConfig, style: Style) -> String {
     if config.gone_since_unix_ms != 0 {
         let since = minute(config.gone_since_unix_ms);
         text.push_str(&format!(
-            "  VM: not in Azure any more (known since {since} UTC); its tag is left alone\n"
+            "  VM: not in Azure any more (known since {since} UTC): no backup is begun until it is back, and \
+             its tag is left alone\n"
         ));
     } else if !config.tag_written && !config.tag_problem.is_empty() {
         text.push_str(&format!("  VM tag: not written ({})\n", config.tag_problem));

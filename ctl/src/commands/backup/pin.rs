@@ -27,7 +27,7 @@ pub(crate) struct Pin {
     /// forever
     #[arg(long, value_name = "WHEN")]
     until: Until,
-    /// Why, for whoever wonders later; up to 200 characters
+    /// Why, for whoever wonders later; one line of up to 200 characters
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     reason: String,
 }

@@ -1,7 +1,8 @@
 //! `azdr backup show`
 
 use azdr_proto::admin::{
-    CaptureRecord, Consistency, GetPointRequest, PointDetails, PointSnapshot, Proof, RecoveryPoint,
+    CaptureRecord, Consistency, FileSystemFreeze, GetPointRequest, HashedDisk, HookRecord,
+    PointDetails, PointSnapshot, Proof, RecoveryPoint,
 };
 use clap::Args;
 
@@ -46,6 +47,7 @@ fn text(answer: &PointDetails, style: Style) -> String {
     text.push_str(&disks(&answer.snapshots));
     text.push_str(&copies(point, style));
     text.push_str(&proofs(point, &answer.proofs, style));
+    text.push_str(&content_hashes(&answer.content_hashes));
     text.push_str(&holds(answer, point));
     text.push_str(&explain::regions(&answer.regions, &answer.deletions_held, style));
     text
@@ -107,9 +109,10 @@ fn evidence(record: &CaptureRecord, point: &RecoveryPoint) -> String {
             disk(d.lun),
             format!("asked for at {}", d.asked_ms),
             d.done_ms.map_or("not seen to succeed".to_owned(), |ms| format!("done at {ms}")),
-            match d.frozen_ms {
-                Some(ms) => format!("frozen from 0 to {ms}"),
-                None => "no freeze that encloses it".to_owned(),
+            match (d.frozen_ms, d.reason.as_str()) {
+                (Some(ms), _) => format!("frozen from 0 to {ms}"),
+                (None, "") => "no freeze that encloses it".to_owned(),
+                (None, reason) => format!("no freeze that encloses it: {reason}"),
             },
         ]);
     }
@@ -123,18 +126,84 @@ fn evidence(record: &CaptureRecord, point: &RecoveryPoint) -> String {
         let window = point.frozen_ms;
         text.push_str(&format!("  The agent attests: {attested}, {window} ms in all\n"));
     }
+    text.push_str(&file_systems(record));
+    text.push_str(&hooks(&record.hooks));
+    text
+}
+
+/// Every file system: for how long it was frozen, what proves it, and what it is worth by itself.
+fn file_systems(record: &CaptureRecord) -> String {
     let mut table = Table::default();
     for f in &record.file_systems {
-        let thawed = if f.thawed_by_agent { "" } else { "thawed by somebody else" };
-        let frozen = format!("frozen for {} ms", f.frozen_ms);
+        let level = names::consistency(f.level).unwrap_or_default();
         table.row([
             f.mount_point.clone(),
-            frozen,
+            f.file_system_type.clone(),
+            format!("frozen for {} ms", f.frozen_ms),
             format!("from {}", second(f.frozen_from_unix_ms)),
-            thawed.to_owned(),
+            canary(f),
+            match (f.reason.as_str(), f.thawed_by_agent) {
+                ("", true) => level,
+                ("", false) => "thawed by somebody else".to_owned(),
+                (reason, _) => format!("{level}: {reason}"),
+            },
         ]);
     }
-    text.push_str(&table.render("    "));
+    let mut others = Table::default();
+    for f in &record.not_frozen {
+        let words = format!("not frozen: {}", f.reason);
+        others.row([f.mount_point.clone(), f.file_system_type.clone(), words]);
+    }
+    table.render("    ") + &others.render("    ")
+}
+
+/// What the canary of a file system showed; nothing for captures from before canaries.
+fn canary(f: &FileSystemFreeze) -> String {
+    let (by_thaw, released) = (f.canary_released_by_thaw(), f.canary_released_ms);
+    match (f.canary_blocked, released) {
+        (None, _) => String::new(),
+        (Some(true), Some(_)) if by_thaw => "canary blocked until the thaw".to_owned(),
+        (Some(true), Some(ms)) => {
+            format!("canary blocked, released at {ms} ms, before the thaw was asked for")
+        }
+        (Some(true), None) => "canary blocked, then lost".to_owned(),
+        (Some(false), Some(ms)) => format!("canary not seen blocked, through at {ms} ms"),
+        (Some(false), None) => "canary not seen blocked".to_owned(),
+    }
+}
+
+fn hooks(hooks: &[HookRecord]) -> String {
+    let mut text = String::new();
+    if !hooks.is_empty() {
+        text.push_str("  The VM's own hooks:\n");
+    }
+    for hook in hooks {
+        let kind = names::or_dash(names::hook_kind(hook.kind));
+        let application = if hook.application { ", application" } else { "" };
+        let problem = match hook.problem.as_str() {
+            "" => "succeeded".to_owned(),
+            problem => format!("FAILED: {problem}"),
+        };
+        text.push_str(&format!("    {} ({kind}{application}) {problem}\n", hook.name));
+        let mut table = Table::default();
+        for run in &hook.runs {
+            let left = match run.left_behind {
+                0 => String::new(),
+                n => format!("left {n} processes behind"),
+            };
+            table.row([
+                names::or_dash(names::hook_verb(run.verb)),
+                run.end.clone(),
+                format!("after {} ms", run.took_ms),
+                left,
+            ]);
+        }
+        text.push_str(&table.render("      "));
+        // What a hook that succeeded has said is in the JSON.
+        for line in hook.runs.iter().filter(|r| !r.succeeded).flat_map(|r| r.output.lines()) {
+            text.push_str(&format!("        | {line}\n"));
+        }
+    }
     text
 }
 
@@ -188,6 +257,22 @@ fn proofs(point: &RecoveryPoint, proofs: &[Proof], style: Style) -> String {
     text
 }
 
+fn content_hashes(disks: &[HashedDisk]) -> String {
+    if disks.is_empty() {
+        return "\nContent hashes: none were taken\n".to_owned();
+    }
+    let mut table = Table::default();
+    for d in disks {
+        let what = match d.problem.as_str() {
+            "" if d.sampled == d.blocks => format!("all {} blocks with data", d.blocks),
+            "" => format!("{} of {} blocks with data", d.sampled, d.blocks),
+            problem => problem.to_owned(),
+        };
+        table.row([disk(d.lun), what, minute(d.taken_unix_ms), format!("job {}", d.job_id)]);
+    }
+    format!("\nContent hashes:\n{}", table.render("  "))
+}
+
 fn holds(answer: &PointDetails, point: &RecoveryPoint) -> String {
     let mut text = String::new();
     if point.deleting_job_id != 0 {
@@ -211,4 +296,43 @@ fn holds(answer: &PointDetails, point: &RecoveryPoint) -> String {
         text.push_str(&format!("  by {} {until}: {}\n", pin.owner, pin.reason));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_canary_showed_is_said_in_words() {
+        let shown = |blocked, released, by_thaw| {
+            canary(&FileSystemFreeze {
+                canary_blocked: blocked,
+                canary_released_ms: released,
+                canary_released_by_thaw: by_thaw,
+                ..FileSystemFreeze::default()
+            })
+        };
+        assert_eq!(shown(None, None, None), "", "from before canaries");
+        let (yes, no) = (Some(true), Some(false));
+        assert_eq!(shown(yes, Some(80), yes), "canary blocked until the thaw");
+        let early = "canary blocked, released at 80 ms, before the thaw was asked for";
+        assert_eq!(shown(yes, Some(80), no), early);
+        assert_eq!(shown(yes, None, no), "canary blocked, then lost");
+        assert_eq!(shown(no, Some(3), no), "canary not seen blocked, through at 3 ms");
+        assert_eq!(shown(no, None, no), "canary not seen blocked");
+    }
+
+    #[test]
+    fn a_file_system_with_less_says_why() {
+        let freeze = FileSystemFreeze {
+            mount_point: "/data".into(),
+            file_system_type: "ext4".into(),
+            level: Consistency::Crash.into(),
+            reason: "somebody else thawed it".into(),
+            ..FileSystemFreeze::default()
+        };
+        let record = CaptureRecord { file_systems: vec![freeze], ..CaptureRecord::default() };
+        let text = file_systems(&record);
+        assert!(text.contains("crash: somebody else thawed it"), "{text}");
+    }
 }

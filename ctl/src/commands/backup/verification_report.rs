@@ -81,11 +81,15 @@ fn of_vm(summary: &VerificationSummary) -> String {
 
 fn rates(summary: &VerificationSummary) -> String {
     let (passed, verified) = (summary.passed, summary.passed + summary.failed);
-    format!(
+    let mut text = format!(
         "  Verified: {verified} ({})\n  Success rate: {} ({passed}/{verified} passed)\n",
         share(verified, summary.total),
         share(passed, verified),
-    )
+    );
+    if summary.content_compared > 0 {
+        text.push_str(&format!("  Content compared and equal: {}\n", summary.content_compared));
+    }
+    text
 }
 
 fn failed(vms: &[VmVerification], style: Style) -> String {

@@ -15,7 +15,8 @@ use crate::{json, names};
 
 /// List a VM's next backups with their tiers, and the verifications and DR tests that become due
 ///
-/// Times are shown in the policy's time zone and in UTC.
+/// Times are shown in the policy's time zone and in UTC. No backup of a VM is begun while it is not in
+/// Azure; the backups that there are go on being verified and tested.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  azdr policy next prod-db-vm --count 10")]
 pub(crate) struct Next {
@@ -46,6 +47,7 @@ fn text(answer: &ListUpcomingRunsResponse) -> String {
         return format!("Backups of {} are disabled: there is no next run\n", answer.vm_name);
     }
     let heading = format!("LOCAL ({})", answer.time_zone);
+    let vm = &answer.vm_name;
     let mut rows: Vec<(i64, [String; 3])> = vec![];
     for run in &answer.runs {
         let tiers: Vec<String> = run.tiers.iter().filter_map(|t| names::tier(*t)).collect();
@@ -61,13 +63,29 @@ fn text(answer: &ListUpcomingRunsResponse) -> String {
         rows.push((at, [local(&proof.local), minute(at), what.to_owned()]));
     }
     rows.sort_by_key(|(at, _)| *at);
-    let mut table = Table::new(&[heading.as_str(), "UTC", "TIERS"]);
+    let is_gone = answer.gone_since_unix_ms != 0;
+    let third = if is_gone { "WHAT" } else { "TIERS" };
+    let mut table = Table::new(&[heading.as_str(), "UTC", third]);
+    let any = !rows.is_empty();
     for (_, row) in rows {
         table.row(row);
     }
+    if is_gone {
+        let proofs = match any {
+            true => {
+                format!("\nWhat is due for the backups that there are:\n{}", table.render("  "))
+            }
+            false => String::new(),
+        };
+        return format!(
+            "{vm} is not in Azure any more (known since {} UTC): no backup is begun until it is back.\n\
+             `azdr backup restore {vm} --new-vm NAME` makes a new VM of its backups, `azdr backup disable \
+             {vm}` ends its policy\n{proofs}",
+            minute(answer.gone_since_unix_ms)
+        );
+    }
     format!(
-        "Next backups of {}:\n{}\nEach starts {}m {:02}s after its time, to spread the load\n",
-        answer.vm_name,
+        "Next backups of {vm}:\n{}\nEach starts {}m {:02}s after its time, to spread the load\n",
         table.render("  "),
         answer.delay_secs / 60,
         answer.delay_secs % 60

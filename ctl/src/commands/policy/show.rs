@@ -31,6 +31,9 @@ impl Show {
 fn text(config: &BackupConfig) -> String {
     let state = match (config.enabled, config.next_run_unix_ms) {
         (false, _) => "off: nothing is taken, nothing is deleted".to_owned(),
+        (true, _) if config.gone_since_unix_ms != 0 => {
+            "enabled; the VM is not in Azure any more: nothing is taken until it is back".to_owned()
+        }
         (true, 0) => "enabled".to_owned(),
         (true, at) => format!("enabled, next run {} UTC", minute(at)),
     };

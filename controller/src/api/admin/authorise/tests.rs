@@ -122,6 +122,7 @@ fn settings() -> Settings {
         keep_replaced: Duration::from_secs(1),
         deletion_limit: DeletionLimit { percent: 20, points: 5 },
         look_again: Duration::from_secs(1),
+        sampled_blocks: 0,
         look_again_at_copy: Duration::from_secs(1),
     }
 }

@@ -1,0 +1,129 @@
+//! What an agent that was killed has left behind: hooks whose `pre` was started, and that must get their
+//! `abort` (R22).
+
+use std::time::Duration;
+
+use azdr_thawd_client::{Client, State};
+
+use super::cgroup::Cgroup;
+use super::process::{GRACE, Process};
+use super::round::look;
+use super::started::{Entry, Started};
+use super::{Hook, Kind, Verb, exec};
+use crate::Agent;
+
+/// The longest hold (25 s), and a thaw that is not confirmed at once.
+const THAW_LIMIT: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(10);
+
+/// Whether there is something to do, so that it can be shown before it is done.
+pub(crate) fn is_needed(agent: &Agent) -> bool {
+    !matches!(Started::left(&agent.config.run_dir), Ok(None))
+}
+
+/// Runs what is missing. A verb that was cut short is run again; whatever else was to come after a
+/// `pre` is unknown now, so that it is `abort`.
+pub(crate) async fn recover(agent: &Agent) {
+    let mut started = match Started::left(&agent.config.run_dir) {
+        Ok(Some(started)) => started,
+        Ok(None) => return,
+        Err(why) => {
+            tracing::error!(why, "hooks of an earlier agent may be waiting for their abort");
+            return;
+        }
+    };
+    tracing::warn!(operation = started.operation(), "an earlier agent was killed amid its hooks");
+    until_thawed(agent).await;
+    let found = look(agent, "look for hooks").await.unwrap_or_default();
+    for entry in started.entries().to_vec().into_iter().rev() {
+        let hook = found.iter().find(|hook| hook.name == entry.name);
+        match hook.map(|found| found.hook.clone()) {
+            Some(Ok(hook)) => {
+                end(agent, &started, &entry, Some(&hook)).await;
+                run(agent, &mut started, &entry, &hook).await;
+            }
+            other => {
+                let why = match other {
+                    Some(Err(why)) => why,
+                    _ => "it is not installed any more".to_owned(),
+                };
+                end(agent, &started, &entry, None).await;
+                tracing::error!(hook = entry.name, why, "its abort cannot be run");
+            }
+        }
+        if let Err(why) = started.ended(&entry.name) {
+            tracing::error!(hook = entry.name, why, "the list of started hooks");
+        }
+    }
+}
+
+/// No hook runs while something is frozen: the thaw process has seen that agent die, or thaws when the
+/// lease ends.
+async fn until_thawed(agent: &Agent) {
+    let begin = agent.env.clock.monotonic();
+    while agent.env.clock.monotonic().since(begin) < THAW_LIMIT {
+        let socket = agent.config.thawd_socket.clone();
+        let ask = move || Client::connect(&socket, 1_000).and_then(|thawd| thawd.status());
+        match agent.blocking.run("azdr-thawd before hooks", THAW_LIMIT, ask).await {
+            Ok(Ok((_, State::Idle))) => return,
+            // It holds something, or is busy with that; or it is being started again.
+            _ => azdr_env::sleep(POLL * 5).await,
+        }
+    }
+    tracing::error!("azdr-thawd does not say that all is thawed: hooks are run all the same");
+}
+
+/// Ends the process that the earlier agent has left running. One that holds something ends by itself,
+/// for its descriptor 4 has ended.
+async fn end(agent: &Agent, started: &Started, entry: &Entry, hook: Option<&Hook>) {
+    let gone = async |limit: Duration| {
+        let begin = agent.env.clock.monotonic();
+        loop {
+            let process = started.process(entry)?;
+            if agent.env.clock.monotonic().since(begin) >= limit {
+                return Some(process);
+            }
+            azdr_env::sleep(POLL).await;
+        }
+    };
+    let patience = match hook {
+        Some(hook) if hook.kind == Kind::Hold => hook.post_limit,
+        _ => Duration::ZERO,
+    };
+    let Some(process) = gone(patience).await else { return };
+    exec::signal_group(process, libc::SIGTERM);
+    let stays = gone(GRACE).await.is_some();
+    if let Some(path) = &entry.cgroup {
+        let cgroup = Cgroup::at(path);
+        cgroup.kill();
+        cgroup.remove();
+    }
+    if stays {
+        exec::signal_group(process, libc::SIGKILL);
+        if gone(GRACE).await.is_some() {
+            tracing::error!(hook = entry.name, process, "it cannot be killed");
+        }
+    }
+}
+
+async fn run(agent: &Agent, started: &mut Started, entry: &Entry, hook: &Hook) {
+    let verb = match entry.verb {
+        Verb::Pre | Verb::Abort => Verb::Abort,
+        // A release that nobody saw the end of is not known to have been one.
+        Verb::Post if hook.kind == Kind::Hold => Verb::Abort,
+        Verb::Post => Verb::Post,
+    };
+    let operation = started.operation().to_owned();
+    let begun = started
+        .begin(&hook.name, verb)
+        .and_then(|slot| Process::start(&agent.env, hook, verb, &operation, slot, None));
+    match begun {
+        Ok(mut process) => {
+            let end = process.finish(hook.limit(verb)).await;
+            let run = process.told(&end).await;
+            let (end, verb, output) = (run.end, verb.as_str(), run.output);
+            tracing::info!(hook = hook.name, verb, end, output, "a hook of an earlier agent ended");
+        }
+        Err(why) => tracing::error!(hook = hook.name, why, "its abort cannot be run"),
+    }
+}

@@ -1,0 +1,339 @@
+//! What a freeze is worth: `unbroken` is said only with every proof, and what is missing is named.
+//! Ends of every test: all file systems take writes, and nobody sleeps uninterruptibly.
+
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use azdr_proto::agent::controller_message::Body as Tell;
+use azdr_proto::agent::{FileSystemWindow, QuiesceState, RenewLease, ThawCause};
+
+use crate::foreign_freezer;
+use crate::freeze::{Scene, beat_in, freeze, freeze_reply, scene, thaw, thaw_reply};
+use crate::loop_mount::{LoopMount, Writer, wait_for};
+
+crate::tests! {
+    canaries_prove_a_whole_freeze: ["mkfs.ext4", "mkfs.xfs"],
+    a_foreign_thaw_is_told_with_its_time: ["mkfs.ext4"],
+    a_foreign_thaw_and_freeze_again_is_noticed: ["mkfs.ext4"],
+    azures_freezer_in_the_window_takes_the_proof_away: ["mkfs.ext4"],
+    a_killed_canary_proves_nothing: ["mkfs.ext4"],
+    canaries_are_gone_after_every_end: ["mkfs.ext4"],
+    a_mount_that_comes_and_goes_in_the_window_spoils_it: ["mkfs.ext4"],
+    mounts_that_do_not_matter_do_not_spoil_it: ["mkfs.ext4"],
+    unmounts_and_remounts_in_the_window_leave_no_ghost: ["mkfs.ext4"],
+    a_thaw_process_killed_as_a_whole_is_succeeded_by_the_agent: ["mkfs.ext4"],
+    a_stopped_thaw_process_is_succeeded_by_the_agent: ["mkfs.ext4"],
+    a_machine_that_stood_still_in_the_window_proves_nothing: ["mkfs.ext4"],
+}
+
+impl Scene {
+    /// Nothing is frozen, nobody waits, and the canaries are gone.
+    fn assert_over(&self) {
+        self.mounts.iter().for_each(LoopMount::assert_writable);
+        wait_for("the canaries' end", Duration::from_secs(5), || canaries(&self.agent).is_empty());
+    }
+}
+
+fn proved(window: &FileSystemWindow) -> bool {
+    window.canary_blocked
+        && window.canary_released_by_thaw
+        && window.canary_released_ns > window.frozen_from_ns
+        && window.first_thaw_succeeded
+        && window.reason.is_empty()
+}
+
+/// A mount's loop device.
+fn loop_device(mount: &LoopMount) -> String {
+    let image = mount.path().with_added_extension("img");
+    let found = Command::new("losetup").arg("-j").arg(image).output().unwrap();
+    String::from_utf8(found.stdout).unwrap().split_once(':').unwrap().0.to_owned()
+}
+
+/// The processes of an agent's canaries.
+fn canaries(agent: &crate::machine::Process) -> Vec<u32> {
+    let children = agent.children();
+    let is_one = |pid: &u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).nth(1) == Some(b"canary")
+    };
+    children.into_iter().filter(is_one).collect()
+}
+
+async fn canaries_prove_a_whole_freeze() {
+    let folder = tempfile::tempdir().unwrap();
+    let mounts = vec![LoopMount::ext4(folder.path(), "ext4"), LoopMount::xfs(folder.path(), "xfs")];
+    let mut scene = crate::freeze::scene_of(folder, mounts).await;
+    scene.frozen("op-1", 3_000, 10_000).await;
+    let [canary] = canaries(&scene.agent)[..] else { panic!("one process for all") };
+    let tasks = std::fs::read_dir(format!("/proc/{canary}/task")).unwrap();
+    let blocked = tasks.filter(|task| {
+        let stat = std::fs::read_to_string(task.as_ref().unwrap().path().join("stat")).unwrap();
+        stat.contains(") D ")
+    });
+    assert_eq!(blocked.count(), 2, "before FROZEN was said");
+    let status = std::fs::read_to_string(format!("/proc/{canary}/status")).unwrap();
+    let memory = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/{canary}/stat")).unwrap();
+    let ticks: Vec<&str> = stat.split(' ').skip(13).take(2).collect();
+    println!("the canaries' process: {memory}, {ticks:?} ticks of 10 ms");
+    let reply = scene.thawed("op-1").await;
+    assert!(reply.unbroken && reply.reason.is_empty(), "{reply:?}");
+    assert!(reply.windows.len() == 2 && reply.windows.iter().all(proved), "{reply:?}");
+    scene.assert_over();
+}
+
+async fn a_foreign_thaw_is_told_with_its_time() {
+    let mut scene = scene(2).await;
+    scene.frozen("op-1", 3_000, 10_000).await;
+    assert!(scene.mounts[1].thaw());
+    scene.mounts[1].assert_writable();
+    let reply = scene.thawed("op-1").await;
+    assert!(!reply.unbroken && reply.reason.contains("somebody else thawed it"), "{reply:?}");
+    assert!(proved(&reply.windows[0]), "{reply:?}");
+    let thawed = &reply.windows[1];
+    assert!(thawed.canary_blocked && !thawed.canary_released_by_thaw, "{thawed:?}");
+    assert!((thawed.frozen_from_ns..thawed.frozen_to_ns).contains(&thawed.canary_released_ns));
+    scene.assert_over();
+}
+
+/// Our FITHAW succeeds then, and only the canary tells.
+async fn a_foreign_thaw_and_freeze_again_is_noticed() {
+    let mut scene = scene(2).await;
+    scene.frozen("op-1", 3_000, 10_000).await;
+    assert!(scene.mounts[0].thaw());
+    foreign_freezer::freeze(scene.mounts[0].root().as_fd()).unwrap();
+    let reply = scene.thawed("op-1").await;
+    assert!(!reply.unbroken, "{reply:?}");
+    assert!(reply.reason.contains("its canary went on"), "{reply:?}");
+    assert!(reply.reason.contains("before the thaw: somebody else thawed it"), "{reply:?}");
+    assert!(reply.windows.iter().all(|window| window.first_thaw_succeeded), "{reply:?}");
+    assert!(!proved(&reply.windows[0]) && proved(&reply.windows[1]), "{reply:?}");
+    scene.assert_over();
+}
+
+async fn azures_freezer_in_the_window_takes_the_proof_away() {
+    let mut scene = scene(2).await;
+    scene.frozen("op-1", 3_000, 10_000).await;
+    let places: Vec<_> = scene.mounts.iter().map(LoopMount::path).collect();
+    assert!(!foreign_freezer::azures_freezer(&places), "it is told that they are frozen already");
+    scene.mounts.iter().for_each(LoopMount::assert_writable);
+    let reply = scene.thawed("op-1").await;
+    assert!(!reply.unbroken, "{reply:?}");
+    for window in &reply.windows {
+        assert!(window.canary_blocked && !window.canary_released_by_thaw, "{reply:?}");
+        assert!(window.canary_released_ns > 0 && !window.first_thaw_succeeded, "{reply:?}");
+        assert_eq!(window.reason, "somebody else thawed it");
+    }
+    scene.assert_over();
+}
+
+async fn a_killed_canary_proves_nothing() {
+    let mut scene = scene(2).await;
+    scene.frozen("op-1", 3_000, 10_000).await;
+    let [canary] = canaries(&scene.agent)[..] else { panic!("one process for all") };
+    crate::machine::signal("KILL", canary);
+    let reply = scene.thawed("op-1").await;
+    assert!(!reply.unbroken && reply.reason.contains("did not say when it went on"), "{reply:?}");
+    assert!(reply.windows.iter().all(|window| window.first_thaw_succeeded), "{reply:?}");
+    scene.assert_over();
+    scene.frozen("op-2", 3_000, 10_000).await;
+    assert!(scene.thawed("op-2").await.unbroken);
+}
+
+async fn canaries_are_gone_after_every_end() {
+    let mut scene = scene(1).await;
+    // A thaw before anything is frozen.
+    scene.session.tell(freeze("op-1", 3_000, 10_000)).await;
+    scene.session.tell(thaw("op-1")).await;
+    assert!(!thaw_reply(&mut scene.session).await.unbroken);
+    freeze_reply(&mut scene.session).await;
+    beat_in(&mut scene.session, QuiesceState::Idle).await;
+    scene.assert_over();
+    // The lease's end.
+    scene.frozen("op-2", 500, 10_000).await;
+    beat_in(&mut scene.session, QuiesceState::Idle).await;
+    let reply = scene.thawed("op-2").await;
+    assert_eq!(reply.cause(), ThawCause::LeaseExpired);
+    assert!(!reply.reason.contains("somebody else"), "{reply:?}");
+    scene.assert_over();
+    // The agent's death.
+    scene.frozen("op-3", 10_000, 25_000).await;
+    let [canary] = canaries(&scene.agent)[..] else { panic!("one process") };
+    scene.agent.signal("KILL");
+    assert!(!scene.agent.ended());
+    let gone = || !std::path::Path::new(&format!("/proc/{canary}")).exists();
+    wait_for("the canaries' end", Duration::from_secs(5), gone);
+    scene.mounts.iter().for_each(LoopMount::assert_writable);
+}
+
+async fn a_mount_that_comes_and_goes_in_the_window_spoils_it() {
+    let mut scene = scene(1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let other = LoopMount::ext4(folder.path(), "other");
+    scene.frozen("op-1", 5_000, 10_000).await;
+    // Over the configured place, so that it is one to be frozen.
+    let place = scene.mounts[0].path();
+    let run = |program: &str, args: &[&std::path::Path]| {
+        assert!(Command::new(program).args(args).status().unwrap().success(), "{program}");
+    };
+    run("mount", &["--bind".as_ref(), other.path(), place]);
+    // Two heartbeats of a busy agent, which has looked by then.
+    for _ in 0..2 {
+        scene.session.tell(Tell::RenewLease(RenewLease { operation_id: "op-1".into() })).await;
+        beat_in(&mut scene.session, QuiesceState::Frozen).await;
+    }
+    run("umount", &[place]);
+    let reply = scene.thawed("op-1").await;
+    assert!(!reply.unbroken, "{reply:?}");
+    assert!(reply.reason.contains("mounted or unmounted meanwhile"), "{reply:?}");
+    scene.assert_over();
+}
+
+async fn mounts_that_do_not_matter_do_not_spoil_it() {
+    let mut scene = scene(1).await;
+    let folder = tempfile::tempdir().unwrap();
+    scene.frozen("op-1", 5_000, 10_000).await;
+    let elsewhere = folder.path();
+    let bind = ["--bind".as_ref(), scene.mounts[0].path(), elsewhere];
+    assert!(Command::new("mount").args(bind).status().unwrap().success());
+    let other = LoopMount::ext4(&std::env::temp_dir(), &format!("other-{}", std::process::id()));
+    scene.session.tell(Tell::RenewLease(RenewLease { operation_id: "op-1".into() })).await;
+    beat_in(&mut scene.session, QuiesceState::Frozen).await;
+    let reply = scene.thawed("op-1").await;
+    assert!(reply.unbroken && reply.windows.iter().all(proved), "{reply:?}");
+    assert!(Command::new("umount").arg(elsewhere).status().unwrap().success());
+    let (place, image) = (other.path().to_owned(), other.path().with_added_extension("img"));
+    drop(other);
+    std::fs::remove_dir(place).unwrap();
+    std::fs::remove_file(image).unwrap();
+    scene.assert_over();
+}
+
+/// An unmount is refused or lazy, since the roots are open; a remount is refused.
+async fn unmounts_and_remounts_in_the_window_leave_no_ghost() {
+    let mut scene = scene(1).await;
+    let place = scene.mounts[0].path().to_owned();
+    let run = |program: &str, args: &[&str]| {
+        Command::new(program).args(args).arg(&place).output().unwrap().status.success()
+    };
+    let (device, image) = (loop_device(&scene.mounts[0]), place.with_added_extension("img"));
+    scene.frozen("op-1", 5_000, 10_000).await;
+    assert!(!run("umount", &[]), "its root is open");
+    assert!(!run("mount", &["-o", "remount,ro"]), "frozen");
+    // The device goes when nobody uses it any more.
+    assert!(Command::new("losetup").args(["-d", &device]).status().unwrap().success());
+    let reply = scene.thawed("op-1").await;
+    assert!(reply.unbroken && proved(&reply.windows[0]), "nothing has changed: {reply:?}");
+    scene.mounts[0].assert_writable();
+
+    scene.frozen("op-2", 5_000, 10_000).await;
+    assert!(run("umount", &["-l"]));
+    let reply = scene.thawed("op-2").await;
+    assert!(!reply.unbroken && reply.reason.contains("changed meanwhile"), "{reply:?}");
+    assert!(!scene.mounts[0].thaw(), "no ghost stays frozen");
+    let image = image.to_str().unwrap();
+    assert!(run("mount", &["-o", "loop", image]), "mounted again");
+    let probe = place.join("probe");
+    let (done, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(std::fs::write(probe, "probe")));
+    wait.recv_timeout(Duration::from_secs(5)).expect("it takes writes").unwrap();
+    assert!(run("umount", &[]));
+}
+
+/// Kills processes at one instant, as systemd ends a unit: by their control group, where there are any.
+fn kill_together(pids: &[u32]) {
+    let roots = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+    let name = format!("azdr-test-{}", std::process::id());
+    let groups = roots.map(|root| std::path::Path::new(root).join(&name));
+    let group = groups.iter().find(|group| {
+        let made = std::fs::create_dir(group).is_ok() && group.join("cgroup.kill").exists();
+        if !made {
+            let _ = std::fs::remove_dir(group);
+        }
+        made
+    });
+    let Some(group) = group else {
+        let pids = pids.iter().map(u32::to_string);
+        assert!(Command::new("kill").args(["-s", "KILL"]).args(pids).status().unwrap().success());
+        return;
+    };
+    for pid in pids {
+        std::fs::write(group.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+    std::fs::write(group.join("cgroup.kill"), "1").unwrap();
+    let gone = || std::fs::remove_dir(group).is_ok();
+    wait_for("the end of a control group", Duration::from_secs(5), gone);
+}
+
+async fn a_thaw_process_killed_as_a_whole_is_succeeded_by_the_agent() {
+    let mut scene = scene(2).await;
+    for round in 0..5 {
+        let operation = format!("op-{round}");
+        let writer = Writer::start(scene.mounts[1].path());
+        scene.frozen(&operation, 10_000, 25_000).await;
+        let mut both = scene.thawd.children();
+        both.push(scene.thawd.id());
+        assert_eq!(both.len(), 2);
+        kill_together(&both);
+        let took = writer.assert_goes_on(Duration::from_secs(3));
+        println!("thawed {took:?} after all of it was killed");
+        assert!(!scene.thawd.ended());
+        let reply = scene.thawed(&operation).await;
+        assert!(!reply.unbroken, "{reply:?}");
+        drop(writer);
+        scene.thawd = scene.machine.start_thawd();
+        scene.assert_over();
+    }
+}
+
+/// Both halves of it: one alone is succeeded by the other.
+async fn a_stopped_thaw_process_is_succeeded_by_the_agent() {
+    let mut scene = scene(2).await;
+    for (operation, hold_limit_ms, ask) in [("op-1", 1_500, false), ("op-2", 25_000, true)] {
+        let writer = Writer::start(scene.mounts[1].path());
+        scene.frozen(operation, 10_000, hold_limit_ms).await;
+        let process = scene.thawd.child();
+        scene.thawd.signal("STOP");
+        process.signal("STOP");
+        let reply = if ask {
+            // Two seconds after that.
+            scene.thawed(operation).await
+        } else {
+            // By the hold limit, and half a second.
+            let took = writer.assert_goes_on(Duration::from_secs(5));
+            println!("thawed {took:?} after both were stopped");
+            scene.thawed(operation).await
+        };
+        assert!(!reply.unbroken && reply.reason.contains("the agent thawed 2 of 2"), "{reply:?}");
+        writer.assert_goes_on(Duration::from_secs(2));
+        process.signal("CONT");
+        scene.thawd.signal("CONT");
+        drop(writer);
+        scene.assert_over();
+        // It finds them thawed, and is ready again: the same one.
+        wait_for("its end", Duration::from_secs(5), || scene.thawd.children().is_empty());
+    }
+    scene.frozen("op-3", 3_000, 10_000).await;
+    assert!(scene.thawed("op-3").await.unbroken);
+    scene.assert_over();
+}
+
+/// As when its host pauses it: all of it stops and goes on later.
+#[expect(clippy::disallowed_methods, reason = "the machine stands still for a real time")]
+async fn a_machine_that_stood_still_in_the_window_proves_nothing() {
+    let mut scene = scene(1).await;
+    scene.frozen("op-1", 10_000, 1_000).await;
+    let (supervisor, operation) = (scene.thawd.id(), scene.thawd.child());
+    let freezer_of = [scene.agent.id(), supervisor];
+    freezer_of.iter().for_each(|pid| crate::machine::signal("STOP", *pid));
+    operation.signal("STOP");
+    let start = Instant::now();
+    wait_for("the limit", Duration::from_secs(10), || start.elapsed() > Duration::from_secs(3));
+    operation.signal("CONT");
+    freezer_of.iter().for_each(|pid| crate::machine::signal("CONT", *pid));
+    beat_in(&mut scene.session, QuiesceState::Idle).await;
+    let reply = scene.thawed("op-1").await;
+    assert!(!reply.unbroken, "{reply:?}");
+    scene.assert_over();
+}
