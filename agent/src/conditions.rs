@@ -9,8 +9,6 @@ use azdr_env::WallTime;
 use crate::processes::{Process, processes};
 use crate::roots::Roots;
 
-/// A machine that has just started is still mounting and checking.
-const LEAST_UPTIME: Duration = Duration::from_secs(60);
 /// Share of time in which no task could go on for want of memory, over 10 s, in per cent: thawing may
 /// then have to wait as well.
 const MOST_PRESSURE: f64 = 10.0;
@@ -23,11 +21,12 @@ const REPAIRING: &[&str] =
     &["fsck", "e2fsck", "xfs_repair", "btrfsck", "resize2fs", "xfs_growfs", "tune2fs", "xfs_admin"];
 
 /// Why nothing is frozen now; empty when nothing speaks against it. What cannot be read speaks for
-/// nothing: a kernel without pressure figures is not refused for that.
-pub fn obstacles(roots: &Roots, now: WallTime) -> Vec<String> {
+/// nothing: a kernel without pressure figures is not refused for that. A machine that has been up for
+/// less than `least_uptime` is still mounting and checking.
+pub fn obstacles(roots: &Roots, now: WallTime, least_uptime: Duration) -> Vec<String> {
     let running = processes(&roots.proc);
     let all = [
-        uptime(roots),
+        uptime(roots, least_uptime),
         memory_pressure(roots),
         planned_shutdown(roots, now),
         shutdown(&running),
@@ -37,12 +36,11 @@ pub fn obstacles(roots: &Roots, now: WallTime) -> Vec<String> {
     all.into_iter().flatten().collect()
 }
 
-fn uptime(roots: &Roots) -> Option<String> {
+fn uptime(roots: &Roots, least: Duration) -> Option<String> {
     let text = fs::read_to_string(roots.proc.join("uptime")).ok()?;
     let up: f64 = text.split_whitespace().next()?.parse().ok()?;
-    let least = LEAST_UPTIME.as_secs();
-    (up < LEAST_UPTIME.as_secs_f64())
-        .then(|| format!("the machine has been up for {up:.0} s; {least} s are needed"))
+    (up < least.as_secs_f64())
+        .then(|| format!("the machine has been up for {up:.0} s; {} s are needed", least.as_secs()))
 }
 
 fn memory_pressure(roots: &Roots) -> Option<String> {
@@ -94,6 +92,8 @@ fn remount(roots: &Roots, running: &[Process]) -> Option<String> {
 mod tests {
     use super::*;
 
+    const LEAST_UPTIME: Duration = Duration::from_secs(60);
+
     /// A quiet machine; the folder goes with the test.
     fn machine() -> (tempfile::TempDir, Roots) {
         let folder = tempfile::tempdir().unwrap();
@@ -135,16 +135,16 @@ mod tests {
 
     #[track_caller]
     fn refused(roots: &Roots, words: &str) {
-        let found = obstacles(roots, now());
+        let found = obstacles(roots, now(), LEAST_UPTIME);
         assert!(found.len() == 1 && found[0].contains(words), "{words}: {found:?}");
     }
 
     #[test]
     fn a_quiet_machine_is_not_refused_and_neither_is_one_that_tells_nothing() {
         let (folder, roots) = machine();
-        assert_eq!(obstacles(&roots, now()), Vec::<String>::new());
+        assert_eq!(obstacles(&roots, now(), LEAST_UPTIME), Vec::<String>::new());
         fs::remove_dir_all(folder.path().join("proc")).unwrap();
-        assert_eq!(obstacles(&roots, now()), Vec::<String>::new());
+        assert_eq!(obstacles(&roots, now(), LEAST_UPTIME), Vec::<String>::new());
     }
 
     #[test]
@@ -176,7 +176,7 @@ mod tests {
             fs::write(roots.run.join("systemd/shutdown/scheduled"), text).unwrap();
         };
         plan(now().unix_ms() + 121_000);
-        assert_eq!(obstacles(&roots, now()), Vec::<String>::new());
+        assert_eq!(obstacles(&roots, now(), LEAST_UPTIME), Vec::<String>::new());
         plan(now().unix_ms() + 119_000);
         refused(&roots, "planned");
     }

@@ -19,6 +19,7 @@ pub const DEFAULT_RUN_DIR: &str = "/run/azdr";
 /// Azure's instance metadata service.
 pub const DEFAULT_METADATA_URL: &str = "http://169.254.169.254";
 
+const MOST_LEAST_UPTIME_S: u64 = 3600;
 const METADATA_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254));
 
 /// The whole file. Unknown fields are refused.
@@ -50,9 +51,16 @@ pub struct Config {
     /// reiserfs.
     #[serde(default)]
     pub more_file_system_types: Vec<String>,
+    /// Nothing is frozen before the machine has been up for so many seconds: 0 to 3600.
+    #[serde(default = "default_least_uptime")]
+    pub least_uptime_s: u64,
     /// The lock that Azure Backup and Site Recovery hold while they freeze: another path for tests only.
     #[serde(default = "default_safe_freeze_lock")]
     pub safe_freeze_lock: PathBuf,
+}
+
+fn default_least_uptime() -> u64 {
+    60
 }
 
 fn default_safe_freeze_lock() -> PathBuf {
@@ -162,6 +170,10 @@ impl Config {
             .hooks
             .check()
             .map_err(|reason| ConfigError::Parse { path: path.to_owned(), reason })?;
+        if config.least_uptime_s > MOST_LEAST_UPTIME_S {
+            let given = config.least_uptime_s.to_string();
+            return refuse("least_uptime_s", &given, "must be 0 to 3600, in seconds");
+        }
         if let Some(other) = config.more_file_system_types.iter().find(|t| !may_be_added(t)) {
             let allowed = "must be among bcachefs, jfs, nilfs2, reiserfs: file systems of one machine, on \
                            its own disks";
@@ -264,6 +276,11 @@ mod tests {
         assert!(error("controller = 'c:1'\nfile_systems = ['data']").contains("\"data\""));
         let remote = error("controller = 'c:1'\nmore_file_system_types = ['jfs', 'nfs4']");
         assert!(remote.contains("`more_file_system_types`: \"nfs4\""), "{remote}");
+        let late = error("controller = 'c:1'\nleast_uptime_s = 3601");
+        assert!(
+            late.contains("`least_uptime_s`: \"3601\"") && late.contains("0 to 3600"),
+            "{late}"
+        );
     }
 
     #[test]

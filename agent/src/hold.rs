@@ -80,7 +80,8 @@ pub(crate) struct Prepared {
 pub(crate) async fn prepare(agent: &Agent, freeze: &Freeze) -> Result<Prepared, String> {
     let (id, lease_ms, hold_limit_ms) = check(freeze)?;
     let (scope, now) = (agent.scope(), agent.env.clock.wall());
-    let look = move || obstacles(&scope.roots, now);
+    let least_uptime = agent.least_uptime();
+    let look = move || obstacles(&scope.roots, now, least_uptime);
     let obstacles = agent.blocking.run("look at the machine's state", SURVEY_LIMIT, look).await;
     if let Some(reason) = obstacles.map_err(|stuck| stuck.to_string())?.into_iter().next() {
         return Err(reason);

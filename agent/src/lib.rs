@@ -94,6 +94,11 @@ impl Agent {
         }
     }
 
+    /// How long the machine must have been up before anything is frozen.
+    pub fn least_uptime(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(self.config.least_uptime_s)
+    }
+
     /// Which file systems this agent looks for, and where.
     pub fn scope(&self) -> survey::Scope {
         survey::Scope { roots: self.roots.clone(), choice: self.config.choice() }

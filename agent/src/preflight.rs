@@ -57,9 +57,10 @@ pub async fn preflight(
         QuiesceState::Idle => thaw_process(agent).await,
         _ => None,
     };
+    let least_uptime = agent.least_uptime();
     let look = move || {
         let mut found = look(&scope, &config.safe_freeze_lock);
-        found.passing.extend(conditions::obstacles(&scope.roots, now));
+        found.passing.extend(conditions::obstacles(&scope.roots, now, least_uptime));
         found.problems.extend(placement::misplaced(&scope, &config));
         let lock = config.safe_freeze_lock.clone();
         (found, safe_freeze_lock::is_held(&lock).then_some(lock))

@@ -75,9 +75,10 @@ const INITRAMFS_APPLETS: [&str; 11] = [
 const INITRAMFS_INIT: &str = include_str!("guest_image/initramfs-init");
 
 /// Text files of the OS image, with their modes.
-const FILES: [(&str, u32, &str); 10] = [
+const FILES: [(&str, u32, &str); 11] = [
     ("sbin/init", 0o755, include_str!("guest_image/root/init")),
     ("etc/inittab", 0o644, include_str!("guest_image/root/inittab")),
+    ("usr/sbin/lab-agent", 0o755, include_str!("guest_image/root/lab-agent")),
     ("usr/sbin/lab-service", 0o755, include_str!("guest_image/root/lab-service")),
     ("usr/sbin/lab-writer", 0o755, include_str!("guest_image/root/lab-writer")),
     ("usr/sbin/lab-check", 0o755, include_str!("guest_image/root/lab-check")),
