@@ -98,8 +98,13 @@ mod tests {
     fn machine() -> (tempfile::TempDir, Roots) {
         let folder = tempfile::tempdir().unwrap();
         let at = |name| folder.path().join(name);
-        let roots =
-            Roots { proc: at("proc"), sys: at("sys"), run: at("run"), waagent: at("waagent") };
+        let roots = Roots {
+            proc: at("proc"),
+            sys: at("sys"),
+            dev: at("dev"),
+            run: at("run"),
+            waagent: at("waagent"),
+        };
         fs::create_dir_all(roots.proc.join("pressure")).unwrap();
         fs::create_dir_all(roots.run.join("systemd/shutdown")).unwrap();
         fs::write(roots.proc.join("uptime"), "60.00 100.00\n").unwrap();

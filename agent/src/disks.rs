@@ -70,6 +70,36 @@ pub(crate) fn in_words(disk: &Disk) -> String {
     }
 }
 
+/// The disks in a witness's words, joined with ` + `: `os`, `lun N`, `temporary`, or the kernel's name where
+/// it is none of these; empty when there are none.
+pub(crate) fn names(disks: &[Disk]) -> String {
+    let name = |disk: &Disk| match disk.kind() {
+        DiskKind::Os => "os".to_owned(),
+        DiskKind::Data => format!("lun {}", disk.lun),
+        DiskKind::Temporary => "temporary".to_owned(),
+        DiskKind::Unknown => disk.name.clone(),
+    };
+    in_order(disks).map(name).collect::<Vec<_>>().join(" + ")
+}
+
+/// World-wide names or serial numbers, in the same order; those that sysfs does not tell are left out.
+pub(crate) fn unique_ids(sys: &Path, disks: &[Disk]) -> String {
+    let id = |disk: &Disk| {
+        let folder = sys.join("class/block").join(&disk.name);
+        let read = |file: &str| fs::read_to_string(folder.join(file)).ok();
+        let found = ["wwid", "device/wwid", "device/serial", "serial"].into_iter().find_map(read);
+        found.map(|text| text.trim().to_owned()).filter(|id| !id.is_empty())
+    };
+    in_order(disks).filter_map(id).collect::<Vec<_>>().join(" + ")
+}
+
+/// The kernel's names change from boot to boot, places in Azure do not.
+fn in_order(disks: &[Disk]) -> impl Iterator<Item = &Disk> {
+    let mut sorted: Vec<&Disk> = disks.iter().collect();
+    sorted.sort_by_key(|disk| (disk.kind, disk.lun, &disk.name));
+    sorted.into_iter()
+}
+
 /// Which disks of a file system that lies on several are not among those of which snapshots are taken:
 /// such a snapshot would be torn, frozen or not. None when nothing is known of the snapshots, or the
 /// file system lies on one disk, which is taken as a whole or not at all.
@@ -150,6 +180,27 @@ mod tests {
         ] {
             assert_eq!(in_words(&disk(sys, name)), words);
         }
+    }
+
+    #[test]
+    fn a_witness_names_disks_by_their_place_in_azure_and_by_what_is_written_on_them() {
+        let sys = tempfile::tempdir().unwrap();
+        let sys = sys.path();
+        scsi(sys, "sda", OS_CONTROLLER, 0);
+        scsi(sys, "sdb", OS_CONTROLLER, 1);
+        scsi(sys, "sdc", DATA_CONTROLLER, 12);
+        scsi(sys, "sdd", DATA_CONTROLLER, 3);
+        fs::write(sys.join("class/block/sdc/device/wwid"), "naa.60022480\n").unwrap();
+        let of = |names: &[&str]| {
+            let disks: Vec<Disk> = names.iter().map(|name| disk(sys, name)).collect();
+            (super::names(&disks), unique_ids(sys, &disks))
+        };
+        let words = |names: &str, ids: &str| (names.to_owned(), ids.to_owned());
+        assert_eq!(of(&["sda"]), words("os", ""));
+        assert_eq!(of(&["sdb"]), words("temporary", ""));
+        assert_eq!(of(&["sdc", "sdd"]), words("lun 3 + lun 12", "naa.60022480"));
+        assert_eq!(of(&["vda"]), words("vda", ""), "no place in Azure");
+        assert_eq!(of(&[]), words("", ""), "on no disk of its own");
     }
 
     #[test]

@@ -39,7 +39,8 @@ use crate::presync::presync;
 use crate::quiesce::{Command, Ended, View};
 use crate::safe_freeze_lock::{self, SafeFreezeLock};
 use crate::survey::{Survey, survey};
-use crate::{Agent, kernel, witness};
+use crate::witness::{Moment, Place};
+use crate::{Agent, health, kernel, witness};
 
 const SURVEY_LIMIT: Duration = Duration::from_secs(10);
 const WITNESS_LIMIT: Duration = Duration::from_secs(5);
@@ -64,6 +65,7 @@ pub(crate) struct Prepared {
     hold_limit: Duration,
     presync_ms: u32,
     survey: Survey,
+    witnesses: Vec<Witness>,
     mount_watch: MountWatch,
     canaries: Canaries,
     thawd: AsyncFd<Client>,
@@ -103,7 +105,7 @@ pub(crate) async fn prepare(agent: &Agent, freeze: &Freeze) -> Result<Prepared, 
         .map(|covered| (covered.mount_point.to_string_lossy().into_owned(), covered.root.clone()))
         .collect();
     let spent = presync(&agent.env, &agent.blocking, &roots).await.map_err(|e| e.to_string())?;
-    write_witnesses(agent, freeze, &found).await?;
+    let witnesses = write_witnesses(agent, freeze, &found).await?;
     let canaries = start_canaries(&found).await?;
     let mut levels = [0; MAX_FILE_SYSTEMS];
     levels.iter_mut().zip(&found.covered).for_each(|(level, covered)| *level = covered.level);
@@ -119,6 +121,7 @@ pub(crate) async fn prepare(agent: &Agent, freeze: &Freeze) -> Result<Prepared, 
         hold_limit: Duration::from_millis(hold_limit_ms.into()),
         presync_ms: u32::try_from(spent.as_millis()).unwrap_or(u32::MAX),
         survey: found,
+        witnesses,
         mount_watch,
         canaries,
         thawd,
@@ -151,25 +154,28 @@ pub(crate) fn check(freeze: &Freeze) -> Result<(OperationId, u32, u32), String> 
     Ok((id, lease, limit))
 }
 
-async fn write_witnesses(agent: &Agent, freeze: &Freeze, found: &Survey) -> Result<(), String> {
-    let written_at_unix_ms = agent.env.clock.wall().unix_ms();
+async fn write_witnesses(
+    agent: &Agent,
+    freeze: &Freeze,
+    found: &Survey,
+) -> Result<Vec<Witness>, String> {
+    let moment = Moment {
+        unix_ms: agent.env.clock.wall().unix_ms(),
+        boot_id: health::boot_id(),
+        monotonic_ns: monotonic_ns(),
+    };
+    let places: Vec<Place> =
+        found.covered.iter().map(|covered| covered.place(&agent.roots)).collect();
+    let witnesses = witness::of_freeze(freeze, &places, &moment)?;
     let mut writes = tokio::task::JoinSet::new();
-    for covered in &found.covered {
-        let place = covered.mount_point.to_string_lossy().into_owned();
-        let witness = Witness {
-            mount_point: place.clone(),
-            operation_id: freeze.operation_id.clone(),
-            recovery_point: freeze.recovery_point.clone(),
-            nonce: freeze.nonce.clone(),
-            written_at_unix_ms,
-            file_system_uuid: String::new(),
-        };
+    for (covered, witness) in found.covered.iter().zip(&witnesses) {
+        let (place, witness) = (witness.mount_point.clone(), witness.clone());
         let (root, blocking) = (covered.root.clone(), agent.blocking.clone());
         writes.spawn(async move {
             let what = format!("witness for {place}");
-            let write = move || witness::write(root.as_fd(), witness);
+            let write = move || witness::write(root.as_fd(), &witness);
             match blocking.run(what, WITNESS_LIMIT, write).await {
-                Ok(Ok(_)) => Ok(()),
+                Ok(Ok(())) => Ok(()),
                 Ok(Err(error)) => Err(format!("cannot write the witness to {place}: {error}")),
                 Err(stuck) => Err(format!("{stuck}: {place} may be frozen by somebody else")),
             }
@@ -178,7 +184,7 @@ async fn write_witnesses(agent: &Agent, freeze: &Freeze, found: &Survey) -> Resu
     while let Some(written) = writes.join_next().await {
         written.map_err(|error| error.to_string())??;
     }
-    Ok(())
+    Ok(witnesses)
 }
 
 async fn start_canaries(found: &Survey) -> Result<Canaries, String> {
@@ -476,6 +482,7 @@ impl Hold<'_> {
             file_systems,
             presync_ms: self.prepared.presync_ms,
             freeze_ms: report.map_or(0, Report::freeze_ms),
+            witnesses: self.prepared.witnesses.clone(),
             ..FreezeReply::default()
         }
     }

@@ -18,8 +18,8 @@
 //! - [`hooks`]: the machine's own programs around a freeze; [`quiesce`] runs them, outside the window.
 //! - [`preflight`]: whether a freeze would go well, asked long before it; [`status`] shows it with the
 //!   identity. [`placement`]: nothing of ours lies on what is frozen.
-//! - [`health`]: facts. [`ring_log`]: log lines, never while frozen. [`blocking`]: calls that may
-//!   never come back. [`atomic_file`]: old or new, never half.
+//! - [`health`]: facts, judged from texts by `machine_facts`. [`ring_log`]: log lines, never while
+//!   frozen. [`blocking`]: calls that may never come back. [`atomic_file`]: old or new, never half.
 //!
 //! Deliberately absent: Azure credentials, policies, other VMs, a remote shell. The agent obeys a
 //! fixed set of requests; nothing in a message can name a command or a path.
@@ -32,12 +32,14 @@ pub mod config;
 mod disks;
 pub mod enroll;
 mod facts;
+mod file_system_uuid;
 pub mod health;
 mod hold;
 pub mod hooks;
 pub mod identity_store;
 mod kernel;
 pub mod levels;
+mod machine_facts;
 mod mount_watch;
 pub mod mounts;
 pub mod namespaces;

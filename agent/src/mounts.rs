@@ -42,8 +42,8 @@ impl Choice {
 
     fn chooses(&self, mount: &Mount) -> bool {
         // Places in containers are not what an operator means by a path.
-        let plain = matches!(mount.seen, Seen::Here | Seen::Init);
-        self.only.as_ref().is_none_or(|paths| plain && paths.contains(&mount.mount_point))
+        let only = self.only.as_ref();
+        only.is_none_or(|paths| mount.is_plain() && paths.contains(&mount.mount_point))
     }
 }
 
@@ -117,10 +117,14 @@ pub struct Mount {
 }
 
 impl Mount {
+    /// True where its mount point is a path as people mean it: not in a container.
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self.seen, Seen::Here | Seen::Init)
+    }
+
     /// True for a file system that is frozen among the last.
     fn comes_last(&self) -> bool {
-        let plain = matches!(self.seen, Seen::Here | Seen::Init);
-        plain && LAST.iter().any(|place| self.mount_point == Path::new(place))
+        self.is_plain() && LAST.iter().any(|place| self.mount_point == Path::new(place))
     }
 
     /// The path by which this process reaches its mount point.
@@ -176,7 +180,7 @@ fn parse_line(line: &str, seen: Seen) -> Option<Mount> {
 }
 
 /// Undoes mountinfo's escapes: `\040` is a space; also tab, newline and backslash.
-fn unescape(text: &str) -> PathBuf {
+pub(crate) fn unescape(text: &str) -> PathBuf {
     let bytes = text.as_bytes();
     let mut plain = Vec::with_capacity(bytes.len());
     let mut at = 0;
@@ -229,6 +233,8 @@ pub struct Coverage {
     pub file_systems: Vec<FileSystem>,
     /// Not these. File systems without a block device are not even listed.
     pub skipped: Vec<Skipped>,
+    /// Those of the skipped that would be covered if somebody could write to them.
+    pub read_only: Vec<FileSystem>,
 }
 
 /// A mount point of the configuration where there is nothing to freeze.
@@ -244,6 +250,13 @@ pub struct NotThere {
 /// # Errors
 /// A place that was chosen is not covered: better no freeze than one that leaves out what was asked for.
 pub fn coverage(mounts: &[Mount], choice: &Choice) -> Result<Coverage, NotThere> {
+    let coverage = what_is_there(mounts, choice);
+    check_chosen(&coverage, mounts, choice)?;
+    Ok(coverage)
+}
+
+/// What would be covered if it were not all or nothing.
+pub fn what_is_there(mounts: &[Mount], choice: &Choice) -> Coverage {
     let mut coverage = Coverage::default();
     let mut by_device: BTreeMap<Device, Vec<&Mount>> = BTreeMap::new();
     for mount in mounts {
@@ -260,18 +273,29 @@ pub fn coverage(mounts: &[Mount], choice: &Choice) -> Result<Coverage, NotThere>
             }
             continue;
         }
+        let chosen = mounts_of_device.iter().any(|mount| choice.chooses(mount));
         if first.read_only {
             skip("read-only");
+            if chosen {
+                coverage.read_only.push(file_system(device, &mounts_of_device, mounts));
+            }
             continue;
         }
-        if !mounts_of_device.iter().any(|mount| choice.chooses(mount)) {
+        if !chosen {
             skip("not among the configured file_systems");
             continue;
         }
         coverage.file_systems.push(file_system(device, &mounts_of_device, mounts));
     }
-    check_chosen(&coverage, mounts, choice)?;
-    Ok(coverage)
+    coverage
+}
+
+/// Places that were chosen and where nothing is mounted at all.
+pub fn not_mounted<'a>(mounts: &[Mount], choice: &'a Choice) -> Vec<&'a Path> {
+    let is_there =
+        |path: &&PathBuf| mounts.iter().any(|m| m.mount_point == **path && choice.chooses(m));
+    let chosen = choice.only.iter().flatten();
+    chosen.filter(|path| !is_there(path)).map(PathBuf::as_path).collect()
 }
 
 fn file_system(device: Device, of_device: &[&Mount], mounts: &[Mount]) -> FileSystem {

@@ -352,8 +352,13 @@ mod tests {
     fn swap_raw_devices_and_other_freezers_are_found() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name| folder.path().join(name);
-        let roots =
-            Roots { proc: at("proc"), sys: at("sys"), run: at("run"), waagent: at("waagent") };
+        let roots = Roots {
+            proc: at("proc"),
+            sys: at("sys"),
+            dev: at("dev"),
+            run: at("run"),
+            waagent: at("waagent"),
+        };
         let write = |path: std::path::PathBuf, text: &str| {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();

@@ -9,6 +9,8 @@ pub struct Roots {
     pub proc: PathBuf,
     /// Block devices and what they lie on.
     pub sys: PathBuf,
+    /// What udev has found on block devices.
+    pub dev: PathBuf,
     /// What is planned for this boot: shutdowns.
     pub run: PathBuf,
     /// Azure's extensions.
@@ -20,6 +22,7 @@ impl Default for Roots {
         Self {
             proc: "/proc".into(),
             sys: "/sys".into(),
+            dev: "/dev".into(),
             run: "/run".into(),
             waagent: "/var/lib/waagent".into(),
         }

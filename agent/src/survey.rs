@@ -10,12 +10,13 @@ use azdr_proto::agent::{Disk, DiskKind, FileSystemReport, FileSystemState};
 use crate::levels::{self, Cycle};
 use crate::mounts::{
     CannotOpen, Choice, Coverage, Device, FileSystem, Mount, NotThere, Skipped, coverage,
-    device_of, open_root,
+    device_of, not_mounted, open_root, what_is_there,
 };
 use crate::namespaces::read_mounts;
 use crate::processes::processes;
 use crate::roots::Roots;
-use crate::{disks, kernel, stack};
+use crate::witness::Place;
+use crate::{disks, file_system_uuid, kernel, stack};
 
 /// Daemons that are asked before a file is opened, by the kernel's name for them, and where they keep
 /// what they need for an answer. Frozen too early, they would hold up everybody, thawing included.
@@ -46,7 +47,7 @@ pub struct Covered {
     pub file_system_type: String,
     /// The mount point by which it was opened.
     pub mount_point: PathBuf,
-    /// Its UUID, as far as the kernel tells.
+    /// Its UUID, as far as the kernel or udev tells; else empty.
     pub uuid: String,
     /// Its root, open; everything is done through this descriptor and never by path (R3).
     pub root: Arc<OwnedFd>,
@@ -121,20 +122,41 @@ pub fn survey(scope: &Scope) -> Result<Survey, SurveyError> {
     Ok(Survey { covered, skipped })
 }
 
-/// The file systems that a freeze covers, with their roots open, whatever they lie on and in no order:
-/// to look at them, and not to freeze them.
+/// File systems with their roots open, whatever they lie on and in no order: to look at them, and not to
+/// freeze them.
+#[derive(Clone, Debug, Default)]
+pub struct Mounted {
+    /// Those that a freeze would cover, and those on the temporary disk.
+    pub writable: Vec<Covered>,
+    /// Those that nobody can write to.
+    pub read_only: Vec<Covered>,
+    /// Why others cannot be looked at, in words.
+    pub out_of_reach: Vec<String>,
+}
+
+/// Opens what there is. One file system that is gone or cannot be opened does not hide the others.
 ///
 /// # Errors
-/// One of them cannot be opened.
-pub fn roots(scope: &Scope) -> Result<Survey, SurveyError> {
+/// /proc cannot be read.
+pub fn roots(scope: &Scope) -> Result<Mounted, SurveyError> {
     let mounts = read_mounts(&scope.roots.proc).map_err(SurveyError::Mounts)?;
-    let Coverage { file_systems, skipped } = coverage(&mounts, &scope.choice)?;
-    let open = |file_system| {
-        let planned = Planned { file_system, level: 0, disks: Vec::new() };
-        open(&scope.roots, &planned)
+    let Coverage { file_systems, read_only, .. } = what_is_there(&mounts, &scope.choice);
+    let sys = &scope.roots.sys;
+    let devices = file_systems.iter().chain(&read_only).map(|f| f.device);
+    let grounds = stack::grounds(sys, devices, &mounts);
+    let absent = not_mounted(&mounts, &scope.choice);
+    let mut found = Mounted {
+        out_of_reach: absent.iter().map(|p| format!("{} is not mounted", p.display())).collect(),
+        ..Mounted::default()
     };
-    let covered = file_systems.into_iter().map(open).collect::<Result<_, _>>()?;
-    Ok(Survey { covered, skipped })
+    let mut open = |file_system: FileSystem| {
+        let disks = disks_of(sys, file_system.device, &grounds);
+        let opened = open(&scope.roots, &Planned { file_system, level: 0, disks });
+        opened.map_err(|error| found.out_of_reach.push(error.to_string())).ok()
+    };
+    found.writable = file_systems.into_iter().filter_map(&mut open).collect();
+    found.read_only = read_only.into_iter().filter_map(&mut open).collect();
+    Ok(found)
 }
 
 /// Opens what was planned.
@@ -143,8 +165,9 @@ pub fn roots(scope: &Scope) -> Result<Survey, SurveyError> {
 /// None of its places leads to it.
 pub fn open(roots: &Roots, planned: &Planned) -> Result<Covered, CannotOpen> {
     let root = open_root(&roots.proc, &planned.file_system)?;
+    let uuid = kernel::file_system_uuid(root.fd.as_fd());
     Ok(Covered {
-        uuid: kernel::file_system_uuid(root.fd.as_fd()).unwrap_or_default(),
+        uuid: uuid.unwrap_or_else(|| file_system_uuid::by_link(roots, root.device)),
         level: planned.level,
         disks: planned.disks.clone(),
         device: root.device,
@@ -164,13 +187,12 @@ pub fn plan(scope: &Scope) -> Result<Plan, SurveyError> {
 }
 
 fn plan_of(scope: &Scope, mounts: &[Mount]) -> Result<Plan, SurveyError> {
-    let Coverage { file_systems, mut skipped } = coverage(mounts, &scope.choice)?;
+    let Coverage { file_systems, mut skipped, .. } = coverage(mounts, &scope.choice)?;
     let sys = &scope.roots.sys;
     let grounds = stack::grounds(sys, file_systems.iter().map(|f| f.device), mounts);
     let mut covered: Vec<(FileSystem, Vec<Disk>)> = Vec::new();
     for file_system in file_systems {
-        let on = stack::disks(file_system.device, &grounds);
-        let on: Vec<Disk> = on.iter().map(|name| disks::disk(sys, name)).collect();
+        let on = disks_of(sys, file_system.device, &grounds);
         let temporary = !on.is_empty() && on.iter().all(|d| d.kind() == DiskKind::Temporary);
         match file_system.mounts.first().filter(|_| temporary) {
             Some(mount) => {
@@ -202,6 +224,11 @@ fn plan_of(scope: &Scope, mounts: &[Mount]) -> Result<Plan, SurveyError> {
     Ok(Plan { file_systems: covered.into_iter().map(planned).collect(), skipped })
 }
 
+/// All disks that a file system lies on.
+fn disks_of(sys: &Path, device: Device, grounds: &BTreeMap<Device, stack::Ground>) -> Vec<Disk> {
+    stack::disks(device, grounds).iter().map(|name| disks::disk(sys, name)).collect()
+}
+
 fn unknown_below(device: Device, grounds: &BTreeMap<Device, stack::Ground>) -> Option<String> {
     let (mut seen, mut open) = (BTreeSet::new(), vec![device]);
     while let Some(next) = open.pop() {
@@ -230,6 +257,16 @@ pub fn devices_now(scope: &Scope) -> Result<BTreeSet<Device>, SurveyError> {
 }
 
 impl Covered {
+    /// As its witness names it.
+    pub fn place(&self, roots: &Roots) -> Place {
+        Place {
+            mount_point: self.mount_point.to_string_lossy().into_owned(),
+            file_system_uuid: self.uuid.clone(),
+            disk: disks::names(&self.disks),
+            disk_unique_id: disks::unique_ids(&roots.sys, &self.disks),
+        }
+    }
+
     /// What is reported of it.
     pub fn report(&self, state: FileSystemState, reason: String) -> FileSystemReport {
         FileSystemReport {

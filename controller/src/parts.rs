@@ -73,6 +73,7 @@ impl Given {
             azure,
             fleet: fleet.clone(),
             catalogue: Catalogue::new(store.clone()),
+            authority: authority.clone(),
             settings: Arc::new(self.settings),
             holds: Arc::new(Semaphore::new(self.max_holds)),
         });

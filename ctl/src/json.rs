@@ -455,6 +455,17 @@ fn restore_result(m: &RestoreResult) -> Value {
         "kept_disks": m.kept_disks,
         "region": text(&m.region),
         "rpo_ms": (m.rpo_ms != 0).then_some(m.rpo_ms),
+        "evidence": list(&m.evidence, evidence_fact),
+    })
+}
+
+pub(crate) fn evidence_fact(m: &EvidenceFact) -> Value {
+    json!({
+        "name": m.name,
+        "state": names::evidence_state(m.state),
+        "detail": text(&m.detail),
+        "looked_at": time(m.looked_unix_ms),
+        "required": m.required,
     })
 }
 
@@ -469,6 +480,7 @@ fn dr_test_result(m: &DrTestResult) -> Value {
         "ssh_verified": m.ssh_verified,
         "test_vm": text(&m.test_vm),
         "residue": m.residue,
+        "evidence": list(&m.evidence, evidence_fact),
     })
 }
 
@@ -572,6 +584,7 @@ mod tests {
             ("ContentProof", content_proof(&<_>::default())),
             ("Phase", phase(&<_>::default())),
             ("RestoreResult", restore_result(&<_>::default())),
+            ("EvidenceFact", evidence_fact(&<_>::default())),
             ("DrTestResult", dr_test_result(&<_>::default())),
             ("PruneResult", prune_result(&<_>::default())),
             ("ReleaseRetentionResponse", released(&<_>::default())),

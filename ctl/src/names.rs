@@ -1,10 +1,10 @@
 //! Short lower-case names of the interface's enumerations, and of VMs.
 
 use azdr_proto::admin::{
-    AgentState, AlertSeverity, Consistency, ConsistencyDemand, DrCompliance, HookKind, HookVerb,
-    Job, JobState, KeptUntilKind, NamedPolicyChangeKind, ObjectiveState, PolicyDiffKind,
-    PreflightDiskKind, ProofKind, ProofLevel, ReplicaState, StepState, TagDriftKind, Tier,
-    VmPolicyChangeKind,
+    AgentState, AlertSeverity, Consistency, ConsistencyDemand, DrCompliance, EvidenceState,
+    HookKind, HookVerb, Job, JobState, KeptUntilKind, NamedPolicyChangeKind, ObjectiveState,
+    PolicyDiffKind, PreflightDiskKind, ProofKind, ProofLevel, ReplicaState, StepState,
+    TagDriftKind, Tier, VmPolicyChangeKind,
 };
 
 macro_rules! short_names {
@@ -39,6 +39,15 @@ short_names! {
     tag_drift: TagDriftKind without "TAG_DRIFT_KIND_";
     tier: Tier without "TIER_";
     vm_policy_change: VmPolicyChangeKind without "VM_POLICY_CHANGE_KIND_";
+}
+
+/// What a fact is; one that nobody knows is `unknown`, and not nothing.
+pub(crate) fn evidence_state(value: i32) -> &'static str {
+    match EvidenceState::try_from(value) {
+        Ok(EvidenceState::Pass) => "pass",
+        Ok(EvidenceState::Fail) => "fail",
+        _ => "unknown",
+    }
 }
 
 /// For text: a dash where there is no name.

@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use azdr_proto::admin::{
-    BackupResult, BulkResult, DrTestResult, Job, JobState, Phase, PruneResult, ReapResult,
-    ReplicateResult, RestoreResult, StepState, Tier, VerifyResult, job_result,
+    BackupResult, BulkResult, DrTestResult, EvidenceFact, EvidenceState, Job, JobState, Phase,
+    PruneResult, ReapResult, ReplicateResult, RestoreResult, StepState, Tier, VerifyResult,
+    job_result,
 };
 
 use crate::quantity::{self, count, millis, size};
@@ -186,6 +187,7 @@ fn restore(job: &Job, result: &RestoreResult, style: Style) -> String {
     if !result.unconfirmed.is_empty() {
         text.push_str(&format!("  Unconfirmed: {}\n", result.unconfirmed));
     }
+    text.push_str(&evidence(&result.evidence, "  "));
     for disk in &result.kept_disks {
         text.push_str(&format!("  Replaced disk kept: {}\n", names::last_segment(disk)));
     }
@@ -230,10 +232,22 @@ fn dr_test(_job: &Job, result: &DrTestResult, style: Style) -> String {
         "    - Recovery point shown by agent: {}\n",
         yes(result.witness_verified)
     ));
+    text.push_str(&evidence(&result.evidence, "    "));
     for resource in &result.residue {
         text.push_str(&format!("  Left behind: {resource}\n"));
     }
     text
+}
+
+/// What was looked at and is not a pass, one line each; of what the proof `booted` needs, that it does.
+pub(crate) fn evidence(facts: &[EvidenceFact], indent: &str) -> String {
+    let not_passed = facts.iter().filter(|fact| fact.state() != EvidenceState::Pass);
+    let line = |fact: &EvidenceFact| {
+        let state = names::evidence_state(fact.state);
+        let needed = if fact.required { ", needed for a proof" } else { "" };
+        format!("{indent}{}: {state}{needed}: {}\n", fact.name, fact.detail)
+    };
+    not_passed.map(line).collect()
 }
 
 /// The parts are told one by one while the job is watched; this is the sum.

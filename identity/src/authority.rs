@@ -16,6 +16,7 @@ use x509_parser::prelude::FromDer;
 
 use crate::certificate::{BadCertificate, certificate_to_pem, certificates_from_pem, fingerprint};
 use crate::identity::{BadName, Identity, hex};
+use crate::witness_seal::WitnessKey;
 
 /// The largest signing request that is parsed at all; an ECDSA one has about 300 bytes.
 const REQUEST_LIMIT: usize = 8 * 1024;
@@ -155,6 +156,12 @@ impl CertificateAuthority {
     /// The authority's private key in PEM: a secret.
     pub fn key_pem(&self) -> &str {
         &self.key_pem
+    }
+
+    /// The key that seals the witnesses of one operation. It is the same as long as the authority is:
+    /// also for a catalogue that was rebuilt.
+    pub fn witness_key(&self, operation_id: &str) -> WitnessKey {
+        WitnessKey::derive(&self.issuer.key().serialize_der(), operation_id)
     }
 
     /// SHA-256 of the authority's certificate, 64 lower-case hexadecimal digits: what agents pin.

@@ -1,5 +1,5 @@
-//! Certificates, identities, pinning, and the TLS acceptor and connector that the three binaries
-//! share.
+//! Certificates, identities, pinning, the seal of witnesses, and the TLS acceptor and connector that the
+//! three binaries share.
 //!
 //! The certificate *is* the identity: a URI subject alternative name says who its holder is
 //! ([`Identity`]), and nothing in a message body can claim another. The controller owns a small
@@ -27,6 +27,7 @@ mod identity;
 mod provider;
 mod server_tls;
 mod verifier;
+mod witness_seal;
 
 pub use acceptor::{AcceptLimits, Incoming, listen, serve_incoming};
 pub use authority::{AuthorityError, CertificateAuthority, Issued, Serial, generate_key_and_csr};
@@ -38,6 +39,7 @@ pub use connector::{
 };
 pub use identity::{BadName, Identity, vm_hash};
 pub use server_tls::{ClientAuth, PeerInfo, ServerTls, TlsConnection, TlsSetupError};
+pub use witness_seal::{WitnessClaims, WitnessKey};
 
 #[cfg(test)]
 mod tests;

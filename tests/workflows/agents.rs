@@ -6,14 +6,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use azdr_agent::witness::{self, Moment, Place};
 use azdr_controller::fleet::{Fleet, Session, SessionKind};
 use azdr_controller::store::{Item, ItemId, RunId, Store};
 use azdr_env::{Env, WallTime};
 use azdr_proto::agent::agent_message::Body as FromAgent;
 use azdr_proto::agent::controller_message::Body as ToAgent;
 use azdr_proto::agent::{
-    DiskKind, FileSystemReport, FileSystemState, FileSystemWindow, FreezeOutcome, FreezeReply,
-    Hello, HookResult, ThawCause, ThawReply, Witness,
+    DiskKind, FactState, FileSystemReport, FileSystemState, FileSystemWindow, Freeze,
+    FreezeOutcome, FreezeReply, HealthFact, HealthReport, Hello, HookResult, ThawCause, ThawReply,
+    Witness,
 };
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
@@ -21,10 +23,13 @@ use tokio::sync::{mpsc, watch};
 use crate::cloud::Cloud;
 use crate::meddling::Mortal;
 
-/// What the disks of the world carry: the witness of the last freeze of each protected machine, which
-/// machines made from its recovery points show.
+/// What the disks of the world carry: the witnesses of each freeze of each protected machine, the newest
+/// last, which machines made from its recovery points show.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Disks(BTreeMap<ItemId, (String, String)>);
+pub(crate) struct Disks(BTreeMap<ItemId, Vec<Vec<Witness>>>);
+
+/// Where the disks of every machine here are mounted.
+const MOUNTS: [(&str, &str); 2] = [("/", "os"), ("/data", "lun 0")];
 
 /// The machines, as far as they are not Azure's.
 #[derive(Default)]
@@ -35,10 +40,9 @@ pub(crate) struct Guests {
     /// The machines that ran after so many changes of Azure's.
     running: Mutex<Option<(u64, Arc<Vec<Machine>>)>>,
     thaws: AtomicUsize,
+    /// vmIds of the machines that were told to freeze, one after the other.
+    freezes: Mutex<Vec<String>>,
 }
-
-/// The file systems of every machine.
-const MOUNTS: [&str; 2] = ["/", "/data"];
 
 /// Shorter than anything that a machine does.
 const A_MOMENT: Duration = Duration::from_millis(20);
@@ -66,6 +70,20 @@ pub(crate) enum Behaviour {
     HookForbids,
     /// The machine shows a witness that is not the point's.
     WrongWitness,
+    /// Its data disk is of the first point that was ever taken.
+    OlderDataDisk,
+    /// Its data disk is of another VM.
+    ForeignDataDisk,
+    /// Somebody has copied the OS disk's witness to the data disk.
+    CopiedWitness,
+    /// Somebody has changed the date in the data disk's witness.
+    AlteredWitness,
+    /// Its data disk is not mounted.
+    NoDataDisk,
+    /// It says this of one of its facts, and else that it is well.
+    Says(&'static str, FactState),
+    /// It never says anything of this fact.
+    Omits(&'static str),
     /// It says that the freeze was unbroken, and a canary shows that it was not.
     ReleasedCanary,
 }
@@ -174,12 +192,24 @@ impl Agents {
             };
             // A restored one has its original's identity until it has its own, and always its disks.
             let Some(item) = as_own.or(original) else { continue };
-            let session = self.connect(machine, item, as_own.is_some(), original.unwrap_or(item));
+            let expected = self.store.expected_instance(&machine.vm_id).await.unwrap();
+            let kind = match as_own {
+                Some(_) => SessionKind::Protected,
+                // Before the run has said so it is quarantined, and comes back once it is sent away.
+                None => SessionKind::Restored { run: expected.map(|e| e.run) },
+            };
+            let session = self.connect(machine, item, kind, original.unwrap_or(item));
             up.insert(machine.vm_id.clone(), Up { session, own: as_own.is_some() });
         }
     }
 
-    fn connect(&self, machine: &Machine, item: ItemId, own: bool, disks: ItemId) -> Arc<Session> {
+    fn connect(
+        &self,
+        machine: &Machine,
+        item: ItemId,
+        kind: SessionKind,
+        disks: ItemId,
+    ) -> Arc<Session> {
         let hello = Hello {
             vm_id: machine.vm_id.clone(),
             boot_id: self.env.ids.uuid().to_string(),
@@ -187,13 +217,12 @@ impl Agents {
             can_freeze: true,
             ..Hello::default()
         };
-        let kind = if own { SessionKind::Protected } else { SessionKind::Restored { run: None } };
         let (outbox, inbox) = mpsc::channel(16);
         let far = WallTime::from_unix_ms(i64::MAX / 2);
         let session =
             self.fleet.join(|n, now| Session::new(n, item, kind, hello, now, far, outbox));
         let (guests, mortal) = (self.guests.clone(), self.mortal.clone());
-        tokio::spawn(answer(session.clone(), inbox, guests, mortal, self.env.clone()));
+        tokio::spawn(answer(session.clone(), inbox, disks, guests, mortal, self.env.clone()));
         session
     }
 }
@@ -233,25 +262,85 @@ impl Guests {
         self.thaws.load(Ordering::SeqCst)
     }
 
+    /// The machines that were told to freeze, by vmId, the oldest first.
+    pub(crate) fn freezes(&self) -> Vec<String> {
+        self.freezes.lock().unwrap().clone()
+    }
+
     pub(crate) fn behaves(&self) -> Behaviour {
         *self.behaviour.lock().unwrap()
     }
 
+    /// What the machine's disks carry now, as its agent finds it.
     fn witnesses(&self, item: ItemId) -> Vec<Witness> {
-        let mut frozen = self.frozen.lock().unwrap().0.get(&item).cloned();
-        if self.behaves() == Behaviour::WrongWitness {
-            frozen = Some(("db-backup-daily-20200101-0000".into(), "0".repeat(64)));
-        }
-        let witness = |(point, nonce): (String, String)| {
-            MOUNTS.map(|mount| Witness {
-                mount_point: mount.into(),
-                recovery_point: point.clone(),
-                nonce: nonce.clone(),
-                ..Witness::default()
-            })
+        let freezes = self.frozen.lock().unwrap().0.get(&item).cloned().unwrap_or_default();
+        let (Some(first), Some(last)) = (freezes.first(), freezes.last()) else {
+            return Vec::new();
         };
-        frozen.map(witness).map(Vec::from).unwrap_or_default()
+        let mut all = last.clone();
+        match self.behaves() {
+            Behaviour::WrongWitness => all.iter_mut().for_each(|witness| {
+                witness.recovery_point = "db-backup-daily-20200101-0000".into();
+                witness.nonce = "0".repeat(64);
+            }),
+            Behaviour::OlderDataDisk => all[1] = first[1].clone(),
+            Behaviour::ForeignDataDisk => {
+                let theirs = Freeze {
+                    operation_id: "their-operation".into(),
+                    recovery_point: "web-backup-daily-20251201-0800".into(),
+                    nonce: "7".repeat(64),
+                    witness_key: vec![7; 32],
+                    vm_id: "77777777-7777-7777-7777-777777777777".into(),
+                    ..Freeze::default()
+                };
+                all[1] = write_witnesses(&theirs, "their boot", 0).swap_remove(1);
+            }
+            Behaviour::CopiedWitness => {
+                all[1] = Witness { mount_point: "/data".into(), ..all[0].clone() }
+            }
+            Behaviour::AlteredWitness => all[1].written_at_unix_ms += 1,
+            Behaviour::NoDataDisk => all.truncate(1),
+            _ => {}
+        }
+        for (witness, (mount, disk)) in all.iter_mut().zip(MOUNTS) {
+            witness.found_on_disk = disk.into();
+            witness.found_file_system_uuid = uuid_of(mount);
+        }
+        all
     }
+
+    /// What the machine's agent says of it.
+    fn facts(&self, boot_id: &str, at_unix_ms: i64) -> Vec<HealthFact> {
+        let of_mounts = MOUNTS.iter().flat_map(|(mount, _)| {
+            [format!("file-system-writable:{mount}"), format!("free-space:{mount}")]
+        });
+        let names = ["boot", "fstab", "sshd", "journal-recovery"].map(str::to_owned);
+        let fact = |name: String| {
+            let state = match self.behaves() {
+                Behaviour::Omits(of) if of == name => return None,
+                Behaviour::Says(of, state) if of == name => state,
+                _ => FactState::Pass,
+            };
+            let detail = if name == "boot" { boot_id } else { "as it is" }.to_owned();
+            Some(HealthFact { name, state: state.into(), detail, at_unix_ms })
+        };
+        names.into_iter().chain(of_mounts).filter_map(fact).collect()
+    }
+}
+
+fn uuid_of(mount: &str) -> String {
+    format!("uuid of {mount}")
+}
+
+fn write_witnesses(freeze: &Freeze, boot_id: &str, unix_ms: i64) -> Vec<Witness> {
+    let place = |(mount, disk): (&str, &str)| Place {
+        mount_point: mount.into(),
+        file_system_uuid: uuid_of(mount),
+        disk: disk.into(),
+        ..Place::default()
+    };
+    let moment = Moment { unix_ms, boot_id: boot_id.into(), monotonic_ns: 1 };
+    witness::of_freeze(freeze, &MOUNTS.map(place), &moment).unwrap()
 }
 
 /// The answer of a machine with hooks: to the first thaw that they are to come, to another that they have
@@ -277,6 +366,7 @@ fn with_hooks(reply: ThawReply, behaviour: Behaviour, again: bool) -> Option<Tha
 async fn answer(
     session: Arc<Session>,
     mut inbox: mpsc::Receiver<azdr_proto::agent::ControllerMessage>,
+    disks: ItemId,
     guests: Arc<Guests>,
     mortal: Arc<Mortal>,
     env: Env,
@@ -288,6 +378,9 @@ async fn answer(
         }
         if matches!(message.body, Some(ToAgent::Thaw(_))) {
             guests.thaws.fetch_add(1, Ordering::SeqCst);
+        }
+        if matches!(message.body, Some(ToAgent::Freeze(_))) {
+            guests.freezes.lock().unwrap().push(session.hello.vm_id.clone());
         }
         let reply = match message.body {
             Some(ToAgent::Freeze(f)) if guests.behaves() == Behaviour::RefusesToFreeze => {
@@ -314,12 +407,15 @@ async fn answer(
                 let data =
                     taken.iter().all(|(kind, _)| matches!(kind, DiskKind::Os | DiskKind::Data));
                 assert!(os == 1 && data, "the disks of which snapshots are taken: {taken:?}");
-                let witness = (f.recovery_point, f.nonce);
-                guests.frozen.lock().unwrap().0.insert(session.item, witness);
+                let now = env.clock.wall().unix_ms();
+                let witnesses = write_witnesses(&f, &session.hello.boot_id, now);
+                let mut frozen = guests.frozen.lock().unwrap();
+                frozen.0.entry(session.item).or_default().push(witnesses.clone());
                 FromAgent::FreezeReply(FreezeReply {
                     operation_id: f.operation_id,
                     outcome: FreezeOutcome::Frozen.into(),
-                    file_systems: MOUNTS.map(reported).into(),
+                    file_systems: MOUNTS.map(|(mount, _)| reported(mount)).into(),
+                    witnesses,
                     ..FreezeReply::default()
                 })
             }
@@ -340,7 +436,7 @@ async fn answer(
                     operation_id: t.operation_id,
                     unbroken: true,
                     cause: ThawCause::Command.into(),
-                    windows: MOUNTS.map(|mount| window(mount, guests.behaves())).into(),
+                    windows: MOUNTS.map(|(mount, _)| window(mount, guests.behaves())).into(),
                     window_ms: 321,
                     ..ThawReply::default()
                 };
@@ -348,6 +444,20 @@ async fn answer(
                     Some(reply) => FromAgent::ThawReply(reply),
                     None => continue,
                 }
+            }
+            Some(ToAgent::ProbeHealth(probe)) => {
+                let now = env.clock.wall().unix_ms();
+                let boot_id = session.hello.boot_id.clone();
+                FromAgent::Health(HealthReport {
+                    request_id: probe.request_id,
+                    facts: guests.facts(&boot_id, now),
+                    boot_id,
+                    uptime_secs: 1,
+                    witnesses: guests.witnesses(disks),
+                    version: 1,
+                    wall_unix_ms: now,
+                    app_probes: Vec::new(),
+                })
             }
             _ => continue,
         };

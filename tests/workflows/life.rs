@@ -1,7 +1,7 @@
 //! One life of a controller on a world that outlives it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use azdr_arm::{ArmClient, ArmConfig, CredentialConfig, PollPace, Secret, Tokens};
@@ -15,6 +15,7 @@ use azdr_domain::arm_id::ArmId;
 use azdr_domain::policy::{Policy, PolicyChange};
 use azdr_domain::region::Region;
 use azdr_env::{Clock, Env, Monotonic, SeededIds, TokioClock, WallTime};
+use azdr_identity::CertificateAuthority;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
@@ -36,6 +37,13 @@ pub(crate) struct Bench {
     pub(crate) sampled_blocks: u32,
     /// Drills' machines have public addresses, and SSH answers there.
     pub(crate) ssh: Option<Ssh>,
+}
+
+/// One for all worlds: what was written to disks in one is shown in its copies.
+fn authority() -> Arc<CertificateAuthority> {
+    static AUTHORITY: OnceLock<Arc<CertificateAuthority>> = OnceLock::new();
+    let make = || Arc::new(CertificateAuthority::generate(&Env::system()).unwrap());
+    AUTHORITY.get_or_init(make).clone()
 }
 
 /// A controller that lives.
@@ -195,6 +203,7 @@ impl Bench {
             azure,
             fleet: fleet.clone(),
             catalogue: Catalogue::new(store.clone()),
+            authority: authority(),
             settings: Arc::new(self.settings()),
             holds: Arc::new(Semaphore::new(8)),
         });

@@ -36,6 +36,7 @@ mod proofs;
 mod properties;
 mod rebuild;
 mod residue;
+mod restore_proof;
 mod schedule;
 mod selectors;
 mod ssh;

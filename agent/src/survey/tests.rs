@@ -24,6 +24,7 @@ impl Machine {
         let roots = Roots {
             proc: folder("proc"),
             sys: folder("sys"),
+            dev: folder("dev"),
             run: folder("run"),
             waagent: folder("waagent"),
         };

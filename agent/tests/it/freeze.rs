@@ -85,6 +85,8 @@ pub(crate) fn freeze(operation: &str, lease_ms: u32, hold_limit_ms: u32) -> Tell
         nonce: "ab".repeat(32),
         hold_limit_ms,
         lease_ms,
+        witness_key: vec![7; 32],
+        vm_id: crate::machine::VM_ID.to_owned(),
         disks: Vec::new(),
     })
 }
@@ -110,6 +112,14 @@ pub(crate) async fn beat_in(session: &mut Session, state: QuiesceState) -> Heart
 }
 
 impl Scene {
+    /// Freezes, lets `then` see the disks of that instant, and thaws.
+    pub(crate) async fn captured(&mut self, operation: &str, then: impl FnOnce(&[LoopMount])) {
+        self.frozen(operation, 10_000, 25_000).await;
+        then(&self.mounts);
+        let reply = self.thawed(operation).await;
+        assert!(reply.unbroken, "{reply:?}");
+    }
+
     pub(crate) async fn frozen(
         &mut self,
         operation: &str,
@@ -127,10 +137,10 @@ async fn a_hold_over_the_wire_is_unbroken_and_leaves_witnesses() {
     let mut scene = scene(2).await;
     assert_eq!(scene.session.hello.witnesses, []);
     let writer = Writer::start(scene.mounts[0].path());
-    let reply = scene.frozen("op-1", 3_000, 10_000).await;
+    let frozen = scene.frozen("op-1", 3_000, 10_000).await;
     let covered: Vec<_> =
-        reply.file_systems.iter().filter(|f| f.state() == FileSystemState::Frozen).collect();
-    assert_eq!(covered.len(), 2, "{reply:?}");
+        frozen.file_systems.iter().filter(|f| f.state() == FileSystemState::Frozen).collect();
+    assert_eq!(covered.len(), 2, "{frozen:?}");
     assert!(covered.iter().all(|f| f.file_system_uuid.len() == 36 && f.file_system_type == "ext4"));
     writer.assert_blocked();
     let beat = beat_in(&mut scene.session, QuiesceState::Frozen).await;
@@ -157,13 +167,23 @@ async fn a_hold_over_the_wire_is_unbroken_and_leaves_witnesses() {
     let session = scene.controller.protected().await;
     let witnesses = &session.hello.witnesses;
     assert_eq!(witnesses.len(), 2, "{}", scene.machine.log());
-    for (witness, mount) in witnesses.iter().zip(&scene.mounts) {
-        assert_eq!(witness.mount_point, mount.path().to_str().unwrap());
+    for mount in &scene.mounts {
+        let place = mount.path().to_str().unwrap();
+        let witness = witnesses.iter().find(|w| w.mount_point == place).unwrap();
+        assert_eq!(witness.written_at_mount_point, place);
         assert_eq!(witness.operation_id, "op-1");
         assert_eq!(witness.recovery_point, "vm-backup-daily-20260101-0000");
         assert_eq!(witness.nonce, "ab".repeat(32));
         assert!(covered.iter().any(|f| f.file_system_uuid == witness.file_system_uuid));
+        assert_eq!(witness.found_file_system_uuid, witness.file_system_uuid);
+        assert_eq!((witness.format, witness.vm_id.as_str()), (2, crate::machine::VM_ID));
+        assert_eq!(witness.found_on_disk, witness.disk, "through the image's file system");
+        assert_eq!(witness.seal.len(), 64);
     }
+    // What the controller was told is what the disks show.
+    let told: Vec<_> = frozen.witnesses.iter().map(|w| (w.digests.clone(), &w.seal)).collect();
+    let shown: Vec<_> = witnesses.iter().map(|w| (w.digests.clone(), &w.seal)).collect();
+    assert_eq!(told, shown);
     scene.session = session;
 }
 

@@ -85,6 +85,29 @@ impl LoopMount {
         mount
     }
 
+    /// Copies what its disk holds now, as a snapshot does.
+    pub(crate) fn snapshot(&self, to: &Path) {
+        fs::copy(self.path.with_extension("img"), to).unwrap();
+    }
+
+    /// Puts a disk made from that copy into its place, and mounts it.
+    pub(crate) fn restore(&mut self, from: &Path) {
+        let (image, path) = (self.path.with_extension("img"), self.path.clone());
+        let (image, path) = (image.to_str().unwrap(), path.to_str().unwrap());
+        self.root = None;
+        // The agent lets go of it a moment after it has answered.
+        wait_for("umount", Duration::from_secs(5), || run("umount", &[path]));
+        fs::copy(from, image).unwrap();
+        assert!(run("mount", &["-o", "loop", image, path]), "mount failed");
+        self.root = Some(File::open(path).unwrap().into());
+    }
+
+    /// Makes it read-only or writable again.
+    pub(crate) fn remount(&self, option: &str) {
+        let options = format!("remount,{option}");
+        assert!(run("mount", &["-o", &options, self.path.to_str().unwrap()]), "remount failed");
+    }
+
     /// The mount point.
     pub(crate) fn path(&self) -> &Path {
         &self.path

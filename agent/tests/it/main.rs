@@ -9,6 +9,7 @@ mod enroll;
 mod evidence;
 mod foreign_freezer;
 mod freeze;
+mod health;
 mod hooks;
 mod loop_mount;
 mod machine;
@@ -49,6 +50,7 @@ fn suites() -> Vec<&'static [Test]> {
         enroll::TESTS,
         evidence::TESTS,
         freeze::TESTS,
+        health::TESTS,
         hooks::TESTS,
         packaging::TESTS,
         preflight::TESTS,

@@ -1,11 +1,13 @@
 //! What was seen of a capture, kept with its recovery point so that people can judge it later.
 //!
-//! Nothing is decided from this: the consistency is decided at the time of the capture, from monotonic
-//! clocks ([`crate::consistency`]). The times here count from the agent's FROZEN.
+//! The consistency is not decided from this, but at the time of the capture, from monotonic clocks
+//! ([`crate::consistency`]); what a restored machine must show is ([`crate::machine_evidence`]). The times
+//! here count from the agent's FROZEN.
 
 use serde::{Deserialize, Serialize};
 
 use crate::consistency::Consistency;
+use crate::machine_evidence::WitnessRecord;
 
 /// How a point was captured.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +24,10 @@ pub struct CaptureRecord {
     /// not answer, or nothing was frozen.
     #[serde(default)]
     pub unbroken: Option<bool>,
+    /// The witnesses that were written: a machine made from the point must show all of them. Empty
+    /// without a freeze, and from agents that did not tell.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub witnesses: Vec<WitnessRecord>,
     /// File systems on disks that the freeze did not cover, as the agent says.
     #[serde(default)]
     pub not_frozen: Vec<FileSystemNotFrozen>,

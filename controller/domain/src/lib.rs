@@ -21,6 +21,7 @@
 //! 7. [`forecast`]: all of that run forward over the real catalogue, for `explain` and `simulate`.
 //! 8. [`residue`]: what nobody wants any more and azdr may delete (invariant I5), and the [`cost`] of things.
 //! 9. [`content`]: which blocks of a disk are hashed, and what it is worth when a copy's are equal.
+//!    [`machine_evidence`]: whether a restored machine is what it was restored from, and well.
 //!    [`rto`] and [`verification`]: what drills and verifications have shown, for reports; [`copying`] and
 //!    [`restore_choice`]: what to expect of a copy, and of a restore.
 //! 10. [`objective`]: what is asked of backups and drills, and whether it is so; [`alert`]: what somebody
@@ -38,6 +39,7 @@ pub mod cost;
 pub mod coverage;
 pub mod forecast;
 pub mod interval;
+pub mod machine_evidence;
 pub mod name;
 pub mod objective;
 pub mod period;

@@ -15,6 +15,7 @@ use azdr_controller::workflows::{backup, dr_test, new_run, replicate, verify};
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::capture_record::{CanarySight, CaptureRecord, DiskCapture, FileSystemFreeze};
 use azdr_domain::consistency::Consistency;
+use azdr_domain::machine_evidence::WitnessRecord;
 use azdr_domain::pin::Pin;
 use azdr_domain::recovery_point::{VmDescription, snapshot_name};
 use azdr_domain::region::Region;
@@ -327,7 +328,17 @@ fn capture(description: &VmDescription, at: WallTime, dice: &mut Dice) -> Captur
         }),
         reason: String::new(),
     };
+    let mut witness = |n: usize| WitnessRecord {
+        digest: format!("{:064x}", dice.below(u64::MAX)),
+        mount_point: if n == 0 { "/".to_owned() } else { format!("/srv/data{n}") },
+        disk: if n == 0 { "os".to_owned() } else { format!("lun {n}") },
+        file_system_uuid: format!("{:08x}-0000-4000-8000-000000000000", dice.below(1 << 32)),
+        vm_id: "da560509-fad4-4f76-a9f1-63614eda019a".to_owned(),
+        written_at_unix_ms: at.unix_ms(),
+    };
+    let witnesses = (0..description.disks.len()).map(&mut witness).collect();
     CaptureRecord {
+        witnesses,
         disks: description.disks.iter().map(disk).collect(),
         file_systems: description.disks.iter().enumerate().map(file_system).collect(),
         thaw_asked_ms: Some(thaw),

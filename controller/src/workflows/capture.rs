@@ -24,6 +24,7 @@ use azdr_domain::capture_record::{
 use azdr_domain::consistency::{
     CaptureEvidence, Consistency, FreezeEvidence, PutEvidence, ThawAttestation, achieved,
 };
+use azdr_domain::machine_evidence::WitnessRecord;
 use azdr_env::{Clock, WallTime};
 use azdr_proto::agent::{
     Disk, DiskKind, FileSystemReport, FileSystemState, FileSystemWindow, Freeze, FreezeOutcome,
@@ -31,7 +32,7 @@ use azdr_proto::agent::{
 use serde::{Deserialize, Serialize};
 
 use super::tags::{self, Tags};
-use super::{Services, StepCx, hooks};
+use super::{Services, StepCx, evidence, hooks};
 use crate::mutation::{Mutation, planted};
 use crate::store::ItemId;
 use crate::workflow::{Failure, StepError};
@@ -134,11 +135,14 @@ pub async fn capture<I>(
     let clock = cx.env().clock.clone();
     let at = clock.wall();
     let (mut outcome, mut freeze) = match frozen {
-        Ok(file_systems) => {
+        Ok((file_systems, witnesses)) => {
             let acked = clock.monotonic();
             cx.progress("frozen", None);
             let frozen = Frozen { acked, file_systems };
-            held(services, &plan, &operation_id, &specs, &room, frozen, &*clock).await?
+            let (mut hold, evidence) =
+                held(services, &plan, &operation_id, &specs, &room, frozen, &*clock).await?;
+            hold.record.witnesses = witnesses;
+            (hold, evidence)
         }
         Err(unfrozen) if unfrozen.forbidden => {
             let failure = Failure::new("hook_failed", unfrozen.reason).hint(
@@ -386,13 +390,15 @@ fn disk(snapshot: &PlannedSnapshot) -> Disk {
     Disk { kind: kind.into(), lun: snapshot.lun.unwrap_or(0), name: String::new() }
 }
 
+/// Answers what the agent says of each file system, and what they carry now.
 async fn freeze(
     services: &Services,
     plan: &CapturePlan<'_>,
     operation_id: &str,
-) -> Result<Vec<FileSystemReport>, Unfrozen> {
+) -> Result<(Vec<FileSystemReport>, Vec<WitnessRecord>), Unfrozen> {
     let settings = &services.settings;
-    let hooks = services.fleet.protected(plan.item).map_or(0, |agent| agent.hello.hooks_limit_ms);
+    let agent = services.fleet.protected(plan.item);
+    let hooks = agent.as_ref().map_or(0, |agent| agent.hello.hooks_limit_ms);
     let limit = PREPARE_LIMIT + Duration::from_millis(hooks.into()).min(HOOKS_LIMIT);
     let request = Freeze {
         operation_id: operation_id.to_owned(),
@@ -400,6 +406,9 @@ async fn freeze(
         nonce: plan.nonce.to_owned(),
         hold_limit_ms: settings.hold_limit.as_millis() as u32,
         lease_ms: settings.hold_lease.as_millis() as u32,
+        witness_key: services.authority.witness_key(operation_id).expose().to_vec(),
+        // Whoever is behind this door has the vmId that was enrolled.
+        vm_id: agent.map(|session| session.hello.vm_id.clone()).unwrap_or_default(),
         disks: plan.snapshots.iter().map(disk).collect(),
     };
     let reply = match services.fleet.freeze(plan.item, request, limit).await {
@@ -411,7 +420,7 @@ async fn freeze(
         }
     };
     if reply.outcome() == FreezeOutcome::Frozen {
-        return Ok(reply.file_systems);
+        return Ok((reply.file_systems, evidence::written(&reply.witnesses, plan.nonce)));
     }
     let mut unfrozen = Unfrozen::from(reply.reason);
     if unfrozen.reason.is_empty() {

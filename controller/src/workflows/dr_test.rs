@@ -12,6 +12,8 @@
 //! | `boot` | waits for the agent's hello with the witness | – |
 //! | `probe_address` | reads the drill's address | – |
 //! | `connectivity` | waits for SSH from outside | – |
+//! | `health` | asks the machine's agent how it is | – |
+//! | `judge` | fails when the machine is not well, or is another one | – |
 //!
 //! A drill whose machine is to be kept for a while (`dr_test_kept`) has two steps more:
 //!
@@ -28,6 +30,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use azdr_domain::arm_id::ArmId;
+use azdr_domain::machine_evidence::Evidence;
 use azdr_domain::name::{NameKind, ResourceName};
 use azdr_domain::recovery_point::PointName;
 use azdr_domain::residue::Leaves;
@@ -67,10 +70,13 @@ pub struct Input {
 }
 
 /// Name, version, priority.
-pub const RUN: (&str, u32, RunPriority) = ("dr_test", 1, RunPriority::Drill);
+pub const RUN: (&str, u32, RunPriority) = ("dr_test", 2, RunPriority::Drill);
+
+/// It did not ask how the machine is.
+pub const FIRST: u32 = 1;
 
 /// A drill whose machine is kept for a while.
-pub const KEPT: (&str, u32, RunPriority) = ("dr_test_kept", 1, RunPriority::Drill);
+pub const KEPT: (&str, u32, RunPriority) = ("dr_test_kept", 2, RunPriority::Drill);
 
 /// A machine costs money for as long as it is kept.
 pub const MAX_KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -90,6 +96,8 @@ const EXPECT: StepKey<Expected> = StepKey::new("expect");
 const BOOTED: StepKey<Option<Reported>> = StepKey::new("boot");
 const ADDRESS: StepKey<Option<SocketAddr>> = StepKey::new("probe_address");
 const CONNECTIVITY: StepKey<Connectivity> = StepKey::new("connectivity");
+const HEALTH: StepKey<Option<Evidence>> = StepKey::new("health");
+const JUDGE: StepKey<()> = StepKey::new("judge");
 const RECORD: StepKey<()> = StepKey::new("record");
 const KEEP: StepKey<()> = StepKey::new("keep");
 
@@ -118,14 +126,14 @@ struct Connectivity {
     at: WallTime,
 }
 
-/// The step list.
-pub fn workflow() -> Definition<super::Services> {
-    drill(RUN).residue(Leaves::Nothing, left_over).conclude(conclude).build()
+/// The step list of a version.
+pub fn workflow(version: u32) -> Definition<super::Services> {
+    drill(RUN, version).residue(Leaves::Nothing, left_over).conclude(conclude).build()
 }
 
-/// The step list of a drill whose machine is kept.
-pub fn workflow_kept() -> Definition<super::Services> {
-    drill(KEPT)
+/// The step list of a version of a drill whose machine is kept.
+pub fn workflow_kept(version: u32) -> Definition<super::Services> {
+    drill(KEPT, version)
         .step(RECORD, "Recording the result", record)
         .no_undo("last but one step: its changes are applied together with its journal entry")
         .step(KEEP, "Keeping the test VM", keep)
@@ -137,8 +145,8 @@ pub fn workflow_kept() -> Definition<super::Services> {
         .build()
 }
 
-fn drill(run: (&'static str, u32, RunPriority)) -> Workflow<Input> {
-    Workflow::new(run.0, Version(run.1), run.2)
+fn drill(run: (&'static str, u32, RunPriority), version: u32) -> Workflow<Input> {
+    let steps = Workflow::new(run.0, Version(version), run.2)
         .step(PLAN, "Planning the drill", plan)
         .no_undo("a lease ends with its run")
         .temporary(GROUP, "Creating the drill's resource group", create_group)
@@ -165,7 +173,16 @@ fn drill(run: (&'static str, u32, RunPriority)) -> Workflow<Input> {
         .no_undo("reads only")
         .step(CONNECTIVITY, "Verifying SSH connectivity", await_ssh)
         .within(BOOT)
-        .no_undo("looks only")
+        .no_undo("looks only");
+    if version == FIRST {
+        return steps;
+    }
+    steps
+        .step(HEALTH, "Examining the test VM", examine)
+        .within(BOOT)
+        .no_undo("the probe's file on its disks goes with them")
+        .step(JUDGE, "Judging the evidence", judge)
+        .no_undo("touches nothing")
 }
 
 /// When the drill was declared.
@@ -472,6 +489,26 @@ async fn await_ssh(cx: &StepCx<Input>) -> Result<Done<Connectivity>, StepError> 
     Ok(Done::new(Connectivity { banner, at }))
 }
 
+/// Asks the agent that has reported.
+async fn examine(cx: &StepCx<Input>) -> Result<Done<Option<Evidence>>, StepError> {
+    let expected = if cx.output(PLAN)?.has_agent { Some(cx.output(EXPECT)?) } else { None };
+    let reported = cx.output(BOOTED)?.is_some();
+    evidence::examine_if_reported(cx, expected, reported).await.map(Done::new)
+}
+
+/// A step of its own, so that what was found is kept when the drill fails for it.
+async fn judge(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    let Some(evidence) = cx.output(HEALTH)? else { return Ok(Done::new(())) };
+    evidence::is_right_machine(&evidence)?;
+    match evidence.harm() {
+        None => Ok(Done::new(())),
+        Some(harm) => Err(StepError::Fail(
+            Failure::new("unhealthy", format!("the test VM is not well: {harm}"))
+                .hint("`azdr job show` has all that is known of it; try another point"),
+        )),
+    }
+}
+
 /// Written before the machine is kept: whatever ends the keeping, the drill has passed.
 async fn record(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
     let verdict = Verdict::of(cx, None)?;
@@ -510,6 +547,8 @@ struct Verdict {
     error: Option<String>,
     /// The restored machine showed the point's witness.
     witnessed: bool,
+    /// What is known of it; `None`: nobody asked.
+    evidence: Option<Evidence>,
     /// It did not come up, or came up as something else: that is the point's fault, not the weather's.
     disproved: bool,
 }
@@ -525,9 +564,10 @@ impl Verdict {
             passed,
             rto_ms: rto_ms.filter(|_| passed),
             witnessed: reported.is_some_and(|r| r.witness_verified),
+            evidence: cx.try_output(HEALTH)?.flatten(),
             disproved: failure
                 .as_ref()
-                .is_some_and(|(k, _)| ["no_boot", "wrong_witness"].contains(k)),
+                .is_some_and(|(k, _)| ["no_boot", "wrong_witness", "unhealthy"].contains(k)),
             error: failure.map(|(_, message)| message),
         })
     }
@@ -543,9 +583,9 @@ impl Verdict {
             rto_ms: self.rto_ms,
             error: self.error.clone(),
         }];
-        let proved = self.passed && self.witnessed;
+        let proved = self.passed && self.witnessed && evidence::is_booted(self.evidence.as_ref());
         if proved || self.disproved {
-            let words = "an isolated VM booted and showed the witness";
+            let words = "an isolated VM booted, showed the witness on every disk, and is well";
             changes.push(CatalogueChange::AddProof {
                 item: input.item,
                 name: input.point.clone(),
@@ -587,6 +627,7 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
         "witness_verified": verdict.witnessed,
         "ssh_verified": connected,
         "test_vm": plan.machine.name(),
+        "evidence": verdict.evidence.map(|e| e.facts).unwrap_or_default(),
         // The run cannot get here while a listing shows anything.
         "residue": [],
     }});
@@ -609,7 +650,8 @@ fn four_phases(
     let mut phases = phases(cx, declared(cx), &steps);
     let last = steps.iter().rev().find_map(|(_, step, _)| cx.done_at(step));
     let last = last.unwrap_or(declared(cx));
-    let mut clean_up_from = cx.done_at(KEEP.name).unwrap_or(last);
+    let examined = cx.done_at(JUDGE.name).unwrap_or(last);
+    let mut clean_up_from = cx.done_at(KEEP.name).unwrap_or(examined);
     if let Some(turned_back) = cx.turned_back_at() {
         // It did not get through this one.
         if let Some((name, ..)) = steps.get(phases.len()) {

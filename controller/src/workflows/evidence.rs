@@ -1,9 +1,10 @@
 //! Proof that a machine is up and is the one that was restored.
 //!
 //! Azure says *Succeeded* without any sign that the guest booted (DESIGN §5 rule 8). Evidence is the
-//! agent's hello with the recovery point's witness, then SSH from outside. Evidence against (another
-//! witness, disks of several points) fails; silence is waited out; where no evidence can be had at
-//! all, that is said.
+//! agent's hello with the recovery point's witness, then SSH from outside, then what the machine says of
+//! itself. Evidence against (another witness, disks of several points) fails; silence is waited out; where
+//! no evidence can be had at all, that is said. What it all means is decided in
+//! `azdr_domain::machine_evidence`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,8 +12,13 @@ use std::time::Duration;
 
 use azdr_arm::Vm;
 use azdr_domain::arm_id::ArmId;
+use azdr_domain::machine_evidence::{
+    Evidence, Fact, FactState, MachineReport, Seal, ShownWitness, Wanted, WitnessRecord, Witnesses,
+};
+use azdr_domain::recovery_point::PointName;
 use azdr_env::{Monotonic, WallTime};
-use azdr_proto::agent::Witness;
+use azdr_identity::{WitnessClaims, WitnessKey};
+use azdr_proto::agent::{self as api, HealthReport, Witness};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
@@ -24,6 +30,8 @@ use crate::fleet::{Session, SessionKind};
 use crate::store::{ItemId, PointRow};
 use crate::workflow::{Failure, StepError};
 
+/// How long an agent may look at its machine: its own limits are within that.
+const HEALTH_LIMIT: Duration = Duration::from_secs(45);
 /// How long one SSH probe may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// Longest banner that is read (RFC 4253 §4.2: 255 characters; servers may send lines before it).
@@ -93,7 +101,9 @@ async fn look_for_agent<I>(cx: &StepCx<I>, expected: &Expected) -> Result<Report
         let wait = services.settings.look_again;
         return Err(StepError::not_yet("waiting for the machine's agent to report", wait));
     };
-    let witness_verified = compare(expected, &session.hello.witnesses).map_err(StepError::Fail)?;
+    let noted = Noted::of(services, expected).await?;
+    let witness_verified =
+        noted.compare(expected, &session.hello.witnesses).map_err(StepError::Fail)?;
     Ok(Reported {
         boot_id: session.hello.boot_id.clone(),
         witness_verified,
@@ -128,35 +138,216 @@ async fn session_of(
     Ok(own.and_then(|own| fleet.protected(own.id)).filter(fits))
 }
 
-/// Whether the witnesses are this point's: all of them, and at least one.
-fn compare(expected: &Expected, witnesses: &[Witness]) -> Result<bool, Failure> {
-    if expected.nonce.is_empty() {
-        // Taken without a freeze: whatever witness is there is an earlier point's.
-        return Ok(false);
+/// What is known of a point's witnesses.
+struct Noted {
+    records: Vec<WitnessRecord>,
+    key: WitnessKey,
+}
+
+impl Noted {
+    async fn of(services: &Services, expected: &Expected) -> Result<Self, StepError> {
+        let name = PointName::parse(&expected.point).map_err(|error| {
+            StepError::fail("no_such_point", format!("{}: {error}", expected.point))
+        })?;
+        let operation = services.catalogue.point(expected.item, &name).await?.operation_id;
+        let record = services.catalogue.capture(&operation).await?.unwrap_or_default();
+        let key = services.authority.witness_key(&operation);
+        Ok(Self { records: record.witnesses, key })
     }
-    let (own, foreign): (Vec<_>, Vec<_>) =
-        witnesses.iter().partition(|w| w.nonce == expected.nonce);
-    match (own.is_empty(), foreign.first()) {
-        (false, None) => Ok(true),
-        (false, Some(_)) if !expected.all_disks => Ok(true),
-        (true, None) => Err(Failure::new(
-            "wrong_witness",
-            format!("the machine shows no witness of {}", expected.point),
-        )),
-        (own_missing, Some(other)) => Err(Failure::new(
-            "wrong_witness",
-            format!(
-                "{} shows the witness of {} instead of {}{}",
-                other.mount_point,
-                if other.recovery_point.is_empty() {
-                    "something else"
-                } else {
-                    &other.recovery_point
-                },
-                expected.point,
-                if own_missing { "" } else { ": the disks are of different recovery points" },
-            ),
-        )),
+
+    fn wanted<'a>(&'a self, expected: &'a Expected) -> Wanted<'a> {
+        Wanted {
+            point: &expected.point,
+            nonce: &expected.nonce,
+            all_disks: expected.all_disks,
+            records: &self.records,
+        }
+    }
+
+    fn shown(&self, witnesses: &[Witness]) -> Vec<ShownWitness> {
+        witnesses.iter().map(|witness| self.read(witness)).collect()
+    }
+
+    fn read(&self, witness: &Witness) -> ShownWitness {
+        let digest = digest(witness);
+        let seal = match witness.format {
+            0 | 1 => Seal::None,
+            _ if self.key.has_sealed(&digest, &witness.digests, &witness.seal) => Seal::Holds,
+            _ => Seal::Broken,
+        };
+        ShownWitness {
+            digest,
+            digests: witness.digests.clone(),
+            seal,
+            mount_point: witness.mount_point.clone(),
+            disk: match witness.found_on_disk.as_str() {
+                "" => witness.disk.clone(),
+                found => found.to_owned(),
+            },
+            found_on: witness.found_file_system_uuid.clone(),
+            written_to: witness.file_system_uuid.clone(),
+            vm_id: witness.vm_id.clone(),
+            boot_id: witness.boot_id.clone(),
+            point: witness.recovery_point.clone(),
+            nonce: witness.nonce.clone(),
+            written_at_unix_ms: witness.written_at_unix_ms,
+        }
+    }
+
+    /// Whether the machine shows this point's witness, and nothing speaks against it. Whether it shows all
+    /// of them is known once all is mounted.
+    fn compare(&self, expected: &Expected, witnesses: &[Witness]) -> Result<bool, Failure> {
+        let wanted = self.wanted(expected);
+        let judged = Witnesses::judge(&wanted, &self.shown(witnesses));
+        match judged.against(&wanted) {
+            Some(why) => Err(Failure::new("wrong_witness", why)),
+            None => Ok(!judged.right.is_empty()),
+        }
+    }
+}
+
+/// What was written at a capture, as it is kept.
+pub(super) fn written(witnesses: &[Witness], nonce: &str) -> Vec<WitnessRecord> {
+    let ours = witnesses.iter().filter(|w| w.format > 1 && w.nonce == nonce);
+    let record = |witness: &Witness| WitnessRecord {
+        digest: digest(witness),
+        mount_point: witness.written_at_mount_point.clone(),
+        disk: witness.disk.clone(),
+        file_system_uuid: witness.file_system_uuid.clone(),
+        vm_id: witness.vm_id.clone(),
+        written_at_unix_ms: witness.written_at_unix_ms,
+    };
+    ours.map(record).collect()
+}
+
+fn digest(witness: &Witness) -> String {
+    let claims = WitnessClaims {
+        format: witness.format,
+        vm_id: &witness.vm_id,
+        disk: &witness.disk,
+        disk_unique_id: &witness.disk_unique_id,
+        file_system_uuid: &witness.file_system_uuid,
+        mount_point: &witness.written_at_mount_point,
+        operation_id: &witness.operation_id,
+        recovery_point: &witness.recovery_point,
+        nonce: &witness.nonce,
+        sequence: witness.sequence,
+        written_at_unix_ms: witness.written_at_unix_ms,
+        boot_id: &witness.boot_id,
+        written_at_monotonic_ns: witness.written_at_monotonic_ns,
+    };
+    claims.digest()
+}
+
+/// Asks the machine how it is, until every fact that the proof needs is there or the time is over; then
+/// what is known then is the answer. Nothing fails here.
+///
+/// # Errors
+/// `NotYet` while something is still awaited.
+async fn examine<I>(cx: &StepCx<I>, expected: &Expected) -> Result<Evidence, StepError> {
+    let found = look_at_health(cx, expected).await?;
+    // Another machine does not become the right one.
+    if !found.wrong_machine.is_empty() || is_overdue(cx) {
+        return Ok(found);
+    }
+    let awaited = found.awaited().next().map(|f| format!("waiting for {}: {}", f.name, f.detail));
+    match awaited {
+        Some(what) => Err(StepError::not_yet(what, cx.services().settings.look_again)),
+        None => Ok(found),
+    }
+}
+
+/// As [`examine`], of a machine whose agent has reported; of one that should have and has not, that.
+///
+/// # Errors
+/// As [`examine`].
+pub async fn examine_if_reported<I>(
+    cx: &StepCx<I>,
+    expected: Option<Expected>,
+    reported: bool,
+) -> Result<Option<Evidence>, StepError> {
+    match expected {
+        None => Ok(None),
+        Some(_) if !reported => {
+            Ok(Some(Evidence::none("the agent did not report", cx.now().unix_ms())))
+        }
+        Some(expected) => examine(cx, &expected).await.map(Some),
+    }
+}
+
+/// Fails when it is not the machine that it should be.
+///
+/// # Errors
+/// `wrong_witness`.
+pub fn is_right_machine(evidence: &Evidence) -> Result<(), StepError> {
+    match evidence.wrong_machine.as_str() {
+        "" => Ok(()),
+        why => Err(StepError::fail("wrong_witness", why.to_owned())),
+    }
+}
+
+/// Whether the proof `booted` may be granted to a point whose machine showed its witness. `None`: a run
+/// from before anybody asked.
+pub fn is_booted(evidence: Option<&Evidence>) -> bool {
+    evidence.is_none_or(Evidence::is_booted)
+}
+
+async fn look_at_health<I>(cx: &StepCx<I>, expected: &Expected) -> Result<Evidence, StepError> {
+    let services = cx.services();
+    let clock = &cx.env().clock;
+    let now = || clock.wall().unix_ms();
+    let Some(session) = session_of(services, expected).await? else {
+        return Ok(Evidence::none("the agent is not connected", now()));
+    };
+    let request = cx.env().ids.uuid().to_string();
+    let report = match services.fleet.health(&session, request, HEALTH_LIMIT).await {
+        Ok(report) => report,
+        Err(error) => return Ok(Evidence::none(&error.to_string(), now())),
+    };
+    // While it is frozen for somebody else nothing on it can be looked at.
+    let unseen =
+        |f: &api::HealthFact| f.name == "file-systems" && f.state() == api::FactState::Unknown;
+    if let Some(fact) = report.facts.iter().find(|fact| unseen(fact)) {
+        return Ok(Evidence::none(&fact.detail, now()));
+    }
+    let noted = Noted::of(services, expected).await?;
+    let shown = noted.shown(&report.witnesses);
+    Ok(Evidence::judge(&noted.wanted(expected), &shown, &reported(&report), now()))
+}
+
+fn reported(report: &HealthReport) -> MachineReport {
+    let state = |state| match state {
+        api::FactState::Unknown => FactState::Unknown,
+        api::FactState::Pass => FactState::Pass,
+        api::FactState::Fail => FactState::Fail,
+    };
+    let fact = |fact: &api::HealthFact| Fact {
+        name: fact.name.clone(),
+        state: state(fact.state()),
+        detail: fact.detail.clone(),
+        at_unix_ms: fact.at_unix_ms,
+        required: false,
+    };
+    let app = |probe: &api::AppProbe| Fact {
+        name: format!("app:{}", probe.name),
+        state: state(probe.state()),
+        detail: format!("{} ({} ms)", probe.detail, probe.took_ms),
+        at_unix_ms: report.wall_unix_ms,
+        required: false,
+    };
+    MachineReport {
+        version: report.version,
+        boot_id: report.boot_id.clone(),
+        wall_unix_ms: report.wall_unix_ms,
+        facts: report.facts.iter().map(fact).chain(report.app_probes.iter().map(app)).collect(),
+    }
+}
+
+/// Why a restore is unconfirmed: what was known before, or what the machine's own report leaves open.
+pub fn or_doubt(unconfirmed: &str, evidence: Option<&Evidence>) -> String {
+    match (unconfirmed, evidence) {
+        ("", Some(evidence)) => evidence.doubt(),
+        (known, _) => known.to_owned(),
     }
 }
 
@@ -284,42 +475,6 @@ fn banner(bytes: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn expected(nonce: &str) -> Expected {
-        Expected {
-            item: ItemId(1),
-            vm_guid: String::new(),
-            point: "vm-backup-daily-20251201-0800".into(),
-            nonce: nonce.into(),
-            all_disks: true,
-            own_vm: None,
-            not_before: WallTime::from_unix_ms(0),
-            after: None,
-        }
-    }
-
-    fn witness(mount_point: &str, nonce: &str) -> Witness {
-        Witness { mount_point: mount_point.into(), nonce: nonce.into(), ..Witness::default() }
-    }
-
-    #[test]
-    fn every_witness_must_be_the_points() {
-        let ours = [witness("/", "n"), witness("/data", "n")];
-        assert_eq!(compare(&expected("n"), &ours), Ok(true));
-        let mixed = [witness("/", "n"), witness("/data", "old")];
-        let failure = compare(&expected("n"), &mixed).unwrap_err();
-        assert!(failure.message.contains("/data"), "{failure}");
-        assert!(failure.message.contains("different recovery points"), "{failure}");
-        let partly = Expected { all_disks: false, ..expected("n") };
-        assert_eq!(compare(&partly, &mixed), Ok(true));
-        assert!(compare(&expected("n"), &[]).is_err());
-        assert!(compare(&expected("n"), &[witness("/", "old")]).is_err());
-    }
-
-    #[test]
-    fn a_point_without_a_freeze_has_no_witness_to_compare() {
-        assert_eq!(compare(&expected(""), &[witness("/", "old")]), Ok(false));
-    }
 
     #[test]
     fn a_banner_is_a_whole_line_that_says_ssh() {

@@ -12,6 +12,8 @@
 //! | `await_agent` | hello with the witness; a wrong one turns back | – |
 //! | `probe_address` | reads the VM's address | – |
 //! | `await_ssh` | the banner, from outside | – |
+//! | `health` | asks the machine's agent how it is | – |
+//! | `judge` | another machine than the one asked for turns back | – |
 //! | `mark_replaced` (each) | tags on the replaced disks: by whom and until when they are kept | takes them off |
 //! | `record` | replaced disks are kept for a while | – |
 //!
@@ -24,6 +26,7 @@ use std::time::Duration;
 
 use azdr_arm::{PowerState, Vm};
 use azdr_domain::arm_id::ArmId;
+use azdr_domain::machine_evidence::Evidence;
 use azdr_domain::recovery_point::PointName;
 use azdr_domain::residue::{Leaves, RunTag};
 use azdr_domain::vm_description::DiskDescription;
@@ -58,10 +61,12 @@ pub struct Input {
 }
 
 /// Name, version, priority.
-pub const RUN: (&str, u32, RunPriority) = ("restore_in_place", 2, RunPriority::Restore);
+pub const RUN: (&str, u32, RunPriority) = ("restore_in_place", 3, RunPriority::Restore);
 
 /// It did not tag the disks that it replaced.
 pub const FIRST: u32 = 1;
+/// It did not ask how the machine is.
+pub const UNEXAMINED: u32 = 2;
 
 const BOOT: Duration = Duration::from_secs(30 * 60);
 
@@ -75,6 +80,8 @@ const START: StepKey<()> = StepKey::new("start");
 const AGENT: StepKey<Option<Reported>> = StepKey::new("await_agent");
 const ADDRESS: StepKey<Option<SocketAddr>> = StepKey::new("probe_address");
 const SSH: StepKey<Option<String>> = StepKey::new("await_ssh");
+const HEALTH: StepKey<Option<Evidence>> = StepKey::new("health");
+const JUDGE: StepKey<()> = StepKey::new("judge");
 const MARK: StepKey<Marked> = StepKey::new("mark_replaced");
 const RECORD: StepKey<()> = StepKey::new("record");
 
@@ -159,6 +166,14 @@ pub fn workflow(version: u32) -> Definition<super::Services> {
         .step(SSH, "Verifying SSH connectivity", await_ssh)
         .within(BOOT)
         .no_undo("looks only");
+    if version > UNEXAMINED {
+        steps = steps
+            .step(HEALTH, "Examining the machine", examine)
+            .within(BOOT)
+            .no_undo("the probe's file on its disks goes with them")
+            .step(JUDGE, "Judging the evidence", judge)
+            .no_undo("touches nothing");
+    }
     if version > FIRST {
         steps = steps.each(MARK, "Marking the replaced disks", 8, replaced, mark).undo_each(unmark);
     }
@@ -433,12 +448,16 @@ async fn await_agent(cx: &StepCx<Input>) -> Result<Done<Option<Reported>>, StepE
     if !plan.has_agent {
         return Ok(Done::new(None));
     }
+    evidence::await_agent(cx, &expected(cx, &plan).await?).await.map(Done::new)
+}
+
+async fn expected(cx: &StepCx<Input>, plan: &Plan) -> Result<Expected, StepError> {
     let point = cx.services().catalogue.point(cx.input.item, &cx.input.point).await?;
     let since = cx.started_at(START.name).unwrap_or(cx.input.declared);
     let mut expected = Expected::of(&point, plan.vm_guid.clone(), since);
     expected.all_disks = plan.all_disks();
     expected.after = cx.began_here(START.name);
-    evidence::await_agent(cx, &expected).await.map(Done::new)
+    Ok(expected)
 }
 
 /// Asked once: waiting for SSH costs no requests.
@@ -476,6 +495,23 @@ async fn await_ssh(cx: &StepCx<Input>) -> Result<Done<Option<String>>, StepError
         }
         Err(e) => Err(e),
     }
+}
+
+/// Asks the agent that has reported.
+async fn examine(cx: &StepCx<Input>) -> Result<Done<Option<Evidence>>, StepError> {
+    let plan = cx.output(PLAN)?;
+    let expected = if plan.has_agent { Some(expected(cx, &plan).await?) } else { None };
+    let reported = cx.output(AGENT)?.is_some();
+    evidence::examine_if_reported(cx, expected, reported).await.map(Done::new)
+}
+
+/// Another machine than the one that was asked for is no restore. One that is not well is the point's own
+/// state, which somebody has asked for: it stays, and the result says so.
+async fn judge(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    if let Some(evidence) = cx.output(HEALTH)? {
+        evidence::is_right_machine(&evidence)?;
+    }
+    Ok(Done::new(()))
 }
 
 fn keep_until(cx: &StepCx<Input>) -> WallTime {
@@ -568,6 +604,8 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
         (None, Some(_)) if plan.has_agent => "its agent has not reported; SSH answers",
         _ => "",
     };
+    let evidence = cx.try_output(HEALTH)?.flatten();
+    let unconfirmed = evidence::or_doubt(unconfirmed, evidence.as_ref());
     let kept: Vec<String> = std::iter::once(&plan.os)
         .chain(&plan.data)
         .filter_map(|s| s.current.as_ref().map(ToString::to_string))
@@ -595,9 +633,10 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
         "ssh_verified": banner.is_some(),
         "unconfirmed": unconfirmed,
         "kept_disks": kept,
+        "evidence": evidence.as_ref().map(|e| &e.facts[..]).unwrap_or_default(),
     }});
     let mut changes = Vec::new();
-    if witnessed {
+    if witnessed && evidence::is_booted(evidence.as_ref()) {
         changes.push(CatalogueChange::AddProof {
             item: input.item,
             name: input.point.clone(),

@@ -25,6 +25,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use azdr_domain::arm_id::ArmId;
+use azdr_domain::machine_evidence::Evidence;
 use azdr_domain::policy_tag::POLICY_TAG;
 use azdr_domain::recovery_point::PointName;
 use azdr_domain::residue::Leaves;
@@ -72,9 +73,11 @@ pub struct Failover {
 }
 
 /// Name, version, priority.
-pub const RUN: (&str, u32, RunPriority) = ("restore_new_vm", 2, RunPriority::Restore);
+pub const RUN: (&str, u32, RunPriority) = ("restore_new_vm", 3, RunPriority::Restore);
 /// The first version, which is still finished.
 pub const FIRST: u32 = 1;
+/// It did not ask how the machine is.
+pub const UNEXAMINED: u32 = 2;
 
 const BOOT: Duration = Duration::from_secs(30 * 60);
 
@@ -88,6 +91,8 @@ const EXPECT: StepKey<Expected> = StepKey::new("expect");
 const AGENT: StepKey<Option<Reported>> = StepKey::new("await_agent");
 const ADDRESS: StepKey<Option<SocketAddr>> = StepKey::new("probe_address");
 const SSH: StepKey<Option<String>> = StepKey::new("await_ssh");
+const HEALTH: StepKey<Option<Evidence>> = StepKey::new("health");
+const JUDGE: StepKey<()> = StepKey::new("judge");
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Plan {
@@ -117,7 +122,7 @@ pub fn workflow(version: u32) -> Definition<super::Services> {
             .step(NETWORK, "Preparing the network", create_network)
             .undo(delete_network);
     }
-    steps
+    steps = steps
         .each(DISKS, "Restoring disks", 8, disks, create_disk)
         .undo_each(delete_disk)
         .step(NIC, "Creating the network interface", create_nic)
@@ -133,10 +138,16 @@ pub fn workflow(version: u32) -> Definition<super::Services> {
         .no_undo("reads only")
         .step(SSH, "Verifying SSH connectivity", await_ssh)
         .within(BOOT)
-        .no_undo("looks only")
-        .residue(Leaves::Machine, left_over)
-        .conclude(conclude)
-        .build()
+        .no_undo("looks only");
+    if version > UNEXAMINED {
+        steps = steps
+            .step(HEALTH, "Examining the machine", examine)
+            .within(BOOT)
+            .no_undo("the probe's file on its disks goes with them")
+            .step(JUDGE, "Judging the evidence", judge)
+            .no_undo("touches nothing");
+    }
+    steps.residue(Leaves::Machine, left_over).conclude(conclude).build()
 }
 
 async fn plan(cx: &StepCx<Input>) -> Result<Done<Plan>, StepError> {
@@ -383,8 +394,26 @@ async fn await_ssh(cx: &StepCx<Input>) -> Result<Done<Option<String>>, StepError
     }
 }
 
+/// Asks the agent that has reported.
+async fn examine(cx: &StepCx<Input>) -> Result<Done<Option<Evidence>>, StepError> {
+    let expected = if cx.output(PLAN)?.has_agent { Some(cx.output(EXPECT)?) } else { None };
+    let reported = cx.output(AGENT)?.is_some();
+    evidence::examine_if_reported(cx, expected, reported).await.map(Done::new)
+}
+
+/// Another machine than the one that was asked for is no restore. One that is not well is the point's own
+/// state, which somebody has asked for: it stays, and the result says so.
+async fn judge(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
+    if let Some(evidence) = cx.output(HEALTH)? {
+        evidence::is_right_machine(&evidence)?;
+    }
+    Ok(Done::new(()))
+}
+
 async fn left_over(cx: &StepCx<Input>) -> Result<Vec<String>, StepError> {
-    let kept: Vec<ArmId> = match (cx.try_output(SSH)?, cx.try_output(PLAN)?) {
+    // A run that has turned back keeps nothing, however far it had come.
+    let is_over = cx.try_output(SSH)?.filter(|_| cx.turned_back_at().is_none());
+    let kept: Vec<ArmId> = match (is_over, cx.try_output(PLAN)?) {
         (_, None) => return Ok(Vec::new()),
         (Some(_), Some(plan)) => {
             let mut kept: Vec<_> = plan.disks.into_iter().map(|d| d.id).collect();
@@ -414,6 +443,8 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
         }
         _ => "",
     };
+    let evidence = cx.try_output(HEALTH)?.flatten();
+    let unconfirmed = evidence::or_doubt(unconfirmed, evidence.as_ref());
     let up = reported.is_some() || banner.is_some();
     let steps = [
         ("disks", DISKS.name, true),
@@ -431,6 +462,7 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
         "witness_verified": witnessed,
         "ssh_verified": banner.is_some(),
         "unconfirmed": unconfirmed,
+        "evidence": evidence.map(|e| e.facts).unwrap_or_default(),
         "kept_disks": [],
         "region": location,
         "rpo_ms": input.failover.as_ref().map(|f| input.declared.since(f.taken).as_millis() as u64),

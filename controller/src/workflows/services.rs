@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use azdr_arm::ArmClient;
 use azdr_domain::arm_id::ArmId;
+use azdr_domain::capture_record::CaptureRecord;
 use azdr_domain::policy::Policy;
 use azdr_domain::recovery_point::PointName;
 use azdr_domain::residue::RunFacts;
 use azdr_domain::tier::TierSet;
 use azdr_env::WallTime;
+use azdr_identity::CertificateAuthority;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
@@ -29,6 +31,8 @@ pub struct Services {
     pub fleet: Fleet,
     /// The catalogue, to read. Changes are what a step returns.
     pub catalogue: Catalogue,
+    /// For the keys of witnesses.
+    pub authority: Arc<CertificateAuthority>,
     /// How this installation is set up.
     pub settings: Arc<Settings>,
     /// How many holds may be open at once.
@@ -172,6 +176,14 @@ impl Catalogue {
         points.into_iter().find(|p| p.item == item).ok_or_else(|| {
             StepError::fail("no_such_point", format!("there is no recovery point {name} any more"))
         })
+    }
+
+    /// What was seen of a capture, where it is known.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn capture(&self, operation_id: &str) -> Result<Option<CaptureRecord>, StoreError> {
+        self.store.capture(operation_id).await
     }
 
     /// What was hashed of a recovery point, OS disk first.

@@ -3,7 +3,7 @@
 use azdr_proto::admin::*;
 use serde_json::{Value, json};
 
-use super::{list, recovery_point, region_explanation, text, time};
+use super::{evidence_fact, list, recovery_point, region_explanation, text, time};
 use crate::names;
 
 pub(crate) fn point_details(m: &PointDetails) -> Value {
@@ -124,6 +124,7 @@ fn proof(m: &Proof) -> Value {
         "passed": m.passed,
         "tried_at": time(m.tried_unix_ms),
         "detail": text(&m.detail),
+        "evidence": list(&m.evidence, evidence_fact),
     })
 }
 

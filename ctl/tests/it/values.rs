@@ -362,6 +362,23 @@ pub(crate) fn explanation() -> PointExplanation {
     }
 }
 
+/// What is known of a machine that was made from a point: most of it is a pass.
+fn evidence() -> Vec<EvidenceFact> {
+    let fact = |name: &str, state: EvidenceState, detail: &str, required| EvidenceFact {
+        name: name.into(),
+        state: state.into(),
+        detail: detail.into(),
+        looked_unix_ms: NOW + 5_000,
+        required,
+    };
+    vec![
+        fact("witness:/", EvidenceState::Pass, POINT, true),
+        fact("file-system-writable:/", EvidenceState::Pass, "ext4", true),
+        fact("fstab", EvidenceState::Unspecified, "was not reported", true),
+        fact("systemd", EvidenceState::Fail, "degraded; failed: ntp.service", false),
+    ]
+}
+
 pub(crate) fn point_details() -> PointDetails {
     let snapshot = |region: &str, lun: i32, name: &str, gib| PointSnapshot {
         region: region.into(),
@@ -435,6 +452,7 @@ pub(crate) fn point_details() -> PointDetails {
         passed,
         tried_unix_ms: NOW + job_id * 60_000,
         detail: detail.into(),
+        evidence: if level == ProofLevel::Booted { evidence() } else { vec![] },
     };
     PointDetails {
         point: Some(RecoveryPoint { pins: vec![pin()], ..point() }),
@@ -1343,6 +1361,7 @@ pub(crate) fn job(id: i64, workflow: &str) -> Job {
                 kept_disks: vec!["/subscriptions/5b0f/…/disks/prod-db-vm-os-old".into()],
                 region: String::new(),
                 rpo_ms: 0,
+                evidence: evidence(),
             }),
         ),
         "failover" => (
@@ -1360,6 +1379,7 @@ pub(crate) fn job(id: i64, workflow: &str) -> Job {
                 kept_disks: vec![],
                 region: "westus2".into(),
                 rpo_ms: 7_500_000,
+                evidence: vec![],
             }),
         ),
         "replicate_all" | "verify_all" | "dr_test_all" | "nothing" => (
@@ -1403,6 +1423,7 @@ pub(crate) fn job(id: i64, workflow: &str) -> Job {
                 ssh_verified: true,
                 test_vm: "prod-db-vm-dr-test-20251201".into(),
                 residue: Vec::new(),
+                evidence: evidence(),
             }),
         ),
         "prune" => (

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
+use azdr_agent::witness::{self, Moment, Place};
 use azdr_controller::api::agent_service::{Agents, Door};
 use azdr_controller::mutation::Mutation;
 use azdr_env::{Env, WallTime};
@@ -92,8 +93,8 @@ impl FromStr for Planted {
 
 /// Where an agent keeps the vmId that it was enrolled on, and its certificate.
 const IDENTITY: &str = "/etc/azdr/identity";
-/// The witness, on every disk.
-const WITNESS: &str = ".azdr-witness";
+/// A file that stands for the head of a file system: a copy of the disk has it, too.
+const FILE_SYSTEM_UUID: &str = ".file-system-uuid";
 
 /// All running machines.
 pub struct Machines {
@@ -449,16 +450,61 @@ impl Machines {
     }
 
     fn witness(&self, vm_id: &str, mount: &str) -> Option<Witness> {
-        let file = self.guests.read_file(vm_id, &witness_path(mount)).ok()??;
-        let text = String::from_utf8_lossy(&file);
-        let mut lines = text.lines().map(str::to_owned);
-        Some(Witness {
-            mount_point: mount.to_owned(),
-            recovery_point: lines.next()?,
-            operation_id: lines.next()?,
-            nonce: lines.next()?,
-            ..Witness::default()
-        })
+        let file = self.guests.read_file(vm_id, &below(mount, witness::PLACE)).ok()??;
+        let witness = witness::decode(&file, mount).ok()?;
+        let found = Witness {
+            found_on_disk: disk_at(mount),
+            found_file_system_uuid: self.file_system_uuid(vm_id, mount),
+            ..witness
+        };
+        Some(found)
+    }
+
+    fn file_system_uuid(&self, vm_id: &str, mount: &str) -> String {
+        let file = self.guests.read_file(vm_id, &below(mount, FILE_SYSTEM_UUID)).ok().flatten();
+        file.map(|text| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default()
+    }
+
+    /// Writes the witnesses of a freeze, and answers what was written.
+    fn write_witnesses(&self, vm_id: &str, freeze: &Freeze) -> Vec<Witness> {
+        let running = self.lock().running.get(vm_id).map(|m| (m.mounts.clone(), m.boot_id.clone()));
+        let Some((mounts, boot_id)) = running else { return Vec::new() };
+        let place = |mount: &String| {
+            if self.file_system_uuid(vm_id, mount).is_empty() {
+                let uuid = self.env.ids.uuid().to_string();
+                let _ = self.guests.write_file(vm_id, &below(mount, FILE_SYSTEM_UUID), uuid.into());
+            }
+            Place {
+                mount_point: mount.clone(),
+                file_system_uuid: self.file_system_uuid(vm_id, mount),
+                disk: disk_at(mount),
+                ..Place::default()
+            }
+        };
+        let places: Vec<Place> = mounts.iter().map(place).collect();
+        let moment = Moment { unix_ms: self.now().unix_ms(), boot_id, monotonic_ns: 0 };
+        let witnesses = witness::of_freeze(freeze, &places, &moment).unwrap_or_default();
+        for (mount, witness) in mounts.iter().zip(&witnesses) {
+            if let Ok(file) = witness::encode(witness) {
+                let _ = self.guests.write_file(vm_id, &below(mount, witness::PLACE), file.into());
+            }
+        }
+        witnesses
+    }
+
+    /// What an agent says of a machine that is well.
+    fn facts(&self, vm_id: &str) -> Vec<HealthFact> {
+        let mounts = self.lock().running.get(vm_id).map(|m| m.mounts.clone()).unwrap_or_default();
+        let of_mounts = mounts.iter().flat_map(|mount| {
+            [format!("file-system-writable:{mount}"), format!("free-space:{mount}")]
+        });
+        let fact = |name: String| HealthFact {
+            name,
+            state: FactState::Pass.into(),
+            detail: String::new(),
+            at_unix_ms: self.now().unix_ms(),
+        };
+        ["boot", "fstab"].map(str::to_owned).into_iter().chain(of_mounts).map(fact).collect()
     }
 
     fn obey(
@@ -495,11 +541,6 @@ impl Machines {
             Told::RenewLease(renew) => self.renew(vm_id, &renew.operation_id),
             Told::Thaw(thaw) => self.asked_to_thaw(vm_id, &thaw.operation_id, outlet),
             Told::ProbeHealth(probe) => {
-                let fact = HealthFact {
-                    name: "boot".into(),
-                    state: FactState::Pass.into(),
-                    detail: String::new(),
-                };
                 let hello = self.hello(vm_id);
                 self.answer(
                     outlet,
@@ -507,8 +548,11 @@ impl Machines {
                         request_id: probe.request_id,
                         boot_id: hello.boot_id,
                         uptime_secs: hello.uptime_secs,
-                        facts: vec![fact],
+                        facts: self.facts(vm_id),
                         witnesses: hello.witnesses,
+                        version: 1,
+                        wall_unix_ms: self.now().unix_ms(),
+                        app_probes: Vec::new(),
                     }),
                 );
             }
@@ -569,11 +613,7 @@ impl Machines {
         let Some(mounts) = self.lock().running.get(&vm_id).map(|m| m.mounts.clone()) else {
             return;
         };
-        let Freeze { recovery_point, operation_id, nonce, .. } = &freeze;
-        for mount in &mounts {
-            let text = format!("{recovery_point}\n{operation_id}\n{nonce}\n");
-            let _ = self.guests.write_file(&vm_id, &witness_path(mount), text.into());
-        }
+        let witnesses = self.write_witnesses(&vm_id, &freeze);
         let file_systems = mounts.iter().map(|mount| reported(mount)).collect();
         let changed = {
             let now = self.now();
@@ -599,6 +639,7 @@ impl Machines {
             operation_id: freeze.operation_id.clone(),
             outcome: FreezeOutcome::Frozen.into(),
             file_systems,
+            witnesses,
             ..FreezeReply::default()
         });
         if let Some(outlet) = self.lock().running.get(&vm_id).and_then(|m| m.outlet.as_ref()) {
@@ -753,6 +794,13 @@ fn refused(operation_id: String, reason: &str) -> Say {
     })
 }
 
-fn witness_path(mount: &str) -> String {
-    format!("{}/{WITNESS}", mount.trim_end_matches('/'))
+fn below(mount: &str, file: &str) -> String {
+    format!("{}/{file}", mount.trim_end_matches('/'))
+}
+
+fn disk_at(mount: &str) -> String {
+    match mount.strip_prefix("/mnt/lun") {
+        Some(lun) => format!("lun {lun}"),
+        None => "os".to_owned(),
+    }
 }

@@ -10,7 +10,7 @@ use azdr_env::Monotonic;
 use azdr_proto::agent::agent_message::Body as Say;
 use azdr_proto::agent::{
     FileSystemReport, FileSystemState, FileSystemWindow, Freeze, FreezeOutcome, FreezeReply,
-    Heartbeat, QuiesceState, ThawCause, ThawReply,
+    Heartbeat, QuiesceState, ThawCause, ThawReply, Witness,
 };
 use azdr_thawd_client::{HOLD_LIMIT_RANGE_MS, LEASE_RANGE_MS, OperationId, monotonic_ns};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -149,7 +149,7 @@ impl Actor {
         self.shown.inside().operation_id.clone_from(&freeze.operation_id);
         self.shown.state(QuiesceState::Preparing);
         let ended = match self.prepare(&freeze).await {
-            Ok(limits) => self.hold(&freeze, &limits).await,
+            Ok((limits, witnesses)) => self.hold(&freeze, &limits, witnesses).await,
             Err(reason) => {
                 let reply = refused(&freeze.operation_id, reason.clone());
                 self.shown.say(Say::FreezeReply(reply.clone()));
@@ -172,23 +172,24 @@ impl Actor {
     }
 
     /// Everything that comes before the window.
-    async fn prepare(&self, freeze: &Freeze) -> Result<Limits, String> {
+    async fn prepare(&self, freeze: &Freeze) -> Result<(Limits, Vec<Witness>), String> {
         OperationId::new(&freeze.operation_id).ok_or("the operation's id cannot be used")?;
         let limits = Limits {
             lease: within(freeze.lease_ms, DEFAULT_LEASE_MS, LEASE_RANGE_MS)?,
             hold: within(freeze.hold_limit_ms, DEFAULT_HOLD_LIMIT_MS, HOLD_LIMIT_RANGE_MS)?,
         };
         let written = self.machine.write_witnesses(freeze).await;
-        written.map(|()| limits).map_err(|error| format!("{error:#}"))
+        written.map(|witnesses| (limits, witnesses)).map_err(|error| format!("{error:#}"))
     }
 
     /// From the freeze to the confirmed thaw.
-    async fn hold(&mut self, freeze: &Freeze, limits: &Limits) -> Ended {
+    async fn hold(&mut self, freeze: &Freeze, limits: &Limits, witnesses: Vec<Witness>) -> Ended {
         let id = &freeze.operation_id;
         let clock = self.machine.env.clock.clone();
         let (from, from_ns, from_wall) = (clock.monotonic(), monotonic_ns(), clock.wall());
         let frozen = self.machine.freeze().await;
-        let reply = self.freeze_reply(id, frozen.as_ref().err(), clock.monotonic().since(from));
+        let mut reply = self.freeze_reply(id, frozen.as_ref().err(), clock.monotonic().since(from));
+        reply.witnesses = witnesses;
         let (cause, asked) = match &frozen {
             Ok(()) => {
                 self.shown.state(QuiesceState::Frozen);

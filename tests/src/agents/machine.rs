@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use azdr_agent::config::DEFAULT_STATE_DIR;
 use azdr_agent::identity_store::{self, StoredIdentity};
-use azdr_agent::witness;
+use azdr_agent::witness::{self, Moment, Place};
 use azdr_env::{Env, Monotonic};
 use azdr_proto::agent::{FactState, Freeze, HealthFact, Witness};
 
@@ -140,29 +140,77 @@ impl Machine {
             let read = self.call(move |inside| inside.read(&path)).await;
             let Ok(Some(text)) = read else { continue };
             match witness::decode(&text, mount) {
-                Ok(witness) => found.push(witness),
+                Ok(witness) => found.push(Witness {
+                    found_on_disk: disk_at(mount),
+                    found_file_system_uuid: self.file_system_uuid(mount).await,
+                    ..witness
+                }),
                 Err(error) => tracing::warn!(%error, "cannot read the witness on {mount}"),
             }
         }
         found
     }
 
-    /// Writes the witness of this freeze on every disk.
-    pub(super) async fn write_witnesses(&self, freeze: &Freeze) -> Result<()> {
+    /// Writes the witness of this freeze on every disk, and answers what was written.
+    pub(super) async fn write_witnesses(&self, freeze: &Freeze) -> Result<Vec<Witness>> {
+        let moment = Moment {
+            unix_ms: self.env.clock.wall().unix_ms(),
+            boot_id: self.boot_id.clone(),
+            monotonic_ns: azdr_thawd_client::monotonic_ns(),
+        };
+        let mut places = Vec::new();
         for mount in &self.mounts {
-            let witness = Witness {
+            places.push(Place {
                 mount_point: mount.clone(),
-                operation_id: freeze.operation_id.clone(),
-                recovery_point: freeze.recovery_point.clone(),
-                nonce: freeze.nonce.clone(),
-                written_at_unix_ms: self.env.clock.wall().unix_ms(),
-                file_system_uuid: String::new(),
-            };
-            let (path, content) = (below(mount, witness::PLACE), witness::encode(&witness)?);
+                file_system_uuid: self.make_file_system(mount).await?,
+                disk: disk_at(mount),
+                ..Place::default()
+            });
+        }
+        let witnesses = witness::of_freeze(freeze, &places, &moment).map_err(Error::msg)?;
+        for (mount, witness) in self.mounts.iter().zip(&witnesses) {
+            let (path, content) = (below(mount, witness::PLACE), witness::encode(witness)?);
             let written = self.call(move |inside| inside.write(&path, &content)).await;
             written.with_context(|| format!("cannot write the witness to {mount}"))?;
         }
-        Ok(())
+        Ok(witnesses)
+    }
+
+    /// A simulated disk is a tree of files without a head. Its UUID, which a copy of the disk has too, is
+    /// one of them.
+    async fn file_system_uuid(&self, mount: &str) -> String {
+        let path = below(mount, FILE_SYSTEM_UUID);
+        let read = self.call(move |inside| inside.read(&path)).await.ok().flatten();
+        read.and_then(|text| String::from_utf8(text).ok()).unwrap_or_default()
+    }
+
+    async fn make_file_system(&self, mount: &str) -> Result<String> {
+        let known = self.file_system_uuid(mount).await;
+        if !known.is_empty() {
+            return Ok(known);
+        }
+        let uuid = self.env.ids.uuid().to_string();
+        let (path, content) = (below(mount, FILE_SYSTEM_UUID), uuid.clone().into_bytes());
+        self.call(move |inside| inside.write(&path, &content)).await?;
+        Ok(uuid)
+    }
+
+    /// As told in a health report.
+    pub(super) fn fact(&self, name: &str, state: FactState, detail: String) -> HealthFact {
+        let at_unix_ms = self.env.clock.wall().unix_ms();
+        HealthFact { name: name.to_owned(), state: state.into(), detail, at_unix_ms }
+    }
+
+    /// What would be mounted and how full it is: a simulated machine mounts all of its disks, and has no
+    /// quotas.
+    pub(super) fn mounted(&self) -> Vec<HealthFact> {
+        let words = format!("{} simulated disks", self.mounts.len());
+        let mut facts = vec![self.fact("fstab", FactState::Pass, words)];
+        facts.extend(self.mounts.iter().map(|mount| {
+            let name = format!("free-space:{mount}");
+            self.fact(&name, FactState::Pass, "a simulated disk".to_owned())
+        }));
+        facts
     }
 
     /// Whether each disk takes writes.
@@ -178,14 +226,20 @@ impl Machine {
                 Ok(()) => (FactState::Pass, "simulated".to_owned()),
                 Err(error) => (FactState::Fail, format!("{error:#}")),
             };
-            facts.push(fact(&format!("file-system-writable:{mount}"), state, detail));
+            facts.push(self.fact(&format!("file-system-writable:{mount}"), state, detail));
         }
         facts
     }
 }
 
-pub(super) fn fact(name: &str, state: FactState, detail: String) -> HealthFact {
-    HealthFact { name: name.to_owned(), state: state.into(), detail }
+/// A file that stands for the head of a file system.
+const FILE_SYSTEM_UUID: &str = ".file-system-uuid";
+
+fn disk_at(mount: &str) -> String {
+    match mount.strip_prefix("/mnt/lun") {
+        Some(lun) => format!("lun {lun}"),
+        None => "os".to_owned(),
+    }
 }
 
 fn below(mount: &str, place: &str) -> String {

@@ -23,7 +23,7 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use super::hold::{Command, Holds};
-use super::machine::{Machine, fact};
+use super::machine::Machine;
 
 const WELCOME_LIMIT: Duration = Duration::from_secs(15);
 const HEARTBEAT_RANGE_MS: (u32, u32) = (1_000, 300_000);
@@ -252,22 +252,25 @@ impl<'a> Serving<'a> {
 
     async fn report(&self, request_id: String) -> HealthReport {
         let machine = self.session.machine;
-        let mut facts = vec![fact("boot", FactState::Pass, machine.boot_id().to_owned())];
+        let boot = machine.boot_id().to_owned();
+        let mut facts = vec![machine.fact("boot", FactState::Pass, boot)];
         let idle = self.session.holds.state() == QuiesceState::Idle;
         if idle {
             facts.extend(machine.writable().await);
+            facts.extend(machine.mounted());
         } else {
             let reason = "a freeze is under way: nothing was written".to_owned();
-            facts.push(fact("file-systems", FactState::Unknown, reason));
+            facts.push(machine.fact("file-systems", FactState::Unknown, reason));
         }
-        let no_sshd = "a simulated machine has no SSH server".to_owned();
-        facts.push(fact("sshd", FactState::Unknown, no_sshd));
         HealthReport {
             request_id,
             boot_id: machine.boot_id().to_owned(),
             uptime_secs: machine.uptime_secs(),
             facts,
             witnesses: if idle { machine.witnesses().await } else { Vec::new() },
+            version: 1,
+            wall_unix_ms: machine.env.clock.wall().unix_ms(),
+            app_probes: Vec::new(),
         }
     }
 }

@@ -408,6 +408,7 @@ pub(super) fn result(value: &Value, point: Option<api::RecoveryPoint>) -> Option
             }),
         }),
         "restore" => api::job_result::Result::Restore(api::RestoreResult {
+            evidence: evidence(r),
             recovery_point: text(r, "recovery_point"),
             vm_resource_id: text(r, "vm_resource_id"),
             rto_ms: number(r, "rto_ms"),
@@ -421,6 +422,7 @@ pub(super) fn result(value: &Value, point: Option<api::RecoveryPoint>) -> Option
             rpo_ms: number(r, "rpo_ms"),
         }),
         "dr_test" => api::job_result::Result::DrTest(api::DrTestResult {
+            evidence: evidence(r),
             recovery_point: text(r, "recovery_point"),
             region: text(r, "region"),
             passed: flag(r, "passed"),
@@ -482,4 +484,23 @@ fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
 
 fn texts(value: &Value, key: &str) -> Vec<String> {
     list(value, key).filter_map(|v| v.as_str().map(str::to_owned)).collect()
+}
+
+/// What a run's result says of the machine that it made.
+pub(super) fn evidence(result: &Value) -> Vec<api::EvidenceFact> {
+    use azdr_domain::machine_evidence::{Fact, FactState};
+    let facts: Vec<Fact> = serde_json::from_value(result["evidence"].clone()).unwrap_or_default();
+    let fact = |fact: Fact| api::EvidenceFact {
+        name: fact.name,
+        state: match fact.state {
+            FactState::Pass => api::EvidenceState::Pass,
+            FactState::Fail => api::EvidenceState::Fail,
+            FactState::Unknown => api::EvidenceState::Unspecified,
+        }
+        .into(),
+        detail: fact.detail,
+        looked_unix_ms: fact.at_unix_ms,
+        required: fact.required,
+    };
+    facts.into_iter().map(fact).collect()
 }

@@ -29,6 +29,10 @@ impl Admin {
                 leases.push(api::PointLease { job_id, workflow, requested_by: run.requested_by });
             }
         }
+        let mut proofs = Vec::new();
+        for row in point.proofs.iter().rev() {
+            proofs.push(api::Proof { evidence: self.evidence_of(row, &item).await?, ..proof(row) });
+        }
         let regions = self.explanation(&point, &item).await?;
         let now = self.env.clock.wall();
         Ok(api::PointDetails {
@@ -40,13 +44,30 @@ impl Admin {
             has_witness: !point.nonce.is_empty(),
             snapshots: snapshots(&point),
             capture: record.as_ref().map(capture),
-            proofs: point.proofs.iter().rev().map(proof).collect(),
+            proofs,
             leases,
             regions,
             deletions_held: self.why_held().await?,
             content_hashes: hashed.iter().map(hashed_disk).collect(),
             point: Some(convert::point(&point, &item, now, |r| self.copied(r))),
         })
+    }
+
+    /// What the run of a proof has seen of the machine that it made.
+    async fn evidence_of(
+        &self,
+        proof: &crate::store::ProofRow,
+        item: &Item,
+    ) -> Result<Vec<api::EvidenceFact>, Status> {
+        if proof.level != ProofLevel::Booted {
+            return Ok(Vec::new());
+        }
+        let run = self.store.run(proof.run).await.map_err(unavailable)?;
+        // After a rebuild its number may be that of another run.
+        let result = run.filter(|r| r.item == Some(item.id)).and_then(|r| r.result);
+        let result = result.unwrap_or_default();
+        let of = ["dr_test", "restore"].map(|kind| convert::evidence(&result[kind]));
+        Ok(of.into_iter().flatten().collect())
     }
 
     /// What keeps a point in each region, and until when.
@@ -183,5 +204,6 @@ fn proof(row: &crate::store::ProofRow) -> api::Proof {
         passed: row.passed,
         tried_unix_ms: row.at.unix_ms(),
         detail: row.detail.clone(),
+        evidence: Vec::new(),
     }
 }

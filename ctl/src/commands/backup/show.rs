@@ -14,7 +14,7 @@ use crate::session::Session;
 use crate::style::Style;
 use crate::table::Table;
 use crate::which_point::WhichPoint;
-use crate::{json, names};
+use crate::{json, names, outcome};
 
 /// Show one backup in full: disks, consistency and the evidence for it, proofs, copies, why it is kept
 #[derive(Args, Debug)]
@@ -247,7 +247,14 @@ fn proofs(point: &RecoveryPoint, proofs: &[Proof], style: Style) -> String {
             proof.detail.clone(),
         ]);
     }
-    format!("\nProof: {level}{failed}\n{}", table.render("  "))
+    let mut text = format!("\nProof: {level}{failed}\n{}", table.render("  "));
+    for proof in proofs {
+        let facts = outcome::evidence(&proof.evidence, "    ");
+        if !facts.is_empty() {
+            text.push_str(&format!("  Job {} saw:\n{facts}", proof.job_id));
+        }
+    }
+    text
 }
 
 fn content_hashes(disks: &[HashedDisk]) -> String {

@@ -1,0 +1,248 @@
+use super::*;
+
+const POINT: &str = "vm-backup-daily-20251201-0800";
+
+fn shown(mount_point: &str, nonce: &str) -> ShownWitness {
+    ShownWitness {
+        digest: format!("{nonce} {mount_point}"),
+        digests: vec![format!("{nonce} /"), format!("{nonce} /data")],
+        seal: Seal::Holds,
+        mount_point: mount_point.into(),
+        disk: if mount_point == "/" { "os".into() } else { "lun 0".into() },
+        found_on: format!("uuid {mount_point}"),
+        written_to: format!("uuid {mount_point}"),
+        vm_id: "vm-a".into(),
+        boot_id: "boot then".into(),
+        point: if nonce == "n" { POINT.into() } else { "vm-backup-daily-20251130-0800".into() },
+        nonce: nonce.into(),
+        written_at_unix_ms: if nonce == "n" { 1000 } else { 500 },
+    }
+}
+
+fn record(mount_point: &str) -> WitnessRecord {
+    let of = shown(mount_point, "n");
+    WitnessRecord {
+        digest: of.digest,
+        mount_point: of.mount_point,
+        disk: of.disk,
+        file_system_uuid: of.found_on,
+        vm_id: of.vm_id,
+        written_at_unix_ms: of.written_at_unix_ms,
+    }
+}
+
+fn records() -> [WitnessRecord; 2] {
+    [record("/"), record("/data")]
+}
+
+fn wanted(records: &[WitnessRecord]) -> Wanted<'_> {
+    Wanted { point: POINT, nonce: "n", all_disks: true, records }
+}
+
+fn against(shown: &[ShownWitness]) -> String {
+    let records = records();
+    let wanted = wanted(&records);
+    Witnesses::judge(&wanted, shown).against(&wanted).expect("something speaks against it")
+}
+
+#[test]
+fn witnesses_of_every_disk_are_right_with_and_without_a_record() {
+    let all = [shown("/", "n"), shown("/data", "n")];
+    for records in [records().to_vec(), Vec::new()] {
+        let wanted = wanted(&records);
+        let judged = Witnesses::judge(&wanted, &all);
+        assert_eq!(judged.right, ["/", "/data"]);
+        assert_eq!((judged.against(&wanted), judged.missing.len()), (None, 0));
+    }
+}
+
+#[test]
+fn a_disk_of_an_older_point_is_named() {
+    let why = against(&[shown("/", "n"), shown("/data", "old")]);
+    assert_eq!(
+        why,
+        "/data (lun 0) shows the witness of vm-backup-daily-20251130-0800, which is older, instead \
+         of vm-backup-daily-20251201-0800, while / shows that of vm-backup-daily-20251201-0800: the \
+         disks are of different origin"
+    );
+}
+
+#[test]
+fn a_disk_of_another_vm_is_named() {
+    let foreign = ShownWitness { vm_id: "vm-b".into(), ..shown("/data", "theirs") };
+    let why = against(&[shown("/", "n"), foreign]);
+    assert!(why.starts_with("/data (lun 0) shows the witness of another VM (vm-b)"), "{why}");
+}
+
+#[test]
+fn a_witness_that_was_copied_or_altered_is_no_witness() {
+    let copied = ShownWitness {
+        mount_point: "/data".into(),
+        found_on: "uuid /data".into(),
+        ..shown("/", "n")
+    };
+    assert!(
+        against(&[shown("/", "n"), copied.clone()])
+            .contains("written to uuid /, and this is uuid /data")
+    );
+    // Where no UUID is known, the same witness twice still is one too many.
+    let blind = ShownWitness { found_on: String::new(), written_to: String::new(), ..copied };
+    assert!(against(&[shown("/", "n"), blind]).contains("copy of another file system's witness"));
+    let altered = ShownWitness { seal: Seal::Broken, ..shown("/data", "n") };
+    assert!(against(&[shown("/", "n"), altered]).contains("its seal does not hold"));
+    let invented = ShownWitness { digest: "x".into(), ..shown("/data", "n") };
+    assert!(against(&[shown("/", "n"), invented]).contains("was not written there"));
+    // Of the older format, with the right nonce, where sealed ones were written.
+    let older = ShownWitness { digest: "y".into(), seal: Seal::None, ..shown("/data", "n") };
+    assert!(against(&[shown("/", "n"), older]).contains("was not written there"));
+}
+
+#[test]
+fn a_disk_that_shows_nothing_is_missing_and_not_wrong() {
+    let records = records();
+    for records in [&records[..], &[]] {
+        let wanted = wanted(records);
+        let judged = Witnesses::judge(&wanted, &[shown("/", "n")]);
+        assert_eq!(judged.against(&wanted), None);
+        assert_eq!(judged.missing.len(), 1, "{judged:?}");
+    }
+    let judged = Witnesses::judge(&wanted(&records), &[shown("/", "n")]);
+    assert!(judged.missing[0].1.starts_with("/data (lun 0) shows no witness"), "{judged:?}");
+    assert!(against(&[]).contains("shows no witness of"));
+}
+
+#[test]
+fn a_disk_that_stays_attached_may_show_what_it_likes() {
+    let records = [record("/")];
+    let partly = Wanted { all_disks: false, ..wanted(&records) };
+    let judged = Witnesses::judge(&partly, &[shown("/", "n"), shown("/data", "old")]);
+    assert_eq!((judged.right.as_slice(), judged.wrong.len()), (&["/".to_owned()][..], 0));
+    // But not a disk that was replaced.
+    let judged = Witnesses::judge(&partly, &[shown("/", "old"), shown("/data", "old")]);
+    assert_eq!(judged.wrong.len(), 1, "{judged:?}");
+}
+
+#[test]
+fn a_point_without_a_freeze_has_no_witness_to_compare() {
+    let none = Wanted { nonce: "", ..wanted(&[]) };
+    let judged = Witnesses::judge(&none, &[shown("/", "old")]);
+    assert_eq!((judged.against(&none), judged), (None, Witnesses::default()));
+}
+
+fn fact(name: &str, state: FactState) -> Fact {
+    Fact { name: name.into(), state, detail: "words".into(), at_unix_ms: 1, required: false }
+}
+
+/// A machine that is well.
+fn report() -> MachineReport {
+    let names = [
+        "boot",
+        "fstab",
+        "file-system-writable:/",
+        "free-space:/",
+        "file-system-writable:/data",
+        "free-space:/data",
+        "systemd",
+        "sshd",
+    ];
+    MachineReport {
+        version: 1,
+        boot_id: "boot now".into(),
+        wall_unix_ms: 10_000,
+        facts: names.map(|name| fact(name, FactState::Pass)).to_vec(),
+    }
+}
+
+fn judge(report: &MachineReport, shown: &[ShownWitness]) -> Evidence {
+    Evidence::judge(&wanted(&records()), shown, report, 10_500)
+}
+
+fn both() -> [ShownWitness; 2] {
+    [shown("/", "n"), shown("/data", "n")]
+}
+
+#[test]
+fn a_machine_that_is_well_and_the_right_one_is_booted() {
+    let evidence = judge(&report(), &both());
+    assert!(evidence.is_booted(), "{evidence:#?}");
+    assert_eq!((evidence.harm(), evidence.awaited().count()), (None, 0));
+    assert_eq!(evidence.doubt(), "");
+    assert!(!Evidence::default().is_booted(), "nothing is no evidence");
+    assert!(!Evidence::none("silent", 1).is_booted());
+}
+
+#[test]
+fn every_required_fact_that_fails_or_is_unknown_or_absent_withholds_the_proof() {
+    let required: Vec<_> = judge(&report(), &both())
+        .facts
+        .into_iter()
+        .filter(|f| f.required)
+        .map(|f| f.name)
+        .collect();
+    assert_eq!(required.len(), 9, "{required:?}");
+    for name in required.iter().filter(|n| *n != "agent" && !n.starts_with("witness")) {
+        for state in [FactState::Fail, FactState::Unknown] {
+            let mut ill = report();
+            ill.facts.iter_mut().filter(|f| f.name == *name).for_each(|f| f.state = state);
+            let evidence = judge(&ill, &both());
+            assert!(!evidence.is_booted(), "{name} {state:?}");
+            assert_eq!(evidence.harm().is_some(), state == FactState::Fail, "{name}");
+        }
+        let mut silent = report();
+        silent.facts.retain(|f| f.name != *name);
+        let evidence = judge(&silent, &both());
+        assert!(!evidence.is_booted(), "{name} is absent");
+        assert_eq!(evidence.awaited().map(|f| &f.name).collect::<Vec<_>>(), [name]);
+    }
+}
+
+#[test]
+fn what_is_not_required_is_shown_and_decides_nothing() {
+    let mut odd = report();
+    for name in ["systemd", "sshd", "journal-recovery", "network"] {
+        odd.facts.retain(|f| f.name != name);
+        odd.facts.push(fact(name, FactState::Fail));
+    }
+    odd.wall_unix_ms = 10_500 + 61_000;
+    let evidence = judge(&odd, &both());
+    assert!(evidence.is_booted());
+    let failed = evidence.facts.iter().filter(|f| f.state == FactState::Fail).count();
+    assert_eq!(failed, 5, "{evidence:?}");
+}
+
+#[test]
+fn a_missing_disk_a_failing_application_and_the_old_boot_are_harm() {
+    let evidence = judge(&report(), &both()[..1]);
+    assert!(!evidence.is_booted());
+    assert!(evidence.harm().unwrap().contains("/data (lun 0)"), "{evidence:?}");
+    assert_eq!(evidence.wrong_machine, "", "it is not there: no other machine");
+    let mixed = judge(&report(), &[shown("/", "n"), shown("/data", "old")]);
+    assert!(mixed.wrong_machine.contains("different origin") && mixed.harm().is_some());
+    let mut ill = report();
+    ill.facts.push(fact("app:shop", FactState::Fail));
+    assert_eq!(judge(&ill, &both()).harm().unwrap(), "app:shop: words");
+    ill.facts.pop();
+    ill.facts.push(fact("app:shop", FactState::Unknown));
+    assert!(!judge(&ill, &both()).is_booted() && judge(&ill, &both()).harm().is_none());
+    let old = MachineReport { boot_id: "boot then".into(), ..report() };
+    assert!(judge(&old, &both()).harm().unwrap().contains("not been started"));
+}
+
+#[test]
+fn a_machines_words_are_one_line_and_not_without_end() {
+    let mut loud = report();
+    loud.facts.push(Fact { detail: "ä\n".repeat(1_000), ..fact("sshd", FactState::Fail) });
+    let evidence = judge(&loud, &both());
+    let kept = &evidence.facts.iter().rfind(|f| f.name == "sshd").unwrap().detail;
+    assert_eq!((kept.chars().count(), kept.contains('\n')), (LONGEST, false));
+}
+
+#[test]
+fn an_older_agent_is_asked_for_what_it_knows() {
+    let facts = ["boot", "file-system-writable:/"].map(|n| fact(n, FactState::Pass)).to_vec();
+    let older = MachineReport { version: 0, wall_unix_ms: 0, facts, ..report() };
+    let witness = |mount: &str| ShownWitness { boot_id: String::new(), ..shown(mount, "n") };
+    assert!(judge(&older, &[witness("/"), witness("/data")]).is_booted());
+    let nothing = MachineReport { facts: vec![fact("boot", FactState::Pass)], ..older };
+    assert!(!judge(&nothing, &[witness("/"), witness("/data")]).is_booted());
+}
