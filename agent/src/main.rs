@@ -1,5 +1,10 @@
 //! The agent's executable: arguments, logging, signals, exit codes.
 
+#[cfg(all(feature = "shipped", panic = "unwind"))]
+compile_error!(
+    "the feature `shipped` leaves out what unwinding needs: build with a profile that has `panic = \"abort\"`"
+);
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 

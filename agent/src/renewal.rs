@@ -68,7 +68,29 @@ fn two_thirds(from: WallTime, to: WallTime) -> WallTime {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use azdr_env::{ManualClock, SeededIds};
+
     use super::*;
+
+    #[test]
+    fn an_agent_asks_when_it_is_due_and_not_again_for_a_while() {
+        let clock = Arc::new(ManualClock::at(WallTime::from_unix_ms(0)));
+        let env = Env { clock: clock.clone(), ids: Arc::new(SeededIds::new(1)) };
+        let due = Some(WallTime::from_unix_ms(5_000));
+        let mut renewal = Renewal { due, asked_at: None, key_pem: None };
+        clock.advance(Duration::from_millis(4_999));
+        assert!(renewal.request(&env).is_none() && renewal.take_key().is_none());
+        clock.advance(Duration::from_millis(1));
+        assert!(renewal.request(&env).is_some());
+        assert!(renewal.take_key().is_some() && renewal.take_key().is_none());
+        clock.advance(ASK_AGAIN - Duration::from_millis(1));
+        assert!(renewal.request(&env).is_none(), "asked and not answered, or refused");
+        clock.advance(Duration::from_millis(1));
+        assert!(renewal.request(&env).is_some());
+        assert!(Renewal::never().request(&env).is_none());
+    }
 
     #[test]
     fn a_certificate_of_thirty_days_is_renewed_after_twenty() {

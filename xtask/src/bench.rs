@@ -1,12 +1,13 @@
 //! `cargo xtask bench`: measures this machine as it is, in release builds.
 //!
 //! One file per benchmark: it builds what is measured, runs the program that measures (an example of
-//! `azdr-controller` or `azdr-domain`, or `azdr-agent-bench`), shows the figures, and says which are not
+//! `azdr-controller`, `azdr-domain` or `azdr-agent`, or `azdr-agent-bench`), shows the figures, and says which are not
 //! good enough.
 
 mod agent;
 mod catalogue;
 mod hash;
+mod quiesce;
 mod store;
 
 use std::path::Path;
@@ -26,6 +27,8 @@ pub(crate) enum Bench {
     Catalogue(catalogue::Catalogue),
     /// How fast blocks of disks are hashed on one core (BLAKE3), and what a sample costs
     Hash(hash::Hash),
+    /// How long file systems are frozen: with and without pre-flush, one and six, and the thaw
+    Quiesce(quiesce::Quiesce),
 }
 
 impl Bench {
@@ -35,6 +38,7 @@ impl Bench {
             Self::Agent(agent) => agent.run(),
             Self::Catalogue(catalogue) => catalogue.run(),
             Self::Hash(hash) => hash.run(),
+            Self::Quiesce(quiesce) => quiesce.run(),
         }
     }
 }

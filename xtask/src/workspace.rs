@@ -70,11 +70,17 @@ impl Workspace {
     /// When cargo cannot be run.
     pub(crate) fn build_shipped_agent(&self) -> Result<Option<PathBuf>> {
         eprintln!("Building the agent as it is shipped");
-        let mut build = self.cargo(&["build", "--bins", "--profile", SHIPPED_AGENT]);
+        let mut build = self.cargo_as_shipped(&["build", "--bins"]);
         build.args(["--package", "azdr-agent", "--package", "azdr-thawd"]);
-        build.args(["--features", "azdr-agent/shipped"]);
         let built = build.status().context("cannot run cargo")?.success();
         Ok(built.then(|| self.programs(SHIPPED_AGENT)))
+    }
+
+    /// A cargo command that builds the agent as it is shipped.
+    pub(crate) fn cargo_as_shipped(&self, arguments: &[&str]) -> Command {
+        let mut command = self.cargo(arguments);
+        command.args(["--profile", SHIPPED_AGENT, "--features", "azdr-agent/shipped"]);
+        command
     }
 
     /// A cargo command in the workspace, with the same target folder.

@@ -38,6 +38,24 @@ pub(crate) fn wait_for(what: &str, limit: Duration, mut done: impl FnMut() -> bo
     start.elapsed()
 }
 
+/// The end of a whole run: nothing that was built with this test sleeps uninterruptibly, also not what
+/// lost its parent. (A test may: another one's writers are meant to.)
+pub(crate) fn assert_nobody_waits() {
+    let this = std::env::current_exe().unwrap();
+    let built = this.ancestors().nth(2).unwrap();
+    let waiting = || {
+        let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+        let ours = processes.filter(|process| {
+            fs::read_link(process.join("exe")).is_ok_and(|p| p.starts_with(built))
+        });
+        let tasks = ours.filter_map(|process| fs::read_dir(process.join("task")).ok()).flatten();
+        let stats = tasks.flatten().map(|task| fs::read_to_string(task.path().join("stat")));
+        stats.flatten().filter(|stat| stat.contains(") D ")).collect::<Vec<String>>()
+    };
+    let nobody = || waiting().is_empty();
+    wait_for("the end of every uninterruptible sleep", Duration::from_secs(10), nobody);
+}
+
 fn run(program: &str, args: &[&str]) -> bool {
     Command::new(program).args(args).output().is_ok_and(|output| output.status.success())
 }
@@ -148,9 +166,10 @@ impl Drop for LoopMount {
             let parent = path.parent().and_then(|parent| fs::metadata(parent).ok());
             parent.map(|p| p.dev()) != fs::metadata(path).ok().map(|m| m.dev())
         };
-        if let Some(root) = self.root.take() {
-            let _ = azdr_thawd_client::thaw_file_system(root.as_fd());
-        }
+        let frozen = self
+            .root
+            .take()
+            .is_some_and(|root| azdr_thawd_client::thaw_file_system(root.as_fd()).is_ok());
         let path = self.path.to_str().unwrap_or_default();
         // Writers that were blocked end now.
         let gone = (0..200).any(|_| {
@@ -162,6 +181,11 @@ impl Drop for LoopMount {
         });
         if !gone {
             run("umount", &["-l", path]);
+        }
+        // The end of every test: whoever waits for a file system has it in use.
+        if !std::thread::panicking() {
+            assert!(!frozen, "{path} was left frozen");
+            assert!(gone, "{path} is still in use");
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod controller;
 mod databases;
+mod dirty;
 mod enroll;
 mod evidence;
 mod foreign_freezer;
@@ -47,6 +48,7 @@ pub(crate) fn block_on(test: impl Future<Output = ()>) {
 fn suites() -> Vec<&'static [Test]> {
     vec![
         databases::TESTS,
+        dirty::TESTS,
         enroll::TESTS,
         evidence::TESTS,
         freeze::TESTS,
@@ -80,5 +82,7 @@ fn main() {
             }
         });
     }
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
+    loop_mount::assert_nobody_waits();
+    conclusion.exit();
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::ptr;
 use std::time::Duration;
 
-use azdr_thawd::protocol::{self as wire, MAX_FILE_SYSTEMS};
+use azdr_thawd_protocol::{self as wire, MAX_FILE_SYSTEMS};
 
 use crate::{OperationId, Prepare, Reply, Request, State};
 

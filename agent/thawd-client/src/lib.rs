@@ -13,11 +13,10 @@ mod report;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-pub use azdr_thawd::protocol::{
-    Cause, FREEZE_LIMIT_MS, HOLD_LIMIT_RANGE_MS, LEASE_RANGE_MS, MAX_FILE_SYSTEMS, Outcome,
-    Refusal, State,
+pub use azdr_thawd_protocol::{
+    Cause, DEFAULT_SOCKET, FREEZE_LIMIT_MS, HOLD_LIMIT_RANGE_MS, LEASE_RANGE_MS, MAX_FILE_SYSTEMS,
+    Outcome, Refusal, State,
 };
-pub use azdr_thawd::{DEFAULT_SOCKET, monotonic_ns};
 pub use client::Client;
 pub use message::{OperationId, Prepare, Reply, Request};
 pub use report::{Entry, Report};
@@ -35,4 +34,12 @@ pub fn thaw_file_system(fd: BorrowedFd<'_>) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// CLOCK_MONOTONIC in nanoseconds: the clock of every time in a report.
+pub fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is a valid timespec; this clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    (now.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(now.tv_nsec as u64)
 }

@@ -1,9 +1,7 @@
 //! The messages as the agent thinks of them, and their way into and out of the fixed layout of
-//! [`azdr_thawd::protocol`].
+//! [`azdr_thawd_protocol`].
 
-use std::mem::zeroed;
-
-use azdr_thawd::protocol::{
+use azdr_thawd_protocol::{
     self as wire, Answer, Ask, Cause, MAGIC, MAX_FILE_SYSTEMS, Outcome, Refusal, State,
 };
 
@@ -113,9 +111,7 @@ impl Request {
 }
 
 fn plain(ask: Ask, operation: OperationId) -> wire::Request {
-    // SAFETY: integers only, for which zeros are a value.
-    let empty: wire::Request = unsafe { zeroed() };
-    wire::Request { magic: MAGIC, ask: ask as u32, operation: operation.0, ..empty }
+    wire::Request::new(ask, operation.0)
 }
 
 impl Reply {

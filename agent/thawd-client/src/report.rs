@@ -1,6 +1,6 @@
 //! Facts about an operation, and what they are worth.
 
-use azdr_thawd::protocol::{Cause, MAX_FILE_SYSTEMS, Outcome};
+use azdr_thawd_protocol::{Cause, MAX_FILE_SYSTEMS, Outcome};
 
 use crate::OperationId;
 

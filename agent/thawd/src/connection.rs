@@ -1,14 +1,15 @@
 //! The listening socket and the one agent that is connected; the supervisor serves them while nothing
 //! is held, the operation's process while something is.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use crate::protocol::{
+use crate::sys;
+use azdr_thawd_protocol::{
     Answer, Ask, MAGIC, MAX_FILE_SYSTEMS, NO_OPERATION, OperationId, Refusal, Reply, Request, State,
 };
-use crate::sys;
 
 struct Agent {
     socket: UnixStream,
@@ -21,13 +22,15 @@ pub(crate) struct Connection {
     agent: Option<Agent>,
     /// Descriptors that came with the last message. Its capacity is kept, so that receiving never
     /// allocates.
-    pub(crate) roots: Vec<OwnedFd>,
+    pub(crate) roots: Vec<File>,
+    /// The lock of this place.
+    _lock: Option<File>,
 }
 
 impl Connection {
-    pub(crate) fn new(listener: UnixListener) -> Self {
+    pub(crate) fn new(listener: UnixListener, lock: File) -> Self {
         let roots = Vec::with_capacity(MAX_FILE_SYSTEMS);
-        Self { listener: Some(listener), agent: None, roots }
+        Self { listener: Some(listener), agent: None, roots, _lock: Some(lock) }
     }
 
     /// What to poll: the agent's process, its messages, and while there is none, the next one.
@@ -92,8 +95,9 @@ impl Connection {
         self.reply(&Reply::new(Answer::Refused, operation, refusal as u32));
     }
 
-    /// For the freezer, which must not keep it open: its end tells the agent that nobody thaws.
+    /// For the freezer, which must not keep it open: its end tells the agent, and that of the lock a
+    /// successor, that nobody thaws.
     pub(crate) fn leave(&mut self) {
-        (self.listener, self.agent) = (None, None);
+        (self.listener, self.agent, self._lock) = (None, None, None);
     }
 }

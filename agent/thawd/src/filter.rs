@@ -75,7 +75,11 @@ mod tests {
     use std::sync::atomic::Ordering::SeqCst;
 
     use super::*;
-    use crate::protocol::{Answer, NO_OPERATION, Reply};
+    use azdr_thawd_protocol::{Answer, NO_OPERATION, Reply};
+
+    fn counter() -> &'static AtomicU32 {
+        sys::map_shared(&sys::memory_file(size_of::<AtomicU32>()).unwrap()).unwrap()
+    }
 
     /// Runs `body` in a child of its own, which ends with the number that it returns.
     fn in_a_child(body: impl FnOnce() -> i32) -> i32 {
@@ -93,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_forbidden_call_gets_eperm_and_is_counted_and_the_process_lives() {
-        let refused: &'static AtomicU32 = sys::map_shared_zeroed().unwrap();
+        let refused: &'static AtomicU32 = counter();
         let ended = in_a_child(|| {
             if install(OPERATION, sys::FITHAW, refused).is_err() || refused.load(SeqCst) != 0 {
                 return 1;
@@ -110,7 +114,7 @@ mod tests {
 
     #[test]
     fn the_freezer_may_not_thaw_or_send() {
-        let refused: &'static AtomicU32 = sys::map_shared_zeroed().unwrap();
+        let refused: &'static AtomicU32 = counter();
         let ended = in_a_child(|| {
             let installed = install(&[], sys::FIFREEZE, refused).is_ok();
             let thawed = sys::ioctl(-1, sys::FITHAW);

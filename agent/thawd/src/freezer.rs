@@ -5,28 +5,36 @@
 //! first refusal; thawing is not its business. It dies with the operation's process, so that nobody
 //! freezes without a thawer (a FIFREEZE already in flight cannot be cancelled).
 
+use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::Ordering::SeqCst;
 
 use crate::connection::Connection;
-use crate::protocol::Outcome::{Frozen, InFlight, NotFrozen, Waiting};
 use crate::slots::{RECHECK_MS, Slot, Slots};
 use crate::{filter, sys};
+use azdr_thawd_protocol::Outcome::{Frozen, InFlight, NotFrozen, Waiting};
 
 /// Small stacks: they are locked memory, and the threads only call ioctl.
 pub(crate) const STACK: usize = 64 * 1024;
 
 /// Forks the child, waits until it is ready to freeze, and returns its pidfd, which is readable when
 /// the child and all its threads have ended. The caller is the process's only thread.
-pub(crate) fn fork(slots: &'static Slots, connection: &mut Connection) -> io::Result<OwnedFd> {
+///
+/// Until then the child has a lock on the file of the table: a successor of its ancestors, which is none
+/// of them, sees by that whether a FIFREEZE may still be in flight.
+pub(crate) fn fork(
+    slots: &'static Slots,
+    table: &File,
+    connection: &mut Connection,
+) -> io::Result<OwnedFd> {
     let parent = std::process::id();
     if let Some(process) = sys::fork()? {
         slots.freezers_ready.reach(slots.count.get() + 1)?;
         return Ok(process);
     }
     connection.leave();
-    match get_ready(slots, parent) {
+    match get_ready(slots, table, parent) {
         Ok(()) => freeze_all(slots),
         Err(error) => sys::say(format_args!("the freezer is not ready: {error}")),
     }
@@ -34,8 +42,13 @@ pub(crate) fn fork(slots: &'static Slots, connection: &mut Connection) -> io::Re
     sys::exit_now(0)
 }
 
-fn get_ready(slots: &'static Slots, parent: u32) -> io::Result<()> {
+fn get_ready(slots: &'static Slots, table: &File, parent: u32) -> io::Result<()> {
     sys::die_with_parent(parent)?;
+    // Opened anew: the lock of a descriptor that came with the fork would be everybody's.
+    let alive = File::open(format!("/proc/self/fd/{}", table.as_raw_fd()))?;
+    alive.lock_shared()?;
+    // Closed by the process's end, with its last thread.
+    let _ = alive.into_raw_fd();
     sys::lock_memory()?;
     for slot in slots.iter() {
         let thread = std::thread::Builder::new().stack_size(STACK);

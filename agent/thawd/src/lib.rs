@@ -15,13 +15,14 @@
 //!
 //! Reading order:
 //!
-//! - [`protocol`]: what the agent and this program say to each other; the agent's side of it is the
-//!   crate `azdr-thawd-client`.
+//! - the crate `azdr-thawd-protocol`: what the agent and this program say to each other; the agent's
+//!   side of it is the crate `azdr-thawd-client`.
 //! - `slots`: the table in shared memory that all three processes write to.
 //! - `freezer`: the process that calls FIFREEZE.
 //! - `thaw`: one waiting thread per file system that calls FITHAW.
 //! - `operation`: the process of one operation, its state machine and limits.
 //! - `supervisor`: the process that outlives them.
+//! - `parked`: what outlives them all, with the service manager.
 //! - `connection`: the listening socket and the connected agent, whoever serves it.
 //! - `filter`: the seccomp filter.
 //! - `sys`: libc, wrapped.
@@ -39,24 +40,22 @@
 //!   supervisor thaws with threads that it has had since before ARMED (R6). When the supervisor
 //!   dies, the operation goes on to its end by its own limits, and a restarted supervisor waits for
 //!   that. When both die, the agent, which holds the same descriptors, sees the end of its
-//!   connection and thaws.
+//!   connection and thaws. When the agent dies, too, the service manager starts the supervisor again
+//!   with the descriptors and the table that were parked, and it thaws what the table says was ours (R2).
 //!
-//! Deliberately absent: any other crate than libc, an async runtime, paths of file systems, policy,
-//! configuration files. Not covered: if supervisor, operation *and* agent die by SIGKILL in the
+//! Deliberately absent: any other crate than libc and that of the messages, which has no code to speak
+//! of; an async runtime, paths of file systems, policy, configuration files. Not covered: where no
+//! service manager keeps descriptors, and supervisor, operation *and* agent die by SIGKILL in the
 //! window, the file systems stay frozen until somebody thaws them (`fsfreeze -u`, or SysRq-j).
 
 mod connection;
 mod filter;
 mod freezer;
 mod operation;
-pub mod protocol;
+mod parked;
 mod slots;
 mod supervisor;
 mod sys;
 mod thaw;
 
 pub use supervisor::run;
-pub use sys::monotonic_ns;
-
-/// Where the agent finds this process, unless told otherwise.
-pub const DEFAULT_SOCKET: &str = "/run/azdr/thawd.sock";

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use azdr_thawd::{DEFAULT_SOCKET, run};
+use azdr_thawd::run;
+use azdr_thawd_protocol::DEFAULT_SOCKET;
 
 const USAGE: &str = "\
 Freezes file systems for azdr-agent and thaws them whatever happens. Needs root.

@@ -9,16 +9,17 @@
 //!                                         └─ not confirmed within 1 s ─▶ Poisoned (keeps trying)
 //! ```
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering::SeqCst;
 
 use crate::connection::Connection;
-use crate::protocol::{
-    Answer, Ask, Cause, FREEZE_LIMIT_MS, Outcome, Refusal, Reply, Request, State,
-};
 use crate::slots::Slots;
 use crate::{filter, freezer, sys, thaw};
+use azdr_thawd_protocol::{
+    Answer, Ask, Cause, FREEZE_LIMIT_MS, Outcome, Refusal, Reply, Request, State,
+};
 
 /// An agent that armed and then does not freeze is given up.
 const ARMED_LIMIT_MS: u32 = 10_000;
@@ -43,11 +44,12 @@ struct Operation<'a> {
 /// a forked child, as its only thread.
 pub(crate) fn run(
     slots: &'static Slots,
+    table: &File,
     prepare: Request,
     connection: &mut Connection,
     signals: &OwnedFd,
 ) -> ! {
-    let freezer = arm(slots, connection).unwrap_or_else(|error| {
+    let freezer = arm(slots, table, connection).unwrap_or_else(|error| {
         sys::say(format_args!("not ready to freeze: {error}"));
         sys::exit_now(1)
     });
@@ -73,8 +75,8 @@ pub(crate) fn run(
 }
 
 /// Makes everything ready: the freezer, locked memory, the thaw threads, the filter.
-fn arm(slots: &'static Slots, connection: &mut Connection) -> io::Result<OwnedFd> {
-    let freezer = freezer::fork(slots, connection)?;
+fn arm(slots: &'static Slots, table: &File, connection: &mut Connection) -> io::Result<OwnedFd> {
+    let freezer = freezer::fork(slots, table, connection)?;
     // The fork made our pages copy-on-write again.
     sys::lock_memory()?;
     thaw::start(slots, &slots.thaw)?;

@@ -10,12 +10,14 @@
 //!    └─begin_thaw─▶ Untouched   └─freezer─▶ NotFrozen
 //! ```
 
+use std::fs::{File, Metadata};
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::SeqCst};
 
-use crate::protocol::{Answer, Cause, Entry, MAX_FILE_SYSTEMS, Outcome, Reply, Request};
 use crate::sys;
+use azdr_thawd_protocol::{Answer, Cause, Entry, MAX_FILE_SYSTEMS, Outcome, Reply, Request};
 
 /// What waiting threads are told.
 pub(crate) const GO: u32 = 1;
@@ -74,6 +76,8 @@ impl Word {
 
 /// One file system.
 pub(crate) struct Slot {
+    /// Which one, for a successor that gets its descriptor under another number.
+    pub(crate) device: AtomicU64,
     pub(crate) fd: AtomicI32,
     pub(crate) level: AtomicU32,
     /// The id of the freezer's thread.
@@ -97,13 +101,29 @@ impl Slot {
         self.state.compare_exchange(from as u32, to as u32, SeqCst, SeqCst).is_ok()
     }
 
+    /// For a process that took over the table: finds the descriptor among those it was given.
+    pub(crate) fn find_root(&self, files: &[File]) {
+        let device = self.device.load(SeqCst);
+        let root = files.iter().find(|file| device_of(file) == device);
+        self.fd.store(root.map_or(-1, AsRawFd::as_raw_fd), SeqCst);
+        if root.is_none() && !self.is_over() {
+            sys::say(format_args!("device {device:#x} may be frozen, and nobody kept it open"));
+        }
+    }
+
     /// True when nothing more will be done here.
     pub(crate) fn is_over(&self) -> bool {
         !matches!(self.state(), Outcome::Waiting | Outcome::InFlight | Outcome::Frozen)
     }
 }
 
-/// The table: atomics of integers only, for which zeroed memory is a value.
+/// Two mounted file systems are never the same device.
+fn device_of(root: &File) -> u64 {
+    root.metadata().map_or(0, |found| found.dev())
+}
+
+/// The table: atomics of integers only, for which any bytes are a value. A successor of another version
+/// knows a table that it cannot read by its size: a change of meaning needs a change of size.
 pub(crate) struct Slots {
     /// How many file systems.
     pub(crate) count: Word,
@@ -135,12 +155,18 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
+    /// Whether a file is of the size of a table.
+    pub(crate) fn fit(found: &Metadata) -> bool {
+        found.is_file() && found.len() == size_of::<Self>() as u64
+    }
+
     /// Empties the table for an operation. No other process or thread may use it.
-    pub(crate) fn reset(&'static self, roots: impl Iterator<Item = (RawFd, u8)>) {
+    pub(crate) fn reset<'a>(&'static self, roots: impl Iterator<Item = (&'a File, u8)>) {
         sys::zero(self);
         self.due_ns.store(sys::in_ms(ARM_LIMIT_MS), SeqCst);
-        for (slot, (fd, level)) in self.slots.iter().zip(roots) {
-            slot.fd.store(fd, SeqCst);
+        for (slot, (root, level)) in self.slots.iter().zip(roots) {
+            slot.fd.store(root.as_raw_fd(), SeqCst);
+            slot.device.store(device_of(root), SeqCst);
             slot.level.store(level.into(), SeqCst);
             self.count.count_up();
         }

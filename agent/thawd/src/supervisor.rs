@@ -4,19 +4,21 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::iter::once;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::atomic::Ordering::SeqCst;
+use std::thread::JoinHandle;
 
 use crate::connection::Connection;
 use crate::operation::{self, POISONED_AFTER_MS};
-use crate::protocol::{
+use crate::slots::{END, GO, RECHECK_MS, Slots};
+use crate::{parked, sys, thaw};
+use azdr_thawd_protocol::{
     Answer, Ask, Cause, HOLD_LIMIT_RANGE_MS, LEASE_RANGE_MS, MAX_FILE_SYSTEMS, NO_OPERATION,
     Refusal, Reply, Request, State,
 };
-use crate::slots::{END, GO, RECHECK_MS, Slots};
-use crate::{sys, thaw};
 
 /// An operation's process that is found so late for its own deadline twice in a row, a second apart, is
 /// taken for dead. Twice, since the whole machine may have been stopped.
@@ -25,6 +27,8 @@ const LATE_NS: u64 = 1_000_000_000;
 struct Supervisor {
     connection: Connection,
     signals: OwnedFd,
+    /// The file of the slots' memory.
+    table: File,
     slots: &'static Slots,
     /// The last operation's end.
     last: Option<Reply>,
@@ -39,9 +43,9 @@ struct Supervisor {
 pub fn run(socket: &Path) -> io::Result<()> {
     // Printing could wait for a frozen disk; whoever is left of the three processes thaws.
     std::panic::set_hook(Box::new(|_| sys::exit_now(70)));
-    // Held until the last of the processes is gone, and taken before signals are blocked: a restarted
+    // Held until the last that thaws is gone, and taken before signals are blocked: a restarted
     // supervisor waits here for the operation that a killed one left behind, and can be ended.
-    let _lock = lock(socket)?;
+    let lock = lock(socket)?;
     let signals = sys::signals()?;
     sys::protect_process()?;
     sys::lock_memory()?;
@@ -50,9 +54,18 @@ pub fn run(socket: &Path) -> io::Result<()> {
     }
     // A killed predecessor's: this process holds the lock.
     let _ = fs::remove_file(socket);
-    let connection = Connection::new(UnixListener::bind(socket)?);
-    let slots = sys::map_shared_zeroed()?;
-    let mut supervisor = Supervisor { connection, signals, slots, last: None, stopping: false };
+    let connection = Connection::new(UnixListener::bind(socket)?, lock);
+    let parked = parked::take();
+    let is_table = |file: &&File| file.metadata().is_ok_and(|found| Slots::fit(&found));
+    let table = match parked.iter().find(is_table) {
+        Some(table) => table.try_clone()?,
+        None => sys::memory_file(size_of::<Slots>())?,
+    };
+    let slots = sys::map_shared(&table)?;
+    let mut supervisor =
+        Supervisor { connection, signals, table, slots, last: None, stopping: false };
+    supervisor.recover(&parked)?;
+    drop(parked);
     while !supervisor.stopping {
         supervisor.turn();
     }
@@ -111,10 +124,14 @@ impl Supervisor {
         let fresh = Vec::with_capacity(MAX_FILE_SYSTEMS);
         let roots = std::mem::replace(&mut self.connection.roots, fresh);
         let slots = self.slots;
-        slots.reset(roots.iter().map(AsRawFd::as_raw_fd).zip(prepare.levels));
+        slots.reset(roots.iter().zip(prepare.levels));
+        parked::park(once(&self.table).chain(&roots));
         let process = match sys::fork() {
             Ok(Some(process)) => process,
-            Ok(None) => operation::run(slots, *prepare, &mut self.connection, &self.signals),
+            Ok(None) => {
+                let (connection, signals) = (&mut self.connection, &self.signals);
+                operation::run(slots, &self.table, *prepare, connection, signals)
+            }
             Err(_) => return self.connection.refuse(prepare.operation, Refusal::NotReady),
         };
         // The fork made our pages copy-on-write again. Should this fail, the operation's process
@@ -122,11 +139,26 @@ impl Supervisor {
         let threads = sys::lock_memory().and_then(|()| thaw::start(slots, &slots.rescue));
         self.watch(&process);
         self.succeed(prepare);
-        slots.rescue.set(END);
-        for thread in threads.into_iter().flatten() {
+        self.end(threads.unwrap_or_default());
+    }
+
+    /// Ends the operation of predecessors that were killed as a whole, with what they had parked (R2).
+    fn recover(&mut self, parked: &[File]) -> io::Result<()> {
+        self.slots.iter().for_each(|slot| slot.find_root(parked));
+        let threads = thaw::start(self.slots, &self.slots.rescue)?;
+        self.succeed(&Request::new(Ask::Prepare, NO_OPERATION));
+        self.end(threads);
+        Ok(())
+    }
+
+    /// Lets go of everything that an operation needed.
+    fn end(&self, threads: Vec<JoinHandle<()>>) {
+        self.slots.rescue.set(END);
+        for thread in threads {
             // A thread that panicked has ended the process in the panic hook.
             let _ = thread.join();
         }
+        parked::release();
     }
 
     /// Waits until the operation's process has ended, or hangs, which ends it.
@@ -156,17 +188,15 @@ impl Supervisor {
             slots.begin_thaw(Cause::ThawProcessDied);
             slots.rescue.set(GO);
         }
-        let mut turns = 0;
-        loop {
-            // The freezer, too, is our child when its parent is gone.
-            if sys::childless() {
+        for turn in 0u32.. {
+            // The freezer, too, is our child when its parent is gone; a predecessor's has the lock.
+            if sys::childless() && self.table.try_lock().is_ok() && self.table.unlock().is_ok() {
                 slots.freezer_gone.set(1);
                 if slots.all_over() {
                     break;
                 }
             }
-            turns += 1;
-            if turns == POISONED_AFTER_MS / thaw::RETRY_MS {
+            if turn == POISONED_AFTER_MS / thaw::RETRY_MS {
                 self.connection.tell_state(prepare.operation, State::Poisoned);
             }
             sys::pause(thaw::RETRY_MS);

@@ -3,6 +3,7 @@
 
 use std::ffi::c_int;
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Write};
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -10,7 +11,7 @@ use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
-use crate::protocol::{MAX_FILE_SYSTEMS, Reply, Request};
+use azdr_thawd_protocol::{MAX_FILE_SYSTEMS, Reply, Request};
 
 /// `_IOWR('X', 119, int)` and `_IOWR('X', 120, int)` of linux/fs.h.
 pub(crate) const FIFREEZE: u32 = 0xC004_5877;
@@ -50,7 +51,7 @@ pub(crate) fn ioctl(fd: RawFd, request: u32) -> i32 {
 }
 
 /// CLOCK_MONOTONIC in nanoseconds: the clock of every time in a report.
-pub fn monotonic_ns() -> u64 {
+pub(crate) fn monotonic_ns() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is a valid timespec; this clock always exists.
     let _ = check(unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) });
@@ -85,20 +86,31 @@ pub(crate) fn pause(ms: u32) {
     futex_wait(&AtomicU32::new(0), 0, ms);
 }
 
-/// A `T` in zeroed anonymous memory that is shared with children and never unmapped.
+/// `size` bytes of zeros in memory, as a file on no file system.
+pub(crate) fn memory_file(size: usize) -> io::Result<File> {
+    // SAFETY: the name is a string that ends with a zero.
+    let file = own(unsafe { libc::memfd_create(c"azdr-thawd".as_ptr(), libc::MFD_CLOEXEC) })?;
+    let file = File::from(file);
+    file.set_len(size as u64)?;
+    Ok(file)
+}
+
+/// A [`memory_file`] of the size of a `T` as memory that is shared with children, and with whoever maps
+/// the file; never unmapped.
 ///
-/// `T` must be made of integers and atomics of integers only, for which all zeros is a value.
-pub(crate) fn map_shared_zeroed<T: Sync>() -> io::Result<&'static T> {
-    let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANON);
-    // SAFETY: a new anonymous mapping, which nobody else knows of.
-    let memory = unsafe { libc::mmap(ptr::null_mut(), size_of::<T>(), access, kind, -1, 0) };
+/// `T` must be made of atomics of integers only, for which any bytes are a value.
+pub(crate) fn map_shared<T: Sync>(file: &File) -> io::Result<&'static T> {
+    let (fd, access) = (file.as_raw_fd(), libc::PROT_READ | libc::PROT_WRITE);
+    let (to, size) = (ptr::null_mut(), size_of::<T>());
+    // SAFETY: a new mapping, which replaces none.
+    let memory = unsafe { libc::mmap(to, size, access, libc::MAP_SHARED, fd, 0) };
     // A failure is -1, as a pointer.
     check(memory as i64)?;
-    // SAFETY: page-aligned, zeroed, large enough, never unmapped; zeros are a `T` by the contract.
+    // SAFETY: page-aligned, large enough, never unmapped; its bytes are a `T` by the contract.
     Ok(unsafe { &*memory.cast::<T>() })
 }
 
-/// Fills what [`map_shared_zeroed`] returned with zeros again; `T` is made of atomics only.
+/// Fills what [`map_shared`] returned with zeros; `T` is made of atomics only.
 pub(crate) fn zero<T: Sync>(shared: &'static T) {
     // SAFETY: atomics may be written through a shared reference, and zeros are a `T`.
     unsafe { ptr::write_bytes(ptr::from_ref(shared).cast_mut(), 0, 1) }
@@ -256,12 +268,43 @@ pub(crate) fn send(socket: &impl AsRawFd, reply: &Reply) -> io::Result<()> {
     check(sent as i64).map(drop)
 }
 
+/// Sends words and descriptors as one message.
+pub(crate) fn send_descriptors(
+    socket: &impl AsRawFd,
+    words: &str,
+    fds: &[RawFd],
+) -> io::Result<()> {
+    let size = size_of_val(fds) as u32;
+    // Words, for a `cmsghdr` must be aligned. SAFETY: only arithmetic.
+    let mut control = vec![0u64; unsafe { libc::CMSG_SPACE(size) } as usize / 8];
+    let (iov_base, iov_len) = (words.as_ptr().cast_mut().cast(), words.len());
+    let mut part = libc::iovec { iov_base, iov_len };
+    // SAFETY: all pointers are to live buffers of the lengths given, and the words are only read.
+    unsafe {
+        let mut header: libc::msghdr = mem::zeroed();
+        (header.msg_iov, header.msg_iovlen) = (&raw mut part, 1);
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = size_of_val(control.as_slice()) as _;
+        let control = libc::CMSG_FIRSTHDR(&header);
+        ((*control).cmsg_level, (*control).cmsg_type) = (libc::SOL_SOCKET, libc::SCM_RIGHTS);
+        (*control).cmsg_len = libc::CMSG_LEN(size) as _;
+        ptr::copy_nonoverlapping(fds.as_ptr().cast(), libc::CMSG_DATA(control), size as usize);
+        check(libc::sendmsg(socket.as_raw_fd(), &header, libc::MSG_NOSIGNAL) as i64).map(drop)
+    }
+}
+
+/// A descriptor that this process was started with, and that nobody else here knows of.
+pub(crate) fn adopt(fd: RawFd) -> File {
+    // SAFETY: as the caller has promised; a bad one only fails whenever it is used.
+    unsafe { File::from_raw_fd(fd) }
+}
+
 /// Receives without waiting, and appends the descriptors that came along to `fds`; those over the
 /// limit are closed by the kernel.
 ///
 /// # Errors
 /// The other side is gone, or sent something of another length.
-pub(crate) fn receive(socket: &impl AsRawFd, fds: &mut Vec<OwnedFd>) -> io::Result<Request> {
+pub(crate) fn receive(socket: &impl AsRawFd, fds: &mut Vec<File>) -> io::Result<Request> {
     // SAFETY: only arithmetic.
     const CONTROL: usize = unsafe { libc::CMSG_SPACE(4 * MAX_FILE_SYSTEMS as u32) } as usize;
     // Words, for a `cmsghdr` must be aligned.
@@ -281,7 +324,7 @@ pub(crate) fn receive(socket: &impl AsRawFd, fds: &mut Vec<OwnedFd>) -> io::Resu
         if !control.is_null() && (*control).cmsg_type == libc::SCM_RIGHTS {
             let size = (*control).cmsg_len as usize - libc::CMSG_LEN(0) as usize;
             let data = libc::CMSG_DATA(control).cast::<RawFd>();
-            let fd = |index| OwnedFd::from_raw_fd(ptr::read_unaligned(data.add(index)));
+            let fd = |index| File::from_raw_fd(ptr::read_unaligned(data.add(index)));
             fds.extend((0..size / size_of::<RawFd>()).map(fd));
         }
         if len as usize == iov_len { Ok(request) } else { Err(io::ErrorKind::UnexpectedEof.into()) }

@@ -10,17 +10,17 @@
 //!   freeze;
 //! - frozen, or the freezer or its thread has ended with the outcome unknown: FITHAW. Success ends it: a second
 //!   call could thaw somebody else's new freeze. EINVAL ends it too, because no FIFREEZE of ours is
-//!   outstanding: somebody else thawed, or a thread that was killed before it could say so. Any other
-//!   error is retried for ever.
+//!   outstanding: somebody else thawed, or a thread that was killed before it could say so. So does
+//!   EBADF, of a successor that was not given the descriptor. Any other error is retried for ever.
 
 use std::io;
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread::{Builder, JoinHandle};
 
 use crate::freezer::STACK;
-use crate::protocol::Outcome::{self, Frozen, InFlight, Thawed, ThawedByOther};
 use crate::slots::{END, Slot, Slots, Word};
 use crate::sys::{self, thread_is_gone};
+use azdr_thawd_protocol::Outcome::{self, Frozen, InFlight, Thawed, ThawedByOther};
 
 pub(crate) const RETRY_MS: u32 = 2;
 /// How long a level waits for those above it, in steps of a millisecond.
@@ -64,7 +64,7 @@ fn thaw(slot: &Slot, state: Outcome) {
     }
     match code {
         0 => _ = slot.advance(state, Thawed),
-        libc::EINVAL => _ = slot.advance(state, ThawedByOther),
+        libc::EINVAL | libc::EBADF => _ = slot.advance(state, ThawedByOther),
         _ => sys::pause(RETRY_MS),
     }
 }

@@ -7,9 +7,12 @@ mod freeze;
 mod limits;
 #[path = "../../../tests/it/loop_mount.rs"]
 mod loop_mount;
+mod parked;
+mod permission;
 mod size;
 mod strict;
 mod thawd_process;
+mod two_disks;
 mod window;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -52,10 +55,22 @@ fn main() {
             "it_has_fewer_than_a_thousand_lines_of_code",
             size::it_has_fewer_than_a_thousand_lines_of_code,
         ),
-        sized("it_depends_on_libc_only", size::it_depends_on_libc_only),
+        sized(
+            "it_depends_on_libc_and_its_messages_only",
+            size::it_depends_on_libc_and_its_messages_only,
+        ),
         sized("it_knows_no_date", size::it_knows_no_date),
     ];
-    for (name, needs, test) in [freeze::TESTS, window::TESTS, death::TESTS, limits::TESTS].concat()
+    for (name, needs, test) in [
+        freeze::TESTS,
+        window::TESTS,
+        death::TESTS,
+        parked::TESTS,
+        permission::TESTS,
+        limits::TESTS,
+        two_disks::TESTS,
+    ]
+    .concat()
     {
         let body = move || {
             test();
@@ -68,5 +83,7 @@ fn main() {
             }
         });
     }
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
+    loop_mount::assert_nobody_waits();
+    conclusion.exit();
 }

@@ -1,10 +1,13 @@
-//! The thaw process stays small enough to be read in one sitting, depends on libc only (R1), and has no
+//! The thaw process stays small enough to be read in one sitting, depends on libc and the plain data of
+//! its messages only (R1), and has no
 //! clock but the one that nobody can set (R7).
 
 use std::fs;
 
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
 const MANIFEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+const PROTOCOL_MANIFEST: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../thawd-protocol/Cargo.toml");
 
 /// Lines that are neither blank, nor comments, nor tests.
 fn code_lines(text: &str) -> usize {
@@ -18,15 +21,22 @@ pub(crate) fn it_has_fewer_than_a_thousand_lines_of_code() {
     assert!((100..1_000).contains(&lines), "{lines} lines");
 }
 
-pub(crate) fn it_depends_on_libc_only() {
-    let manifest = fs::read_to_string(MANIFEST).unwrap();
+/// The lines of a manifest's dependencies, of which there are no other kinds.
+fn dependencies(manifest: &str) -> Vec<String> {
+    let manifest = fs::read_to_string(manifest).unwrap();
     let sections: Vec<&str> = manifest.split("\n[").collect();
     let named =
         |name: &'static str| sections.iter().filter(move |section| section.starts_with(name));
     let [dependencies] = *named("dependencies").collect::<Vec<_>>() else { panic!("{manifest}") };
-    let lines: Vec<&str> = dependencies.lines().skip(1).filter(|line| !line.is_empty()).collect();
-    assert_eq!(lines, ["libc.workspace = true"]);
     assert_eq!(named("build-dependencies").chain(named("target")).count(), 0);
+    let lines = dependencies.lines().skip(1).filter(|line| !line.is_empty());
+    lines.map(str::to_owned).collect()
+}
+
+pub(crate) fn it_depends_on_libc_and_its_messages_only() {
+    let own = ["azdr-thawd-protocol.workspace = true", "libc.workspace = true"];
+    assert_eq!(dependencies(MANIFEST), own);
+    assert_eq!(dependencies(PROTOCOL_MANIFEST), [""; 0]);
 }
 
 /// A date that jumps, by an hour or by NTP, cannot touch what does not read dates.

@@ -54,7 +54,7 @@ impl Thawd {
         (another, words)
     }
 
-    fn spawn(mut command: Command, socket: PathBuf) -> Self {
+    pub(crate) fn spawn(mut command: Command, socket: PathBuf) -> Self {
         Self { child: command.stdin(Stdio::null()).spawn().unwrap(), socket }
     }
 

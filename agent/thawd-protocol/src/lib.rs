@@ -2,11 +2,16 @@
 //! byte order, over a stream socket of this machine.
 //!
 //! Every message starts with a magic number that carries the version. One of another length ends the
-//! connection; another magic or an unknown number is refused, never guessed. This side never reads
-//! a number as an enum without [`Ask::from_number`] and the like.
+//! connection; another magic or an unknown number is refused, never guessed. Nobody reads a number as
+//! an enum without [`Ask::from_number`] and the like.
+//!
+//! A crate of its own, plain data without dependencies, so that neither side has the other's code in it:
+//! the agent nothing of what freezes, and the privileged process nothing that it does not need.
 
 use std::ops::RangeInclusive;
 
+/// Where the agent finds the thaw process, unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/azdr/thawd.sock";
 /// The most file systems that one operation can hold.
 pub const MAX_FILE_SYSTEMS: usize = 64;
 /// From the first FIFREEZE to the last one's return; over this, everything is thawed again.
@@ -210,6 +215,15 @@ pub struct Entry {
 // value, and no room for padding.
 const _: () = assert!(size_of::<Request>() == 5 * 4 + 64 + MAX_FILE_SYSTEMS);
 const _: () = assert!(size_of::<Reply>() == 6 * 4 + 64 + MAX_FILE_SYSTEMS * (4 * 4 + 3 * 8));
+
+impl Request {
+    /// A message without values.
+    pub fn new(ask: Ask, operation: OperationId) -> Self {
+        // SAFETY: integers only, for which zeros are a value.
+        let empty = unsafe { std::mem::zeroed() };
+        Self { magic: MAGIC, ask: ask as u32, operation, ..empty }
+    }
+}
 
 impl Reply {
     /// A message without entries.
