@@ -12,6 +12,7 @@
 //! | `fstab` | yes | a file system of a disk is not mounted as written there |
 //! | `file-system-writable:<mount>`, `free-space:<mount>` | yes, likewise | a write fails or hangs; it is full |
 //! | `app:<hook>` | yes, where there is one | the hook says so |
+//! | `ssh-host-key`, `ssh-login` | where the controller can log in: [`crate::ssh_evidence`] | |
 //! | `systemd`, `journal-recovery`, `network`, `clock`, `sshd` | no | |
 //!
 //! The last ones are shown and decide nothing: in an isolated network units fail and nobody answers,
