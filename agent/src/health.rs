@@ -47,7 +47,7 @@ pub fn uptime_secs() -> u64 {
     read.split('.').next().and_then(|secs| secs.parse().ok()).unwrap_or(0)
 }
 
-/// Looks at the machine. Nothing is written to it unless `state` is idle.
+/// Looks at the machine. Unless `state` is idle nothing is written to it, and no program is started.
 pub async fn report(agent: &Agent, request_id: String, state: QuiesceState) -> HealthReport {
     let boot = boot_id();
     let env = &agent.env;
@@ -57,28 +57,15 @@ pub async fn report(agent: &Agent, request_id: String, state: QuiesceState) -> H
     }];
     let mut witnesses = Vec::new();
     if state == QuiesceState::Idle {
-        facts.push(fact(env, "fstab", fstab(agent).await));
-        match look(agent).await {
-            Ok(found) => {
-                if !found.out_of_reach.is_empty() {
-                    let judged = (FactState::Fail, found.out_of_reach.join(", "));
-                    facts.push(fact(env, "file-systems", judged));
-                }
-                facts.extend(file_systems(agent, &found).await);
-                witnesses = read_witnesses(agent, found).await;
-            }
-            Err(reason) => facts.push(fact(env, "file-systems", (FactState::Fail, reason))),
-        }
+        // At once: each has limits of its own, and the controller waits for the longest alone.
+        let (on_disks, others) = tokio::join!(disks(agent), machine(agent));
+        facts.extend(on_disks.0);
+        facts.extend(others);
+        witnesses = on_disks.1;
     } else {
-        let reason = "a freeze is under way: nothing was written".to_owned();
+        let reason = "a freeze is under way: nothing was looked at".to_owned();
         facts.push(fact(env, "file-systems", (FactState::Unknown, reason)));
     }
-    facts.push(fact(env, "systemd", systemd(agent).await));
-    facts.push(fact(env, "journal-recovery", journal_recovery(agent).await));
-    let read = machine_facts::read;
-    let (v4, v6) = (read("/proc/net/route"), read("/proc/net/ipv6_route"));
-    facts.push(fact(env, "network", machine_facts::network(&v4, &v6, &read("/etc/resolv.conf"))));
-    facts.push(fact(env, "sshd", sshd(SSHD).await));
     HealthReport {
         request_id,
         boot_id: boot,
@@ -90,6 +77,41 @@ pub async fn report(agent: &Agent, request_id: String, state: QuiesceState) -> H
         // Nothing runs `check` hooks yet.
         app_probes: Vec::new(),
     }
+}
+
+/// Facts about the file systems, and their witnesses.
+async fn disks(agent: &Agent) -> (Vec<HealthFact>, Vec<Witness>) {
+    let env = &agent.env;
+    let found = match look(agent).await {
+        Ok(found) => found,
+        Err(reason) => {
+            return (vec![fact(env, "file-systems", (FactState::Fail, reason))], Vec::new());
+        }
+    };
+    let mut facts = Vec::new();
+    if !found.out_of_reach.is_empty() {
+        let judged = (FactState::Fail, found.out_of_reach.join(", "));
+        facts.push(fact(env, "file-systems", judged));
+    }
+    facts.extend(file_systems(agent, &found).await);
+    (facts, read_witnesses(agent, found).await)
+}
+
+/// Facts about the machine as a whole.
+async fn machine(agent: &Agent) -> Vec<HealthFact> {
+    let (fstab, systemd, journals, sshd) =
+        tokio::join!(fstab(agent), systemd(agent), journal_recovery(agent), sshd(SSHD));
+    let read = machine_facts::read;
+    let (v4, v6) = (read("/proc/net/route"), read("/proc/net/ipv6_route"));
+    let network = machine_facts::network(&v4, &v6, &read("/etc/resolv.conf"));
+    let judged = [
+        ("fstab", fstab),
+        ("systemd", systemd),
+        ("journal-recovery", journals),
+        ("network", network),
+        ("sshd", sshd),
+    ];
+    judged.map(|(name, judged)| fact(&agent.env, name, judged)).into()
 }
 
 /// The witnesses on this machine's file systems; none when they cannot be looked at.

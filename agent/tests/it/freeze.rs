@@ -116,8 +116,7 @@ impl Scene {
     pub(crate) async fn captured(&mut self, operation: &str, then: impl FnOnce(&[LoopMount])) {
         self.frozen(operation, 10_000, 25_000).await;
         then(&self.mounts);
-        self.session.tell(thaw(operation)).await;
-        let reply = thaw_reply(&mut self.session).await;
+        let reply = self.thawed(operation).await;
         assert!(reply.unbroken, "{reply:?}");
     }
 
@@ -178,7 +177,7 @@ async fn a_hold_over_the_wire_is_unbroken_and_leaves_witnesses() {
         assert!(covered.iter().any(|f| f.file_system_uuid == witness.file_system_uuid));
         assert_eq!(witness.found_file_system_uuid, witness.file_system_uuid);
         assert_eq!((witness.format, witness.vm_id.as_str()), (2, crate::machine::VM_ID));
-        assert!(witness.disk.starts_with("loop"), "{witness:?}");
+        assert_eq!(witness.found_on_disk, witness.disk, "through the image's file system");
         assert_eq!(witness.seal.len(), 64);
     }
     // What the controller was told is what the disks show.

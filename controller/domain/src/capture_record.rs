@@ -1,7 +1,8 @@
 //! What was seen of a capture, kept with its recovery point so that people can judge it later.
 //!
 //! The consistency is not decided from this, but at the time of the capture, from monotonic clocks
-//! ([`crate::consistency`]); what a restored machine must show is ([`crate::machine_evidence`]). The times here count from the agent's FROZEN.
+//! ([`crate::consistency`]); what a restored machine must show is ([`crate::machine_evidence`]). The times
+//! here count from the agent's FROZEN.
 
 use serde::{Deserialize, Serialize};
 

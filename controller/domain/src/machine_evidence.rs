@@ -345,8 +345,8 @@ impl Evidence {
             let needed = required.contains(&fact.name)
                 || fact.name.starts_with("app:")
                 || fact.name == "file-systems";
-            let mut fact = Fact { required: needed, ..fact.clone() };
-            fact.detail = fact.detail.chars().take(LONGEST).collect();
+            let detail = one_line(&fact.detail);
+            let mut fact = Fact { required: needed, detail, ..fact.clone() };
             let same_boot = |w: &ShownWitness| {
                 !w.boot_id.is_empty() && w.nonce == wanted.nonce && w.boot_id == report.boot_id
             };
@@ -390,6 +390,11 @@ impl Evidence {
     fn required(&self) -> impl Iterator<Item = &Fact> {
         self.facts.iter().filter(|fact| fact.required)
     }
+}
+
+/// A machine's words, as far as they are kept.
+fn one_line(words: &str) -> String {
+    words.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect()
 }
 
 /// The fact that stands for all witnesses where there is none.

@@ -229,6 +229,15 @@ fn a_missing_disk_a_failing_application_and_the_old_boot_are_harm() {
 }
 
 #[test]
+fn a_machines_words_are_one_line_and_not_without_end() {
+    let mut loud = report();
+    loud.facts.push(Fact { detail: "ä\n".repeat(1_000), ..fact("sshd", FactState::Fail) });
+    let evidence = judge(&loud, &both());
+    let kept = &evidence.facts.iter().rfind(|f| f.name == "sshd").unwrap().detail;
+    assert_eq!((kept.chars().count(), kept.contains('\n')), (LONGEST, false));
+}
+
+#[test]
 fn an_older_agent_is_asked_for_what_it_knows() {
     let facts = ["boot", "file-system-writable:/"].map(|n| fact(n, FactState::Pass)).to_vec();
     let older = MachineReport { version: 0, wall_unix_ms: 0, facts, ..report() };
