@@ -142,9 +142,14 @@ impl Ssh {
         self.server.file.lock().unwrap().is_some()
     }
 
-    /// Waits until nobody is connected.
+    /// Nobody is connected any more, or soon.
     pub(crate) async fn is_left(&self) {
-        self.server.open.subscribe().wait_for(|n| *n == 0).await.unwrap();
+        let mut open = self.server.open.subscribe();
+        tokio::select! {
+            biased;
+            left = open.wait_for(|n| *n == 0) => drop(left.unwrap()),
+            () = azdr_env::sleep(Duration::from_secs(60)) => panic!("the probe has not hung up"),
+        }
     }
 
     /// How many were let in so far.

@@ -393,7 +393,7 @@ impl Evidence {
 }
 
 /// A machine's words, as far as they are kept.
-fn one_line(words: &str) -> String {
+pub(crate) fn one_line(words: &str) -> String {
     words.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect()
 }
 

@@ -13,15 +13,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::machine_evidence::{Fact, FactState};
+use crate::machine_evidence::{Fact, FactState, one_line};
 
 /// The fact of who answers.
 pub const HOST_KEY: &str = "ssh-host-key";
 /// The fact of whether the machine can be worked with.
 pub const LOGIN: &str = "ssh-login";
-
-/// Longest words of the other side that are kept, in characters.
-const LONGEST: usize = 200;
 
 /// Which SSH host keys the machine may show, as fingerprints.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -154,7 +151,7 @@ fn host_key(shown: Option<&str>, keys: &HostKeys) -> (FactState, String) {
 fn login(attempt: &Attempt, agents_boot_id: Option<&str>) -> (FactState, String) {
     let address = attempt.address;
     match &attempt.end {
-        End::NoAnswer(why) => (FactState::Unknown, format!("{address}: {}", short(why))),
+        End::NoAnswer(why) => (FactState::Unknown, format!("{address}: {}", one_line(why))),
         End::OtherHostKey => (
             FactState::Unknown,
             format!("{address}: not tried, since another machine's host key was shown"),
@@ -162,13 +159,13 @@ fn login(attempt: &Attempt, agents_boot_id: Option<&str>) -> (FactState, String)
         End::Refused => (FactState::Fail, format!("{address}: user or key was refused")),
         End::NoToken(why) => (
             FactState::Fail,
-            format!("{address}: logged in, and the token did not come back: {}", short(why)),
+            format!("{address}: logged in, and the token did not come back: {}", one_line(why)),
         ),
         End::TokenBack { boot_id, .. } if is_other_boot(boot_id, agents_boot_id) => (
             FactState::Fail,
             format!(
                 "{address}: boot {} answers, and the agent's is {}",
-                short(boot_id),
+                one_line(boot_id),
                 agents_boot_id.unwrap_or_default()
             ),
         ),
@@ -182,11 +179,6 @@ fn login(attempt: &Attempt, agents_boot_id: Option<&str>) -> (FactState, String)
 /// Whether two machines have answered where one was asked.
 fn is_other_boot(answered: &str, agents: Option<&str>) -> bool {
     agents.is_some_and(|agents| !agents.is_empty() && !answered.is_empty() && agents != answered)
-}
-
-/// What the other side says is not ours to choose.
-fn short(words: &str) -> String {
-    words.chars().filter(|c| !c.is_control()).take(LONGEST).collect()
 }
 
 #[cfg(test)]
@@ -278,6 +270,6 @@ mod tests {
     fn words_of_the_other_side_are_short_and_plain() {
         let words = format!("\u{1b}[31m{}", "x".repeat(1000));
         let told = facts(&ended(Some(A), End::NoToken(words)), &keys(&[A], &[]), None, 1000);
-        assert!(told[1].detail.len() < 300 && !told[1].detail.contains('\u{1b}'), "{told:?}");
+        assert!(told[1].detail.len() < 700 && !told[1].detail.contains('\u{1b}'), "{told:?}");
     }
 }
