@@ -55,6 +55,7 @@ pub mod roots;
 mod run;
 pub mod safe_freeze_lock;
 mod session;
+mod ssh_host_keys;
 pub mod stack;
 pub mod status;
 pub mod survey;

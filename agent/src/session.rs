@@ -1,5 +1,6 @@
 //! One session with the controller.
 
+use std::path::Path;
 use std::time::Duration;
 
 use azdr_env::Monotonic;
@@ -25,11 +26,12 @@ use crate::quiesce::{Command, Quiesce, nothing_held, refused};
 use crate::renewal::Renewal;
 use crate::restored::{Door, Granted, granted};
 use crate::vm_id::VmId;
-use crate::{Agent, VERSION, health, hooks, preflight};
+use crate::{Agent, VERSION, health, hooks, preflight, ssh_host_keys};
 
 const WELCOME_LIMIT: Duration = Duration::from_secs(15);
 const THAWD_LIMIT: Duration = Duration::from_secs(2);
 const STORE_LIMIT: Duration = Duration::from_secs(30);
+const KEYS_LIMIT: Duration = Duration::from_secs(5);
 const HEARTBEAT_RANGE_MS: (u32, u32) = (1_000, 300_000);
 /// While something is held the controller sees the lease this often.
 const HEARTBEAT_BUSY: Duration = Duration::from_secs(1);
@@ -103,7 +105,19 @@ impl Session<'_> {
             witnesses: health::witnesses(self.agent).await,
             can_freeze: self.thawd_answers().await,
             hooks_limit_ms: self.hooks_limit().await,
+            ssh_host_keys: self.ssh_host_keys().await,
         }
+    }
+
+    /// None where they are not all known.
+    async fn ssh_host_keys(&self) -> Vec<String> {
+        let look = || ssh_host_keys::fingerprints(Path::new("/etc"));
+        let found = self.agent.blocking.run("look at the SSH host keys", KEYS_LIMIT, look).await;
+        let found = found.unwrap_or_else(|stuck| Err(stuck.to_string()));
+        found.unwrap_or_else(|reason| {
+            tracing::info!(reason, "not all SSH host keys are known");
+            Vec::new()
+        })
     }
 
     /// A restored machine runs none. While something is held nothing is opened to see which there are.

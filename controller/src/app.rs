@@ -366,6 +366,7 @@ fn settings(config: &Config, stamp: &Stamp, agent_address: Option<String>) -> Se
             CloudName::AzureCloud => ProbeAddress::PrivateIp,
         },
         ssh_port: config.probe.ssh_port,
+        probe_login: config.probe.login.clone(),
         boot_limit: Duration::from_secs(if quick { 180 } else { 15 * 60 }),
         copy_stall_limit: Duration::from_secs(if quick { 60 } else { 6 * 3600 }),
         keep_replaced: Duration::from_secs(7 * 24 * 3600),

@@ -7,6 +7,7 @@
 mod address;
 mod check;
 mod file;
+mod probe;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use azdr_domain::{ArmId, Region};
 use url::Url;
 
 use crate::reconcile::proofs::ProofBudget;
+use crate::ssh_probe::ProbeLogin;
 
 pub use address::{HostPort, SourceAddress};
 
@@ -303,10 +305,12 @@ pub struct Drill {
 }
 
 /// Probes of restored machines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Probe {
     /// Default 22.
     pub ssh_port: u16,
+    /// How to log in; `None`, the default: only a banner is read.
+    pub login: Option<ProbeLogin>,
 }
 
 /// Scheduled runs.

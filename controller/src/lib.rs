@@ -11,6 +11,7 @@
 //! | [`workflows`] | what azdr does to Azure, one file per workflow |
 //! | [`workflow`] | the engine: journal, undo, locks, recovery |
 //! | [`fleet`] | who is connected, and what they are asked |
+//! | [`ssh_probe`] | a login to a machine from outside |
 //! | [`store`] | SQLite: catalogue, journal, coordination |
 //! | [`pki`] | the certificate authority's files, tokens, bundles |
 //! | [`health`] | `/metrics`, `/healthz`, `/readyz` |
@@ -29,6 +30,7 @@ pub mod parts;
 pub mod pki;
 pub mod rebuild;
 pub mod reconcile;
+pub mod ssh_probe;
 pub mod store;
 pub mod ticks;
 pub mod workflow;

@@ -1,5 +1,5 @@
-//! Certificates, identities, pinning, the seal of witnesses, and the TLS acceptor and connector that the
-//! three binaries share.
+//! Certificates, identities, pinning, the seal of witnesses, fingerprints of SSH host keys, and the TLS
+//! acceptor and connector that the three binaries share.
 //!
 //! The certificate *is* the identity: a URI subject alternative name says who its holder is
 //! ([`Identity`]), and nothing in a message body can claim another. The controller owns a small
@@ -26,6 +26,7 @@ mod connector;
 mod identity;
 mod provider;
 mod server_tls;
+mod ssh_host_key;
 mod verifier;
 mod witness_seal;
 
@@ -39,6 +40,7 @@ pub use connector::{
 };
 pub use identity::{BadName, Identity, vm_hash};
 pub use server_tls::{ClientAuth, PeerInfo, ServerTls, TlsConnection, TlsSetupError};
+pub use ssh_host_key::{is_ssh_fingerprint, ssh_fingerprint};
 pub use witness_seal::{WitnessClaims, WitnessKey};
 
 #[cfg(test)]

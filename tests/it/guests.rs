@@ -39,6 +39,11 @@ pub(crate) const TESTS: &[Test] = &[
         needs: Needs::Guests,
         body: expired_certificate,
     },
+    Test {
+        name: "restored_machines_are_logged_in_to_from_outside",
+        needs: Needs::Guests,
+        body: logged_in_to,
+    },
 ];
 
 const BOOT: Duration = Duration::from_secs(240);
@@ -319,4 +324,45 @@ fn expired_certificate(stage: &Stage) -> Result<()> {
     let left = lab.simulator.listing()?.temporary(&["db"], &[]);
     ensure!(left.is_empty(), "left over: {left:#?}");
     Ok(())
+}
+
+/// Dropbear and busybox on the other side: both facts are there after a drill and after a restore, and the
+/// probe leaves nothing behind.
+fn logged_in_to(stage: &Stage) -> Result<()> {
+    let (mut lab, guest) = db(stage, &[])?;
+    let key = guest.key().display();
+    let probe = format!("[probe]\nuser = \"root\"\nkey_file = \"{key}\"\n\n[drill]");
+    lab.controller.reconfigure("[drill]", &probe)?;
+    lab.controller.stop()?;
+    lab.controller.start()?;
+    agent_is_ready(&lab)?;
+    protect(&lab, "db", &["--consistency", "require"])?;
+    lab.azdr.run(&["backup", "trigger", "db"])?.ok()?;
+    lab.settle(LIMIT)?;
+    let line = format!("ssh-ed25519 {}", guest.host_key()?);
+    let host_key = azdr_identity::ssh_fingerprint(&line).context("a host key")?;
+
+    lab.azdr.run(&["dr", "test", "db", "--test-region", "eastus"])?.ok()?;
+    let drill = &lab.azdr.newest_job("dr_test")?["result"]["dr_test"];
+    lab.azdr.run(&["backup", "restore", "db", "--yes"])?.ok()?;
+    let restore = &lab.azdr.newest_job("restore_in_place")?["result"]["restore"];
+    ensure!(restore["unconfirmed"].is_null(), "{restore:#}");
+    for result in [drill, restore] {
+        ensure!(result["witness_verified"] == true, "{result:#}");
+        ensure!(result["ssh_verified"] == true, "{result:#}");
+        let fact = |name: &str| {
+            let facts = result["evidence"].as_array()?;
+            facts.iter().find(|fact| fact["name"] == name)
+        };
+        let login = fact("ssh-login").context("nothing is known of a login")?;
+        ensure!(login["state"] == "pass" && login["required"] == true, "{login:#}");
+        println!("{}", login["detail"]);
+        let shown = fact("ssh-host-key").context("nothing is known of a host key")?;
+        ensure!(shown["state"] == "pass" && shown["required"] == true, "{shown:#}");
+        let detail = shown["detail"].as_str().context("words")?;
+        ensure!(detail == format!("{host_key}, as at the capture"), "{detail}");
+    }
+    let home = guest.run("ls -A /root")?;
+    ensure!(!home.contains("azdr-probe"), "the probe has left a file: {home}");
+    judge::at_rest(&lab, &["db"])
 }

@@ -33,6 +33,11 @@ impl Guest {
         self.address
     }
 
+    /// The private key that root's account accepts.
+    pub fn key(&self) -> &Path {
+        &self.key
+    }
+
     /// The ssh command line for people.
     pub fn line(&self, command: &str) -> String {
         let Self { address, key, .. } = self;

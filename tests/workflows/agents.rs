@@ -40,6 +40,8 @@ pub(crate) struct Guests {
     /// The machines that ran after so many changes of Azure's.
     running: Mutex<Option<(u64, Arc<Vec<Machine>>)>>,
     thaws: AtomicUsize,
+    /// The SSH host keys that agents name when they come.
+    host_keys: Mutex<Vec<String>>,
     /// vmIds of the machines that were told to freeze, one after the other.
     freezes: Mutex<Vec<String>>,
 }
@@ -215,6 +217,7 @@ impl Agents {
             boot_id: self.env.ids.uuid().to_string(),
             witnesses: self.guests.witnesses(disks),
             can_freeze: true,
+            ssh_host_keys: self.guests.host_keys.lock().unwrap().clone(),
             ..Hello::default()
         };
         let (outbox, inbox) = mpsc::channel(16);
@@ -255,6 +258,11 @@ impl Guests {
     pub(crate) fn behave(&self, behaviour: Behaviour) {
         *self.behaviour.lock().unwrap() = behaviour;
         self.changes.send_modify(|n| *n += 1);
+    }
+
+    /// From now on agents that come name these SSH host keys.
+    pub(crate) fn have_host_keys(&self, keys: &[&str]) {
+        *self.host_keys.lock().unwrap() = keys.iter().map(|&key| key.to_owned()).collect();
     }
 
     /// How often a machine was told to thaw.

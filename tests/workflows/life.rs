@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use azdr_arm::{ArmClient, ArmConfig, CredentialConfig, PollPace, Secret, Tokens};
 use azdr_controller::fleet::Fleet;
+use azdr_controller::ssh_probe::ProbeLogin;
 use azdr_controller::store::{Executor, Item, NewRun, PointRow, RunId, RunRow, RunState, Store};
 use azdr_controller::workflow::{Engine, EngineConfig, RetryPolicy, StepHook};
 use azdr_controller::workflows::{
@@ -37,6 +38,10 @@ pub(crate) struct Bench {
     pub(crate) sampled_blocks: u32,
     /// Drills' machines have public addresses, and SSH answers there.
     pub(crate) ssh: Option<Ssh>,
+    /// How the controller logs in to machines.
+    pub(crate) probe_login: Option<ProbeLogin>,
+    /// How it reaches a production machine's SSH.
+    pub(crate) probe_address: ProbeAddress,
 }
 
 /// One for all worlds: what was written to disks in one is shown in its copies.
@@ -118,6 +123,8 @@ impl Bench {
             pace: PollPace::quick(),
             sampled_blocks: 0,
             ssh: None,
+            probe_login: None,
+            probe_address: ProbeAddress::None,
         }
     }
 
@@ -140,6 +147,8 @@ impl Bench {
             pace: PollPace::quick(),
             sampled_blocks: 0,
             ssh: prepared.ssh.then(Ssh::new),
+            probe_login: None,
+            probe_address: ProbeAddress::None,
         }
     }
 
@@ -235,7 +244,12 @@ impl Bench {
     }
 
     fn settings(&self) -> Settings {
-        let settings = Settings { sampled_blocks: self.sampled_blocks, ..settings() };
+        let settings = Settings {
+            sampled_blocks: self.sampled_blocks,
+            probe_login: self.probe_login.clone(),
+            probe_address: self.probe_address,
+            ..settings()
+        };
         let Some(ssh) = &self.ssh else { return settings };
         let allowed_source = "127.0.0.1".into();
         Settings {
@@ -431,6 +445,7 @@ fn settings() -> Settings {
         drill_access: DrillAccess::None,
         probe_address: ProbeAddress::None,
         ssh_port: 22,
+        probe_login: None,
         boot_limit: Duration::from_secs(180),
         copy_stall_limit: Duration::from_secs(60),
         keep_replaced: Duration::from_secs(7 * 86_400),

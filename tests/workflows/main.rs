@@ -40,4 +40,5 @@ mod restore_proof;
 mod schedule;
 mod selectors;
 mod ssh;
+mod ssh_login;
 mod untouchable;

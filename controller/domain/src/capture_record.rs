@@ -28,6 +28,10 @@ pub struct CaptureRecord {
     /// without a freeze, and from agents that did not tell.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub witnesses: Vec<WitnessRecord>,
+    /// The machine's SSH host keys, as its agent told them: a machine made from the point has the same.
+    /// Fingerprints as of `ssh-keygen -l`; empty where they are not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ssh_host_keys: Vec<String>,
     /// File systems on disks that the freeze did not cover, as the agent says.
     #[serde(default)]
     pub not_frozen: Vec<FileSystemNotFrozen>,

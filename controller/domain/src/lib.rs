@@ -21,7 +21,8 @@
 //! 7. [`forecast`]: all of that run forward over the real catalogue, for `explain` and `simulate`.
 //! 8. [`residue`]: what nobody wants any more and azdr may delete (invariant I5), and the [`cost`] of things.
 //! 9. [`content`]: which blocks of a disk are hashed, and what it is worth when a copy's are equal.
-//!    [`machine_evidence`]: whether a restored machine is what it was restored from, and well.
+//!    [`machine_evidence`]: whether a restored machine is what it was restored from, and well;
+//!    [`ssh_evidence`]: what its SSH shows of that from outside.
 //!    [`rto`] and [`verification`]: what drills and verifications have shown, for reports; [`copying`] and
 //!    [`restore_choice`]: what to expect of a copy, and of a restore.
 //! 10. [`objective`]: what is asked of backups and drills, and whether it is so; [`alert`]: what somebody
@@ -56,6 +57,7 @@ pub mod retention;
 pub mod rto;
 pub mod schedule;
 pub mod selection;
+pub mod ssh_evidence;
 pub mod tier;
 pub mod verification;
 pub mod vm_description;

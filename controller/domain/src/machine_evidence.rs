@@ -12,6 +12,7 @@
 //! | `fstab` | yes | a file system of a disk is not mounted as written there |
 //! | `file-system-writable:<mount>`, `free-space:<mount>` | yes, likewise | a write fails or hangs; it is full |
 //! | `app:<hook>` | yes, where there is one | the hook says so |
+//! | `ssh-host-key`, `ssh-login` | where the controller can log in: [`crate::ssh_evidence`] | |
 //! | `systemd`, `journal-recovery`, `network`, `clock`, `sshd` | no | |
 //!
 //! The last ones are shown and decide nothing: in an isolated network units fail and nobody answers,
@@ -392,7 +393,7 @@ impl Evidence {
 }
 
 /// A machine's words, as far as they are kept.
-fn one_line(words: &str) -> String {
+pub(crate) fn one_line(words: &str) -> String {
     words.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect()
 }
 

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use azdr_domain::arm_id::ArmId;
 use azdr_env::{Env, WallTime};
-use azdr_identity::{CertificateAuthority, Identity, PeerCertificate, PeerInfo, Serial};
+use azdr_identity::{
+    CertificateAuthority, Identity, PeerCertificate, PeerInfo, Serial, is_ssh_fingerprint,
+};
 use azdr_proto::agent::agent_message::Body as FromAgent;
 use azdr_proto::agent::agent_service_server::AgentService;
 use azdr_proto::agent::controller_message::Body as ToAgent;
@@ -475,7 +477,10 @@ where
     };
     match first {
         Some(Ok(AgentMessage { body: Some(FromAgent::Hello(mut hello)) })) => {
-            if hello.vm_id.len() != 36 || hello.boot_id.len() > 64 || hello.witnesses.len() > 64 {
+            let keys = &hello.ssh_host_keys;
+            let are_keys = keys.len() <= 16 && keys.iter().all(|key| is_ssh_fingerprint(key));
+            let is_short = hello.boot_id.len() <= 64 && hello.witnesses.len() <= 64;
+            if hello.vm_id.len() != 36 || !is_short || !are_keys {
                 return Err(Status::invalid_argument("the hello is malformed"));
             }
             hello.vm_id = hello.vm_id.to_ascii_lowercase();

@@ -14,8 +14,7 @@ use url::Url;
 use super::address::SourceAddress;
 use super::{
     Advertise, Backup, CLIENT_SECRET_VARIABLE, Cloud, CloudName, Config, ConfigError, Content,
-    Credential, Drill, DrillAccess, Listen, PollPace, Probe, Retention, Scheduler, SecretText,
-    file,
+    Credential, Drill, DrillAccess, Listen, PollPace, Retention, Scheduler, SecretText, file,
 };
 use crate::reconcile::proofs::ProofBudget;
 
@@ -29,7 +28,7 @@ pub(super) struct Checker<'a> {
     pub(super) variable: &'a dyn Fn(&str) -> Option<String>,
 }
 
-type Checked<T> = Result<T, ConfigError>;
+pub(super) type Checked<T> = Result<T, ConfigError>;
 
 impl Checker<'_> {
     pub(super) fn config(&self, file: file::File) -> Checked<Config> {
@@ -53,9 +52,7 @@ impl Checker<'_> {
             },
             retention: self.retention(&file.retention)?,
             drill: self.drill(file.drill, &cloud)?,
-            probe: Probe {
-                ssh_port: self.number("probe.ssh_port", file.probe.ssh_port, 1, 65_535)? as u16,
-            },
+            probe: self.probe(file.probe)?,
             scheduler: self.scheduler(&file.scheduler)?,
             cloud,
             listen,
@@ -77,7 +74,12 @@ impl Checker<'_> {
         })
     }
 
-    fn wrong(&self, field: &str, value: impl fmt::Display, allowed: &str) -> ConfigError {
+    pub(super) fn wrong(
+        &self,
+        field: &str,
+        value: impl fmt::Display,
+        allowed: &str,
+    ) -> ConfigError {
         ConfigError::Value {
             path: self.path.to_owned(),
             field: field.to_owned(),
@@ -90,7 +92,7 @@ impl Checker<'_> {
         value.parse().map_err(|allowed| self.wrong(field, value, allowed))
     }
 
-    fn number(&self, field: &str, value: u64, least: u64, most: u64) -> Checked<u64> {
+    pub(super) fn number(&self, field: &str, value: u64, least: u64, most: u64) -> Checked<u64> {
         if (least..=most).contains(&value) {
             return Ok(value);
         }

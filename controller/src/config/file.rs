@@ -147,11 +147,21 @@ impl Default for Drill {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Probe {
     pub(super) ssh_port: u64,
+    pub(super) user: Option<String>,
+    pub(super) key_file: Option<PathBuf>,
+    pub(super) connect_timeout_secs: u64,
+    pub(super) login_timeout_secs: u64,
 }
 
 impl Default for Probe {
     fn default() -> Self {
-        Self { ssh_port: 22 }
+        Self {
+            ssh_port: 22,
+            user: None,
+            key_file: None,
+            connect_timeout_secs: 5,
+            login_timeout_secs: 30,
+        }
     }
 }
 
@@ -181,7 +191,8 @@ impl File {
     /// Makes the file's relative paths relative to its folder.
     pub(super) fn anchor_paths(&mut self, folder: &Path) {
         self.data_dir = folder.join(&self.data_dir);
-        for path in [&mut self.cloud.ca_certificate, &mut self.credential.client_secret_file] {
+        let secret = &mut self.credential.client_secret_file;
+        for path in [&mut self.cloud.ca_certificate, secret, &mut self.probe.key_file] {
             *path = path.take().map(|p| folder.join(p));
         }
     }

@@ -61,6 +61,7 @@ fn the_smallest_file_gets_the_documented_defaults() {
     assert_eq!(config.listen.metrics, "127.0.0.1:9464".parse().unwrap());
     assert_eq!(config.drill.access, DrillAccess::None);
     assert_eq!(config.probe.ssh_port, 22);
+    assert!(config.probe.login.is_none());
     assert_eq!(config.content.sampled_blocks, 300);
     assert!(config.scheduler.enabled);
     assert_eq!(config.scheduler.inventory, Duration::from_secs(300));
@@ -140,7 +141,7 @@ fn every_value_outside_its_limits_is_named_with_what_is_allowed() {
     let subnet = "/subscriptions/x/resourceGroups/rg/providers/Microsoft.Network/virtualNetworks/n";
     let other = format!("[drill]\naccess = \"subnet\"\nsubnets.eastus = \"{subnet}/subnets/s\"");
     let network = format!("[drill]\naccess = \"subnet\"\nsubnets.eastus = \"{subnet}\"");
-    let cases: [(&str, [&str; 3]); 21] = [
+    let cases: [(&str, [&str; 3]); 26] = [
         ("[content]\nsampled_blocks = 10001", ["content.sampled_blocks", "10001", "0 to 10000"]),
         ("[backup]\nhold_limit_ms = 25001", ["backup.hold_limit_ms", "25001", "1000 to 25000"]),
         ("[backup]\nlease_ms = 1000", ["backup.lease_ms", "1000", "2000 to 10000"]),
@@ -151,6 +152,11 @@ fn every_value_outside_its_limits_is_named_with_what_is_allowed() {
         ),
         ("[probe]\nssh_port = 0", ["probe.ssh_port", "0", "1 to 65535"]),
         ("[probe]\nssh_port = 65558", ["probe.ssh_port", "65558", "1 to 65535"]),
+        ("[probe]\nconnect_timeout_secs = 61", ["probe.connect_timeout_secs", "61", "1 to 60"]),
+        ("[probe]\nlogin_timeout_secs = 0", ["probe.login_timeout_secs", "0", "1 to 300"]),
+        ("[probe]\nuser = \"probe\"", ["probe.key_file", "", "probe.user is set"]),
+        ("[probe]\nkey_file = \"key\"", ["probe.user", "", "probe.key_file is set"]),
+        ("[probe]\nuser = \"a b\"\nkey_file = \"key\"", ["probe.user", "a b", "without spaces"]),
         ("[scheduler]\ntick_secs = 0", ["scheduler.tick_secs", "0", "1 to 3600"]),
         ("[scheduler]\ninventory_secs = 0", ["scheduler.inventory_secs", "0", "1 to 86400"]),
         (
@@ -213,4 +219,41 @@ fn drill_access_takes_what_it_needs() {
         panic!()
     };
     assert_eq!(subnets[&Region::parse("East US").unwrap()].name(), "s");
+}
+
+#[test]
+fn a_probe_key_is_read_at_the_start_and_nobody_else_may_read_it() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let text = format!("{MINIMAL}\n[probe]\nuser = \"azdr-probe\"\nkey_file = \"probe-key\"");
+    let case = Case::new(&text);
+    let path = case.dir.path().join("probe-key");
+    let refused = |words: &str| {
+        let message = case.load().unwrap_err().to_string();
+        for word in ["probe.key_file", path.to_str().unwrap(), words] {
+            assert!(message.contains(word), "{message:?} lacks {word:?}");
+        }
+    };
+    refused("cannot read");
+    let set = |content: &str, mode: u32| {
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let key = crate::ssh_probe::new_key();
+    for mode in [0o644, 0o640, 0o604, 0o660] {
+        set(&key, mode);
+        refused(&format!("mode 0600 or 0400), and has mode {mode:04o}"));
+    }
+    for content in ["", "-----BEGIN CERTIFICATE-----", &key[..key.len() / 2]] {
+        set(content, 0o600);
+        refused("OpenSSH private key, Ed25519 or ECDSA, without a passphrase");
+    }
+    set(&key, 0o600);
+    let login = case.load().unwrap().probe.login.unwrap();
+    assert_eq!(login.user, "azdr-probe");
+    assert_eq!((login.connect_limit.as_secs(), login.login_limit.as_secs()), (5, 30));
+    assert!(!format!("{login:?}").contains(&key[60..80]));
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    refused("OpenSSH private key");
 }

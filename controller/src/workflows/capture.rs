@@ -117,6 +117,9 @@ pub async fn capture<I>(
     if plan.unfrozen.is_none() && services.catalogue.has_agent(plan.item).await? {
         await_agent(services, plan.item).await;
     }
+    // As it said when it came: before anything is frozen.
+    let agent = services.fleet.protected(plan.item);
+    let ssh_host_keys = agent.map(|agent| agent.hello.ssh_host_keys.clone()).unwrap_or_default();
     let slot = services.holds.acquire().await.expect("the semaphore is never closed");
     let room = services.azure.reserve_snapshot_writes(plan.snapshots.len() as u32).await;
     let varied: Vec<PlannedSnapshot>;
@@ -181,6 +184,7 @@ pub async fn capture<I>(
         let thawed = services.fleet.thaw(plan.item, operation_id.clone(), limit).await;
         outcome.record.hooks = hooks::ended(agent, thawed);
     }
+    outcome.record.ssh_host_keys = ssh_host_keys;
     let evidence = CaptureEvidence { disks: plan.snapshots.len(), freeze };
     let (mut consistency, mut reason) = achieved(&evidence);
     if planted(Mutation::ConsistencyClaimed) {

@@ -12,7 +12,7 @@
 //! | `boot` | waits for the agent's hello with the witness | – |
 //! | `probe_address` | reads the drill's address | – |
 //! | `connectivity` | waits for SSH from outside | – |
-//! | `health` | asks the machine's agent how it is | – |
+//! | `health` | asks the machine's agent how it is; logs in from outside | – |
 //! | `judge` | fails when the machine is not well, or is another one | – |
 //!
 //! A drill whose machine is to be kept for a while (`dr_test_kept`) has two steps more:
@@ -39,8 +39,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::azure::{Resource, delete_if_ours, finish, left_of_run, named};
-use super::evidence::{Expected, Reported, is_overdue, look_for_ssh, phases, ssh_address};
+use super::evidence::{
+    AgentsWord, Expected, Reported, is_overdue, look_for_ssh, phases, ssh_address,
+};
 use super::machine::{AttachedDisk, DiskCopy, by_name, disk_copies, vm_like};
+use super::ssh_look::{self, FromOutside};
 use super::{DrillAccess, ProbeAddress, StepCx, Workflow, evidence, machine, tags};
 use crate::store::{CatalogueChange, ItemId};
 use crate::workflow::{
@@ -489,11 +492,12 @@ async fn await_ssh(cx: &StepCx<Input>) -> Result<Done<Connectivity>, StepError> 
     Ok(Done::new(Connectivity { banner, at }))
 }
 
-/// Asks the agent that has reported.
+/// Asks the agent that has reported, and SSH.
 async fn examine(cx: &StepCx<Input>) -> Result<Done<Option<Evidence>>, StepError> {
-    let expected = if cx.output(PLAN)?.has_agent { Some(cx.output(EXPECT)?) } else { None };
-    let reported = cx.output(BOOTED)?.is_some();
-    evidence::examine_if_reported(cx, expected, reported).await.map(Done::new)
+    let agent = AgentsWord::of(cx.output(PLAN)?.has_agent, cx.output(BOOTED)?.is_some());
+    let answered = cx.output(CONNECTIVITY)?.banner.is_some();
+    let way = FromOutside { address: cx.output(ADDRESS)?, answered };
+    evidence::examine_machine(cx, &cx.output(EXPECT)?, agent, way).await.map(Done::new)
 }
 
 /// A step of its own, so that what was found is kept when the drill fails for it.
@@ -625,7 +629,7 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
         "rto_ms": verdict.rto_ms.unwrap_or(0),
         "phases": four_phases(cx, &plan, reported, connected),
         "witness_verified": verdict.witnessed,
-        "ssh_verified": connected,
+        "ssh_verified": ssh_look::is_verified(connected, verdict.evidence.as_ref()),
         "test_vm": plan.machine.name(),
         "evidence": verdict.evidence.map(|e| e.facts).unwrap_or_default(),
         // The run cannot get here while a listing shows anything.

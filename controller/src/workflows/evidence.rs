@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use azdr_arm::Vm;
 use azdr_domain::arm_id::ArmId;
+use azdr_domain::capture_record::CaptureRecord;
 use azdr_domain::machine_evidence::{
     Evidence, Fact, FactState, MachineReport, Seal, ShownWitness, Wanted, WitnessRecord, Witnesses,
 };
@@ -25,6 +26,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use super::azure::existing;
+use super::ssh_look::{self, FromOutside};
 use super::{ProbeAddress, Services, StepCx};
 use crate::fleet::{Session, SessionKind};
 use crate::store::{ItemId, PointRow};
@@ -112,7 +114,7 @@ async fn look_for_agent<I>(cx: &StepCx<I>, expected: &Expected) -> Result<Report
     })
 }
 
-async fn session_of(
+pub(super) async fn session_of(
     services: &Services,
     expected: &Expected,
 ) -> Result<Option<Arc<Session>>, StepError> {
@@ -138,6 +140,19 @@ async fn session_of(
     Ok(own.and_then(|own| fleet.protected(own.id)).filter(fits))
 }
 
+/// The operation that took the point, and what was noted at it.
+pub(super) async fn captured(
+    services: &Services,
+    expected: &Expected,
+) -> Result<(String, CaptureRecord), StepError> {
+    let name = PointName::parse(&expected.point).map_err(|error| {
+        StepError::fail("no_such_point", format!("{}: {error}", expected.point))
+    })?;
+    let operation = services.catalogue.point(expected.item, &name).await?.operation_id;
+    let record = services.catalogue.capture(&operation).await?.unwrap_or_default();
+    Ok((operation, record))
+}
+
 /// What is known of a point's witnesses.
 struct Noted {
     records: Vec<WitnessRecord>,
@@ -146,11 +161,7 @@ struct Noted {
 
 impl Noted {
     async fn of(services: &Services, expected: &Expected) -> Result<Self, StepError> {
-        let name = PointName::parse(&expected.point).map_err(|error| {
-            StepError::fail("no_such_point", format!("{}: {error}", expected.point))
-        })?;
-        let operation = services.catalogue.point(expected.item, &name).await?.operation_id;
-        let record = services.catalogue.capture(&operation).await?.unwrap_or_default();
+        let (operation, record) = captured(services, expected).await?;
         let key = services.authority.witness_key(&operation);
         Ok(Self { records: record.witnesses, key })
     }
@@ -257,21 +268,47 @@ async fn examine<I>(cx: &StepCx<I>, expected: &Expected) -> Result<Evidence, Ste
     }
 }
 
-/// As [`examine`], of a machine whose agent has reported; of one that should have and has not, that.
+/// All that is known of a machine, `agent` and SSH taken together.
 ///
 /// # Errors
-/// As [`examine`].
-pub async fn examine_if_reported<I>(
+/// `NotYet` while something is still awaited.
+pub async fn examine_machine<I>(
     cx: &StepCx<I>,
-    expected: Option<Expected>,
-    reported: bool,
+    expected: &Expected,
+    agent: AgentsWord,
+    way: FromOutside,
 ) -> Result<Option<Evidence>, StepError> {
-    match expected {
-        None => Ok(None),
-        Some(_) if !reported => {
-            Ok(Some(Evidence::none("the agent did not report", cx.now().unix_ms())))
+    let mut found = match agent {
+        AgentsWord::NotExpected => Evidence::default(),
+        AgentsWord::Silent => Evidence::none("the agent did not report", cx.now().unix_ms()),
+        AgentsWord::Reported => examine(cx, expected).await?,
+    };
+    // Nobody logs in to another machine.
+    if found.wrong_machine.is_empty() {
+        found.facts.extend(ssh_look::look(cx, expected, agent, way).await?);
+    }
+    Ok(Some(found))
+}
+
+/// Whether the machine's agent can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AgentsWord {
+    /// It has none.
+    NotExpected,
+    /// It should have reported, and has not.
+    Silent,
+    /// It has reported.
+    Reported,
+}
+
+impl AgentsWord {
+    /// Of a machine that has one or not, which has reported or not.
+    pub fn of(has_agent: bool, reported: bool) -> Self {
+        match (has_agent, reported) {
+            (false, _) => Self::NotExpected,
+            (true, false) => Self::Silent,
+            (true, true) => Self::Reported,
         }
-        Some(expected) => examine(cx, &expected).await.map(Some),
     }
 }
 

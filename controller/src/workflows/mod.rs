@@ -16,6 +16,7 @@
 //!
 //! Steps see [`Services`] and nothing more. Shared pieces: [`azure`] (ARM calls as steps), [`blocks`]
 //! (reading a disk's content), [`capture`] (the hold), [`evidence`] (proof that a machine is up and is the right one),
+//! [`ssh_look`] (its SSH, from outside),
 //! [`machine`] (descriptions to ARM bodies), [`tags`] (what every resource carries).
 
 pub mod azure;
@@ -35,6 +36,7 @@ pub mod replicate;
 pub mod restore_in_place;
 pub mod restore_new_vm;
 pub mod services;
+pub mod ssh_look;
 pub mod tags;
 pub mod verify;
 

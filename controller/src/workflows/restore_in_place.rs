@@ -12,7 +12,7 @@
 //! | `await_agent` | hello with the witness; a wrong one turns back | – |
 //! | `probe_address` | reads the VM's address | – |
 //! | `await_ssh` | the banner, from outside | – |
-//! | `health` | asks the machine's agent how it is | – |
+//! | `health` | asks the machine's agent how it is; logs in from outside | – |
 //! | `judge` | another machine than the one asked for turns back | – |
 //! | `mark_replaced` (each) | tags on the replaced disks: by whom and until when they are kept | takes them off |
 //! | `record` | replaced disks are kept for a while | – |
@@ -36,9 +36,10 @@ use serde_json::{Value, json};
 
 use super::azure::{Resource, delete_if_ours, finish, left_of_run, named};
 use super::evidence::{
-    Expected, Reported, is_overdue, look_for_ssh, phases, ssh_address, ssh_banner,
+    AgentsWord, Expected, Reported, is_overdue, look_for_ssh, phases, ssh_address, ssh_banner,
 };
 use super::machine::disk_like;
+use super::ssh_look::{self, FromOutside};
 use super::{StepCx, Workflow, evidence, tags};
 use crate::mutation::{Mutation, planted};
 use crate::store::{CatalogueChange, ItemId};
@@ -497,12 +498,12 @@ async fn await_ssh(cx: &StepCx<Input>) -> Result<Done<Option<String>>, StepError
     }
 }
 
-/// Asks the agent that has reported.
+/// Asks the agent that has reported, and SSH.
 async fn examine(cx: &StepCx<Input>) -> Result<Done<Option<Evidence>>, StepError> {
     let plan = cx.output(PLAN)?;
-    let expected = if plan.has_agent { Some(expected(cx, &plan).await?) } else { None };
-    let reported = cx.output(AGENT)?.is_some();
-    evidence::examine_if_reported(cx, expected, reported).await.map(Done::new)
+    let agent = AgentsWord::of(plan.has_agent, cx.output(AGENT)?.is_some());
+    let way = FromOutside { address: cx.output(ADDRESS)?, answered: cx.output(SSH)?.is_some() };
+    evidence::examine_machine(cx, &expected(cx, &plan).await?, agent, way).await.map(Done::new)
 }
 
 /// Another machine than the one that was asked for is no restore. One that is not well is the point's own
@@ -630,7 +631,7 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
         "phases": phases(cx, input.declared, &steps),
         "power_state": if up { "running" } else { "" },
         "witness_verified": witnessed,
-        "ssh_verified": banner.is_some(),
+        "ssh_verified": ssh_look::is_verified(banner.is_some(), evidence.as_ref()),
         "unconfirmed": unconfirmed,
         "kept_disks": kept,
         "evidence": evidence.as_ref().map(|e| &e.facts[..]).unwrap_or_default(),

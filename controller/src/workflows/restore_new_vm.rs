@@ -34,8 +34,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::azure::{Resource, delete_if_ours, existing, finish, left_of_run, named};
-use super::evidence::{Expected, Reported, is_overdue, look_for_ssh, phases, ssh_address};
+use super::evidence::{
+    AgentsWord, Expected, Reported, is_overdue, look_for_ssh, phases, ssh_address,
+};
 use super::machine::{AttachedDisk, DiskCopy, by_name, disk_copies, vm_like};
+use super::ssh_look::{self, FromOutside};
 use super::{StepCx, Workflow, evidence, machine, tags};
 use crate::store::{CatalogueChange, ItemId, PointRow};
 use crate::workflow::{
@@ -394,11 +397,11 @@ async fn await_ssh(cx: &StepCx<Input>) -> Result<Done<Option<String>>, StepError
     }
 }
 
-/// Asks the agent that has reported.
+/// Asks the agent that has reported, and SSH.
 async fn examine(cx: &StepCx<Input>) -> Result<Done<Option<Evidence>>, StepError> {
-    let expected = if cx.output(PLAN)?.has_agent { Some(cx.output(EXPECT)?) } else { None };
-    let reported = cx.output(AGENT)?.is_some();
-    evidence::examine_if_reported(cx, expected, reported).await.map(Done::new)
+    let agent = AgentsWord::of(cx.output(PLAN)?.has_agent, cx.output(AGENT)?.is_some());
+    let way = FromOutside { address: cx.output(ADDRESS)?, answered: cx.output(SSH)?.is_some() };
+    evidence::examine_machine(cx, &cx.output(EXPECT)?, agent, way).await.map(Done::new)
 }
 
 /// Another machine than the one that was asked for is no restore. One that is not well is the point's own
@@ -460,7 +463,7 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
         "phases": phases(cx, input.declared, &steps),
         "power_state": if up { "running" } else { "" },
         "witness_verified": witnessed,
-        "ssh_verified": banner.is_some(),
+        "ssh_verified": ssh_look::is_verified(banner.is_some(), evidence.as_ref()),
         "unconfirmed": unconfirmed,
         "evidence": evidence.map(|e| e.facts).unwrap_or_default(),
         "kept_disks": [],

@@ -17,6 +17,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use crate::fleet::Fleet;
+use crate::ssh_probe::ProbeLogin;
 use crate::store::{
     ContentRow, DeletionHold, Item, ItemId, KeptDisk, PointRow, RunId, Store, StoreError,
 };
@@ -59,6 +60,8 @@ pub struct Settings {
     pub probe_address: ProbeAddress,
     /// The SSH port of VMs.
     pub ssh_port: u16,
+    /// How to log in there; `None`: only a banner is read.
+    pub probe_login: Option<ProbeLogin>,
     /// How long a restored machine may take to report.
     pub boot_limit: Duration,
     /// A copy whose percentage does not move for this long is given up.

@@ -169,6 +169,7 @@ fn settings() -> Settings {
         drill_access: DrillAccess::None,
         probe_address: ProbeAddress::None,
         ssh_port: 22,
+        probe_login: None,
         boot_limit: Duration::from_secs(15 * 60),
         copy_stall_limit: Duration::from_secs(6 * 3600),
         keep_replaced: Duration::from_secs(7 * 86_400),

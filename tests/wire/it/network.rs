@@ -369,6 +369,7 @@ fn settings() -> Settings {
         drill_access: DrillAccess::None,
         probe_address: ProbeAddress::None,
         ssh_port: 22,
+        probe_login: None,
         boot_limit: Duration::from_secs(180),
         copy_stall_limit: Duration::from_secs(60),
         keep_replaced: Duration::from_secs(7 * 86_400),
