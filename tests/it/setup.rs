@@ -52,7 +52,7 @@ pub(crate) struct Setup {
 /// Where one test takes place.
 pub(crate) struct Stage {
     pub(crate) programs: Option<Programs>,
-    image: Option<GuestImage>,
+    pub(crate) image: Option<GuestImage>,
     guide: Option<PathBuf>,
     pub(crate) folder: PathBuf,
 }
@@ -82,9 +82,13 @@ impl Setup {
         }
     }
 
-    pub(crate) fn run(&self, test: &Test) -> Result<(), String> {
+    pub(crate) fn run(
+        &self,
+        needs: Needs,
+        body: impl FnOnce(&Stage) -> Result<()>,
+    ) -> Result<(), String> {
         // A test's limits begin when its machines can have their addresses.
-        let _turn = (test.needs == Needs::Guests)
+        let _turn = (needs == Needs::Guests)
             .then(|| MACHINES.lock().unwrap_or_else(PoisonError::into_inner));
         let folder = tempfile::Builder::new().prefix("azdr-e2e-").tempdir();
         let folder = folder.map_err(|e| format!("no folder: {e}"))?;
@@ -94,7 +98,7 @@ impl Setup {
             guide: self.guide.clone().ok(),
             folder: folder.path().to_owned(),
         };
-        (test.body)(&stage).map_err(|error| {
+        body(&stage).map_err(|error| {
             let mut words = format!("{error:#}");
             for log in ["controller.log", "sim.log", "agents.log"] {
                 let lines = last_lines(&folder.path().join(log), 30);
@@ -160,12 +164,6 @@ impl Stage {
     pub(crate) fn host_agent(&self, name: &str, lab: &Lab, vm_id: &str) -> Result<HostAgent> {
         let programs = self.programs.as_ref().context("the programs are not built")?;
         HostAgent::new(programs, &self.folder.join(name), "trace", lab, vm_id)
-    }
-
-    /// A running world of real machines.
-    pub(crate) fn lab_with_guests(&self, world: World) -> Result<Lab> {
-        let image = self.image.as_ref().context("there is no guest image")?;
-        self.lab_of(LabSpec::with_guests(world, image))
     }
 
     /// A running world of simulated machines.

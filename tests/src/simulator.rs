@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use crate::http::Http;
 use crate::lab_lock::LabLock;
 use crate::listing::Listing;
+use crate::poll::{Look, until};
 use crate::process::{Daemon, Lifetime, ready, run};
 use crate::programs::{GuestImage, Programs};
 use crate::simulated_machines::SimulatedMachines;
-use crate::world::{CLIENT_ID, CLIENT_SECRET, TENANT, World};
+use crate::world::{CLIENT_ID, CLIENT_SECRET, REGION, TENANT, World};
 
 const READY_LIMIT: Duration = Duration::from_secs(120);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
@@ -255,6 +256,50 @@ impl Simulator {
             None => ("DELETE", String::new()),
         };
         self.by_somebody(method, &path, &body)
+    }
+
+    /// Starts a machine, as an administrator would: through ARM; also one that has ended by itself.
+    ///
+    /// # Errors
+    /// When ARM refuses.
+    pub fn power_on(&self, vm: &str) -> Result<()> {
+        self.by_somebody("POST", &format!("{vm}/start?api-version=2024-07-01"), "")
+    }
+
+    /// Takes a snapshot of one disk, as an administrator would, through ARM, and waits until it is
+    /// complete; returns its resource ID.
+    ///
+    /// # Errors
+    /// When ARM refuses.
+    pub fn snapshot(&self, disk: &str, name: &str) -> Result<String> {
+        let (group, _) = disk.rsplit_once("/disks/").context("a disk's resource ID")?;
+        let id = format!("{group}/snapshots/{name}");
+        let body = json!({
+            "location": REGION,
+            "properties": {
+                "incremental": true,
+                "creationData": {"createOption": "Copy", "sourceResourceId": disk},
+            },
+        });
+        let path = format!("{id}?api-version=2024-03-02");
+        self.by_somebody("PUT", &path, &body.to_string())?;
+        until("the snapshot is complete", READY_LIMIT, || {
+            let quiet = self.listing()?.is_quiet();
+            Ok(if quiet { Look::Done(()) } else { Look::Waiting("it is being taken".to_owned()) })
+        })?;
+        Ok(id)
+    }
+
+    /// The file with the content of a disk or snapshot: raw, and read by a machine that has it.
+    ///
+    /// # Errors
+    /// When there is no such resource.
+    pub fn content(&self, id: &str) -> Result<PathBuf> {
+        let listing = self.listing()?;
+        let found = listing.resources().find(|r| r.id().eq_ignore_ascii_case(id));
+        let file = found.and_then(|r| r.record()["file"].as_str());
+        let file = file.with_context(|| format!("there is no disk or snapshot {id}"))?;
+        Ok(self.state().join("disks").join(file))
     }
 
     /// Has somebody who does not know of azdr begin to delete a resource: through ARM.
