@@ -75,9 +75,11 @@ fn main() -> ExitCode {
     let setup = Setup::find();
     let tests = tests.concat();
     let named = tests.iter().map(|test| trial(&setup, test.name.to_owned(), test.needs, test.body));
-    let cases = cases::ALL.iter().map(|case| {
+    let small = cases::ALL.iter().map(|case| (case, Needs::Guests));
+    let debian = cases::ON_DEBIAN.iter().map(|case| (case, Needs::DebianGuests));
+    let cases = small.chain(debian).map(|(case, needs)| {
         let body = move |stage: &Stage| lab_cases::run(stage, case);
-        trial(&setup, lab_cases::test_name(case), Needs::Guests, body)
+        trial(&setup, lab_cases::test_name(case), needs, body)
     });
     let trials = named.chain(cases).collect();
     let mut arguments = Arguments::from_args();

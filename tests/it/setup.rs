@@ -33,6 +33,8 @@ pub(crate) enum Needs {
     /// And the right to mount file systems.
     Mounts,
     Guests,
+    /// And the Debian guest, which `cargo xtask lab --systemd` makes.
+    DebianGuests,
     /// The operators' guide.
     Guide,
     /// And the programs.
@@ -45,6 +47,7 @@ pub(crate) struct Setup {
     programs: Result<Programs, String>,
     mounts: Result<(), String>,
     image: Result<GuestImage, String>,
+    debian: Result<GuestImage, String>,
     guide: Result<PathBuf, String>,
     pub(crate) guests_are_required: bool,
 }
@@ -64,6 +67,7 @@ impl Setup {
             programs: Programs::beside_this_one().map_err(words),
             mounts: crate::broken_disk::may_mount().map_err(words),
             image: guest_image().map_err(words),
+            debian: debian_image().map_err(words),
             guide: guide().map_err(words),
             guests_are_required: std::env::var_os("AZDR_REQUIRE_QEMU").is_some(),
         }
@@ -77,6 +81,10 @@ impl Setup {
             Needs::Programs => programs.cloned(),
             Needs::Mounts => programs.or(self.mounts.as_ref().err()).cloned(),
             Needs::Guests => programs.or(self.image.as_ref().err()).cloned(),
+            Needs::DebianGuests => {
+                let small = self.image.as_ref().err();
+                programs.or(small).or(self.debian.as_ref().err()).cloned()
+            }
             Needs::Guide => self.guide.as_ref().err().cloned(),
             Needs::GuideAndPrograms => self.guide.as_ref().err().or(programs).cloned(),
         }
@@ -88,13 +96,15 @@ impl Setup {
         body: impl FnOnce(&Stage) -> Result<()>,
     ) -> Result<(), String> {
         // A test's limits begin when its machines can have their addresses.
-        let _turn = (needs == Needs::Guests)
+        let _turn = matches!(needs, Needs::Guests | Needs::DebianGuests)
             .then(|| MACHINES.lock().unwrap_or_else(PoisonError::into_inner));
         let folder = tempfile::Builder::new().prefix("azdr-e2e-").tempdir();
         let folder = folder.map_err(|e| format!("no folder: {e}"))?;
         let stage = Stage {
             programs: self.programs.clone().ok(),
-            image: self.image.clone().ok(),
+            image: if needs == Needs::DebianGuests { &self.debian } else { &self.image }
+                .clone()
+                .ok(),
             guide: self.guide.clone().ok(),
             folder: folder.path().to_owned(),
         };
@@ -111,6 +121,9 @@ impl Setup {
         })
     }
 }
+
+/// Names the folder of the Debian guest, as `cargo xtask lab --systemd` makes it.
+const DEBIAN_GUEST: &str = "AZDR_DEBIAN_GUEST_IMAGE";
 
 /// The folder of the operators' guide, by default next to the workspace.
 const SEEDS: &str = "AZDR_SEEDS";
@@ -142,6 +155,13 @@ fn guest_image() -> Result<GuestImage> {
         }
     };
     GuestImage::in_folder(&folder)
+}
+
+/// The Debian guest. Only when somebody names it: one that lies about has an older agent's package.
+fn debian_image() -> Result<GuestImage> {
+    let folder = std::env::var_os(DEBIAN_GUEST);
+    let folder = folder.with_context(|| format!("{DEBIAN_GUEST} names no Debian guest"))?;
+    GuestImage::in_folder(Path::new(&folder))
 }
 
 impl Stage {

@@ -117,6 +117,7 @@ impl Simulator {
             Guests::Real(guests) => {
                 command.args(["--guests", "qemu", "--kernel"]).arg(&guests.image.kernel);
                 command.arg("--initrd").arg(&guests.image.initrd);
+                command.arg("--memory-mib").arg(guests.image.memory_mib.to_string());
                 for (seen_as, here) in &guests.forwards {
                     command.arg("--guest-controller").arg(format!("{seen_as}={here}"));
                 }

@@ -6,6 +6,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 use clap::Args;
 
+use crate::dist::agents_debian_package;
 use crate::workspace::Workspace;
 
 /// What the lab needs.
@@ -28,6 +29,9 @@ pub(crate) struct Lab {
     /// Leave the machines' files, and say where they are and how to look at them
     #[arg(long)]
     keep: bool,
+    /// The cases of the full Debian guest, with the packaged agent under systemd, instead; needs root
+    #[arg(long)]
+    systemd: bool,
     /// Use debug builds
     #[arg(long)]
     dev: bool,
@@ -41,12 +45,27 @@ impl Lab {
             return Ok(ExitCode::FAILURE);
         }
         eprintln!("Preparing the machines' Linux");
-        if let Err(reason) = workspace.ensure_guests(profile) {
-            eprintln!("xtask lab: there can be no real machines here: {reason:#}");
-            return Ok(ExitCode::from(NOT_INSTALLED));
-        }
+        let prepared = if self.systemd {
+            let out = workspace.guest_image().join("package");
+            let Some(package) = agents_debian_package(&workspace, &out)? else {
+                return Ok(ExitCode::FAILURE);
+            };
+            workspace.ensure_debian_guests(profile, &package)
+        } else {
+            workspace.ensure_guests(profile).map(|()| workspace.guest_image())
+        };
+        let image = match prepared {
+            Ok(image) => image,
+            Err(reason) => {
+                eprintln!("xtask lab: there can be no real machines here: {reason:#}");
+                return Ok(ExitCode::from(NOT_INSTALLED));
+            }
+        };
         let mut lab = Command::new(workspace.programs(profile).join("azdr-lab"));
-        lab.arg("--guest-image").arg(workspace.guest_image());
+        lab.arg("--guest-image").arg(image);
+        if self.systemd {
+            lab.arg("--systemd");
+        }
         for name in &self.case {
             lab.arg("--case").arg(name);
         }

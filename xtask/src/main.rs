@@ -2,6 +2,7 @@
 //! `guest-image`.
 
 mod bench;
+mod debian_guest;
 mod debian_packages;
 mod demo;
 mod dist;

@@ -25,6 +25,9 @@ struct Arguments {
     /// This case only; may be given more than once; default: all
     #[arg(long, value_name = "NAME")]
     case: Vec<String>,
+    /// The image is the full Debian guest: its cases
+    #[arg(long)]
+    systemd: bool,
     /// How often cases are done over that are: 1 to 10000; default: as each says
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: Option<u32>,
@@ -39,9 +42,10 @@ struct Arguments {
 fn main() -> ExitCode {
     azdr_tests::demo::leave_on_signals();
     let arguments = Arguments::parse();
+    let catalogue = if arguments.systemd { cases::ON_DEBIAN } else { cases::ALL };
     let wanted: Result<Vec<&Case>> = match &arguments.case[..] {
-        [] => Ok(cases::ALL.iter().collect()),
-        names => names.iter().map(|name| cases::named(name)).collect(),
+        [] => Ok(catalogue.iter().collect()),
+        names => names.iter().map(|name| cases::named(catalogue, name)).collect(),
     };
     let wanted = match wanted {
         Ok(wanted) => wanted,

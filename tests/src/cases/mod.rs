@@ -17,6 +17,7 @@ mod machine;
 mod mixed_disks;
 mod quiesce;
 pub mod show;
+mod systemd;
 mod wal_and_data;
 
 use std::path::PathBuf;
@@ -93,14 +94,17 @@ pub const ALL: &[Case] = &[
     full_cycle::CASE,
 ];
 
-/// The case of a name.
+/// Every case of the full Debian guest.
+pub const ON_DEBIAN: &[Case] = &[systemd::CASE];
+
+/// The case of a name in a catalogue.
 ///
 /// # Errors
 /// When there is none; the message has those that there are.
-pub fn named(name: &str) -> Result<&'static Case> {
-    ALL.iter().find(|case| case.name == name).ok_or_else(|| {
+pub fn named(all: &'static [Case], name: &str) -> Result<&'static Case> {
+    all.iter().find(|case| case.name == name).ok_or_else(|| {
         let names: Vec<String> =
-            ALL.iter().map(|case| format!("  {:<26} {}", case.name, case.shows)).collect();
+            all.iter().map(|case| format!("  {:<26} {}", case.name, case.shows)).collect();
         anyhow::anyhow!("there is no case \"{name}\"; there are:\n{}", names.join("\n"))
     })
 }
@@ -113,13 +117,14 @@ mod tests {
 
     #[test]
     fn a_wrong_name_is_answered_with_the_right_ones() {
-        let words = named("full").unwrap_err().to_string();
+        let words = named(ALL, "full").unwrap_err().to_string();
         assert!(words.starts_with("there is no case \"full\""), "{words}");
         for case in ALL {
             assert!(words.contains(case.name) && words.contains(case.shows), "{words}");
-            assert_eq!(named(case.name).unwrap().shows, case.shows);
+            assert_eq!(named(ALL, case.name).unwrap().shows, case.shows);
         }
-        let names: BTreeSet<&str> = ALL.iter().map(|case| case.name).collect();
-        assert_eq!(names.len(), ALL.len(), "a name is used twice");
+        let all = || ALL.iter().chain(ON_DEBIAN);
+        let names: BTreeSet<&str> = all().map(|case| case.name).collect();
+        assert_eq!(names.len(), all().count(), "a name is used twice");
     }
 }

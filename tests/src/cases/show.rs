@@ -94,10 +94,11 @@ fn how_to_look(options: &Options, folder: &Path) -> String {
         "  kept in {folder}: controller.log, sim.log, and in sim the world: consoles (serial), disks and \
          snapshots (disks)\n  \
          look into one:   debugfs -R 'ls -l /' {folder}/sim/disks/FILE\n  \
-         boot them again: {} run --state {folder}/sim --guests qemu --kernel {} --initrd {}\n  \
+         boot them again: {} run --state {folder}/sim --guests qemu --memory-mib {} --kernel {} --initrd {}\n  \
          log in:          ssh -i {} root@ADDRESS, which that says at https://…/_sim/resources\n  \
          remove it:       rm -r {folder}",
         options.programs.path("azure-sim").display(),
+        image.memory_mib,
         image.kernel.display(),
         image.initrd.display(),
         image.ssh_key.display(),
@@ -111,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_case_is_a_line_with_its_figures_or_the_reason() {
-        let case = cases::named("full-cycle").unwrap();
+        let case = cases::named(cases::ALL, "full-cycle").unwrap();
         let took = Duration::from_millis(12_340);
         let held = line(case, took, &Ok(vec!["10 cycles".to_owned(), "30.1 s at most".to_owned()]));
         assert!(held.starts_with("full-cycle "), "{held}");
