@@ -18,11 +18,11 @@ use crate::guest_image::{
 
 /// On top of Debian's essential packages. busybox has what the lab's scripts call and Debian has not.
 const PACKAGES: [&str; 6] =
-    ["systemd-sysv", "openssh-server", "iproute2", "kmod", "busybox-static", "sqlite3"];
+    ["systemd-sysv", "openssh-server", "iproute2", "kmod", "busybox-static", "postgresql"];
 
-const IMAGE_MIB: u64 = 512;
+const IMAGE_MIB: u64 = 1024;
 /// RAM that such a machine needs.
-const MEMORY_MIB: u32 = 256;
+const MEMORY_MIB: u32 = 384;
 
 const BOOT: &str = include_str!("debian_guest/root/lab-boot");
 const BOOT_UNIT: &str = include_str!("debian_guest/root/lab-boot.service");
@@ -126,6 +126,8 @@ fn fill(root: &Path, package: &Path, public_key: &str) -> Result<()> {
             fs::remove_file(key.path())?;
         }
     }
+    // Packages that are installed later come whole: the agent's documentation has the hooks.
+    remove_if_there(&root.join("etc/dpkg/dpkg.cfg.d/99mmdebstrap"))?;
     fs::copy(package, root.join("root/azdr-agent.deb")).context("cannot copy the package")?;
     Ok(())
 }

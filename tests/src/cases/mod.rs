@@ -8,6 +8,7 @@ mod agent_absent;
 mod agent_killed;
 mod clone;
 mod controller_killed;
+mod debian;
 mod expired_certificate;
 mod full_cycle;
 mod guest_killed;
@@ -15,6 +16,7 @@ mod guest_reboots;
 mod killed_while_recovering;
 mod machine;
 mod mixed_disks;
+mod postgresql;
 mod quiesce;
 pub mod show;
 mod systemd;
@@ -95,7 +97,7 @@ pub const ALL: &[Case] = &[
 ];
 
 /// Every case of the full Debian guest.
-pub const ON_DEBIAN: &[Case] = &[systemd::CASE];
+pub const ON_DEBIAN: &[Case] = &[systemd::CASE, postgresql::CASE];
 
 /// The case of a name in a catalogue.
 ///

@@ -8,16 +8,14 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::machine::{
-    BOOT, DB, Frozen, GROUP, LEASE, LIMIT, SLACK, agent_is_gone, agent_is_ready, back_up,
-    is_writable, seconds, sessions, succeeded, text, vm_id, writer_agrees,
+    BOOT, DB, Frozen, LEASE, LIMIT, SLACK, agent_is_gone, agent_is_ready, back_up, is_writable,
+    seconds, sessions, succeeded, text, vm_id, writer_agrees,
 };
-use super::{Case, Figures, Place};
+use super::{Case, Figures, Place, debian};
 use crate::guest::Guest;
 use crate::judge;
 use crate::lab::Lab;
 use crate::poll::{Look, Stopwatch, until};
-use crate::protection::protect_and_keep_all;
-use crate::world::{Vm, World};
 
 pub(super) const CASE: Case = Case {
     name: "systemd",
@@ -26,28 +24,16 @@ pub(super) const CASE: Case = Case {
     run,
 };
 
-const INSTALL: &str = "DEBIAN_FRONTEND=noninteractive dpkg -i /root/azdr-agent.deb";
 /// What an orderly reboot may take, on an emulated machine.
 const REBOOT: Duration = BOOT;
 
 fn run(place: &Place) -> Result<Figures> {
-    let mut lab = place.lab(World { vms: vec![Vm::new(GROUP, DB).with_data_disk()] })?;
-    lab.controller.reconfigure("[drill]", "[scheduler]\nenabled = false\n\n[drill]")?;
-    lab.controller.start()?;
-    let guest = lab.guest(GROUP, DB)?;
-    guest.await_ssh(BOOT)?;
+    let (mut lab, guest) = debian::db(place)?;
     let mut figures = Figures::new();
-
-    guest.run(INSTALL)?;
     guest.run("systemctl is-active azdr-thawd.service")?;
     let verify = "systemd-analyze verify azdr-thawd.service azdr-agent.service 2>&1";
     let said = guest.run(verify)?;
     ensure!(said.is_empty(), "systemd-analyze verify: {said}");
-    lab.enrol(&guest)?;
-    // A machine of the lab is frozen as soon as it has booted.
-    guest.run("echo 'least_uptime_s = 0' >>/etc/azdr/agent.toml && systemctl start azdr-agent")?;
-    agent_is_ready(&lab, DB)?;
-    protect_and_keep_all(&lab, DB)?;
     guest.run("echo 20000 >/etc/lab-writer; sync; systemctl start lab-writer")?;
     frozen_whole(&lab, &guest)?;
 
@@ -65,7 +51,7 @@ fn run(place: &Place) -> Result<Figures> {
     let before = sessions(&lab, &vm_id(&lab, DB)?);
     let frozen = Frozen::by_slow_backup(&lab, &guest, &place.folder)?;
     let since = Stopwatch::start();
-    guest.run(INSTALL)?;
+    guest.run(debian::INSTALL)?;
     figures.push(format!("upgrade in the window takes {}", seconds(since.elapsed())));
     lab.simulator.set_faults(&json!([]))?;
     until("the upgraded agent has connected", LIMIT, || {
