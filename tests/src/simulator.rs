@@ -14,7 +14,7 @@ use crate::poll::{Look, until};
 use crate::process::{Daemon, Lifetime, ready, run};
 use crate::programs::{GuestImage, Programs};
 use crate::simulated_machines::SimulatedMachines;
-use crate::world::{CLIENT_ID, CLIENT_SECRET, REGION, TENANT, World};
+use crate::world::{CLIENT_ID, CLIENT_SECRET, REGION, SUBSCRIPTION, TENANT, World};
 
 const READY_LIMIT: Duration = Duration::from_secs(120);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
@@ -284,11 +284,72 @@ impl Simulator {
         });
         let path = format!("{id}?api-version=2024-03-02");
         self.by_somebody("PUT", &path, &body.to_string())?;
-        until("the snapshot is complete", READY_LIMIT, || {
-            let quiet = self.listing()?.is_quiet();
-            Ok(if quiet { Look::Done(()) } else { Look::Waiting("it is being taken".to_owned()) })
-        })?;
+        self.quiet()?;
         Ok(id)
+    }
+
+    /// Makes a machine from snapshots, as an administrator would who does not know of azdr: through ARM, in
+    /// the network of the group's first machine. The snapshots are given by LUN, the OS disk's without.
+    ///
+    /// # Errors
+    /// When ARM refuses.
+    pub fn make_machine(
+        &self,
+        group: &str,
+        name: &str,
+        snapshots: &[(Option<i64>, &str)],
+    ) -> Result<()> {
+        let providers = format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{group}/providers");
+        let put = |id: &str, version: &str, body: Value| -> Result<()> {
+            let path = format!("{id}?api-version={version}");
+            self.by_somebody("PUT", &path, &body.to_string())?;
+            self.quiet()
+        };
+        let (mut os, mut data) = (Value::Null, Vec::new());
+        for (lun, snapshot) in snapshots {
+            let what = lun.map_or_else(|| "os".to_owned(), |lun| format!("data{lun}"));
+            let id = format!("{providers}/Microsoft.Compute/disks/{name}-{what}");
+            let source = json!({"createOption": "Copy", "sourceResourceId": snapshot});
+            let properties = json!({"creationData": source});
+            put(&id, "2024-03-02", json!({"location": REGION, "properties": properties}))?;
+            let mut disk = json!({"createOption": "Attach", "managedDisk": {"id": id}});
+            match lun {
+                None => {
+                    disk["osType"] = json!("Linux");
+                    os = disk;
+                }
+                Some(lun) => {
+                    disk["lun"] = json!(lun);
+                    data.push(disk);
+                }
+            }
+        }
+        let network = format!("{providers}/Microsoft.Network");
+        let nic = format!("{network}/networkInterfaces/{name}-nic");
+        let subnet = format!("{network}/virtualNetworks/{group}-{REGION}-vnet/subnets/default");
+        let address = json!({"name": "one", "properties": {"subnet": {"id": subnet}}});
+        let properties = json!({"ipConfigurations": [address]});
+        put(&nic, "2024-05-01", json!({"location": REGION, "properties": properties}))?;
+        let machine = json!({
+            "location": REGION,
+            "properties": {
+                "hardwareProfile": {"vmSize": "Standard_B2s"},
+                "storageProfile": {"osDisk": os, "dataDisks": data},
+                "networkProfile": {"networkInterfaces": [
+                    {"id": nic, "properties": {"primary": true}},
+                ]},
+            },
+        });
+        let id = format!("{providers}/Microsoft.Compute/virtualMachines/{name}");
+        put(&id, "2024-07-01", machine)
+    }
+
+    /// Waits until no operation is under way.
+    fn quiet(&self) -> Result<()> {
+        until("Azure is quiet", READY_LIMIT, || {
+            let quiet = self.listing()?.is_quiet();
+            Ok(if quiet { Look::Done(()) } else { Look::Waiting("it is at work".to_owned()) })
+        })
     }
 
     /// The file with the content of a disk or snapshot: raw, and read by a machine that has it.

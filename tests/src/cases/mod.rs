@@ -19,6 +19,7 @@ mod mixed_disks;
 mod postgresql;
 mod quiesce;
 pub mod show;
+mod stranger;
 mod systemd;
 mod wal_and_data;
 
@@ -91,6 +92,7 @@ pub const ALL: &[Case] = &[
     guest_reboots::CASE,
     mixed_disks::CASE,
     clone::CASE,
+    stranger::CASE,
     killed_while_recovering::CASE,
     expired_certificate::CASE,
     full_cycle::CASE,
@@ -106,7 +108,7 @@ pub const ON_DEBIAN: &[Case] = &[systemd::CASE, postgresql::CASE];
 pub fn named(all: &'static [Case], name: &str) -> Result<&'static Case> {
     all.iter().find(|case| case.name == name).ok_or_else(|| {
         let names: Vec<String> =
-            all.iter().map(|case| format!("  {:<26} {}", case.name, case.shows)).collect();
+            all.iter().map(|case| format!("  {:<34} {}", case.name, case.shows)).collect();
         anyhow::anyhow!("there is no case \"{name}\"; there are:\n{}", names.join("\n"))
     })
 }

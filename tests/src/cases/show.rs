@@ -95,7 +95,7 @@ fn how_to_look(options: &Options, folder: &Path) -> String {
          snapshots (disks)\n  \
          look into one:   debugfs -R 'ls -l /' {folder}/sim/disks/FILE\n  \
          boot them again: {} run --state {folder}/sim --guests qemu --memory-mib {} --kernel {} --initrd {}\n  \
-         log in:          ssh -i {} root@ADDRESS, which that says at https://…/_sim/resources\n  \
+         log in:          ssh -i {} root@ADDRESS (its arm_endpoint/_sim/resources: reachable_at)\n  \
          remove it:       rm -r {folder}",
         options.programs.path("azure-sim").display(),
         image.memory_mib,
