@@ -23,6 +23,10 @@ pub(super) const LEASE: Duration = Duration::from_secs(3);
 /// For the emulated machine to notice, thaw and write, and for us to see it.
 pub(super) const SLACK: Duration = Duration::from_secs(3);
 
+/// How late a slow backup's snapshots begin: later than anything stays frozen (10 s by default), so that what
+/// ends the freeze is never the end of the snapshots.
+const DELAY_MS: u64 = 12_000;
+
 /// Its name, and its group's.
 pub(super) const DB: &str = "db";
 pub(super) const GROUP: &str = "data";
@@ -142,7 +146,7 @@ impl Frozen {
         writer_agrees(guest)?;
         lab.simulator.set_faults(&json!([{
             "match": {"method": "PUT", "resource_type": SNAPSHOTS, "count": 2},
-            "action": {"delay_ms": 9000},
+            "action": {"delay_ms": DELAY_MS},
         }]))?;
         let job = lab.azdr.start_job(&["backup", "trigger", DB])?;
         until("the machine is frozen", LIMIT, || {
