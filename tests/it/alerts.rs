@@ -8,7 +8,7 @@ use azdr_tests::{Lab, Vm, World};
 use serde_json::{Value, json};
 
 use crate::setup::{Needs, Stage, Test};
-use crate::whole_flow::protect;
+use azdr_tests::protection::protect;
 
 pub(crate) const TESTS: &[Test] = &[
     Test {

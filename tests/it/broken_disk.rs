@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::setup::{Needs, Stage, Test};
 use crate::simulated_guests::{agent_is_connected, db, frozen_by_a_slow_backup, until_thawed};
-use crate::whole_flow::protect_and_keep_all;
+use azdr_tests::protection::protect_and_keep_all;
 
 pub(crate) const TESTS: &[Test] = &[
     Test {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use azdr_tests::{Lab, Vm, World, judge};
 
 use crate::setup::{Needs, Stage, Test};
-use crate::whole_flow::protect;
+use azdr_tests::protection::protect;
 
 pub(crate) const TESTS: &[Test] = &[Test {
     name: "a_changed_copy_is_told_from_the_content_that_was_hashed_after_the_backup",

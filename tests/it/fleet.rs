@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use azdr_tests::{Vm, World};
 
 use crate::setup::{Needs, Stage, Test};
-use crate::whole_flow::protect;
+use azdr_tests::protection::protect;
 
 pub(crate) const TESTS: &[Test] = &[Test {
     name: "the_status_counts_what_is_covered_missing_and_unproved",

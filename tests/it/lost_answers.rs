@@ -5,8 +5,8 @@ use azdr_tests::{Lab, Vm, World};
 use serde_json::{Value, json};
 
 use crate::setup::{Needs, Stage, Test};
-use crate::whole_flow::protect_and_keep_all;
 use azdr_tests::judge;
+use azdr_tests::protection::protect_and_keep_all;
 
 pub(crate) const TESTS: &[Test] = &[Test {
     name: "a_lost_answer_to_any_put_makes_one_resource",

@@ -16,6 +16,7 @@ mod getting_started;
 mod guests;
 mod guide;
 mod interruptions;
+mod lab_cases;
 mod lock_file;
 mod lost_answers;
 mod names;
@@ -37,8 +38,9 @@ mod wrong_input;
 
 use std::process::ExitCode;
 
+use azdr_tests::cases;
 use libtest_mimic::{Arguments, Trial};
-use setup::{Needs, Setup};
+use setup::{Needs, Setup, Stage};
 
 fn main() -> ExitCode {
     let tests = [
@@ -71,19 +73,37 @@ fn main() -> ExitCode {
         guests::TESTS,
     ];
     let setup = Setup::find();
-    let trials = tests.concat().into_iter().map(|test| {
-        let obstacle = setup.obstacle(test.needs);
-        let is_required = test.needs == Needs::Guests && setup.guests_are_required;
-        let setup = setup.clone();
-        match obstacle {
-            None => Trial::test(test.name, move || Ok(setup.run(&test)?)),
-            Some(reason) if is_required => Trial::test(test.name, move || Err(reason.into())),
-            Some(reason) => Trial::test(format!("{} (ignored: {reason})", test.name), || Ok(()))
-                .with_ignored_flag(true),
-        }
+    let tests = tests.concat();
+    let named = tests.iter().map(|test| trial(&setup, test.name.to_owned(), test.needs, test.body));
+    let small = cases::ALL.iter().map(|case| (case, Needs::Guests));
+    let debian = cases::ON_DEBIAN.iter().map(|case| (case, Needs::DebianGuests));
+    let cases = small.chain(debian).map(|(case, needs)| {
+        let body = move |stage: &Stage| lab_cases::run(stage, case);
+        trial(&setup, lab_cases::test_name(case), needs, body)
     });
+    let trials = named.chain(cases).collect();
     let mut arguments = Arguments::from_args();
     // Each test is several processes already.
     arguments.test_threads.get_or_insert(2);
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// A test as it is shown: ignored, with the reason in its name, where it cannot run.
+fn trial(
+    setup: &Setup,
+    name: String,
+    needs: Needs,
+    body: impl FnOnce(&Stage) -> anyhow::Result<()> + Send + 'static,
+) -> Trial {
+    let is_required = needs == Needs::Guests && setup.guests_are_required;
+    match setup.obstacle(needs) {
+        None => {
+            let setup = setup.clone();
+            Trial::test(name, move || Ok(setup.run(needs, body)?))
+        }
+        Some(reason) if is_required => Trial::test(name, move || Err(reason.into())),
+        Some(reason) => {
+            Trial::test(format!("{name} (ignored: {reason})"), || Ok(())).with_ignored_flag(true)
+        }
+    }
 }

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use azdr_tests::{Lab, Vm, World};
 
 use crate::setup::{Needs, Stage, Test};
-use crate::whole_flow::protect;
 use azdr_tests::judge;
+use azdr_tests::protection::protect;
 
 const SETTLE: Duration = Duration::from_secs(120);
 

@@ -13,7 +13,7 @@ use azdr_tests::{Lab, Vm, World};
 use tonic::Code;
 
 use crate::setup::{Needs, Stage, Test};
-use crate::whole_flow::{protect, protect_and_keep_all};
+use azdr_tests::protection::{protect, protect_and_keep_all};
 
 pub(crate) const TESTS: &[Test] = &[
     Test {

@@ -12,7 +12,7 @@ use azdr_tests::process::{Ended, run};
 use azdr_tests::{Lab, Vm, World};
 
 use crate::setup::{Needs, Stage, Test};
-use crate::whole_flow::protect_and_keep_all;
+use azdr_tests::protection::protect_and_keep_all;
 
 pub(crate) const TESTS: &[Test] = &[Test {
     name: "a_lost_database_is_rebuilt_and_agents_come_back_with_their_certificates",

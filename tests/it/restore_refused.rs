@@ -9,7 +9,7 @@ use azdr_tests::{Lab, Vm, World, judge};
 use serde_json::{Value, json};
 
 use crate::setup::{Needs, Stage, Test};
-use crate::whole_flow::protect;
+use azdr_tests::protection::protect;
 
 pub(crate) const TESTS: &[Test] = &[Test {
     name: "a_restore_that_is_refused_at_any_of_its_changes_leaves_the_vm_on_its_old_disks",

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::setup::{Needs, Stage, Test};
 use crate::simulated_guests::agent_is_connected;
-use crate::whole_flow::protect;
+use azdr_tests::protection::protect;
 
 pub(crate) const TESTS: &[Test] = &[
     Test {

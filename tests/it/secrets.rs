@@ -9,7 +9,7 @@ use azdr_tests::world::CLIENT_SECRET;
 use azdr_tests::{Lab, LabSpec, Vm, World};
 
 use crate::setup::{Needs, Stage, Test};
-use crate::whole_flow::protect;
+use azdr_tests::protection::protect;
 
 pub(crate) const TESTS: &[Test] = &[Test {
     name: "no_secret_reaches_a_log_or_the_database",

@@ -33,6 +33,8 @@ pub(crate) enum Needs {
     /// And the right to mount file systems.
     Mounts,
     Guests,
+    /// And the Debian guest, which `cargo xtask lab --systemd` makes.
+    DebianGuests,
     /// The operators' guide.
     Guide,
     /// And the programs.
@@ -45,6 +47,7 @@ pub(crate) struct Setup {
     programs: Result<Programs, String>,
     mounts: Result<(), String>,
     image: Result<GuestImage, String>,
+    debian: Result<GuestImage, String>,
     guide: Result<PathBuf, String>,
     pub(crate) guests_are_required: bool,
 }
@@ -52,7 +55,7 @@ pub(crate) struct Setup {
 /// Where one test takes place.
 pub(crate) struct Stage {
     pub(crate) programs: Option<Programs>,
-    image: Option<GuestImage>,
+    pub(crate) image: Option<GuestImage>,
     guide: Option<PathBuf>,
     pub(crate) folder: PathBuf,
 }
@@ -64,6 +67,7 @@ impl Setup {
             programs: Programs::beside_this_one().map_err(words),
             mounts: crate::broken_disk::may_mount().map_err(words),
             image: guest_image().map_err(words),
+            debian: debian_image().map_err(words),
             guide: guide().map_err(words),
             guests_are_required: std::env::var_os("AZDR_REQUIRE_QEMU").is_some(),
         }
@@ -77,24 +81,34 @@ impl Setup {
             Needs::Programs => programs.cloned(),
             Needs::Mounts => programs.or(self.mounts.as_ref().err()).cloned(),
             Needs::Guests => programs.or(self.image.as_ref().err()).cloned(),
+            Needs::DebianGuests => {
+                let small = self.image.as_ref().err();
+                programs.or(small).or(self.debian.as_ref().err()).cloned()
+            }
             Needs::Guide => self.guide.as_ref().err().cloned(),
             Needs::GuideAndPrograms => self.guide.as_ref().err().or(programs).cloned(),
         }
     }
 
-    pub(crate) fn run(&self, test: &Test) -> Result<(), String> {
+    pub(crate) fn run(
+        &self,
+        needs: Needs,
+        body: impl FnOnce(&Stage) -> Result<()>,
+    ) -> Result<(), String> {
         // A test's limits begin when its machines can have their addresses.
-        let _turn = (test.needs == Needs::Guests)
+        let _turn = matches!(needs, Needs::Guests | Needs::DebianGuests)
             .then(|| MACHINES.lock().unwrap_or_else(PoisonError::into_inner));
         let folder = tempfile::Builder::new().prefix("azdr-e2e-").tempdir();
         let folder = folder.map_err(|e| format!("no folder: {e}"))?;
         let stage = Stage {
             programs: self.programs.clone().ok(),
-            image: self.image.clone().ok(),
+            image: if needs == Needs::DebianGuests { &self.debian } else { &self.image }
+                .clone()
+                .ok(),
             guide: self.guide.clone().ok(),
             folder: folder.path().to_owned(),
         };
-        (test.body)(&stage).map_err(|error| {
+        body(&stage).map_err(|error| {
             let mut words = format!("{error:#}");
             for log in ["controller.log", "sim.log", "agents.log"] {
                 let lines = last_lines(&folder.path().join(log), 30);
@@ -107,6 +121,9 @@ impl Setup {
         })
     }
 }
+
+/// Names the folder of the Debian guest, as `cargo xtask lab --systemd` makes it.
+const DEBIAN_GUEST: &str = "AZDR_DEBIAN_GUEST_IMAGE";
 
 /// The folder of the operators' guide, by default next to the workspace.
 const SEEDS: &str = "AZDR_SEEDS";
@@ -140,6 +157,13 @@ fn guest_image() -> Result<GuestImage> {
     GuestImage::in_folder(&folder)
 }
 
+/// The Debian guest. Only when somebody names it: one that lies about has an older agent's package.
+fn debian_image() -> Result<GuestImage> {
+    let folder = std::env::var_os(DEBIAN_GUEST);
+    let folder = folder.with_context(|| format!("{DEBIAN_GUEST} names no Debian guest"))?;
+    GuestImage::in_folder(Path::new(&folder))
+}
+
 impl Stage {
     pub(crate) fn programs(&self) -> Result<&Programs> {
         self.programs.as_ref().context("the programs are not built")
@@ -160,12 +184,6 @@ impl Stage {
     pub(crate) fn host_agent(&self, name: &str, lab: &Lab, vm_id: &str) -> Result<HostAgent> {
         let programs = self.programs.as_ref().context("the programs are not built")?;
         HostAgent::new(programs, &self.folder.join(name), "trace", lab, vm_id)
-    }
-
-    /// A running world of real machines.
-    pub(crate) fn lab_with_guests(&self, world: World) -> Result<Lab> {
-        let image = self.image.as_ref().context("there is no guest image")?;
-        self.lab_of(LabSpec::with_guests(world, image))
     }
 
     /// A running world of simulated machines.

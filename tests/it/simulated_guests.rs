@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::guests::nothing_is_left;
 use crate::setup::{Needs, Stage, Test};
-use crate::whole_flow::protect_and_keep_all;
+use azdr_tests::protection::protect_and_keep_all;
 
 pub(crate) const TESTS: &[Test] = &[
     Test {

@@ -11,7 +11,7 @@ use azdr_tests::{Lab, Vm, World, judge};
 use serde_json::json;
 
 use crate::setup::{Needs, Stage, Test};
-use crate::whole_flow::protect_and_keep_all;
+use azdr_tests::protection::protect_and_keep_all;
 
 pub(crate) const TESTS: &[Test] = &[
     Test {

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::setup::{Needs, Stage, Test};
 use azdr_tests::judge;
+use azdr_tests::protection::protect;
 
 pub(crate) const TESTS: &[Test] = &[
     Test {
@@ -36,21 +37,6 @@ pub(crate) const TESTS: &[Test] = &[
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const SETTLE: Duration = Duration::from_secs(60);
-
-/// Gives a VM a policy. Daily backups only, so that the date of a test run does not matter.
-pub(crate) fn protect(lab: &Lab, vm: &str, more: &[&str]) -> Result<()> {
-    let daily = ["--daily-retention", "2", "--weekly-retention", "0"];
-    let none = ["--monthly-retention", "0", "--yearly-retention", "0"];
-    lab.azdr.run(&[&["backup", "configure", vm], &daily[..], &none, more].concat())?.ok()?;
-    Ok(())
-}
-
-/// Protects a VM and keeps each of its backups.
-pub(crate) fn protect_and_keep_all(lab: &Lab, vm: &str) -> Result<()> {
-    protect(lab, vm, &[])?;
-    lab.azdr.run(&["backup", "configure", vm, "--daily-retention", "100"])?.ok()?;
-    Ok(())
-}
 
 fn text<'a>(document: &'a Value, field: &str) -> &'a str {
     document[field].as_str().unwrap_or_default()

@@ -11,7 +11,7 @@ use azdr_tests::{Answer, Lab, Vm, World};
 use serde_json::Value;
 
 use crate::setup::{Needs, Stage, Test};
-use crate::whole_flow::protect;
+use azdr_tests::protection::protect;
 
 pub(crate) const TESTS: &[Test] = &[
     Test {

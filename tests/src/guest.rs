@@ -92,16 +92,7 @@ impl Guest {
     /// # Errors
     /// When it fails.
     pub fn run(&self, command: &str) -> Result<String> {
-        let ended = self.try_run(command)?;
-        ensure!(
-            ended.status.success(),
-            "`{command}` failed on {} ({}): {}{}",
-            self.name,
-            ended.status,
-            ended.stdout,
-            ended.stderr
-        );
-        Ok(ended.stdout.trim().to_owned())
+        self.succeeded(command, self.try_run(command)?)
     }
 
     /// Runs a command with a secret on its stdin, where no process list shows it.
@@ -109,10 +100,25 @@ impl Guest {
     /// # Errors
     /// When it fails.
     pub fn run_with_secret(&self, command: &str, secret: &str) -> Result<String> {
+        self.run_with_bytes(command, secret.as_bytes())
+    }
+
+    /// Writes a file in the machine.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, path: &str, content: &[u8]) -> Result<()> {
+        self.run_with_bytes(&format!("cat >{path}"), content).map(drop)
+    }
+
+    fn run_with_bytes(&self, command: &str, bytes: &[u8]) -> Result<String> {
         let file = tempfile::tempfile()?;
-        std::io::Write::write_all(&mut &file, secret.as_bytes())?;
+        std::io::Write::write_all(&mut &file, bytes)?;
         std::io::Seek::rewind(&mut &file)?;
-        let ended = self.with_input(command, Stdio::from(file))?;
+        self.succeeded(command, self.with_input(command, Stdio::from(file))?)
+    }
+
+    fn succeeded(&self, command: &str, ended: Ended) -> Result<String> {
         ensure!(
             ended.status.success(),
             "`{command}` failed on {} ({}): {}{}",

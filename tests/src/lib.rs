@@ -9,17 +9,20 @@
 //!   the process `azdr-simulated-agents`.
 //! - [`Listing`] is what exists in the simulated Azure, told by the simulator and not by azdr: the
 //!   judge of what is left over.
-//! - [`judge`] says what must be true of any world at rest.
+//! - [`judge`] says what must be true of any world at rest; [`disk_image`] looks into a disk from outside.
 //! - [`process`] keeps the promise that nothing outlives whoever started it.
-//! - [`demo`] is the story that `cargo xtask demo` tells; [`soak`] is `cargo xtask soak`.
+//! - [`demo`] is the story that `cargo xtask demo` tells; [`soak`] is `cargo xtask soak`; [`cases`] are what
+//!   `cargo xtask lab` shows of real machines.
 //!
 //! Nothing here links azdr's own crates but the clock, except for [`agents`], which is a part of what is
 //! looked at: what is measured and checked is what the processes do.
 
 pub mod agents;
+pub mod cases;
 pub mod cli;
 pub mod controller;
 pub mod demo;
+pub mod disk_image;
 pub mod guest;
 pub mod host_agent;
 pub mod http;
@@ -27,10 +30,13 @@ pub mod judge;
 pub mod lab;
 pub mod lab_lock;
 pub mod listing;
+pub mod lying_thaw_process;
 pub mod metadata;
+pub mod planted;
 pub mod poll;
 pub mod process;
 pub mod programs;
+pub mod protection;
 pub mod shifted_clock;
 pub mod simulated_machines;
 pub mod simulator;

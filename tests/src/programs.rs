@@ -124,7 +124,12 @@ pub struct GuestImage {
     pub data_disk: PathBuf,
     /// The private key that root's account accepts.
     pub ssh_key: PathBuf,
+    /// RAM that a machine needs.
+    pub memory_mib: u32,
 }
+
+/// RAM of the small guest.
+const SMALL_MIB: u32 = 128;
 
 impl GuestImage {
     /// The image in a folder.
@@ -143,6 +148,10 @@ impl GuestImage {
             os_disk: part("os.raw")?,
             data_disk: part("data.raw")?,
             ssh_key: part("id_ed25519")?,
+            memory_mib: match std::fs::read_to_string(folder.join("memory-mib")) {
+                Ok(text) => text.trim().parse().context("memory-mib is not a number")?,
+                Err(_) => SMALL_MIB,
+            },
         })
     }
 }

@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use crate::http::Http;
 use crate::lab_lock::LabLock;
 use crate::listing::Listing;
+use crate::poll::{Look, until};
 use crate::process::{Daemon, Lifetime, ready, run};
 use crate::programs::{GuestImage, Programs};
 use crate::simulated_machines::SimulatedMachines;
-use crate::world::{CLIENT_ID, CLIENT_SECRET, TENANT, World};
+use crate::world::{CLIENT_ID, CLIENT_SECRET, REGION, SUBSCRIPTION, TENANT, World};
 
 const READY_LIMIT: Duration = Duration::from_secs(120);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
@@ -116,6 +117,7 @@ impl Simulator {
             Guests::Real(guests) => {
                 command.args(["--guests", "qemu", "--kernel"]).arg(&guests.image.kernel);
                 command.arg("--initrd").arg(&guests.image.initrd);
+                command.arg("--memory-mib").arg(guests.image.memory_mib.to_string());
                 for (seen_as, here) in &guests.forwards {
                     command.arg("--guest-controller").arg(format!("{seen_as}={here}"));
                 }
@@ -255,6 +257,111 @@ impl Simulator {
             None => ("DELETE", String::new()),
         };
         self.by_somebody(method, &path, &body)
+    }
+
+    /// Starts a machine, as an administrator would: through ARM; also one that has ended by itself.
+    ///
+    /// # Errors
+    /// When ARM refuses.
+    pub fn power_on(&self, vm: &str) -> Result<()> {
+        self.by_somebody("POST", &format!("{vm}/start?api-version=2024-07-01"), "")
+    }
+
+    /// Takes a snapshot of one disk, as an administrator would, through ARM, and waits until it is
+    /// complete; returns its resource ID.
+    ///
+    /// # Errors
+    /// When ARM refuses.
+    pub fn snapshot(&self, disk: &str, name: &str) -> Result<String> {
+        let (group, _) = disk.rsplit_once("/disks/").context("a disk's resource ID")?;
+        let id = format!("{group}/snapshots/{name}");
+        let body = json!({
+            "location": REGION,
+            "properties": {
+                "incremental": true,
+                "creationData": {"createOption": "Copy", "sourceResourceId": disk},
+            },
+        });
+        let path = format!("{id}?api-version=2024-03-02");
+        self.by_somebody("PUT", &path, &body.to_string())?;
+        self.quiet()?;
+        Ok(id)
+    }
+
+    /// Makes a machine from snapshots, as an administrator would who does not know of azdr: through ARM, in
+    /// the network of the group's first machine. The snapshots are given by LUN, the OS disk's without.
+    ///
+    /// # Errors
+    /// When ARM refuses.
+    pub fn make_machine(
+        &self,
+        group: &str,
+        name: &str,
+        snapshots: &[(Option<i64>, &str)],
+    ) -> Result<()> {
+        let providers = format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{group}/providers");
+        let put = |id: &str, version: &str, body: Value| -> Result<()> {
+            let path = format!("{id}?api-version={version}");
+            self.by_somebody("PUT", &path, &body.to_string())?;
+            self.quiet()
+        };
+        let (mut os, mut data) = (Value::Null, Vec::new());
+        for (lun, snapshot) in snapshots {
+            let what = lun.map_or_else(|| "os".to_owned(), |lun| format!("data{lun}"));
+            let id = format!("{providers}/Microsoft.Compute/disks/{name}-{what}");
+            let source = json!({"createOption": "Copy", "sourceResourceId": snapshot});
+            let properties = json!({"creationData": source});
+            put(&id, "2024-03-02", json!({"location": REGION, "properties": properties}))?;
+            let mut disk = json!({"createOption": "Attach", "managedDisk": {"id": id}});
+            match lun {
+                None => {
+                    disk["osType"] = json!("Linux");
+                    os = disk;
+                }
+                Some(lun) => {
+                    disk["lun"] = json!(lun);
+                    data.push(disk);
+                }
+            }
+        }
+        let network = format!("{providers}/Microsoft.Network");
+        let nic = format!("{network}/networkInterfaces/{name}-nic");
+        let subnet = format!("{network}/virtualNetworks/{group}-{REGION}-vnet/subnets/default");
+        let address = json!({"name": "one", "properties": {"subnet": {"id": subnet}}});
+        let properties = json!({"ipConfigurations": [address]});
+        put(&nic, "2024-05-01", json!({"location": REGION, "properties": properties}))?;
+        let machine = json!({
+            "location": REGION,
+            "properties": {
+                "hardwareProfile": {"vmSize": "Standard_B2s"},
+                "storageProfile": {"osDisk": os, "dataDisks": data},
+                "networkProfile": {"networkInterfaces": [
+                    {"id": nic, "properties": {"primary": true}},
+                ]},
+            },
+        });
+        let id = format!("{providers}/Microsoft.Compute/virtualMachines/{name}");
+        put(&id, "2024-07-01", machine)
+    }
+
+    /// Waits until no operation is under way.
+    fn quiet(&self) -> Result<()> {
+        until("Azure is quiet", READY_LIMIT, || {
+            let quiet = self.listing()?.is_quiet();
+            Ok(if quiet { Look::Done(()) } else { Look::Waiting("it is at work".to_owned()) })
+        })
+    }
+
+    /// The file with the content of a disk or snapshot: raw, and read by a machine that has it.
+    ///
+    /// # Errors
+    /// When there is no such resource.
+    pub fn content(&self, id: &str) -> Result<PathBuf> {
+        let listing = self.listing()?;
+        let found = listing.resources().find(|r| r.id().eq_ignore_ascii_case(id));
+        let file = found.and_then(|r| r.record()["file"].as_str());
+        let file = file.with_context(|| format!("there is no disk or snapshot {id}"))?;
+        Ok(self.state().join("disks").join(file))
     }
 
     /// Has somebody who does not know of azdr begin to delete a resource: through ARM.

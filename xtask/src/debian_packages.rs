@@ -98,6 +98,7 @@ pub(crate) fn run(command: &mut Command) -> Result<String> {
 /// apt with private sources, index files and cache.
 pub(crate) struct Apt {
     folder: PathBuf,
+    codename: String,
 }
 
 impl Apt {
@@ -113,7 +114,7 @@ impl Apt {
         for sub in ["parts", "lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(folder.join(sub))?;
         }
-        let apt = Self { folder };
+        let apt = Self { folder, codename: codename.clone() };
         let mut sources = vec![PathBuf::from("/etc/apt/sources.list")];
         for entry in fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten() {
             sources.push(entry?.path());
@@ -138,6 +139,23 @@ impl Apt {
         fs::write(apt.folder.join("parts/debian.sources"), deb822)?;
         fs::write(apt.folder.join("parts/debian.list"), one_line)?;
         Ok(apt)
+    }
+
+    /// Debian's code name of this machine's release.
+    pub(crate) fn codename(&self) -> &str {
+        &self.codename
+    }
+
+    /// The files with the private sources that name any.
+    pub(crate) fn source_files(&self) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for name in ["parts/debian.sources", "parts/debian.list"] {
+            let path = self.folder.join(name);
+            if fs::metadata(&path)?.len() > 0 {
+                files.push(path);
+            }
+        }
+        Ok(files)
     }
 
     /// Fetches the archive's index files.

@@ -11,10 +11,12 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::debian_packages::ensure_program;
+use crate::guest_image::remove_if_there;
 use crate::workspace::{SHIPPED_AGENT, Workspace};
 
 /// The programs that put packages together, and the versions that this was tried with.
-const TOOLS: [(&str, &str); 2] = [("cargo-deb", "3.8.0"), ("cargo-generate-rpm", "0.21.1")];
+const DEBIAN_TOOL: (&str, &str) = ("cargo-deb", "3.8.0");
+const RPM_TOOL: (&str, &str) = ("cargo-generate-rpm", "0.21.1");
 /// An agent that is larger is not shipped: it is installed on every VM.
 const AGENT_LIMIT: u64 = 3_000_000;
 
@@ -29,11 +31,8 @@ impl Dist {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let workspace = Workspace::find()?;
         let tools = workspace.target.join("tools");
-        for (name, version) in TOOLS {
-            ensure_tool(&workspace, &tools, name, version)?;
-        }
-        // cargo-deb asks it which packages the programs' libraries are from.
-        ensure_program("dpkg-shlibdeps", "dpkg-dev", &workspace.guest_image().join("apt"))?;
+        ensure_tool(&workspace, &tools, RPM_TOOL)?;
+        ensure_debian_tools(&workspace, &tools)?;
         let Some(programs) = workspace.build_shipped_agent()? else {
             return Ok(ExitCode::FAILURE);
         };
@@ -42,14 +41,7 @@ impl Dist {
         ensure!(agent < AGENT_LIMIT, "azdr-agent has {agent} bytes, {AGENT_LIMIT} are allowed");
         let out = self.out.unwrap_or_else(|| workspace.target.join("dist"));
         fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
-        let agent_folder = workspace.path("agent");
-        package(
-            Command::new(tools.join("bin/cargo-deb"))
-                .args(["deb", "--no-build", "--no-strip", "--profile", SHIPPED_AGENT, "--output"])
-                .arg(&out)
-                .current_dir(&agent_folder)
-                .env("CARGO_TARGET_DIR", &workspace.target),
-        )?;
+        debian_package(&workspace, &tools, &out)?;
         package(
             Command::new(tools.join("bin/cargo-generate-rpm"))
                 .args([
@@ -75,8 +67,43 @@ impl Dist {
     }
 }
 
+/// Builds the agent as it is shipped and makes its Debian package in `out`, which is emptied first; `None`
+/// when cargo has said why it could not.
+///
+/// # Errors
+/// When a tool is missing and cannot be installed here.
+pub(crate) fn agents_debian_package(workspace: &Workspace, out: &Path) -> Result<Option<PathBuf>> {
+    let tools = workspace.target.join("tools");
+    ensure_debian_tools(workspace, &tools)?;
+    if workspace.build_shipped_agent()?.is_none() {
+        return Ok(None);
+    }
+    remove_if_there(out)?;
+    fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+    debian_package(workspace, &tools, out)?;
+    let made = fs::read_dir(out)?.next().context("cargo-deb made no package")??;
+    Ok(Some(made.path()))
+}
+
+fn ensure_debian_tools(workspace: &Workspace, tools: &Path) -> Result<()> {
+    ensure_tool(workspace, tools, DEBIAN_TOOL)?;
+    // cargo-deb asks it which packages the programs' libraries are from.
+    ensure_program("dpkg-shlibdeps", "dpkg-dev", &workspace.guest_image().join("apt"))
+}
+
+fn debian_package(workspace: &Workspace, tools: &Path, out: &Path) -> Result<()> {
+    package(
+        Command::new(tools.join("bin/cargo-deb"))
+            .args(["deb", "--no-build", "--no-strip", "--profile", SHIPPED_AGENT, "--output"])
+            .arg(out)
+            .current_dir(workspace.path("agent"))
+            .env("CARGO_TARGET_DIR", &workspace.target),
+    )
+}
+
 /// Installs a tool into the target folder, unless this version is there.
-fn ensure_tool(workspace: &Workspace, tools: &Path, name: &str, version: &str) -> Result<()> {
+fn ensure_tool(workspace: &Workspace, tools: &Path, tool: (&str, &str)) -> Result<()> {
+    let (name, version) = tool;
     let mut install = workspace.cargo(&["install", "--locked", "--quiet", "--root"]);
     install.arg(tools).args([name, "--version", version]);
     // Cargo compares the version with what it has installed there.

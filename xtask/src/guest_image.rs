@@ -72,6 +72,10 @@ const INITRAMFS_APPLETS: [&str; 11] = [
     "umount",
 ];
 
+/// The writer on both disks, and whether they agree.
+pub(crate) const LAB_WRITER: &str = include_str!("guest_image/root/lab-writer");
+pub(crate) const LAB_CHECK: &str = include_str!("guest_image/root/lab-check");
+
 const INITRAMFS_INIT: &str = include_str!("guest_image/initramfs-init");
 
 /// Text files of the OS image, with their modes.
@@ -80,8 +84,8 @@ const FILES: [(&str, u32, &str); 11] = [
     ("etc/inittab", 0o644, include_str!("guest_image/root/inittab")),
     ("usr/sbin/lab-agent", 0o755, include_str!("guest_image/root/lab-agent")),
     ("usr/sbin/lab-service", 0o755, include_str!("guest_image/root/lab-service")),
-    ("usr/sbin/lab-writer", 0o755, include_str!("guest_image/root/lab-writer")),
-    ("usr/sbin/lab-check", 0o755, include_str!("guest_image/root/lab-check")),
+    ("usr/sbin/lab-writer", 0o755, LAB_WRITER),
+    ("usr/sbin/lab-check", 0o755, LAB_CHECK),
     ("etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\n"),
     ("etc/group", 0o644, "root:x:0:\ntty:x:5:\n"),
     ("etc/shadow", 0o600, "root:*:19000:0:99999:7:::\n"),
@@ -340,7 +344,7 @@ fn shared_libraries(ldd: &str) -> Result<BTreeSet<PathBuf>> {
 }
 
 /// An ext4 image, with the content of `content` if given.
-fn make_file_system(
+pub(crate) fn make_file_system(
     image: &Path,
     size_mib: u64,
     label: &str,
@@ -372,7 +376,7 @@ fn make_file_system(
     Ok(())
 }
 
-fn write_file(path: &Path, mode: u32, content: &str) -> Result<()> {
+pub(crate) fn write_file(path: &Path, mode: u32, content: &str) -> Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
@@ -380,7 +384,7 @@ fn write_file(path: &Path, mode: u32, content: &str) -> Result<()> {
     Ok(fs::set_permissions(path, fs::Permissions::from_mode(mode))?)
 }
 
-fn remove_if_there(path: &Path) -> Result<()> {
+pub(crate) fn remove_if_there(path: &Path) -> Result<()> {
     let removed = match path.symlink_metadata() {
         Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),

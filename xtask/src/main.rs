@@ -1,10 +1,13 @@
-//! Development tasks: `cargo xtask demo`, `test`, `bench`, `dist`, `soak`, `simulate`, `guest-image`.
+//! Development tasks: `cargo xtask demo`, `test`, `bench`, `dist`, `soak`, `simulate`, `lab`,
+//! `guest-image`.
 
 mod bench;
+mod debian_guest;
 mod debian_packages;
 mod demo;
 mod dist;
 mod guest_image;
+mod lab;
 mod simulate;
 mod soak;
 mod tally;
@@ -31,6 +34,8 @@ enum Task {
     Dist(dist::Dist),
     /// A mixed load on a controller that is killed at random instants, and what must hold then
     Soak(soak::Soak),
+    /// What must be true of real virtual machines, case by case: freezes, deaths, restores, clones
+    Lab(lab::Lab),
     /// Whole fleets on one thread, with everything that goes wrong, checked against I1 to I12
     Simulate(simulate::Simulate),
     /// Builds the Linux that the lab's virtual machines run
@@ -61,6 +66,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Test(test) => test.run(),
         Task::Dist(dist) => dist.run(),
         Task::Soak(soak) => soak.run(),
+        Task::Lab(lab) => lab.run(),
         Task::Simulate(simulate) => simulate.run(),
         Task::GuestImage { out_dir, agent_dir } => {
             debian_packages::ensure_host_packages(&out_dir.join("apt"))?;

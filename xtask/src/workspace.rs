@@ -5,8 +5,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::debian_guest::ensure_debian_guest;
 use crate::debian_packages::ensure_host_packages;
-use crate::guest_image::ensure_guest_image;
+use crate::guest_image::{GuestImage, ensure_guest_image};
 
 /// The profile that is small before it is fast.
 pub(crate) const SHIPPED_AGENT: &str = "agent";
@@ -97,6 +98,21 @@ impl Workspace {
     /// # Errors
     /// When something is missing and cannot be installed here; the message says what to install.
     pub(crate) fn ensure_guests(&self, profile: &str) -> Result<()> {
+        self.ensure_small_guest(profile).map(drop)
+    }
+
+    /// The same for the Debian guest, with the agent's package; says where it is.
+    ///
+    /// # Errors
+    /// As of [`ensure_guests`](Self::ensure_guests); and when this is not root.
+    pub(crate) fn ensure_debian_guests(&self, profile: &str, package: &Path) -> Result<PathBuf> {
+        let small = self.ensure_small_guest(profile)?;
+        let folder = self.guest_image().join("debian");
+        ensure_debian_guest(&small, &folder, package)?;
+        Ok(folder)
+    }
+
+    fn ensure_small_guest(&self, profile: &str) -> Result<GuestImage> {
         let folder = self.guest_image();
         ensure_host_packages(&folder.join("apt"))?;
         let image = ensure_guest_image(&folder, &self.programs(profile))?;
@@ -107,7 +123,7 @@ impl Workspace {
                 "guests are reached at port 22 of loopback addresses: run this as root, or allow it \
                  with `sysctl net.ipv4.ip_unprivileged_port_start=22`",
             ),
-            _ => Ok(()),
+            _ => Ok(image),
         }
     }
 }

@@ -42,7 +42,7 @@ pub(super) fn leave(lab: Option<Lab>, folder: tempfile::TempDir) {
 }
 
 /// Does not return once a signal is ending the demo: what is seen from then on are its effects.
-pub(super) fn halt_if_signalled() {
+pub(crate) fn halt_if_signalled() {
     while SIGNALLED.load(Ordering::SeqCst) {
         std::thread::park();
     }

@@ -24,6 +24,8 @@ use anyhow::{Context, Result};
 
 pub use leaving::{leave_on_signals, remember_folder};
 
+pub(crate) use leaving::halt_if_signalled;
+
 use crate::lab::Machines;
 use crate::programs::Programs;
 use screen::Screen;
@@ -59,7 +61,7 @@ pub fn run(options: &Options) -> Result<bool> {
     let mut screen = Screen::start();
     let mut summary = Summary::new(&options.machines, options.reason.clone());
     let (lab, told) = story::tell(options, folder.path(), &mut screen, &mut summary);
-    leaving::halt_if_signalled();
+    halt_if_signalled();
     if let Err(error) = &told {
         screen.failed(error);
         screen.logs(folder.path());
@@ -71,7 +73,7 @@ pub fn run(options: &Options) -> Result<bool> {
         }
         lab => leaving::leave(lab, folder),
     }
-    leaving::halt_if_signalled();
+    halt_if_signalled();
     println!("{}", summary.words());
     if let Some(path) = &options.json {
         std::fs::write(path, summary.json())

@@ -1,0 +1,133 @@
+//! The full guest: Debian with systemd and OpenSSH, and azdr's package, not yet installed, in root's home.
+//!
+//! The kernel, the initial RAM disk, the data disk and the key are the small guest's. mmdebstrap makes the
+//! system, from the machine's own Debian sources, and needs root here. There is no udev: drivers come from
+//! the RAM disk, and what is to be mounted is known by its serial number.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::debian_packages::{Apt, ensure_program, is_root, run};
+use crate::guest_image::{
+    GuestImage, LAB_CHECK, LAB_WRITER, make_file_system, remove_if_there, write_file,
+};
+
+/// On top of Debian's essential packages. busybox has what the lab's scripts call and Debian has not.
+const PACKAGES: [&str; 6] =
+    ["systemd-sysv", "openssh-server", "iproute2", "kmod", "busybox-static", "postgresql"];
+
+const IMAGE_MIB: u64 = 1024;
+/// RAM that such a machine needs.
+const MEMORY_MIB: u32 = 384;
+
+const BOOT: &str = include_str!("debian_guest/root/lab-boot");
+const BOOT_UNIT: &str = include_str!("debian_guest/root/lab-boot.service");
+const WRITER_UNIT: &str = include_str!("debian_guest/root/lab-writer.service");
+
+/// Makes the image in `folder` unless the one there is made of the same things; `package` is the agent's
+/// Debian package.
+///
+/// # Errors
+/// When this is not root on Debian, or packages cannot be downloaded.
+pub(crate) fn ensure_debian_guest(small: &GuestImage, folder: &Path, package: &Path) -> Result<()> {
+    let lab = small.os_image.parent().context("an image is in a folder")?;
+    ensure!(is_root(), "the Debian guest is made by mmdebstrap as root");
+    ensure_program("mmdebstrap", "mmdebstrap", &lab.join("apt"))?;
+    fs::create_dir_all(folder)?;
+    let public_key = fs::read_to_string(small.ssh_key.with_extension("pub"))?;
+    let ingredients = ingredients(small, package, &public_key)?;
+    let list = folder.join("ingredients");
+    if fs::read_to_string(&list).is_ok_and(|used| used == ingredients) {
+        return Ok(());
+    }
+    remove_if_there(&list)?;
+    let root = folder.join("root");
+    remove_if_there(&root)?;
+    bootstrap(&Apt::prepare(&lab.join("apt"))?, folder, &root)?;
+    fill(&root, package, &public_key)?;
+    make_file_system(&folder.join("os.raw"), IMAGE_MIB, "labroot", Some(&root))?;
+    remove_if_there(&root)?;
+    for part in [&small.kernel, &small.initrd, &small.data_image, &small.ssh_key] {
+        let target = folder.join(part.file_name().context("a part has a name")?);
+        fs::copy(part, &target).with_context(|| format!("cannot write {}", target.display()))?;
+    }
+    fs::write(folder.join("memory-mib"), MEMORY_MIB.to_string())?;
+    fs::write(&list, ingredients)?;
+    Ok(())
+}
+
+/// All that the image depends on, as text.
+fn ingredients(small: &GuestImage, package: &Path, public_key: &str) -> Result<String> {
+    let mut text = format!(
+        "{PACKAGES:?}{IMAGE_MIB} {MEMORY_MIB}\n{BOOT}{BOOT_UNIT}{WRITER_UNIT}{LAB_CHECK}{LAB_WRITER}{public_key}"
+    );
+    for path in [package, &small.kernel, &small.initrd, &small.data_image] {
+        let metadata = fs::metadata(path)?;
+        let modified = metadata.modified()?.duration_since(std::time::UNIX_EPOCH)?;
+        text += &format!("{} {} {modified:?}\n", path.display(), metadata.len());
+    }
+    Ok(text)
+}
+
+fn bootstrap(apt: &Apt, folder: &Path, root: &Path) -> Result<()> {
+    // mmdebstrap has a configuration of its own for apt: it is given what this machine's says of downloads.
+    let settings = folder.join("apt.conf");
+    fs::write(&settings, run(Command::new("apt-config").args(["dump", "Acquire"]))?)?;
+    let mut command = Command::new("mmdebstrap");
+    command.args(["--mode=root", "--variant=minbase", "--format=directory"]);
+    command.arg(format!("--include={}", PACKAGES.join(",")));
+    command.arg(format!("--aptopt={}", settings.display()));
+    command.args(["--aptopt=Acquire::Languages \"none\"", "--dpkgopt=force-unsafe-io"]);
+    command.args(["--dpkgopt=path-exclude=/usr/share/doc/*"]);
+    command.args(["--dpkgopt=path-exclude=/usr/share/man/*"]);
+    command.args(["--dpkgopt=path-exclude=/usr/share/locale/*"]);
+    command.env("LC_ALL", "C.UTF-8").env("DEBIAN_FRONTEND", "noninteractive");
+    run(command.arg(apt.codename()).arg(root).args(apt.source_files()?))?;
+    Ok(())
+}
+
+/// Makes a machine of the lab of a bare Debian.
+fn fill(root: &Path, package: &Path, public_key: &str) -> Result<()> {
+    for (path, mode, content) in [
+        ("usr/sbin/lab-boot", 0o755, BOOT),
+        ("usr/sbin/lab-writer", 0o755, LAB_WRITER),
+        ("usr/sbin/lab-check", 0o755, LAB_CHECK),
+        ("etc/systemd/system/lab-boot.service", 0o644, BOOT_UNIT),
+        ("etc/systemd/system/lab-writer.service", 0o644, WRITER_UNIT),
+        ("etc/hostname", 0o644, "guest\n"),
+        // Else the first boot asks questions on the console.
+        ("etc/machine-id", 0o444, "5f0c1d5e000040008000000000000001\n"),
+        // What is not there would be waited for.
+        ("etc/fstab", 0o644, ""),
+    ] {
+        write_file(&root.join(path), mode, content)?;
+    }
+    write_file(&root.join("root/.ssh/authorized_keys"), 0o600, public_key)?;
+    fs::set_permissions(root.join("root/.ssh"), fs::Permissions::from_mode(0o700))?;
+    fs::create_dir_all(root.join("data"))?;
+    symlink("/bin/busybox", root.join("usr/local/bin/usleep"))?;
+    for (unit, wanted_by) in [("lab-boot", "multi-user"), ("lab-writer", "multi-user")] {
+        let wants = root.join(format!("etc/systemd/system/{wanted_by}.target.wants"));
+        fs::create_dir_all(&wants)?;
+        let link = wants.join(format!("{unit}.service"));
+        symlink(format!("/etc/systemd/system/{unit}.service"), link)?;
+    }
+    // It would wait for udev to announce the console.
+    let getty = root.join("etc/systemd/system/serial-getty@ttyS0.service");
+    symlink("/dev/null", getty)?;
+    for key in fs::read_dir(root.join("etc/ssh"))? {
+        let key = key?;
+        // Made at the first boot: two machines must not share them.
+        if key.file_name().to_string_lossy().starts_with("ssh_host_") {
+            fs::remove_file(key.path())?;
+        }
+    }
+    // Packages that are installed later come whole: the agent's documentation has the hooks.
+    remove_if_there(&root.join("etc/dpkg/dpkg.cfg.d/99mmdebstrap"))?;
+    fs::copy(package, root.join("root/azdr-agent.deb")).context("cannot copy the package")?;
+    Ok(())
+}
