@@ -2,8 +2,8 @@
 //! and the agent's own pre-flush.
 //!
 //! Run by `cargo xtask bench quiesce`, as root; prints one JSON object. Each loop device passes its I/O by
-//! the cache of the disk that holds its image (`--direct-io=on`), so that what is dirty is dirty once.
-//! What is compared is taken in turns, and medians are told.
+//! the cache of the disk that holds its image (`--direct-io=on`), so that what is dirty is dirty once, and
+//! not written into another cache. What is compared is taken in turns, and medians are told.
 
 use std::fs::{self, File};
 use std::io::{Seek, Write};
@@ -54,7 +54,8 @@ async fn main() -> Result<()> {
         "{}",
         json!({
             "pre_flush": {
-                "dirty_mib": DIRTY_MIB,
+                "written_mib": DIRTY_MIB,
+                "dirty_mib_of_this_machine": median(&pre_flush.dirty),
                 "writer_mib_per_second": WRITER_MIB,
                 "without_ms": {"median": median(&pre_flush.a), "each": pre_flush.a},
                 "with_ms": {"median": median(&pre_flush.b), "each": pre_flush.b},
@@ -82,6 +83,14 @@ fn median(figures: &[f64]) -> f64 {
     let mut sorted = figures.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::INFINITY)
+}
+
+/// What of this machine's memory is to be written, in MiB.
+fn dirty_mib() -> Result<f64> {
+    let memory = fs::read_to_string("/proc/meminfo")?;
+    let line = memory.lines().find_map(|line| line.strip_prefix("Dirty:")).context("no Dirty:")?;
+    let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib / 1024.0)
 }
 
 fn ms(from_ns: u64, to_ns: u64) -> f64 {
@@ -235,6 +244,7 @@ struct Figures {
     a: Vec<f64>,
     b: Vec<f64>,
     itself: Vec<f64>,
+    dirty: Vec<f64>,
     thaws: Vec<f64>,
     given_up: usize,
 }
@@ -277,7 +287,8 @@ impl Bench {
 
     /// The window without (a) and with (b) a pre-flush, while somebody goes on writing.
     async fn pre_flush(&self, folder: &Path, rounds: usize) -> Result<Figures> {
-        let disks = [Disk::make(folder, "large", 2 * DIRTY_MIB)?];
+        // ext4 begins to write at once when more than half of its free space is spoken for.
+        let disks = [Disk::make(folder, "large", 4 * DIRTY_MIB)?];
         let mut figures = Figures::default();
         // The first two are not counted: the image's blocks are written for the first time.
         for n in 0..2 * (rounds + 1) {
@@ -285,6 +296,7 @@ impl Bench {
             let flushed = (n / 2 + n) % 2 == 1;
             let writer = Writer::start(&disks[0])?;
             disks[0].dirty(DIRTY_MIB)?;
+            let dirty = dirty_mib()?;
             let itself = if flushed { Some(self.flush(&disks).await?) } else { None };
             let (report, frozen, thaw) = self.freeze(&disks)?;
             drop(writer);
@@ -300,7 +312,10 @@ impl Bench {
                     figures.b.push(window);
                     figures.itself.push(itself);
                 }
-                None => figures.a.push(window),
+                None => {
+                    figures.a.push(window);
+                    figures.dirty.push(dirty);
+                }
             }
             match frozen {
                 true => figures.thaws.push(thaw),

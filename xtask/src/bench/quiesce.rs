@@ -17,7 +17,7 @@ const LIMITS: [(&str, &str, f64, &str); 3] = [
     ("thawing", "/thaw_ms/median", 50.0, "ms"),
 ];
 
-/// Freezes ext4 file systems on loop devices of its own, and needs root and 4 GB of disk. Exit codes: 0
+/// Freezes ext4 file systems on loop devices of its own, and needs root and 6 GB of disk. Exit codes: 0
 /// every figure is within its limit, 1 one is not.
 #[derive(Debug, Args)]
 pub(crate) struct Quiesce {
