@@ -5,6 +5,7 @@
 mod death;
 mod freeze;
 mod limits;
+#[allow(dead_code, reason = "not all of it is for both test programs that it is a part of")]
 #[path = "../../../tests/it/loop_mount.rs"]
 mod loop_mount;
 mod parked;
