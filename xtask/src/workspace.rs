@@ -71,10 +71,17 @@ impl Workspace {
     /// When cargo cannot be run.
     pub(crate) fn build_shipped_agent(&self) -> Result<Option<PathBuf>> {
         eprintln!("Building the agent as it is shipped");
-        let mut build = self.cargo_as_shipped(&["build", "--bins"]);
-        build.args(["--package", "azdr-agent", "--package", "azdr-thawd"]);
-        let built = build.status().context("cannot run cargo")?.success();
-        Ok(built.then(|| self.programs(SHIPPED_AGENT)))
+        let mut agent = self.cargo_as_shipped(&["build", "--bins", "--package", "azdr-agent"]);
+        let mut thawd = self.cargo(&["build", "--bins", "--package", "azdr-thawd"]);
+        // All of its memory is locked: without a dynamic loader and shared libraries that is half as much,
+        // and nothing of it can be replaced under its feet.
+        thawd.args(["--profile", SHIPPED_AGENT]).env("RUSTFLAGS", "-C target-feature=+crt-static");
+        for build in [&mut agent, &mut thawd] {
+            if !build.status().context("cannot run cargo")?.success() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(self.programs(SHIPPED_AGENT)))
     }
 
     /// A cargo command that builds the agent as it is shipped.
