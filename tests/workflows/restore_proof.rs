@@ -36,7 +36,8 @@ async fn run<I: serde::Serialize>(
     (row, points.into_iter().next().unwrap())
 }
 
-async fn drill(life: &Life, point: &PointRow) -> (RunRow, PointRow) {
+/// Drills a point; the run as it ended, and the point after it.
+pub(crate) async fn drill(life: &Life, point: &PointRow) -> (RunRow, PointRow) {
     let input = dr_test::Input {
         item: point.item,
         vm: db(),
@@ -49,7 +50,8 @@ async fn drill(life: &Life, point: &PointRow) -> (RunRow, PointRow) {
     run(life, dr_test::RUN, &input, point).await
 }
 
-async fn restore(bench: &Bench, life: &Life, point: &PointRow) -> (RunRow, PointRow) {
+/// Restores a point in place; the run as it ended, and the point after it.
+pub(crate) async fn restore(bench: &Bench, life: &Life, point: &PointRow) -> (RunRow, PointRow) {
     let declared = bench.env.clock.wall();
     let input =
         restore_in_place::Input { item: point.item, vm: db(), point: point.name.clone(), declared };

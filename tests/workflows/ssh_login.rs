@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use azdr_controller::ssh_probe::{ProbeKey, ProbeLogin};
-use azdr_controller::store::{PointRow, RunRow, RunState};
-use azdr_controller::workflows::{self, ProbeAddress, dr_test, restore_in_place};
+use azdr_controller::store::{PointRow, RunState};
+use azdr_controller::workflows::ProbeAddress;
 use azdr_domain::policy::PolicyChange;
 use azdr_domain::recovery_point::ProofLevel;
 use azdr_domain::ssh_evidence::{Attempt, End, HostKeys};
@@ -15,7 +15,8 @@ use serde_json::Value;
 
 use crate::cases::take;
 use crate::cloud;
-use crate::life::{Bench, Life, db};
+use crate::life::{Bench, Life};
+use crate::restore_proof::{drill, restore};
 use crate::ssh::{Answer, Ssh, USER, new_key};
 
 const CONNECT: Duration = Duration::from_secs(5);
@@ -185,40 +186,6 @@ enum Keys {
     Own,
     /// Not that.
     Other,
-}
-
-async fn ended<I: serde::Serialize>(
-    life: &Life,
-    of: (&'static str, u32, azdr_controller::workflow::RunPriority),
-    input: &I,
-    point: &PointRow,
-) -> (RunRow, PointRow) {
-    let run = workflows::new_run(of, input, point.item, "test");
-    let id = life.engine.submit(run).await.unwrap();
-    let row = life.ended(id).await;
-    life.settle().await;
-    let points = life.store.points_named(point.name.as_str()).await.unwrap();
-    (row, points.into_iter().next().unwrap())
-}
-
-async fn drill(life: &Life, point: &PointRow) -> (RunRow, PointRow) {
-    let input = dr_test::Input {
-        item: point.item,
-        vm: db(),
-        point: point.name.clone(),
-        region: "eastus".into(),
-        resource_group: None,
-        declared: None,
-        keep: Duration::ZERO,
-    };
-    ended(life, dr_test::RUN, &input, point).await
-}
-
-async fn restore(bench: &Bench, life: &Life, point: &PointRow) -> (RunRow, PointRow) {
-    let declared = bench.env.clock.wall();
-    let input =
-        restore_in_place::Input { item: point.item, vm: db(), point: point.name.clone(), declared };
-    ended(life, restore_in_place::RUN, &input, point).await
 }
 
 /// What is known of SSH: the states of host key and login, `-` for none.
