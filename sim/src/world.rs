@@ -49,11 +49,11 @@ pub use rights::Assignment;
 pub use snapshots::SnapshotRequest;
 pub use state::{
     Attachment, Common, Disk, Facts, Grant, Group, Lock, NetworkResource, NicAttachment, Power,
-    Snapshot, State, Tags, Vm, provisioning,
+    Snapshot, State, Vm, provisioning,
 };
 pub use table::{Change, Table};
 pub(crate) use tags::Tagged;
-pub use tags::{TagOperation, checked_tags};
+pub use tags::{TagOperation, Tags, checked_tags};
 pub use vm_power::PowerAction;
 pub use volume::{Creation, Progress, Volume, gib};
 

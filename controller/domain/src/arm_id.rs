@@ -12,7 +12,7 @@ use std::hash::{Hash, Hasher};
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
-use crate::name::{NameError, NameKind, check_generic_name};
+use crate::name::{HYPHENATED, NameError, NameKind, WORD, check_generic_name, class_of};
 
 /// Why a text is not an ARM resource ID that azdr can handle.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -73,51 +73,7 @@ impl ArmId {
     /// # Errors
     /// When the form or one of the names is not valid; the message names it.
     pub fn parse(id: &str) -> Result<Self, ArmIdError> {
-        let form = || ArmIdError::Form { id: id.to_owned() };
-        let name_error = |source| ArmIdError::Name { id: id.to_owned(), source };
-
-        // A resource has eight, a sub-resource ten.
-        let mut segments = Vec::with_capacity(10);
-        segments.extend(id.strip_prefix('/').ok_or_else(form)?.split('/'));
-        let [subscriptions, subscription, groups, group, rest @ ..] = segments.as_slice() else {
-            return Err(form());
-        };
-        if !subscriptions.eq_ignore_ascii_case("subscriptions")
-            || !groups.eq_ignore_ascii_case("resourceGroups")
-        {
-            return Err(form());
-        }
-        check_subscription(subscription)?;
-        NameKind::ResourceGroup.check(group).map_err(name_error)?;
-
-        let resource_type = match rest {
-            [] => Cow::Borrowed(RESOURCE_GROUP_TYPE),
-            [providers, namespace, pairs @ ..]
-                if providers.eq_ignore_ascii_case("providers")
-                    && !pairs.is_empty()
-                    && pairs.len().is_multiple_of(2)
-                    && is_namespace(namespace) =>
-            {
-                for pair in pairs.chunks(2) {
-                    if !is_type_word(pair[0]) {
-                        return Err(form());
-                    }
-                    check_generic_name(pair[1]).map_err(name_error)?;
-                }
-                let words = || [*namespace].into_iter().chain(pairs.iter().step_by(2).copied());
-                let known = KNOWN_TYPES.iter().find(|(name, _)| is_spelled(name, words()));
-                match (known, pairs.last()) {
-                    (Some((spelling, kind)), Some(name)) => {
-                        kind.check(name).map_err(name_error)?;
-                        Cow::Borrowed(*spelling)
-                    }
-                    _ => Cow::Owned(words().collect::<Vec<_>>().join("/")),
-                }
-            }
-            _ => return Err(form()),
-        };
-        let key = if id.is_ascii() { id.to_ascii_lowercase() } else { id.to_lowercase() };
-        Ok(Self { text: id.to_owned(), key, resource_type })
+        Self::try_from(id.to_owned())
     }
 
     /// The ID as it was written.
@@ -298,9 +254,70 @@ pub(crate) fn sha256_hex(text: &str) -> String {
     digest(&SHA256, text.as_bytes()).as_ref().iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// Checks an ID, and says of which type it is.
+fn type_of(id: &str) -> Result<Cow<'static, str>, ArmIdError> {
+    let form = || ArmIdError::Form { id: id.to_owned() };
+    let name_error = |source| ArmIdError::Name { id: id.to_owned(), source };
+
+    let mut segments = [""; MAX_SEGMENTS];
+    let mut count = 0;
+    if !id.starts_with('/') {
+        return Err(form());
+    }
+    let mut begin = 1;
+    // In one go: IDs are read by the million, and each search that `split` would make begins anew.
+    for end in memchr::memchr_iter(b'/', id.as_bytes()).skip(1).chain([id.len()]) {
+        *segments.get_mut(count).ok_or_else(form)? = &id[begin..end];
+        count += 1;
+        begin = end + 1;
+    }
+    let [subscriptions, subscription, groups, group, rest @ ..] = &segments[..count] else {
+        return Err(form());
+    };
+    if !subscriptions.eq_ignore_ascii_case("subscriptions")
+        || !groups.eq_ignore_ascii_case("resourceGroups")
+    {
+        return Err(form());
+    }
+    check_subscription(subscription)?;
+    NameKind::ResourceGroup.check(group).map_err(name_error)?;
+
+    let (namespace, pairs) = match rest {
+        [] => return Ok(Cow::Borrowed(RESOURCE_GROUP_TYPE)),
+        [providers, namespace, pairs @ ..]
+            if providers.eq_ignore_ascii_case("providers")
+                && !pairs.is_empty()
+                && pairs.len().is_multiple_of(2)
+                && is_namespace(namespace) =>
+        {
+            (*namespace, pairs)
+        }
+        _ => return Err(form()),
+    };
+    for pair in pairs.chunks(2) {
+        if pair[0].is_empty() || class_of(pair[0]) & WORD == 0 {
+            return Err(form());
+        }
+        check_generic_name(pair[1]).map_err(name_error)?;
+    }
+    let words = || [namespace].into_iter().chain(pairs.iter().step_by(2).copied());
+    let length = words().map(|word| word.len() + 1).sum::<usize>() - 1;
+    let is_this = |known: &str| known.len() == length && is_spelled(known, words());
+    let known = KNOWN_TYPES.iter().find(|(known, _)| is_this(known));
+    match (known, pairs.last()) {
+        (Some((spelling, kind)), Some(name)) => {
+            kind.check(name).map_err(name_error)?;
+            Ok(Cow::Borrowed(*spelling))
+        }
+        _ => Ok(Cow::Owned(words().collect::<Vec<_>>().join("/"))),
+    }
+}
+
+/// A resource has eight, a resource in a resource ten; more than this none that Azure has.
+const MAX_SEGMENTS: usize = 32;
+
 fn check_subscription(subscription: &str) -> Result<(), ArmIdError> {
-    let valid = (1..=64).contains(&subscription.len())
-        && subscription.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let valid = (1..=64).contains(&subscription.len()) && class_of(subscription) & HYPHENATED != 0;
     if valid {
         Ok(())
     } else {
@@ -308,9 +325,17 @@ fn check_subscription(subscription: &str) -> Result<(), ArmIdError> {
     }
 }
 
-fn is_namespace(word: &str) -> bool {
-    !word.is_empty()
-        && word.split('.').all(|w| !w.is_empty() && w.bytes().all(|b| b.is_ascii_alphanumeric()))
+/// Words joined by `.`.
+fn is_namespace(text: &str) -> bool {
+    let mut in_word = false;
+    for byte in text.bytes() {
+        let ends = byte == b'.';
+        if ends && !in_word || !ends && !byte.is_ascii_alphanumeric() {
+            return false;
+        }
+        in_word = !ends;
+    }
+    in_word
 }
 
 /// Whether a type's name consists of these words, whatever their case.
@@ -331,10 +356,6 @@ fn is_spelled<'a>(name: &str, words: impl Iterator<Item = &'a str>) -> bool {
         };
     }
     rest.is_none()
-}
-
-fn is_type_word(word: &str) -> bool {
-    !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
 impl PartialEq for ArmId {
@@ -386,8 +407,10 @@ impl std::str::FromStr for ArmId {
 impl TryFrom<String> for ArmId {
     type Error = ArmIdError;
 
-    fn try_from(s: String) -> Result<Self, ArmIdError> {
-        Self::parse(&s)
+    fn try_from(text: String) -> Result<Self, ArmIdError> {
+        let resource_type = type_of(&text)?;
+        let key = if text.is_ascii() { text.to_ascii_lowercase() } else { text.to_lowercase() };
+        Ok(Self { text, key, resource_type })
     }
 }
 

@@ -37,12 +37,16 @@ impl NameKind {
     /// # Errors
     /// When it is too long, empty, or has characters that this kind does not allow.
     pub fn check(self, name: &str) -> Result<(), NameError> {
+        // IDs are read by the million, and almost all of their names are of ASCII.
+        let class = class_of(name);
         let characters = match self {
-            Self::ResourceGroup => !name.ends_with('.') && name.chars().all(is_group_character),
-            _ => name.bytes().all(is_name_byte),
+            Self::ResourceGroup => {
+                !name.ends_with('.') && (class & GROUP != 0 || name.chars().all(is_group_character))
+            }
+            _ => class & NAME != 0,
         };
-        let length = (1..=self.max_len()).contains(&name.chars().count());
-        if characters && length && !is_dots(name) {
+        let length = if class == 0 { name.chars().count() } else { name.len() };
+        if characters && (1..=self.max_len()).contains(&length) && !is_dots(name) {
             Ok(())
         } else {
             Err(NameError {
@@ -131,10 +135,7 @@ impl From<ResourceName> for String {
 
 /// Checks a name whose kind azdr does not know, inside somebody's resource ID.
 pub(crate) fn check_generic_name(name: &str) -> Result<(), NameError> {
-    let valid = (1..=260).contains(&name.len())
-        && name.bytes().all(|b| is_name_byte(b) || b == b'(' || b == b')')
-        && !is_dots(name);
-    if valid {
+    if (1..=260).contains(&name.len()) && class_of(name) & GROUP != 0 && !is_dots(name) {
         return Ok(());
     }
     Err(NameError {
@@ -145,8 +146,35 @@ pub(crate) fn check_generic_name(name: &str) -> Result<(), NameError> {
     })
 }
 
-fn is_name_byte(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')
+/// ASCII letters and digits.
+pub(crate) const WORD: u8 = 1;
+/// Those and `-`.
+pub(crate) const HYPHENATED: u8 = 1 << 1;
+/// Those, `_` and `.`.
+const NAME: u8 = 1 << 2;
+/// Those, `(` and `)`.
+const GROUP: u8 = 1 << 3;
+
+/// The classes that each byte is in.
+const CLASSES: [u8; 256] = {
+    let mut classes = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        classes[byte] = match byte as u8 {
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => WORD | HYPHENATED | NAME | GROUP,
+            b'-' => HYPHENATED | NAME | GROUP,
+            b'_' | b'.' => NAME | GROUP,
+            b'(' | b')' => GROUP,
+            _ => 0,
+        };
+        byte += 1;
+    }
+    classes
+};
+
+/// The classes that all bytes of a text are in; 0 also for one that is not of ASCII.
+pub(crate) fn class_of(text: &str) -> u8 {
+    text.bytes().fold(u8::MAX, |classes, byte| classes & CLASSES[usize::from(byte)])
 }
 
 fn is_group_character(c: char) -> bool {

@@ -128,9 +128,11 @@ pub(super) fn append(
         )?
         .execute((run.0, step, item, event.as_str()))?;
     }
+    // One row of values: a SELECT as the source would be copied to a table of its own first.
     c.prepare_cached(
-        "INSERT INTO journal SELECT ?1, coalesce(max(seq), 0) + 1, ?2, ?3, ?4, ?5, ?6
-         FROM journal WHERE run_id = ?1",
+        "INSERT INTO journal
+         VALUES (?1, 1 + coalesce((SELECT max(seq) FROM journal WHERE run_id = ?1), 0),
+                 ?2, ?3, ?4, ?5, ?6)",
     )?
     .execute((run.0, now.unix_ms(), step, item, event.as_str(), to_json(payload)))?;
     Ok(())

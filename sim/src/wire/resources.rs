@@ -2,6 +2,7 @@
 
 use http::Method;
 use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::listing::{Document, after, mixed_case, page};
@@ -180,7 +181,7 @@ struct Line<'a> {
     r#type: &'static str,
     location: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    tags: Option<&'a Tags>,
+    tags: Option<&'a RawValue>,
     #[serde(rename = "createdTime", skip_serializing_if = "Option::is_none")]
     created: Option<String>,
     #[serde(rename = "provisioningState", skip_serializing_if = "Option::is_none")]
@@ -218,7 +219,7 @@ fn line<'a>(
         name: &common.id.name,
         r#type: common.id.kind.type_name(),
         location: &common.location,
-        tags: (with_tags && !common.tags.is_empty()).then_some(&common.tags),
+        tags: (with_tags && !common.tags.is_empty()).then(|| common.tags.as_json()),
         created: with_time.then(|| azure_time(common.created)),
         provisioning: with_state.then_some(&common.provisioning),
         sku: sku.map(|name| Sku { name }),
@@ -298,15 +299,8 @@ impl Filter {
     }
 
     fn tags_match(&self, tags: &Tags) -> bool {
-        let Some((name, wanted)) = &self.tag else { return true };
-        // Names are one whatever their case, and mostly asked for as they are.
-        if let Some(value) = tags.get(name) {
-            return wanted.as_ref().is_none_or(|wanted| wanted == value);
-        }
-        let is = |(tag, value): (&String, &String)| {
-            tag.eq_ignore_ascii_case(name) && wanted.as_ref().is_none_or(|wanted| wanted == value)
-        };
-        tags.iter().any(is)
+        let Some((name, value)) = &self.tag else { return true };
+        tags.matches(name, value.as_deref())
     }
 
     fn matches(&self, common: &Common) -> bool {

@@ -5,8 +5,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::operations::{Begin, Effect, Output, Service, Work};
-use super::state::{Disk, Power, Tags, provisioning};
-use super::tags::checked_tags;
+use super::state::{Disk, Power, provisioning};
+use super::tags::{Tags, checked_tags};
 use super::volume::{Creation, Volume, gib};
 use super::{Accepted, ArmError, ArmId, Injected, Kind, World};
 use crate::latency::Action;

@@ -5,8 +5,8 @@ use serde::Deserialize;
 
 use super::immutability::check_deletable;
 use super::operations::{Begin, Effect, Output, Service, Work};
-use super::state::{Group, Power, Tags, group_key};
-use super::tags::checked_tags;
+use super::state::{Group, Power, group_key};
+use super::tags::{Tags, checked_tags};
 use super::{Accepted, ArmError, ArmId, Injected, World};
 use crate::latency::Action;
 

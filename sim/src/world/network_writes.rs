@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 use super::disks::not_found;
 use super::network::{ip_configurations, reference, subnet_reference};
 use super::operations::{Begin, Effect, Output, Service};
-use super::state::{NetworkResource, Tags, provisioning};
-use super::tags::checked_tags;
+use super::state::{NetworkResource, provisioning};
+use super::tags::{Tags, checked_tags};
 use super::{Accepted, ArmError, ArmId, Injected, Kind, World};
 use crate::latency::Action;
 

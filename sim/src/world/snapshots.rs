@@ -12,8 +12,8 @@ use super::disks::{
 };
 use super::immutability::check_deletable;
 use super::operations::{Effect, Output, Work};
-use super::state::{Snapshot, Tags, provisioning};
-use super::tags::checked_tags;
+use super::state::{Snapshot, provisioning};
+use super::tags::{Tags, checked_tags};
 use super::volume::{Creation, Progress, Volume};
 use super::{Accepted, ArmError, ArmId, Injected, Kind, World};
 use crate::latency::Action;

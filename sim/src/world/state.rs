@@ -10,11 +10,9 @@ use super::immutability::Immutability;
 use super::operations::Operation;
 use super::rights::Assignment;
 use super::table::{Change, Table};
+use super::tags::Tags;
 use super::volume::{Progress, Volume};
 use super::{ArmError, ArmId, Kind};
-
-/// Tags, in the case they were written in.
-pub type Tags = BTreeMap<String, String>;
 
 /// Words for a resource's `provisioningState`.
 pub mod provisioning {

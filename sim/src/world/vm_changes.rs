@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::operations::{Effect, Work};
 use super::state::{Attachment, Common, Power, Vm, provisioning};
-use super::tags::checked_tags;
+use super::tags::{Tags, checked_tags};
 use super::vms::{Wanted, attachment, managed_disk_id};
 use super::volume::gib;
 use super::{Accepted, ArmError, ArmId, Injected, World};
@@ -84,7 +84,7 @@ impl World {
         if let Some(tags) = wanted.tags {
             vm.common.tags = checked_tags(tags)?;
         } else if whole {
-            vm.common.tags.clear();
+            vm.common.tags = Tags::new();
         }
         if let Some(os_disk) = &wanted.os_disk {
             vm.disks[0] = self.os_attachment(before, os_disk, now)?;

@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 
 use super::disks::{active_sas, check_source_ready, not_found};
 use super::operations::{Begin, Effect, Failure, Output, Service, Work};
-use super::state::{Attachment, Common, Disk, NicAttachment, Power, Tags, Vm, provisioning};
-use super::tags::checked_tags;
+use super::state::{Attachment, Common, Disk, NicAttachment, Power, Vm, provisioning};
+use super::tags::{Tags, checked_tags};
 use super::{Accepted, ArmError, ArmId, Injected, Kind, World};
 use crate::latency::Action;
 

@@ -90,3 +90,26 @@ fn an_id_is_a_string_in_json() {
     assert_eq!(serde_json::from_str::<ArmId>(&json).unwrap(), id);
     assert!(serde_json::from_str::<ArmId>("\"/x\"").is_err());
 }
+
+#[test]
+fn namespaces_are_words_joined_by_periods() {
+    for namespace in ["Microsoft.Compute", "a", "Microsoft.A.B2"] {
+        let id = format!("/subscriptions/s/resourceGroups/rg/providers/{namespace}/t/n");
+        assert_eq!(ArmId::parse(&id).unwrap().resource_type(), format!("{namespace}/t"));
+    }
+    for namespace in [".", ".a", "a.", "a..b", "a-b", "a b", "ä"] {
+        let id = format!("/subscriptions/s/resourceGroups/rg/providers/{namespace}/t/n");
+        assert!(ArmId::parse(&id).is_err(), "{namespace}");
+    }
+}
+
+#[test]
+fn more_segments_than_any_resource_has_are_refused() {
+    let of = |pairs: usize| {
+        let pairs = "/t/n".repeat(pairs);
+        ArmId::parse(&format!("/subscriptions/s/resourceGroups/rg/providers/A.B{pairs}"))
+    };
+    assert!(of(13).is_ok());
+    assert!(of(14).is_err());
+    assert!(of(100_000).is_err());
+}

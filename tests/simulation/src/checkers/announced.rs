@@ -86,7 +86,7 @@ pub(super) fn snapshots_of<'a>(
     region: &str,
 ) -> Vec<(&'a String, &'a Snapshot)> {
     let is_its = |s: &Snapshot| {
-        tag(s, "azdr:point") == Some(point)
+        s.common.tags.has("azdr:point", point)
             && s.common.location.eq_ignore_ascii_case(region)
             && is_of_vm(s, vm)
     };
@@ -122,8 +122,8 @@ impl Points {
         let mut found: BTreeMap<String, (usize, Vec<String>)> = BTreeMap::new();
         for (_, snapshot) in azure.snapshots.iter() {
             if snapshot.common.location.eq_ignore_ascii_case(region)
-                && let Some(point) = tag(snapshot, "azdr:point")
                 && is_of_vm(snapshot, vm)
+                && let Some(point) = tag(snapshot, "azdr:point")
                 && snapshot.is_complete(now)
             {
                 let tiers = tag(snapshot, "azdr:tiers").unwrap_or_default();
@@ -172,7 +172,7 @@ impl Points {
                 let found: Vec<_> = azure
                     .snapshots
                     .iter()
-                    .filter(|(_, s)| tag(s, "azdr:point") == Some(&point) && is_of_vm(s, &vm))
+                    .filter(|(_, s)| s.common.tags.has("azdr:point", &point) && is_of_vm(s, &vm))
                     .map(|(_, s)| s)
                     .collect();
                 let first = found.first()?;

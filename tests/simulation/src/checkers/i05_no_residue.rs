@@ -31,7 +31,7 @@ impl Checker for NoResidue {
             return Ok(());
         }
         let own = format!("1nstall.{id}");
-        let is_own = |tags: &azure_sim::world::Tags| tags.get("azdr:run") == Some(&own);
+        let is_own = |tags: &azure_sim::world::Tags| tags.has("azdr:run", &own);
         // What the run was for stays: points and copies, the restored VM and what it is made of.
         let stays = |kind: Kind| match (workflow.as_str(), kind) {
             _ if *state != RunState::Succeeded => false,

@@ -39,7 +39,7 @@ impl Checker for EffectOnce {
                 let Some(point) = belongs_to(new) else { return Ok(()) };
                 let lun = tag(new, "azdr:lun");
                 let twin = view.azure.snapshots.iter().find(|(other, s)| {
-                    tag(s, "azdr:point") == Some(point.1.as_str())
+                    s.common.tags.has("azdr:point", &point.1)
                         && s.common.location == new.common.location
                         && tag(s, "azdr:lun") == lun
                         && *other != key
