@@ -277,9 +277,8 @@ impl<'a> Serving<'a> {
             }
             Some(Told::ProbeHealth(probe)) if self.mode != SessionMode::Quarantined => {
                 let (agent, state) = (self.session.agent.clone(), quiesce.state());
-                self.probes.spawn(async move {
-                    Say::Health(health::report(&agent, probe.request_id, state).await)
-                });
+                self.probes
+                    .spawn(async move { Say::Health(health::report(&agent, probe, state).await) });
             }
             Some(Told::RunPreflight(run)) if may_freeze => self.preflight(run.request_id),
             Some(Told::CertificateIssued(issued)) => return self.certificate(issued),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::checked_file::{self, Want};
-use super::installed::{self, Found};
+use super::installed::{self, Declared, Found};
 use super::settings::{LIMIT_RANGE_SECS, Settings};
 use super::{Kind, OnFailure, Program};
 
@@ -79,7 +79,8 @@ fn read(settings: &Settings, path: &Path) -> Result<Found, String> {
         _ => OnFailure::CrashConsistent,
     };
     let own = Some((limit, on_failure));
-    Ok(installed::hook(settings, NAME, (Kind::Oneshot, true), pre, post, own)).and_then(refuse_hold)
+    let declared = Declared { kind: Kind::Oneshot, application: true, check: false };
+    Ok(installed::hook(settings, NAME, declared, pre, post, own)).and_then(refuse_hold)
 }
 
 /// Azure's scripts know nothing of READY.

@@ -112,6 +112,8 @@ async fn run(agent: &Agent, started: &mut Started, entry: &Entry, hook: &Hook) {
         // A release that nobody saw the end of is not known to have been one.
         Verb::Post if hook.kind == Kind::Hold => Verb::Abort,
         Verb::Post => Verb::Post,
+        // Is never in the list.
+        Verb::Check => return,
     };
     let operation = started.operation().to_owned();
     let begun = started

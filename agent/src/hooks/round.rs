@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use azdr_env::Monotonic;
 use azdr_proto::agent::{HookResult, HookRun};
+use tokio::sync::OwnedMutexGuard;
 
 use super::held::Held;
 use super::installed::{Found, find};
@@ -52,6 +53,8 @@ pub(crate) struct Round {
     started: Option<Started>,
     hooks: Vec<Live>,
     forbids: bool,
+    /// No check runs from before the first `pre` until this round is dropped.
+    _turn: Option<OwnedMutexGuard<()>>,
 }
 
 /// The hooks of this machine.
@@ -84,7 +87,7 @@ impl Round {
     /// Nothing is looked for yet.
     pub(crate) fn new(agent: &Agent, operation: &str) -> Self {
         let (agent, operation) = (agent.clone(), operation.to_owned());
-        Self { agent, operation, started: None, hooks: Vec::new(), forbids: false }
+        Self { agent, operation, started: None, hooks: Vec::new(), forbids: false, _turn: None }
     }
 
     /// Runs every hook's `pre`, in order. One that fails gets its `abort` at once.
@@ -92,6 +95,7 @@ impl Round {
     /// # Errors
     /// In words: one failed that must not; then nothing may be frozen.
     pub(crate) async fn pre(&mut self) -> Result<(), String> {
+        self._turn = Some(self.agent.hooks_turn.clone().lock_owned().await);
         let found = look(&self.agent, "look for hooks").await;
         let live = |found| Live {
             found,
@@ -301,6 +305,7 @@ fn result(live: &Live) -> HookResult {
         name: live.found.name.clone(),
         kind: hook.map_or(Kind::Oneshot, |hook: &Hook| hook.kind).wire().into(),
         application: hook.is_ok_and(|hook| hook.application),
+        check: hook.is_ok_and(|hook| hook.check),
         runs: live.runs.clone(),
         problem: live.problem.clone().unwrap_or_default(),
     }

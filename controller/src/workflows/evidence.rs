@@ -33,7 +33,7 @@ use crate::store::{ItemId, PointRow};
 use crate::workflow::{Failure, StepError};
 
 /// How long an agent may look at its machine: its own limits are within that.
-const HEALTH_LIMIT: Duration = Duration::from_secs(45);
+const HEALTH_LIMIT: Duration = Duration::from_secs(60);
 /// How long one SSH probe may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// Longest banner that is read (RFC 4253 §4.2: 255 characters; servers may send lines before it).
@@ -153,9 +153,10 @@ pub(super) async fn captured(
     Ok((operation, record))
 }
 
-/// What is known of a point's witnesses.
+/// What is known of a point's witnesses and of its machine's hooks.
 struct Noted {
     records: Vec<WitnessRecord>,
+    checks: Vec<String>,
     key: WitnessKey,
 }
 
@@ -163,7 +164,8 @@ impl Noted {
     async fn of(services: &Services, expected: &Expected) -> Result<Self, StepError> {
         let (operation, record) = captured(services, expected).await?;
         let key = services.authority.witness_key(&operation);
-        Ok(Self { records: record.witnesses, key })
+        let checks = record.hooks.into_iter().filter(|hook| hook.check).map(|hook| hook.name);
+        Ok(Self { records: record.witnesses, checks: checks.collect(), key })
     }
 
     fn wanted<'a>(&'a self, expected: &'a Expected) -> Wanted<'a> {
@@ -172,6 +174,7 @@ impl Noted {
             nonce: &expected.nonce,
             all_disks: expected.all_disks,
             records: &self.records,
+            checks: &self.checks,
         }
     }
 

@@ -36,7 +36,7 @@ fn records() -> [WitnessRecord; 2] {
 }
 
 fn wanted(records: &[WitnessRecord]) -> Wanted<'_> {
-    Wanted { point: POINT, nonce: "n", all_disks: true, records }
+    Wanted { point: POINT, nonce: "n", all_disks: true, records, checks: &[] }
 }
 
 fn against(shown: &[ShownWitness]) -> String {
@@ -226,6 +226,25 @@ fn a_missing_disk_a_failing_application_and_the_old_boot_are_harm() {
     assert!(!judge(&ill, &both()).is_booted() && judge(&ill, &both()).harm().is_none());
     let old = MachineReport { boot_id: "boot then".into(), ..report() };
     assert!(judge(&old, &both()).harm().unwrap().contains("not been started"));
+}
+
+#[test]
+fn a_check_that_is_gone_is_missed_and_one_that_never_was_is_not() {
+    let (records, checks) = (records(), ["10-db".to_owned()]);
+    let known = Wanted { checks: &checks, ..wanted(&records) };
+    let judge = |report: &MachineReport| Evidence::judge(&known, &both(), report, 10_500);
+    let gone = judge(&report());
+    assert!(!gone.is_booted() && gone.harm().is_none(), "{gone:#?}");
+    assert_eq!(gone.doubt(), "app:10-db: was not reported");
+    for (state, booted) in
+        [(FactState::Pass, true), (FactState::Fail, false), (FactState::Unknown, false)]
+    {
+        let mut said = report();
+        said.facts.push(fact("app:10-db", state));
+        assert_eq!(judge(&said).is_booted(), booted, "{state:?}");
+        let named = judge(&said).facts.iter().filter(|f| f.name == "app:10-db").count();
+        assert_eq!(named, 1, "{state:?}");
+    }
 }
 
 #[test]
