@@ -120,7 +120,7 @@ impl Session<'_> {
         })
     }
 
-    /// A restored machine runs none. While something is held nothing is opened to see which there are.
+    /// A restored machine runs none around a freeze. While something is held nothing is opened to see which there are.
     async fn hooks_limit(&self) -> u32 {
         let limit = match self.door {
             Door::Restored => Duration::ZERO,

@@ -51,7 +51,8 @@ struct File {
 
 /// The hook that the file describes.
 pub(super) fn find(settings: &Settings, path: &Path) -> Found {
-    read(settings, path).unwrap_or_else(|why| installed::refused(settings, NAME, why))
+    let refused = |why| Found { check: false, ..installed::refused(settings, NAME, why) };
+    read(settings, path).unwrap_or_else(refused)
 }
 
 fn read(settings: &Settings, path: &Path) -> Result<Found, String> {

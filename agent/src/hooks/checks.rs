@@ -19,8 +19,12 @@ use crate::Agent;
 /// Longest words of a probe.
 const TOLD: usize = 512;
 
-/// Runs `check` of every hook that has one. None is run, and nothing is told, while hooks run for something
-/// else: an operation, or checks that somebody asked for before.
+/// Stands for all hooks where they cannot be told apart; no hook can have this name.
+const ALL: &str = "hooks";
+
+/// Runs `check` of every hook that has one. One that may not run and may have a check is unknown. While
+/// hooks run for something else (an operation, or checks that somebody asked for before) none is run, and
+/// all of them are unknown together.
 ///
 /// Dropping the future leaves the checks to their limits.
 pub(crate) async fn check(agent: &Agent) -> Vec<AppProbe> {
@@ -29,30 +33,38 @@ pub(crate) async fn check(agent: &Agent) -> Vec<AppProbe> {
     let checks = tokio::spawn(async move { run_all(&agent).await });
     checks.await.unwrap_or_else(|error| {
         tracing::error!(%error, "the hooks' checks");
-        Vec::new()
+        vec![unknown(ALL, format!("their checks ended without an answer: {error}"))]
     })
 }
 
 async fn run_all(agent: &Agent) -> Vec<AppProbe> {
-    let Ok(_turn) = agent.hooks_turn.try_lock() else { return Vec::new() };
+    let Ok(_turn) = agent.hooks_turn.try_lock() else {
+        return vec![unknown(ALL, "hooks run for something else: no check was begun".to_owned())];
+    };
     let found = match look(agent, "look for hooks to check").await {
         Ok(found) => found,
         Err(stuck) => {
             tracing::warn!("{stuck}");
-            return Vec::new();
+            return vec![unknown(ALL, stuck.to_string())];
         }
     };
-    // One that may not run is not known to have a check; whoever wants it sees that it is missing.
-    let hooks = found.into_iter().filter_map(|found| found.hook.ok()).filter(|hook| hook.check);
     cgroup::sweep();
-    let mut checks = JoinSet::new();
-    for hook in hooks {
+    let (mut checks, mut probes) = (JoinSet::new(), Vec::new());
+    for found in found.into_iter().filter(|found| found.check) {
         let agent = agent.clone();
-        checks.spawn(async move { run(&agent, &hook).await });
+        match found.hook {
+            Ok(hook) => drop(checks.spawn(async move { run(&agent, &hook).await })),
+            Err(why) => probes.push(unknown(&found.name, why)),
+        }
     }
-    let mut probes = checks.join_all().await;
+    probes.extend(checks.join_all().await);
     probes.sort_by(|a, b| a.name.cmp(&b.name));
     probes
+}
+
+fn unknown(name: &str, why: String) -> AppProbe {
+    let (state, detail) = (FactState::Unknown.into(), cut(&why));
+    AppProbe { name: name.to_owned(), state, detail, took_ms: 0 }
 }
 
 async fn run(agent: &Agent, hook: &Hook) -> AppProbe {
@@ -104,6 +116,10 @@ fn words(run: &HookRun) -> String {
         (true, line) => line.to_owned(),
         (false, line) => format!("{}: {line}", run.end),
     };
+    cut(&text)
+}
+
+fn cut(text: &str) -> String {
     let end = (0..=TOLD.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
     text.get(..end.unwrap_or(0)).unwrap_or_default().to_owned()
 }

@@ -36,6 +36,8 @@ pub(crate) struct Found {
     pub(super) name: String,
     /// What becomes of an operation when it fails.
     pub(super) on_failure: OnFailure,
+    /// It has a check, or may have one: what cannot be trusted cannot say that it has none.
+    pub(super) check: bool,
     pub(super) hook: Result<Hook, String>,
 }
 
@@ -51,7 +53,7 @@ impl Found {
             Kind::Hold => "hold",
         };
         let application = if hook.application { ", application" } else { "" };
-        let check = if hook.check { ", check" } else { "" };
+        let check = if self.check { ", check" } else { "" };
         Ok(format!("{} ({kind}{application}{check}), {}", self.name, hook.pre.path))
     }
 }
@@ -86,7 +88,9 @@ pub(crate) fn find(settings: &Settings) -> Vec<Found> {
             let why = format!(
                 "field `hooks.each.{name:?}` of the configuration is for a hook that is not there"
             );
-            found.push(refused(settings, name, why));
+            // It is missed by those alone who know that it has a check.
+            let check = settings.each.get(name).and_then(|each| each.check) == Some(true);
+            found.push(Found { check, ..refused(settings, name, why) });
         }
     }
     if let Some(path) = &settings.azure_scripts {
@@ -101,9 +105,10 @@ pub(crate) fn find(settings: &Settings) -> Vec<Found> {
 
 /// A hook that cannot run.
 pub(super) fn refused(settings: &Settings, name: &str, why: String) -> Found {
-    let each = settings.each.get(name).and_then(|each| each.on_failure);
-    let on_failure = each.unwrap_or(settings.on_failure);
-    Found { name: name.to_owned(), on_failure, hook: Err(why) }
+    let each = settings.each.get(name).cloned().unwrap_or_default();
+    let on_failure = each.on_failure.unwrap_or(settings.on_failure);
+    let check = each.check.unwrap_or(true);
+    Found { name: name.to_owned(), on_failure, check, hook: Err(why) }
 }
 
 fn in_directory(settings: &Settings) -> Vec<Found> {
@@ -132,7 +137,8 @@ fn in_directory(settings: &Settings) -> Vec<Found> {
         let name = name.to_string_lossy().into_owned();
         if let Err(rule) = check_name(&name) {
             let why = format!("{:?} in {}: its name {rule}", name, folder.display());
-            found.push(refused(settings, "hooks", why));
+            // A file that is no hook has no check.
+            found.push(Found { check: false, ..refused(settings, "hooks", why) });
             continue;
         }
         found.push(match checked_file::open_in(&directory, folder, &name, Want::Program) {
@@ -173,14 +179,14 @@ pub(super) fn hook(
         name: name.to_owned(),
         kind: each.kind.unwrap_or(declared.kind),
         application: each.application.unwrap_or(declared.application),
-        check: each.check.unwrap_or(declared.check),
         pre_limit: limit(each.pre_limit_secs, settings.pre_limit_secs),
         post_limit: limit(each.post_limit_secs, settings.post_limit_secs),
         check_limit: limit(each.check_limit_secs, settings.check_limit_secs),
         pre,
         post,
     };
-    Found { name: name.to_owned(), on_failure, hook: Ok(hook) }
+    let check = each.check.unwrap_or(declared.check);
+    Found { name: name.to_owned(), on_failure, check, hook: Ok(hook) }
 }
 
 /// What a script says of itself: `# azdr-hook:` and words.

@@ -121,7 +121,6 @@ pub(crate) struct Hook {
     name: String,
     kind: Kind,
     application: bool,
-    check: bool,
     pre_limit: Duration,
     post_limit: Duration,
     check_limit: Duration,

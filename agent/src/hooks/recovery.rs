@@ -33,6 +33,7 @@ pub(crate) async fn recover(agent: &Agent) {
         }
     };
     tracing::warn!(operation = started.operation(), "an earlier agent was killed amid its hooks");
+    let _turn = agent.hooks_turn.lock().await;
     until_thawed(agent).await;
     let found = look(agent, "look for hooks").await.unwrap_or_default();
     for entry in started.entries().to_vec().into_iter().rev() {

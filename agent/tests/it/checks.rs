@@ -21,12 +21,17 @@ crate::tests! {
     a_check_that_hangs_is_killed_with_all_that_it_started: ["mkfs.ext4", "setsid"],
     ten_megabytes_of_a_checks_output_hold_nobody_up: ["mkfs.ext4"],
     checks_run_at_once_and_never_pile_up: ["mkfs.ext4"],
-    a_check_that_others_could_change_does_not_run: ["mkfs.ext4"],
+    a_check_that_may_not_run_or_is_gone_is_not_known: ["mkfs.ext4"],
+    nothing_is_left_of_a_check_that_has_answered: ["mkfs.ext4"],
     a_lost_session_leaves_a_check_to_its_limit: ["mkfs.ext4"],
     a_freeze_waits_for_checks_and_none_runs_in_the_window: ["mkfs.ext4"],
     a_restored_machine_runs_checks_when_asked_and_nothing_else: ["mkfs.ext4"],
     systemd_units_are_checked: ["mkfs.ext4"],
 }
+
+/// What is told while hooks run for something else.
+const BUSY: [(&str, FactState, &str); 1] =
+    [("hooks", FactState::Unknown, "hooks run for something else: no check was begun")];
 
 /// A health report with the checks that were asked for.
 pub(crate) async fn checked(session: &mut Session) -> HealthReport {
@@ -81,9 +86,12 @@ async fn a_check_says_pass_fail_or_that_it_is_not_known() {
     hooks.install("40-killed", "check", "echo so far; kill -9 $$");
     hooks.install("50-without", "oneshot application", "");
     hooks.install("60-told-so", "oneshot", "echo configured");
+    hooks.script(&hooks.path("hooks.d/70-no-sh"), "#!/no/sh\n# azdr-hook: check\n");
     let each = "[hooks.each.\"60-told-so\"]\ncheck = true";
     let mut scene = hooks.scene(each).await;
     let report = checked(&mut scene.session).await;
+    let no_sh =
+        format!("{}: its interpreter is not there", hooks.path("hooks.d/70-no-sh").display());
     assert_eq!(
         told(&report),
         [
@@ -92,6 +100,7 @@ async fn a_check_says_pass_fail_or_that_it_is_not_known() {
             ("30-quiet", FactState::Pass, "exit code 0"),
             ("40-killed", FactState::Unknown, "killed by signal 9: so far"),
             ("60-told-so", FactState::Pass, "configured"),
+            ("70-no-sh", FactState::Unknown, no_sh.as_str()),
         ]
     );
     let mut run = verbs(&hooks);
@@ -102,7 +111,7 @@ async fn a_check_says_pass_fail_or_that_it_is_not_known() {
     // A check is no part of a freeze, and the freeze tells which hooks have one.
     let reply = scene.whole("op-1").await;
     let has: Vec<_> = reply.hooks.iter().map(|hook| hook.check).collect();
-    assert_eq!(has, [true, true, true, true, false, true], "{reply:?}");
+    assert_eq!(has, [true, true, true, true, false, true, true], "{reply:?}");
     assert!(reply.hooks.iter().all(|hook| hook.runs.len() <= 3));
 }
 
@@ -162,23 +171,64 @@ async fn checks_run_at_once_and_never_pile_up() {
     until(&mut scene.session, began).await;
     // Another request meanwhile: it is answered, and starts none of them again.
     let second = checked(&mut scene.session).await;
-    assert_eq!(second.app_probes, []);
+    assert_eq!(told(&second), BUSY, "not taken for a machine without checks");
     fs::write(hooks.path("go"), "").unwrap();
     let first = answer(&mut scene.session).await;
     assert!(first.app_probes.iter().all(|probe| probe.state() == FactState::Pass), "{first:?}");
     assert_eq!(hooks.log().len(), 2);
 }
 
-async fn a_check_that_others_could_change_does_not_run() {
+async fn a_check_that_may_not_run_or_is_gone_is_not_known() {
     let hooks = Hooks::new();
     hooks.install("10-open", "check", "");
     hooks.install("20-good", "check", "");
-    let open = fs::Permissions::from_mode(0o770);
-    fs::set_permissions(hooks.path("hooks.d/10-open"), open).unwrap();
+    // Whoever could write to it could have taken its word out.
+    hooks.install("30-open-too", "oneshot", "");
+    hooks.install("40-open-without", "oneshot", "");
+    hooks.install("50-says-more", "check thoroughly", "");
+    for open in ["10-open", "30-open-too", "40-open-without"] {
+        let mode = fs::Permissions::from_mode(0o777);
+        fs::set_permissions(hooks.path("hooks.d").join(open), mode).unwrap();
+    }
+    fs::write(hooks.path("hooks.d/README"), "").unwrap();
+    let each = "[hooks.each.40-open-without]\ncheck = false\n\
+                [hooks.each.60-gone]\ncheck = true\n[hooks.each.70-gone]\napplication = true";
+    let mut scene = hooks.scene(each).await;
+    let report = checked(&mut scene.session).await;
+    let told = told(&report);
+    let states: Vec<_> = told.iter().map(|(name, state, _)| (*name, *state)).collect();
+    assert_eq!(
+        states,
+        [
+            ("10-open", FactState::Unknown),
+            ("20-good", FactState::Pass),
+            ("30-open-too", FactState::Unknown),
+            ("50-says-more", FactState::Unknown),
+            ("60-gone", FactState::Unknown),
+        ],
+        "{told:?}"
+    );
+    for (at, why) in [(0, "0700"), (2, "0700"), (3, "thoroughly"), (4, "not there")] {
+        assert!(told[at].2.contains(why), "{told:?}");
+    }
+    assert_eq!(verbs(&hooks), ["20-good check"]);
+    let open = fs::Permissions::from_mode(0o777);
+    fs::set_permissions(hooks.path("hooks.d"), open).unwrap();
+    let report = checked(&mut scene.session).await;
+    let of_all = report.app_probes.iter().find(|probe| probe.name == "hooks").unwrap();
+    assert_eq!(of_all.state(), FactState::Unknown, "{report:?}");
+    assert!(of_all.detail.contains("hooks.d"), "{of_all:?}");
+    assert_eq!(hooks.log().len(), 1, "none is run");
+}
+
+async fn nothing_is_left_of_a_check_that_has_answered() {
+    let hooks = Hooks::new();
+    hooks.install("10-forks", "check", "sleep 600 & echo $! > FOLDER/left; echo fine");
     let mut scene = hooks.scene("").await;
     let report = checked(&mut scene.session).await;
-    assert_eq!(alone(&report).name, "20-good");
-    assert_eq!(verbs(&hooks), ["20-good check"]);
+    assert_eq!(told(&report), [("10-forks", FactState::Pass, "fine")]);
+    assert!(!hooks.text("left").is_empty());
+    wait_for("its child to be killed", Duration::from_secs(20), || is_gone(&hooks, "left"));
 }
 
 async fn a_lost_session_leaves_a_check_to_its_limit() {
@@ -229,7 +279,8 @@ async fn a_freeze_waits_for_checks_and_none_runs_in_the_window() {
     assert_eq!(frozen.unwrap().outcome(), FreezeOutcome::Frozen);
     assert_eq!(verbs(&hooks), ["10-slow check", "10-slow ended", "10-slow pre"]);
     let report = checked(&mut scene.session).await;
-    assert_eq!((report.app_probes.as_slice(), hooks.log().len()), (&[][..], 3), "none now");
+    let frozen = report.facts.iter().any(|fact| fact.name == "file-systems");
+    assert!(frozen && report.app_probes.is_empty() && hooks.log().len() == 3, "{report:?}");
     assert!(scene.ended("op-1").await.unbroken);
     beat_in(&mut scene.session, QuiesceState::Idle).await;
     assert_eq!(alone(&checked(&mut scene.session).await).state(), FactState::Pass, "afterwards");

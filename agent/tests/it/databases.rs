@@ -67,8 +67,12 @@ impl Server {
         fs::create_dir(folder.path().join("hooks.d")).unwrap();
         let data = folder.path().join("data");
         fs::create_dir(&data).unwrap();
-        chown(&data, Some(uid), None).unwrap();
-        fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).unwrap();
+        let tmp = folder.path().join("tmp");
+        fs::create_dir(&tmp).unwrap();
+        for own in [&data, &tmp] {
+            chown(own, Some(uid), None).unwrap();
+            fs::set_permissions(own, fs::Permissions::from_mode(0o700)).unwrap();
+        }
         folder
     }
 
@@ -100,13 +104,15 @@ impl Server {
         let socket = data.join("sock");
         let datadir = format!("--datadir={}", data.display());
         let run_as = format!("--user={user}");
+        // A server that starts removes what others have left in the folder, or have not left yet.
+        let tmpdir = format!("--tmpdir={}", folder.path().join("tmp").display());
         let quiet = ["--auth-root-authentication-method=socket", "--skip-test-db"];
         said(&run(
             "mariadb-install-db",
-            &[&["--no-defaults", &datadir, &run_as], &quiet[..]].concat(),
+            &[&["--no-defaults", &datadir, &run_as, &tmpdir], &quiet[..]].concat(),
         ));
         let child = Command::new("mariadbd")
-            .args(["--no-defaults", &datadir, &run_as, "--skip-networking"])
+            .args(["--no-defaults", &datadir, &run_as, &tmpdir, "--skip-networking"])
             .arg(format!("--socket={}", socket.display()))
             .arg(format!("--pid-file={}", data.join("pid").display()))
             .stdout(Stdio::null())
@@ -212,7 +218,7 @@ impl Server {
     }
 
     /// What the installed hook's check says of it as it runs, and when it is stopped.
-    async fn is_checked(mut self, answer: &str) {
+    async fn expect_checked(mut self, answer: &str) {
         let mut scene = self.scene().await;
         let up = checked(&mut scene.session).await.app_probes.swap_remove(0);
         assert_eq!(up.state(), FactState::Pass, "{up:?}");
@@ -345,12 +351,12 @@ async fn the_checks_of_postgresql_need_its_answer() {
     for shipped in [CHECKPOINT, BACKUP_MODE] {
         let server = Server::postgresql();
         server.install_postgresql(shipped);
-        server.is_checked("PostgreSQL ").await;
+        server.expect_checked("PostgreSQL ").await;
     }
 }
 
 async fn the_check_of_mariadb_needs_its_answer() {
     let server = Server::mariadb();
     server.install_mariadb();
-    server.is_checked("MySQL ").await;
+    server.expect_checked("MySQL ").await;
 }

@@ -69,7 +69,7 @@ impl Hooks {
     }
 
     /// A script with `FOLDER` filled in.
-    fn script(&self, path: &Path, text: &str) {
+    pub(crate) fn script(&self, path: &Path, text: &str) {
         let text = text.replace("FOLDER", self.folder.path().to_str().unwrap());
         fs::write(path, text).unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(0o700)).unwrap();

@@ -343,13 +343,15 @@ impl Evidence {
         }
         let mut required = required(report, &witnesses);
         required.extend(wanted.checks.iter().map(|hook| format!("app:{hook}")));
-        for fact in report.facts.iter().take(MOST_FACTS) {
+        let kept = report.facts.get(..MOST_FACTS).unwrap_or(&report.facts);
+        for fact in kept {
             // `file-systems`: nothing could be looked at.
             let needed = required.contains(&fact.name)
                 || fact.name.starts_with("app:")
                 || fact.name == "file-systems";
             let detail = one_line(&fact.detail);
-            let mut fact = Fact { required: needed, detail, ..fact.clone() };
+            let name = one_line(&fact.name);
+            let mut fact = Fact { name, required: needed, detail, ..fact.clone() };
             let same_boot = |w: &ShownWitness| {
                 !w.boot_id.is_empty() && w.nonce == wanted.nonce && w.boot_id == report.boot_id
             };
@@ -359,7 +361,11 @@ impl Evidence {
             }
             facts.push(fact);
         }
-        for name in required.iter().filter(|name| !report.facts.iter().any(|f| f.name == **name)) {
+        if kept.len() < report.facts.len() {
+            let words = format!("{} facts, looked at are {MOST_FACTS}", report.facts.len());
+            facts.push(own("facts", FactState::Unknown, words, true));
+        }
+        for name in required.iter().filter(|name| !kept.iter().any(|f| f.name == **name)) {
             facts.push(own(name, FactState::Unknown, "was not reported".to_owned(), true));
         }
         facts.extend(clock(report, now_unix_ms, own));

@@ -371,7 +371,11 @@ fn reported(report: &HealthReport) -> MachineReport {
     let app = |probe: &api::AppProbe| Fact {
         name: format!("app:{}", probe.name),
         state: state(probe.state()),
-        detail: format!("{} ({} ms)", probe.detail, probe.took_ms),
+        detail: match probe.took_ms {
+            // It was not run.
+            0 => probe.detail.clone(),
+            took_ms => format!("{} ({took_ms} ms)", probe.detail),
+        },
         at_unix_ms: report.wall_unix_ms,
         required: false,
     };

@@ -254,6 +254,23 @@ fn a_machines_words_are_one_line_and_not_without_end() {
     let evidence = judge(&loud, &both());
     let kept = &evidence.facts.iter().rfind(|f| f.name == "sshd").unwrap().detail;
     assert_eq!((kept.chars().count(), kept.contains('\n')), (LONGEST, false));
+    loud.facts.push(fact("app:\u{1b}[2J10-db", FactState::Fail));
+    let harm = judge(&loud, &both()).harm().unwrap();
+    assert!(harm.contains("app: [2J10-db") && !harm.contains('\u{1b}'), "{harm}");
+}
+
+#[test]
+fn what_is_told_beyond_all_measure_hides_nothing() {
+    let mut told = report();
+    told.facts.resize(MOST_FACTS, fact("sshd", FactState::Pass));
+    assert!(judge(&told, &both()).is_booted(), "as many as are looked at");
+    told.facts.push(fact("app:10-db", FactState::Fail));
+    let evidence = judge(&told, &both());
+    assert!(!evidence.is_booted() && evidence.doubt().contains("401 facts"), "{evidence:#?}");
+    // A required one is not taken as told when it was not looked at.
+    let boot = told.facts.remove(0);
+    told.facts.push(boot);
+    assert!(judge(&told, &both()).doubt().contains("boot: was not reported"));
 }
 
 #[test]
