@@ -183,7 +183,7 @@ impl Noted {
     }
 
     fn read(&self, witness: &Witness) -> ShownWitness {
-        let digest = digest(witness);
+        let digest = WitnessClaims::from(witness).digest();
         let seal = match witness.format {
             0 | 1 => Seal::None,
             _ if self.key.has_sealed(&digest, &witness.digests, &witness.seal) => Seal::Holds,
@@ -224,7 +224,7 @@ impl Noted {
 pub(super) fn written(witnesses: &[Witness], nonce: &str) -> Vec<WitnessRecord> {
     let ours = witnesses.iter().filter(|w| w.format > 1 && w.nonce == nonce);
     let record = |witness: &Witness| WitnessRecord {
-        digest: digest(witness),
+        digest: WitnessClaims::from(witness).digest(),
         mount_point: witness.written_at_mount_point.clone(),
         disk: witness.disk.clone(),
         file_system_uuid: witness.file_system_uuid.clone(),
@@ -232,25 +232,6 @@ pub(super) fn written(witnesses: &[Witness], nonce: &str) -> Vec<WitnessRecord> 
         written_at_unix_ms: witness.written_at_unix_ms,
     };
     ours.map(record).collect()
-}
-
-fn digest(witness: &Witness) -> String {
-    let claims = WitnessClaims {
-        format: witness.format,
-        vm_id: &witness.vm_id,
-        disk: &witness.disk,
-        disk_unique_id: &witness.disk_unique_id,
-        file_system_uuid: &witness.file_system_uuid,
-        mount_point: &witness.written_at_mount_point,
-        operation_id: &witness.operation_id,
-        recovery_point: &witness.recovery_point,
-        nonce: &witness.nonce,
-        sequence: witness.sequence,
-        written_at_unix_ms: witness.written_at_unix_ms,
-        boot_id: &witness.boot_id,
-        written_at_monotonic_ns: witness.written_at_monotonic_ns,
-    };
-    claims.digest()
 }
 
 /// Asks the machine how it is, until every fact that the proof needs is there or the time is over; then
