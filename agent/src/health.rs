@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use azdr_env::Env;
-use azdr_proto::agent::{FactState, HealthFact, HealthReport, QuiesceState, Witness};
+use azdr_proto::agent::{FactState, HealthFact, HealthReport, ProbeHealth, QuiesceState, Witness};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -21,7 +21,7 @@ use crate::namespaces::read_mounts;
 use crate::roots::Roots;
 use crate::survey::{Covered, Mounted, roots};
 use crate::witness::{self, MAX_WITNESSES};
-use crate::{Agent, file_system_uuid, kernel};
+use crate::{Agent, file_system_uuid, hooks, kernel};
 
 /// What the controller may expect to be in a report.
 const VERSION: u32 = 1;
@@ -47,35 +47,37 @@ pub fn uptime_secs() -> u64 {
     read.split('.').next().and_then(|secs| secs.parse().ok()).unwrap_or(0)
 }
 
-/// Looks at the machine. Unless `state` is idle nothing is written to it, and no program is started.
-pub async fn report(agent: &Agent, request_id: String, state: QuiesceState) -> HealthReport {
+/// Looks at the machine, and runs its hooks' checks if the request says so. Unless `state` is idle nothing
+/// is written to it, and no program is started.
+pub async fn report(agent: &Agent, probe: ProbeHealth, state: QuiesceState) -> HealthReport {
     let boot = boot_id();
     let env = &agent.env;
     let mut facts = vec![match boot.is_empty() {
         false => fact(env, "boot", (FactState::Pass, boot.clone())),
         true => fact(env, "boot", (FactState::Unknown, "no boot id".to_owned())),
     }];
-    let mut witnesses = Vec::new();
+    let (mut witnesses, mut app_probes) = (Vec::new(), Vec::new());
     if state == QuiesceState::Idle {
+        let checks =
+            async { if probe.run_checks { hooks::check(agent).await } else { Vec::new() } };
         // At once: each has limits of its own, and the controller waits for the longest alone.
-        let (on_disks, others) = tokio::join!(disks(agent), machine(agent));
+        let (on_disks, others, checked) = tokio::join!(disks(agent), machine(agent), checks);
         facts.extend(on_disks.0);
         facts.extend(others);
-        witnesses = on_disks.1;
+        (witnesses, app_probes) = (on_disks.1, checked);
     } else {
         let reason = "a freeze is under way: nothing was looked at".to_owned();
         facts.push(fact(env, "file-systems", (FactState::Unknown, reason)));
     }
     HealthReport {
-        request_id,
+        request_id: probe.request_id,
         boot_id: boot,
         uptime_secs: uptime_secs(),
         facts,
         witnesses,
         version: VERSION,
         wall_unix_ms: env.clock.wall().unix_ms(),
-        // Nothing runs `check` hooks yet.
-        app_probes: Vec::new(),
+        app_probes,
     }
 }
 

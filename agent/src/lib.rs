@@ -81,6 +81,8 @@ pub struct Agent {
     pub blocking: blocking::Blocking,
     /// Where the kernel's accounts are.
     pub roots: roots::Roots,
+    /// Held while hooks may run: by one operation, or for their checks.
+    pub hooks_turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Agent {
@@ -92,6 +94,7 @@ impl Agent {
             log,
             blocking: blocking::Blocking::default(),
             roots: roots::Roots::default(),
+            hooks_turn: Arc::default(),
         }
     }
 

@@ -120,7 +120,7 @@ impl Session<'_> {
         })
     }
 
-    /// A restored machine runs none. While something is held nothing is opened to see which there are.
+    /// A restored machine runs none around a freeze. While something is held nothing is opened to see which there are.
     async fn hooks_limit(&self) -> u32 {
         let limit = match self.door {
             Door::Restored => Duration::ZERO,
@@ -277,9 +277,8 @@ impl<'a> Serving<'a> {
             }
             Some(Told::ProbeHealth(probe)) if self.mode != SessionMode::Quarantined => {
                 let (agent, state) = (self.session.agent.clone(), quiesce.state());
-                self.probes.spawn(async move {
-                    Say::Health(health::report(&agent, probe.request_id, state).await)
-                });
+                self.probes
+                    .spawn(async move { Say::Health(health::report(&agent, probe, state).await) });
             }
             Some(Told::RunPreflight(run)) if may_freeze => self.preflight(run.request_id),
             Some(Told::CertificateIssued(issued)) => return self.certificate(issued),

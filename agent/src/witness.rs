@@ -113,31 +113,14 @@ pub fn of_freeze(
     let mut witnesses: Vec<Witness> = (1..).zip(places).map(witness).collect();
     if let Some(key) = key {
         witnesses.iter_mut().for_each(|witness| witness.format = SEALED);
-        let digests: Vec<String> = witnesses.iter().map(|w| claims(w).digest()).collect();
+        let digests: Vec<String> =
+            witnesses.iter().map(|w| WitnessClaims::from(w).digest()).collect();
         for (witness, digest) in witnesses.iter_mut().zip(&digests) {
             witness.seal = key.seal(digest, &digests);
             witness.digests.clone_from(&digests);
         }
     }
     Ok(witnesses)
-}
-
-fn claims(witness: &Witness) -> WitnessClaims<'_> {
-    WitnessClaims {
-        format: witness.format,
-        vm_id: &witness.vm_id,
-        disk: &witness.disk,
-        disk_unique_id: &witness.disk_unique_id,
-        file_system_uuid: &witness.file_system_uuid,
-        mount_point: &witness.written_at_mount_point,
-        operation_id: &witness.operation_id,
-        recovery_point: &witness.recovery_point,
-        nonce: &witness.nonce,
-        sequence: witness.sequence,
-        written_at_unix_ms: witness.written_at_unix_ms,
-        boot_id: &witness.boot_id,
-        written_at_monotonic_ns: witness.written_at_monotonic_ns,
-    }
 }
 
 /// The witness as the file's content.
@@ -318,10 +301,14 @@ mod tests {
         let key = [7; 32];
         let [root, data] = &witnesses("op-1", &key)[..] else { panic!() };
         assert_eq!(root.digests, data.digests);
-        assert_eq!(root.digests, [claims(root).digest(), claims(data).digest()]);
+        assert_eq!(root.digests, [root, data].map(|witness| WitnessClaims::from(witness).digest()));
         let seals = WitnessKey::from_bytes(&key).unwrap();
         for witness in [root, data] {
-            assert!(seals.has_sealed(&claims(witness).digest(), &witness.digests, &witness.seal));
+            assert!(seals.has_sealed(
+                &WitnessClaims::from(witness).digest(),
+                &witness.digests,
+                &witness.seal
+            ));
             assert_eq!(witness.vm_id, "da560509-fad4-4f76-a9f1-63614eda019a");
             let text = String::from_utf8(encode(witness).unwrap()).unwrap();
             assert!(!text.contains(&"07".repeat(32)), "{text}");

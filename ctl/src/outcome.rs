@@ -239,15 +239,17 @@ fn dr_test(_job: &Job, result: &DrTestResult, style: Style) -> String {
     text
 }
 
-/// What was looked at and is not a pass, one line each; of what the proof `booted` needs, that it does.
+/// What was looked at and is not a pass, one line each; of what the proof `booted` needs, that it does. And
+/// what the checks of applications said, whatever it is.
 pub(crate) fn evidence(facts: &[EvidenceFact], indent: &str) -> String {
-    let not_passed = facts.iter().filter(|fact| fact.state() != EvidenceState::Pass);
+    let passed = |fact: &EvidenceFact| fact.state() == EvidenceState::Pass;
+    let told = facts.iter().filter(|fact| !passed(fact) || fact.name.starts_with("app:"));
     let line = |fact: &EvidenceFact| {
         let state = names::evidence_state(fact.state);
-        let needed = if fact.required { ", needed for a proof" } else { "" };
+        let needed = if fact.required && !passed(fact) { ", needed for a proof" } else { "" };
         format!("{indent}{}: {state}{needed}: {}\n", fact.name, fact.detail)
     };
-    not_passed.map(line).collect()
+    told.map(line).collect()
 }
 
 /// The parts are told one by one while the job is watched; this is the sum.

@@ -7,8 +7,9 @@
 //! trust exactly one authority, either by its certificate ([`connect_mutual`]) or, before they have
 //! one, by its fingerprint ([`connect_pinned`]).
 //!
-//! This crate must not know any gRPC service, who may call what, or which certificates are revoked:
-//! handlers decide that from the [`PeerInfo`] in their request's extensions.
+//! Of the messages it knows the witness, which writer and reader must hash alike. It must not know any
+//! gRPC service, who may call what, or which certificates are revoked: handlers decide that from the
+//! [`PeerInfo`] in their request's extensions.
 //!
 //! Invariants:
 //! - TLS 1.3 only, ring only, and never the process-wide default provider (a second provider in the

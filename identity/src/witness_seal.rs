@@ -8,6 +8,7 @@
 
 use std::fmt;
 
+use azdr_proto::agent::Witness;
 use ring::{digest, hmac};
 
 use crate::identity::hex;
@@ -29,6 +30,26 @@ pub struct WitnessClaims<'a> {
     pub written_at_unix_ms: i64,
     pub boot_id: &'a str,
     pub written_at_monotonic_ns: u64,
+}
+
+impl<'a> From<&'a Witness> for WitnessClaims<'a> {
+    fn from(witness: &'a Witness) -> Self {
+        Self {
+            format: witness.format,
+            vm_id: &witness.vm_id,
+            disk: &witness.disk,
+            disk_unique_id: &witness.disk_unique_id,
+            file_system_uuid: &witness.file_system_uuid,
+            mount_point: &witness.written_at_mount_point,
+            operation_id: &witness.operation_id,
+            recovery_point: &witness.recovery_point,
+            nonce: &witness.nonce,
+            sequence: witness.sequence,
+            written_at_unix_ms: witness.written_at_unix_ms,
+            boot_id: &witness.boot_id,
+            written_at_monotonic_ns: witness.written_at_monotonic_ns,
+        }
+    }
 }
 
 impl WitnessClaims<'_> {

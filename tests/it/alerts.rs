@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use azdr_tests::poll::{Look, until};
-use azdr_tests::{Lab, Vm, World};
+use azdr_tests::{Lab, LabSpec, Scheduler, Vm, World};
 use serde_json::{Value, json};
 
 use crate::setup::{Needs, Stage, Test};
@@ -93,10 +93,6 @@ fn failed_backup(stage: &Stage) -> Result<()> {
 
 fn missed_rpo(stage: &Stage) -> Result<()> {
     let mut lab = stage.lab(World { vms: vec![Vm::new("prod", "db")] })?;
-    // It backs nothing up by itself: only time passes.
-    lab.controller.stop()?;
-    lab.controller.reconfigure("[drill]", "[scheduler]\nenabled = false\n\n[drill]")?;
-    lab.controller.start()?;
     protect(&lab, "db", &["--rpo", "36h"])?;
     lab.azdr.run(&["backup", "trigger", "db"])?.ok()?;
     lab.settle(LIMIT)?;
@@ -135,10 +131,9 @@ fn missed_rpo(stage: &Stage) -> Result<()> {
 }
 
 fn gone(stage: &Stage) -> Result<()> {
-    let mut lab = stage.lab(World { vms: vec![Vm::new("prod", "db")] })?;
-    lab.controller.stop()?;
-    lab.controller.reconfigure("[drill]", "[scheduler]\ninventory_secs = 1\n\n[drill]")?;
-    lab.controller.start()?;
+    let world = World { vms: vec![Vm::new("prod", "db")] };
+    let scheduler = Scheduler { watches_vms: true, ..Scheduler::default() };
+    let lab = stage.lab_of(LabSpec { scheduler, ..LabSpec::without_guests(world) })?;
     protect(&lab, "db", &["--verify-every", "1d"])?;
     lab.azdr.run(&["backup", "trigger", "db"])?.ok()?;
     lab.settle(LIMIT)?;

@@ -33,9 +33,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 /// A VM with three backups.
 fn three_backups(stage: &Stage) -> Result<Lab> {
-    let mut lab = stage.lab(World { vms: vec![Vm::new("prod", "db").with_data_disk()] })?;
-    lab.controller.reconfigure("[drill]", "[scheduler]\nenabled = false\n\n[drill]")?;
-    lab.controller.start()?;
+    let lab = stage.lab(World { vms: vec![Vm::new("prod", "db").with_data_disk()] })?;
     protect_and_keep_all(&lab, "db")?;
     for _ in 0..3 {
         lab.azdr.run(&["backup", "trigger", "db"])?.ok()?;

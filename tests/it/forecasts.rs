@@ -34,9 +34,6 @@ fn only(list: &Value) -> Result<&Value> {
 
 fn forecasts(stage: &Stage) -> Result<()> {
     let mut lab = stage.lab(World { vms: vec![Vm::new("prod", "web")] })?;
-    // The schedule would take backups of its own.
-    lab.controller.reconfigure("[drill]", "[scheduler]\nenabled = false\n\n[drill]")?;
-    lab.controller.start()?;
     let planned = lab.azdr.json(&["policy", "simulate", "web", "--daily", "2", "--days", "30"])?;
     ensure!(
         planned["runs"].as_array().is_some_and(|r| r.len() >= 29),

@@ -51,8 +51,6 @@ fn lab(stage: &Stage) -> Result<Lab> {
     let spec = LabSpec::with_simulated_guests(World { vms: vec![Vm::new("prod", DB)] });
     let last = WallTime::from_unix_ms(LAST);
     let mut lab = Lab::start_at(stage.programs()?, &stage.folder, spec, last.minus(8 * DAY))?;
-    lab.controller.reconfigure("[drill]", "[scheduler]\nenabled = false\n\n[drill]")?;
-    lab.controller.start()?;
     lab.enrol_simulated(&lab.machine("prod", DB)?)?;
     agent_is_connected(&lab, DB)?;
     lab.azdr.run(&["backup", "configure", DB, "--daily-retention", "9"])?.ok()?;

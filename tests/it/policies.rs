@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use azdr_tests::poll::{Look, until};
-use azdr_tests::{Lab, Vm, World};
+use azdr_tests::{Lab, LabSpec, Scheduler, Vm, World};
 use serde_json::Value;
 
 use crate::setup::{Needs, Stage, Test};
@@ -34,12 +34,9 @@ const BOTH: &str = "policies:\n- name: prod\n  select: {resource_group: PROD}\n 
                     time: \"03:00\"\n- name: web\n  select: {resource_group: prod, tags: {x: y}}\n";
 const TIE: &str = "policies:\n- name: other\n  select: {resource_group: prod}\n  daily: 3\n";
 
-fn start(stage: &Stage, vms: Vec<Vm>) -> Result<Lab> {
-    let mut lab = stage.lab(World { vms })?;
-    let quick = "[scheduler]\ntick_secs = 1\ninventory_secs = 1\n\n[drill]";
-    lab.controller.reconfigure("[drill]", quick)?;
-    lab.controller.start()?;
-    Ok(lab)
+fn start(stage: &Stage, vms: Vec<Vm>, scheduler: Scheduler) -> Result<Lab> {
+    let spec = LabSpec::without_guests(World { vms });
+    stage.lab_of(LabSpec { scheduler, ..spec })
 }
 
 fn file(lab: &Lab, text: &str) -> Result<PathBuf> {
@@ -65,7 +62,7 @@ fn from_a_file(stage: &Stage) -> Result<()> {
         Vm::new("prod", "web"),
         Vm::new("test", "toy"),
     ];
-    let lab = start(stage, vms)?;
+    let lab = start(stage, vms, Scheduler { enabled: false, watches_vms: true })?;
     lab.azdr.run(&["backup", "configure", "db", "--daily-retention", "2"])?.ok()?;
     let path = file(&lab, BOTH)?;
     let path = path.to_str().context("a strange folder")?;
@@ -127,7 +124,8 @@ fn from_a_file(stage: &Stage) -> Result<()> {
 }
 
 fn verified(stage: &Stage) -> Result<()> {
-    let lab = start(stage, vec![Vm::new("prod", "db").with_data_disk()])?;
+    let scheduler = Scheduler { enabled: true, watches_vms: true };
+    let lab = start(stage, vec![Vm::new("prod", "db").with_data_disk()], scheduler)?;
     let configure = |more: &[&str]| lab.azdr.run(&[&["backup", "configure", "db"], more].concat());
     let typo = configure(&["--target-region", "westsu2"])?;
     ensure!(typo.code == 2 && typo.stderr.contains("did you mean westus2?"), "{}", typo.words());

@@ -51,10 +51,7 @@ fn protected(lab: &Lab, name: &str) -> Result<SimulatedMachine> {
 
 fn lab_of(stage: &Stage, names: &[&str]) -> Result<Lab> {
     let vms = names.iter().map(|name| Vm::new("prod", name).with_data_disk()).collect();
-    let mut lab = stage.lab_with_simulated_guests(World { vms })?;
-    // The schedule would take backups of its own.
-    lab.controller.reconfigure("[drill]", "[scheduler]\nenabled = false\n\n[drill]")?;
-    lab.controller.start()?;
+    let lab = stage.lab_with_simulated_guests(World { vms })?;
     Ok(lab)
 }
 

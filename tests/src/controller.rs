@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::http::Http;
-use crate::lab::free_address;
+use crate::lab::{LabSpec, free_address};
 use crate::process::{Daemon, Ended, Lifetime, ready, run};
 use crate::programs::Programs;
 use crate::simulator::{Guests, SIMULATED_SSH_PORT, Simulator};
@@ -54,6 +54,24 @@ impl Addresses {
     }
 }
 
+/// What the controller does unasked. By default nothing is begun that nobody asks for, so that nothing
+/// depends on the time of day: a policy's schedule is 02:00 unless it says otherwise.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Scheduler {
+    /// Backups, verifications and drills are begun within a second of being due.
+    pub enabled: bool,
+    /// VMs are looked at every second, and not as seldom as the controller does by default.
+    pub watches_vms: bool,
+}
+
+impl Scheduler {
+    fn table(self) -> String {
+        let tick = if self.enabled { "tick_secs = 1\n" } else { "" };
+        let inventory = if self.watches_vms { "inventory_secs = 1\n" } else { "" };
+        format!("[scheduler]\nenabled = {}\n{tick}{inventory}", self.enabled)
+    }
+}
+
 /// A controller. Its data survive [`kill`](Self::kill) and [`start`](Self::start).
 #[derive(Debug)]
 pub struct Controller {
@@ -76,18 +94,18 @@ impl Controller {
         folder: &Path,
         simulator: &Simulator,
         addresses: Addresses,
-        log_filter: &str,
-        lifetime: Lifetime,
+        spec: &LabSpec,
     ) -> Result<Self> {
         let controller = Self {
             programs: programs.clone(),
             folder: folder.to_owned(),
             addresses,
-            log_filter: log_filter.to_owned(),
-            lifetime,
+            log_filter: spec.log_filter.clone(),
+            lifetime: spec.lifetime,
             daemon: None,
         };
-        std::fs::write(controller.config(), controller.configuration(simulator))?;
+        let configuration = controller.configuration(simulator, spec.scheduler);
+        std::fs::write(controller.config(), configuration)?;
         std::fs::write(folder.join("client-secret"), CLIENT_SECRET)?;
         std::fs::write(folder.join("passphrase"), "a passphrase of the lab\n")?;
         let ended = controller.init()?;
@@ -104,7 +122,7 @@ impl Controller {
         run(command, READY_LIMIT, None)
     }
 
-    fn configuration(&self, simulator: &Simulator) -> String {
+    fn configuration(&self, simulator: &Simulator, scheduler: Scheduler) -> String {
         let Addresses { admin, agent, enroll, metrics } = self.addresses;
         let (advertise, drill) = match simulator.guests() {
             Guests::Real(_) => {
@@ -132,7 +150,8 @@ impl Controller {
              [listen]\nadmin = \"{admin}\"\nagent = \"{agent}\"\nenroll = \"{enroll}\"\n\
              metrics = \"{metrics}\"\n\n\
              [content]\nsampled_blocks = 0\n\n\
-             {advertise}\n[drill]\n{drill}",
+             {scheduler}\n{advertise}\n[drill]\n{drill}",
+            scheduler = scheduler.table(),
             endpoint = simulator.endpoint(),
             ca = simulator.ca().display(),
         )

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::agents;
 use crate::cli::Cli;
-use crate::controller::{Addresses, Controller};
+use crate::controller::{Addresses, Controller, Scheduler};
 use crate::guest::Guest;
 use crate::lab_lock::LabLock;
 use crate::metadata::Metadata;
@@ -33,6 +33,8 @@ pub struct LabSpec {
     pub world: World,
     /// What a started VM really is.
     pub machines: Machines,
+    /// What the controller does unasked.
+    pub scheduler: Scheduler,
     /// Filter of the controller's log.
     pub log_filter: String,
     /// Whether the processes may outlive this one.
@@ -58,6 +60,7 @@ impl LabSpec {
         Self {
             world,
             machines: Machines::Records,
+            scheduler: Scheduler::default(),
             log_filter: "info".to_owned(),
             lifetime: Lifetime::OfStarter,
             patience: Duration::from_secs(900),
@@ -111,14 +114,7 @@ impl Lab {
     pub fn start(programs: &Programs, folder: &Path, spec: LabSpec) -> Result<Self> {
         let addresses = Addresses::free()?;
         let simulator = Self::simulator(programs, folder, &spec, addresses)?;
-        let mut controller = Controller::create(
-            programs,
-            folder,
-            &simulator,
-            addresses,
-            &spec.log_filter,
-            spec.lifetime,
-        )?;
+        let mut controller = Controller::create(programs, folder, &simulator, addresses, &spec)?;
         controller.start()?;
         Self::of(programs, folder, spec, simulator, controller)
     }

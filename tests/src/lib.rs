@@ -44,7 +44,7 @@ pub mod soak;
 pub mod world;
 
 pub use cli::{Answer, Cli};
-pub use controller::Controller;
+pub use controller::{Controller, Scheduler};
 pub use guest::Guest;
 pub use lab::{Lab, LabSpec};
 pub use listing::Listing;

@@ -163,10 +163,7 @@ fn prepare(options: &Options) -> Result<Lab> {
         _ => Vm::new("prod", name).with_data_disk(),
     };
     let world = World { vms: MACHINES.map(machine).into() };
-    let mut lab = Lab::start(&options.programs, &options.folder, LabSpec::without_guests(world))?;
-    // The script is the only one who asks.
-    lab.controller.reconfigure("[drill]", "[scheduler]\nenabled = false\n\n[drill]")?;
-    lab.controller.start()?;
+    let lab = Lab::start(&options.programs, &options.folder, LabSpec::without_guests(world))?;
     for (name, _) in MACHINES {
         let keep = ["--daily-retention", "3", "--weekly-retention", "0"];
         let none = ["--monthly-retention", "0", "--yearly-retention", "0"];

@@ -13,7 +13,7 @@ use azdr_env::{Env, WallTime};
 use azdr_proto::agent::agent_message::Body as FromAgent;
 use azdr_proto::agent::controller_message::Body as ToAgent;
 use azdr_proto::agent::{
-    DiskKind, FactState, FileSystemReport, FileSystemState, FileSystemWindow, Freeze,
+    AppProbe, DiskKind, FactState, FileSystemReport, FileSystemState, FileSystemWindow, Freeze,
     FreezeOutcome, FreezeReply, HealthFact, HealthReport, Hello, HookResult, ThawCause, ThawReply,
     Witness,
 };
@@ -45,6 +45,9 @@ pub(crate) struct Guests {
     /// vmIds of the machines that were told to freeze, one after the other.
     freezes: Mutex<Vec<String>>,
 }
+
+/// The hook of those that have one.
+const HOOK: &str = "10-db";
 
 /// Shorter than anything that a machine does.
 const A_MOMENT: Duration = Duration::from_millis(20);
@@ -86,6 +89,8 @@ pub(crate) enum Behaviour {
     Says(&'static str, FactState),
     /// It never says anything of this fact.
     Omits(&'static str),
+    /// It has a hook, whose check says this when it is asked for.
+    Checks(FactState),
     /// It says that the freeze was unbroken, and a canary shows that it was not.
     ReleasedCanary,
 }
@@ -334,6 +339,17 @@ impl Guests {
         };
         names.into_iter().chain(of_mounts).filter_map(fact).collect()
     }
+
+    /// What its hooks' checks say.
+    fn app_probes(&self, asked: bool) -> Vec<AppProbe> {
+        match self.behaves() {
+            Behaviour::Checks(state) if asked => {
+                let detail = "the database's last line".to_owned();
+                vec![AppProbe { name: HOOK.into(), state: state.into(), detail, took_ms: 7 }]
+            }
+            _ => Vec::new(),
+        }
+    }
 }
 
 fn uuid_of(mount: &str) -> String {
@@ -354,7 +370,7 @@ fn write_witnesses(freeze: &Freeze, boot_id: &str, unix_ms: i64) -> Vec<Witness>
 /// The answer of a machine with hooks: to the first thaw that they are to come, to another that they have
 /// ended.
 fn with_hooks(reply: ThawReply, behaviour: Behaviour, again: bool) -> Option<ThawReply> {
-    let hooks = vec![HookResult { name: "10-db".into(), ..HookResult::default() }];
+    let hooks = vec![HookResult { name: HOOK.into(), check: true, ..HookResult::default() }];
     let pending = ThawReply { hooks_pending: true, hooks_limit_ms: 60_000, ..reply.clone() };
     match behaviour {
         Behaviour::HooksSucceed | Behaviour::HookFails | Behaviour::HooksUnheard if !again => {
@@ -464,7 +480,7 @@ async fn answer(
                     witnesses: guests.witnesses(disks),
                     version: 1,
                     wall_unix_ms: now,
-                    app_probes: Vec::new(),
+                    app_probes: guests.app_probes(probe.run_checks),
                 })
             }
             _ => continue,

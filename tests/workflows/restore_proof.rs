@@ -14,7 +14,18 @@ use crate::life::{Bench, Life, db};
 
 /// Takes two points, the second of which is tried out on machines that behave like this.
 async fn two_points(bench: &Bench, life: &Life, behaviour: Behaviour) -> PointRow {
+    two_points_of(bench, life, Behaviour::Well, behaviour).await
+}
+
+/// Of a machine that behaves like this when they are taken.
+async fn two_points_of(
+    bench: &Bench,
+    life: &Life,
+    taken: Behaviour,
+    behaviour: Behaviour,
+) -> PointRow {
     let item = bench.protect(life, PolicyChange::default()).await;
+    bench.agents_behave(taken).await;
     take(life, &item).await;
     tokio::time::advance(std::time::Duration::from_secs(86_400)).await;
     take(life, &item).await;
@@ -183,6 +194,36 @@ async fn what_is_expected_of_a_restored_machine_withholds_nothing() {
         assert_eq!(row.state, RunState::Succeeded, "{name}: {:?}", row.error);
         assert_eq!(point.proof().0, ProofLevel::Booted, "{name}");
         assert_eq!(not_passed(&row.result.unwrap()["dr_test"]), [name], "it is shown");
+        life.end().await;
+    }
+}
+
+/// What an application's own check says counts; one that the point's machine had and that is not heard
+/// of is unknown.
+#[tokio::test(start_paused = true)]
+async fn the_check_of_an_application_decides_over_the_proof() {
+    let had_it = Behaviour::HooksSucceed;
+    for (taken, tried, state, proved) in [
+        (had_it, Behaviour::Checks(FactState::Pass), RunState::Succeeded, true),
+        (had_it, Behaviour::Checks(FactState::Fail), RunState::Failed, false),
+        (had_it, Behaviour::Checks(FactState::Unknown), RunState::Succeeded, false),
+        (had_it, Behaviour::Well, RunState::Succeeded, false),
+        (Behaviour::Well, Behaviour::Well, RunState::Succeeded, true),
+        (Behaviour::Well, Behaviour::Checks(FactState::Fail), RunState::Failed, false),
+    ] {
+        let bench = Bench::new();
+        let life = bench.life().await;
+        let point = two_points_of(&bench, &life, taken, tried).await;
+        let (row, point) = drill(&life, &point).await;
+        assert_eq!(row.state, state, "{taken:?} {tried:?}: {:?}", row.error);
+        let proof = if proved { ProofLevel::Booted } else { ProofLevel::Unproved };
+        assert_eq!(point.proof().0, proof, "{taken:?} {tried:?}");
+        let named: Vec<_> = (!proved).then(|| "app:10-db".to_owned()).into_iter().collect();
+        assert_eq!(not_passed(&row.result.unwrap()["dr_test"]), named, "{taken:?} {tried:?}");
+        if state == RunState::Failed {
+            let message = row.error.unwrap()["message"].as_str().unwrap().to_owned();
+            assert!(message.contains("app:10-db: the database's last line (7 ms)"), "{message}");
+        }
         life.end().await;
     }
 }

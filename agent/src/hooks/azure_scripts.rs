@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::checked_file::{self, Want};
-use super::installed::{self, Found};
+use super::installed::{self, Declared, Found};
 use super::settings::{LIMIT_RANGE_SECS, Settings};
 use super::{Kind, OnFailure, Program};
 
@@ -51,7 +51,8 @@ struct File {
 
 /// The hook that the file describes.
 pub(super) fn find(settings: &Settings, path: &Path) -> Found {
-    read(settings, path).unwrap_or_else(|why| installed::refused(settings, NAME, why))
+    let refused = |why| Found { check: false, ..installed::refused(settings, NAME, why) };
+    read(settings, path).unwrap_or_else(refused)
 }
 
 fn read(settings: &Settings, path: &Path) -> Result<Found, String> {
@@ -79,7 +80,8 @@ fn read(settings: &Settings, path: &Path) -> Result<Found, String> {
         _ => OnFailure::CrashConsistent,
     };
     let own = Some((limit, on_failure));
-    Ok(installed::hook(settings, NAME, (Kind::Oneshot, true), pre, post, own)).and_then(refuse_hold)
+    let declared = Declared { kind: Kind::Oneshot, application: true, check: false };
+    Ok(installed::hook(settings, NAME, declared, pre, post, own)).and_then(refuse_hold)
 }
 
 /// Azure's scripts know nothing of READY.

@@ -25,6 +25,9 @@ const RELEASE_FD: RawFd = 4;
 /// What the program is read from: `#!` programs are opened again by their interpreter, so that it must
 /// stay open there.
 const PROGRAM_FD: RawFd = 5;
+/// That descriptor, by the name under which an interpreter opens it again. Not by none, as `execveat` can:
+/// the interpreter is then given one in /dev/fd, which not every machine has.
+const PROGRAM_PATH: &CStr = c"/proc/self/fd/5";
 /// Arguments with the program's own name.
 const MAX_ARGV: usize = 32;
 const MAX_OPEN_FILES: libc::rlim_t = 1_024;
@@ -145,10 +148,7 @@ fn become_program(fds: &Fds, argv: &[CString]) -> io::Error {
             libc::syscall(libc::SYS_close_range, READY_FD, RELEASE_FD, close);
         }
         libc::syscall(libc::SYS_close_range, PROGRAM_FD + 1, u32::MAX, close);
-        let empty = c"".as_ptr();
-        let (arguments, environment) = (arguments.as_ptr(), environment.as_ptr());
-        let flags = libc::AT_EMPTY_PATH;
-        libc::syscall(libc::SYS_execveat, PROGRAM_FD, empty, arguments, environment, flags);
+        libc::execve(PROGRAM_PATH.as_ptr(), arguments.as_ptr(), environment.as_ptr());
     }
     io::Error::last_os_error()
 }
@@ -191,5 +191,15 @@ pub(super) fn is_in_memory(file: &File) -> io::Result<bool> {
         }
         // ramfs has no constant there.
         Ok([libc::TMPFS_MAGIC as u64, 0x8584_58f6].contains(&(found.f_type as u64)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_is_opened_again_from_its_own_descriptor() {
+        assert_eq!(PROGRAM_PATH.to_str().unwrap(), format!("/proc/self/fd/{PROGRAM_FD}"));
     }
 }

@@ -18,6 +18,17 @@ const DECLARATION: &str = "# azdr-hook:";
 /// It is looked for this far.
 const DECLARATION_WITHIN: u64 = 1024;
 
+/// What a hook says of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Declared {
+    pub(super) kind: Kind,
+    pub(super) application: bool,
+    pub(super) check: bool,
+}
+
+/// Of one that says nothing.
+const PLAIN: Declared = Declared { kind: Kind::Oneshot, application: false, check: false };
+
 /// A hook, or why it does not run.
 #[derive(Debug)]
 pub(crate) struct Found {
@@ -25,6 +36,8 @@ pub(crate) struct Found {
     pub(super) name: String,
     /// What becomes of an operation when it fails.
     pub(super) on_failure: OnFailure,
+    /// It has a check, or may have one: what cannot be trusted cannot say that it has none.
+    pub(super) check: bool,
     pub(super) hook: Result<Hook, String>,
 }
 
@@ -40,7 +53,8 @@ impl Found {
             Kind::Hold => "hold",
         };
         let application = if hook.application { ", application" } else { "" };
-        Ok(format!("{} ({kind}{application}), {}", self.name, hook.pre.path))
+        let check = if self.check { ", check" } else { "" };
+        Ok(format!("{} ({kind}{application}{check}), {}", self.name, hook.pre.path))
     }
 }
 
@@ -74,7 +88,9 @@ pub(crate) fn find(settings: &Settings) -> Vec<Found> {
             let why = format!(
                 "field `hooks.each.{name:?}` of the configuration is for a hook that is not there"
             );
-            found.push(refused(settings, name, why));
+            // It is missed by those alone who know that it has a check.
+            let check = settings.each.get(name).and_then(|each| each.check) == Some(true);
+            found.push(Found { check, ..refused(settings, name, why) });
         }
     }
     if let Some(path) = &settings.azure_scripts {
@@ -89,9 +105,10 @@ pub(crate) fn find(settings: &Settings) -> Vec<Found> {
 
 /// A hook that cannot run.
 pub(super) fn refused(settings: &Settings, name: &str, why: String) -> Found {
-    let each = settings.each.get(name).and_then(|each| each.on_failure);
-    let on_failure = each.unwrap_or(settings.on_failure);
-    Found { name: name.to_owned(), on_failure, hook: Err(why) }
+    let each = settings.each.get(name).cloned().unwrap_or_default();
+    let on_failure = each.on_failure.unwrap_or(settings.on_failure);
+    let check = each.check.unwrap_or(true);
+    Found { name: name.to_owned(), on_failure, check, hook: Err(why) }
 }
 
 fn in_directory(settings: &Settings) -> Vec<Found> {
@@ -120,7 +137,8 @@ fn in_directory(settings: &Settings) -> Vec<Found> {
         let name = name.to_string_lossy().into_owned();
         if let Err(rule) = check_name(&name) {
             let why = format!("{:?} in {}: its name {rule}", name, folder.display());
-            found.push(refused(settings, "hooks", why));
+            // A file that is no hook has no check.
+            found.push(Found { check: false, ..refused(settings, "hooks", why) });
             continue;
         }
         found.push(match checked_file::open_in(&directory, folder, &name, Want::Program) {
@@ -133,12 +151,12 @@ fn in_directory(settings: &Settings) -> Vec<Found> {
 
 fn of_file(settings: &Settings, name: &str, file: std::fs::File, folder: &Path) -> Found {
     let path = folder.join(name).display().to_string();
-    let (kind, application) = match declared(&file) {
+    let declared = match declared(&file) {
         Ok(declared) => declared,
         Err(why) => return refused(settings, name, format!("{path} {why}")),
     };
     let program = Program { file: Arc::new(file), path, arguments: None };
-    hook(settings, name, (kind, application), program.clone(), program, None)
+    hook(settings, name, declared, program.clone(), program, None)
 }
 
 /// Puts a hook together from what it says of itself and what the configuration says. `limit` replaces
@@ -146,7 +164,7 @@ fn of_file(settings: &Settings, name: &str, file: std::fs::File, folder: &Path) 
 pub(super) fn hook(
     settings: &Settings,
     name: &str,
-    (kind, application): (Kind, bool),
+    declared: Declared,
     pre: Program,
     post: Program,
     own: Option<(Duration, OnFailure)>,
@@ -159,41 +177,45 @@ pub(super) fn hook(
     let on_failure = each.on_failure.or(own_on_failure).unwrap_or(settings.on_failure);
     let hook = Hook {
         name: name.to_owned(),
-        kind: each.kind.unwrap_or(kind),
-        application: each.application.unwrap_or(application),
+        kind: each.kind.unwrap_or(declared.kind),
+        application: each.application.unwrap_or(declared.application),
         pre_limit: limit(each.pre_limit_secs, settings.pre_limit_secs),
         post_limit: limit(each.post_limit_secs, settings.post_limit_secs),
+        check_limit: limit(each.check_limit_secs, settings.check_limit_secs),
         pre,
         post,
     };
-    Found { name: name.to_owned(), on_failure, hook: Ok(hook) }
+    let check = each.check.unwrap_or(declared.check);
+    Found { name: name.to_owned(), on_failure, check, hook: Ok(hook) }
 }
 
 /// What a script says of itself: `# azdr-hook:` and words.
-fn declared(file: &std::fs::File) -> Result<(Kind, bool), String> {
+fn declared(file: &std::fs::File) -> Result<Declared, String> {
     let start = checked_file::read_start(file, DECLARATION_WITHIN)
         .map_err(|error| format!("cannot be read: {error}"))?;
     if !start.starts_with(b"#!") {
-        return Ok((Kind::Oneshot, false));
+        return Ok(PLAIN);
     }
     let start = String::from_utf8_lossy(&start);
     let Some(words) = start.lines().find_map(|line| line.strip_prefix(DECLARATION)) else {
-        return Ok((Kind::Oneshot, false));
+        return Ok(PLAIN);
     };
-    let (mut kind, mut application) = (Kind::Oneshot, false);
+    let mut declared = PLAIN;
     for word in words.split_whitespace() {
         match word {
-            "oneshot" => kind = Kind::Oneshot,
-            "hold" => kind = Kind::Hold,
-            "application" => application = true,
+            "oneshot" => declared.kind = Kind::Oneshot,
+            "hold" => declared.kind = Kind::Hold,
+            "application" => declared.application = true,
+            "check" => declared.check = true,
             other => {
                 return Err(format!(
-                    "says {other:?} after `{DECLARATION}`: allowed are oneshot, hold and application"
+                    "says {other:?} after `{DECLARATION}`: allowed are oneshot, hold, application and \
+                     check"
                 ));
             }
         }
     }
-    Ok((kind, application))
+    Ok(declared)
 }
 
 #[cfg(test)]
@@ -223,12 +245,16 @@ mod tests {
             file.rewind().unwrap();
             declared(&file)
         };
-        assert_eq!(says("#!/bin/sh\necho"), Ok((Kind::Oneshot, false)));
-        assert_eq!(says("#!/bin/sh\n# azdr-hook: hold application\n"), Ok((Kind::Hold, true)));
-        assert_eq!(says("#!/bin/sh\n# azdr-hook: application\n"), Ok((Kind::Oneshot, true)));
-        assert_eq!(says("\x7fELF# azdr-hook: hold\n"), Ok((Kind::Oneshot, false)));
+        assert_eq!(says("#!/bin/sh\necho"), Ok(PLAIN));
+        let held = Declared { kind: Kind::Hold, application: true, check: false };
+        assert_eq!(says("#!/bin/sh\n# azdr-hook: hold application\n"), Ok(held));
+        let application = Declared { application: true, ..PLAIN };
+        assert_eq!(says("#!/bin/sh\n# azdr-hook: application\n"), Ok(application));
+        let checked = Declared { check: true, ..PLAIN };
+        assert_eq!(says("#!/bin/sh\n# azdr-hook: oneshot check\n"), Ok(checked));
+        assert_eq!(says("\x7fELF# azdr-hook: hold\n"), Ok(PLAIN));
         let late = format!("#!/bin/sh\n{}\n# azdr-hook: hold\n", "#".repeat(2_000));
-        assert_eq!(says(&late), Ok((Kind::Oneshot, false)));
+        assert_eq!(says(&late), Ok(PLAIN));
         let error = says("#!/bin/sh\n# azdr-hook: holds\n").unwrap_err();
         assert!(error.contains("\"holds\"") && error.contains("oneshot, hold"), "{error}");
     }

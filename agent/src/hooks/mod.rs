@@ -1,4 +1,5 @@
-//! The machine's own hooks: programs that its root has installed, run around a freeze (R20–R24).
+//! The machine's own hooks: programs that its root has installed, run around a freeze (R20–R24), and to
+//! tell how an application is (R27).
 //!
 //! Guided tour:
 //!
@@ -8,7 +9,8 @@
 //! - `exec`: starts a checked descriptor; `cgroup`: what keeps its descendants together; `process`: one
 //!   running verb, its limit, its output. `held`: a hook of kind `hold`, from READY to its release.
 //! - `started`: the list in the run directory of what must still get its `post` or `abort`; `round`: one
-//!   operation's hooks; `recovery`: what an earlier agent left behind.
+//!   operation's hooks; `recovery`: what an earlier agent left behind. `checks`: the verb that belongs to
+//!   no operation.
 //!
 //! What is run comes from files of this machine alone. The controller knows hooks by their names, in
 //! what is reported; no message can choose a program, an argument or a limit (N10).
@@ -16,11 +18,13 @@
 //! Invariants: a verb runs from the descriptor that was checked, never from a path. Every hook whose
 //! `pre` was started gets exactly one of `post` and `abort`, in reverse order; should an agent die
 //! between them, the next one sees to it, and a verb that was cut short by that is run again. None runs
-//! between the first FIFREEZE and the confirmed thaw.
+//! between the first FIFREEZE and the confirmed thaw: an operation waits for checks, and no check begins
+//! before it is over.
 
 mod azure_scripts;
 mod cgroup;
 mod checked_file;
+mod checks;
 mod exec;
 mod held;
 mod installed;
@@ -38,6 +42,7 @@ use std::time::Duration;
 use azdr_proto::agent::{HookKind, HookVerb};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use checks::check;
 pub(crate) use recovery::{is_needed as recovery_is_needed, recover};
 pub(crate) use round::{Round, limit, limit_unseen, look};
 
@@ -48,6 +53,7 @@ pub(crate) enum Verb {
     Pre,
     Post,
     Abort,
+    Check,
 }
 
 impl Verb {
@@ -56,6 +62,7 @@ impl Verb {
             Self::Pre => "pre",
             Self::Post => "post",
             Self::Abort => "abort",
+            Self::Check => "check",
         }
     }
 
@@ -64,6 +71,7 @@ impl Verb {
             Self::Pre => HookVerb::Pre,
             Self::Post => HookVerb::Post,
             Self::Abort => HookVerb::Abort,
+            Self::Check => HookVerb::Check,
         }
     }
 }
@@ -115,6 +123,8 @@ pub(crate) struct Hook {
     application: bool,
     pre_limit: Duration,
     post_limit: Duration,
+    check_limit: Duration,
+    /// For `pre` and `check`.
     pre: Program,
     /// For `post` and `abort`.
     post: Program,
@@ -123,7 +133,7 @@ pub(crate) struct Hook {
 impl Hook {
     fn program(&self, verb: Verb) -> &Program {
         match verb {
-            Verb::Pre => &self.pre,
+            Verb::Pre | Verb::Check => &self.pre,
             Verb::Post | Verb::Abort => &self.post,
         }
     }
@@ -132,6 +142,7 @@ impl Hook {
         match verb {
             Verb::Pre => self.pre_limit,
             Verb::Post | Verb::Abort => self.post_limit,
+            Verb::Check => self.check_limit,
         }
     }
 }

@@ -235,8 +235,8 @@ impl Process {
             Some(cgroup) => cgroup.processes().len(),
             None => usize::from(exec::signal_group(self.group, 0)),
         };
-        if left_behind > 0 && !end.succeeded() {
-            // Of one that failed nothing is to go on.
+        if left_behind > 0 && (!end.succeeded() || self.verb == Verb::Check) {
+            // Of one that failed nothing is to go on, nor of one that is over with its answer.
             if !self.cgroup.as_ref().is_some_and(Cgroup::kill) {
                 exec::signal_group(self.group, libc::SIGKILL);
             }

@@ -33,6 +33,7 @@ pub(crate) async fn recover(agent: &Agent) {
         }
     };
     tracing::warn!(operation = started.operation(), "an earlier agent was killed amid its hooks");
+    let _turn = agent.hooks_turn.lock().await;
     until_thawed(agent).await;
     let found = look(agent, "look for hooks").await.unwrap_or_default();
     for entry in started.entries().to_vec().into_iter().rev() {
@@ -112,6 +113,8 @@ async fn run(agent: &Agent, started: &mut Started, entry: &Entry, hook: &Hook) {
         // A release that nobody saw the end of is not known to have been one.
         Verb::Post if hook.kind == Kind::Hold => Verb::Abort,
         Verb::Post => Verb::Post,
+        // Is never in the list.
+        Verb::Check => return,
     };
     let operation = started.operation().to_owned();
     let begun = started

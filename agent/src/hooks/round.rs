@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use azdr_env::Monotonic;
 use azdr_proto::agent::{HookResult, HookRun};
+use tokio::sync::OwnedMutexGuard;
 
 use super::held::Held;
 use super::installed::{Found, find};
 use super::process::{End, Process, not_started};
+use super::settings::CHECK_RANGE_SECS;
 use super::started::Started;
 use super::{Hook, Kind, OnFailure, Verb};
 use crate::Agent;
@@ -18,6 +20,8 @@ const LOOK_LIMIT: Duration = Duration::from_secs(10);
 const LEAST: Duration = Duration::from_secs(5);
 /// Beyond its limits, a hook may need so long to be killed, twice, and to be aborted.
 const BEYOND: Duration = Duration::from_secs(24);
+/// Beyond its limit, a check may need so long to be killed.
+const CHECK_BEYOND: Duration = Duration::from_secs(8);
 
 /// One hook in an operation.
 struct Live {
@@ -52,6 +56,8 @@ pub(crate) struct Round {
     started: Option<Started>,
     hooks: Vec<Live>,
     forbids: bool,
+    /// No check runs from before the first `pre` until this round is dropped.
+    _turn: Option<OwnedMutexGuard<()>>,
 }
 
 /// The hooks of this machine.
@@ -64,14 +70,22 @@ pub(crate) async fn look(agent: &Agent, what: &str) -> Result<Vec<Found>, Stuck>
 pub(crate) async fn limit(agent: &Agent) -> Duration {
     match look(agent, "look for hooks at the start").await {
         Ok(found) if found.is_empty() => Duration::ZERO,
-        Ok(found) => limit_of(agent, found.len()) + agent.config.hooks.total_limit(),
+        Ok(found) => {
+            let checks = found.iter().filter(|found| found.check);
+            let checks = checks.filter_map(|found| found.hook.as_ref().ok());
+            // They run at once, and an operation waits for those that it finds running.
+            let checks = checks.map(|hook| hook.check_limit + CHECK_BEYOND).max();
+            let hooks = limit_of(agent, found.len()) + agent.config.hooks.total_limit();
+            hooks + checks.unwrap_or_default()
+        }
         Err(_) => LOOK_LIMIT,
     }
 }
 
 /// As [`limit`], without a look at which there are: for some.
 pub(crate) fn limit_unseen(agent: &Agent) -> Duration {
-    agent.config.hooks.total_limit() * 2 + BEYOND * 8
+    let checks = Duration::from_secs(*CHECK_RANGE_SECS.end()) + CHECK_BEYOND;
+    agent.config.hooks.total_limit() * 2 + BEYOND * 8 + checks
 }
 
 /// How long so many hooks may take for a `post` or `abort` each.
@@ -84,7 +98,7 @@ impl Round {
     /// Nothing is looked for yet.
     pub(crate) fn new(agent: &Agent, operation: &str) -> Self {
         let (agent, operation) = (agent.clone(), operation.to_owned());
-        Self { agent, operation, started: None, hooks: Vec::new(), forbids: false }
+        Self { agent, operation, started: None, hooks: Vec::new(), forbids: false, _turn: None }
     }
 
     /// Runs every hook's `pre`, in order. One that fails gets its `abort` at once.
@@ -92,6 +106,7 @@ impl Round {
     /// # Errors
     /// In words: one failed that must not; then nothing may be frozen.
     pub(crate) async fn pre(&mut self) -> Result<(), String> {
+        self._turn = Some(self.agent.hooks_turn.clone().lock_owned().await);
         let found = look(&self.agent, "look for hooks").await;
         let live = |found| Live {
             found,
@@ -301,6 +316,7 @@ fn result(live: &Live) -> HookResult {
         name: live.found.name.clone(),
         kind: hook.map_or(Kind::Oneshot, |hook: &Hook| hook.kind).wire().into(),
         application: hook.is_ok_and(|hook| hook.application),
+        check: live.found.check && hook.is_ok(),
         runs: live.runs.clone(),
         problem: live.problem.clone().unwrap_or_default(),
     }

@@ -13,6 +13,8 @@ use super::{Kind, OnFailure};
 pub const DEFAULT_DIRECTORY: &str = "/etc/azdr/hooks.d";
 /// Seconds that one verb may be given.
 pub const LIMIT_RANGE_SECS: RangeInclusive<u64> = 1..=300;
+/// Seconds that a `check` may be given: whoever asks for it waits.
+pub const CHECK_RANGE_SECS: RangeInclusive<u64> = 1..=30;
 /// Seconds that all hooks of an operation may be given before it.
 pub const TOTAL_RANGE_SECS: RangeInclusive<u64> = 1..=600;
 
@@ -28,6 +30,8 @@ pub struct Settings {
     pub pre_limit_secs: u64,
     /// For `post` or `abort`: 1 to 300, default 60.
     pub post_limit_secs: u64,
+    /// For `check`: 1 to 30, default 10.
+    pub check_limit_secs: u64,
     /// For all `pre` of an operation together, and for all `post`: 1 to 600, default 120.
     pub total_limit_secs: u64,
     /// `"crash_consistent"` (default) or `"fail"`.
@@ -44,10 +48,14 @@ pub struct Each {
     pub kind: Option<Kind>,
     /// Whether its success makes a backup `application` consistent; without it the file's line says.
     pub application: Option<bool>,
+    /// Whether it has a `check`; without it the file's line says.
+    pub check: Option<bool>,
     /// For its `pre`.
     pub pre_limit_secs: Option<u64>,
     /// For its `post` or `abort`.
     pub post_limit_secs: Option<u64>,
+    /// For its `check`.
+    pub check_limit_secs: Option<u64>,
     /// What becomes of the operation when it fails.
     pub on_failure: Option<OnFailure>,
 }
@@ -59,6 +67,7 @@ impl Default for Settings {
             azure_scripts: None,
             pre_limit_secs: 30,
             post_limit_secs: 60,
+            check_limit_secs: 10,
             total_limit_secs: 120,
             on_failure: OnFailure::CrashConsistent,
             each: BTreeMap::new(),
@@ -92,6 +101,7 @@ impl Settings {
         };
         seconds("pre_limit_secs".to_owned(), self.pre_limit_secs, LIMIT_RANGE_SECS)?;
         seconds("post_limit_secs".to_owned(), self.post_limit_secs, LIMIT_RANGE_SECS)?;
+        seconds("check_limit_secs".to_owned(), self.check_limit_secs, CHECK_RANGE_SECS)?;
         seconds("total_limit_secs".to_owned(), self.total_limit_secs, TOTAL_RANGE_SECS)?;
         for (name, each) in &self.each {
             if let Err(rule) = super::installed::check_name(name)
@@ -99,12 +109,18 @@ impl Settings {
             {
                 return refuse("each", name, rule);
             }
-            for (field, value) in
-                [("pre_limit_secs", each.pre_limit_secs), ("post_limit_secs", each.post_limit_secs)]
-            {
+            for (field, value, range) in [
+                ("pre_limit_secs", each.pre_limit_secs, LIMIT_RANGE_SECS),
+                ("post_limit_secs", each.post_limit_secs, LIMIT_RANGE_SECS),
+                ("check_limit_secs", each.check_limit_secs, CHECK_RANGE_SECS),
+            ] {
                 if let Some(value) = value {
-                    seconds(format!("each.{name:?}.{field}"), value, LIMIT_RANGE_SECS)?;
+                    seconds(format!("each.{name:?}.{field}"), value, range)?;
                 }
+            }
+            if name == super::azure_scripts::NAME && each.check == Some(true) {
+                let no_verbs = "must be false or absent: Azure Backup's scripts know no verbs";
+                return refuse(&format!("each.{name}.check"), &true, no_verbs);
             }
         }
         Ok(())
@@ -133,6 +149,7 @@ mod tests {
             (settings.pre_limit_secs, settings.post_limit_secs, settings.total_limit_secs),
             (30, 60, 120)
         );
+        assert_eq!(settings.check_limit_secs, 10);
         assert_eq!(settings.on_failure, OnFailure::CrashConsistent);
         assert_eq!(settings.azure_scripts, None, "nobody's scripts are run unasked");
     }
@@ -157,6 +174,11 @@ mod tests {
             ("pre_limit_secs = 0", ["`hooks.pre_limit_secs`", "0", "1 to 300"]),
             ("post_limit_secs = 301", ["`hooks.post_limit_secs`", "301", "1 to 300"]),
             ("total_limit_secs = 601", ["`hooks.total_limit_secs`", "601", "1 to 600"]),
+            ("check_limit_secs = 31", ["`hooks.check_limit_secs`", "31", "1 to 30"]),
+            (
+                "[each.azure-scripts]\ncheck = true",
+                ["`hooks.each.azure-scripts.check`", "true", "false or absent"],
+            ),
             ("on_failure = 'ignore'", ["ignore", "fail", "crash_consistent"]),
             ("directry = '/x'", ["directry", "directory", "azure_scripts"]),
             ("[each.\"$(reboot)\"]", ["`hooks.each`", "$(reboot)", "NN-name"]),

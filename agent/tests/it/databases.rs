@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use azdr_proto::agent::{FreezeOutcome, HookVerb, QuiesceState};
+use azdr_proto::agent::{FactState, FreezeOutcome, HookVerb, QuiesceState};
 
+use crate::checks::checked;
 use crate::freeze::{Scene, beat_in, freeze, freeze_reply, scene_with};
 use crate::loop_mount::{LoopMount, wait_for};
 
@@ -19,6 +20,8 @@ crate::tests! {
     mariadb_is_locked_for_the_whole_window: ["mkfs.ext4", "mariadb-install-db", "mariadbd", "mysql"],
     a_lost_lock_is_no_success: ["mkfs.ext4", "mariadb-install-db", "mariadbd", "mysql"],
     a_lock_behind_a_long_statement_is_given_up: ["mkfs.ext4", "mariadb-install-db", "mariadbd", "mysql"],
+    the_checks_of_postgresql_need_its_answer: ["mkfs.ext4", "initdb", "psql", "setpriv"],
+    the_check_of_mariadb_needs_its_answer: ["mkfs.ext4", "mariadb-install-db", "mariadbd", "mysql"],
 }
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -64,8 +67,12 @@ impl Server {
         fs::create_dir(folder.path().join("hooks.d")).unwrap();
         let data = folder.path().join("data");
         fs::create_dir(&data).unwrap();
-        chown(&data, Some(uid), None).unwrap();
-        fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).unwrap();
+        let tmp = folder.path().join("tmp");
+        fs::create_dir(&tmp).unwrap();
+        for own in [&data, &tmp] {
+            chown(own, Some(uid), None).unwrap();
+            fs::set_permissions(own, fs::Permissions::from_mode(0o700)).unwrap();
+        }
         folder
     }
 
@@ -97,13 +104,15 @@ impl Server {
         let socket = data.join("sock");
         let datadir = format!("--datadir={}", data.display());
         let run_as = format!("--user={user}");
+        // A server that starts removes what others have left in the folder, or have not left yet.
+        let tmpdir = format!("--tmpdir={}", folder.path().join("tmp").display());
         let quiet = ["--auth-root-authentication-method=socket", "--skip-test-db"];
         said(&run(
             "mariadb-install-db",
-            &[&["--no-defaults", &datadir, &run_as], &quiet[..]].concat(),
+            &[&["--no-defaults", &datadir, &run_as, &tmpdir], &quiet[..]].concat(),
         ));
         let child = Command::new("mariadbd")
-            .args(["--no-defaults", &datadir, &run_as, "--skip-networking"])
+            .args(["--no-defaults", &datadir, &run_as, &tmpdir, "--skip-networking"])
             .arg(format!("--socket={}", socket.display()))
             .arg(format!("--pid-file={}", data.join("pid").display()))
             .stdout(Stdio::null())
@@ -196,13 +205,34 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
+impl Server {
+    fn stop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
         let pid = self.child.id().to_string();
         // PostgreSQL's fast shutdown; MariaDB's is SIGTERM.
         let signal = if self.kind == "postgresql" { "INT" } else { "TERM" };
         let _ = Command::new("kill").args(["-s", signal, &pid]).status();
         let _ = self.child.wait();
+    }
+
+    /// What the installed hook's check says of it as it runs, and when it is stopped.
+    async fn expect_checked(mut self, answer: &str) {
+        let mut scene = self.scene().await;
+        let up = checked(&mut scene.session).await.app_probes.swap_remove(0);
+        assert_eq!(up.state(), FactState::Pass, "{up:?}");
+        assert!(up.detail.starts_with(answer) && up.detail.ends_with(" answers"), "{up:?}");
+        self.stop();
+        let down = checked(&mut scene.session).await.app_probes.swap_remove(0);
+        assert_eq!(down.state(), FactState::Fail, "{down:?}");
+        assert!(down.detail.starts_with("exit code ") && down.detail.len() > 30, "{down:?}");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
@@ -315,4 +345,18 @@ async fn a_lock_behind_a_long_statement_is_given_up() {
     said(&server.ask(&format!("KILL {}", said(&server.ask(runs)))));
     long.wait().unwrap();
     beat_in(&mut scene.session, QuiesceState::Idle).await;
+}
+
+async fn the_checks_of_postgresql_need_its_answer() {
+    for shipped in [CHECKPOINT, BACKUP_MODE] {
+        let server = Server::postgresql();
+        server.install_postgresql(shipped);
+        server.expect_checked("PostgreSQL ").await;
+    }
+}
+
+async fn the_check_of_mariadb_needs_its_answer() {
+    let server = Server::mariadb();
+    server.install_mariadb();
+    server.expect_checked("MySQL ").await;
 }

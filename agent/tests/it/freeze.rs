@@ -418,7 +418,7 @@ async fn bad_requests_are_refused() {
 
 async fn health_writes_to_every_file_system_but_not_while_frozen() {
     let mut scene = scene(2).await;
-    let probe = || Tell::ProbeHealth(ProbeHealth { request_id: "r".to_owned() });
+    let probe = || Tell::ProbeHealth(ProbeHealth { request_id: "r".to_owned(), run_checks: true });
     scene.session.tell(probe()).await;
     let pick = |said| if let Said::Health(h) = said { Some(h) } else { None };
     let health = scene.session.hear(pick).await;

@@ -22,7 +22,10 @@ crate::tests! {
 }
 
 async fn health(scene: &mut Scene) -> HealthReport {
-    scene.session.tell(Tell::ProbeHealth(ProbeHealth { request_id: "r".to_owned() })).await;
+    scene
+        .session
+        .tell(Tell::ProbeHealth(ProbeHealth { request_id: "r".to_owned(), run_checks: true }))
+        .await;
     scene.session.hear(|said| if let Said::Health(h) = said { Some(h) } else { None }).await
 }
 

@@ -45,31 +45,31 @@ crate::tests! {
 }
 
 /// A folder below which only root can write, with a directory for hooks and a log that they write.
-struct Hooks {
-    folder: tempfile::TempDir,
+pub(crate) struct Hooks {
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl Hooks {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir_in("/run").unwrap();
         fs::create_dir(folder.path().join("hooks.d")).unwrap();
         Self { folder }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn text(&self, name: &str) -> String {
+    pub(crate) fn text(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap_or_default()
     }
 
-    fn log(&self) -> Vec<String> {
+    pub(crate) fn log(&self) -> Vec<String> {
         self.text("log").lines().map(str::to_owned).collect()
     }
 
     /// A script with `FOLDER` filled in.
-    fn script(&self, path: &Path, text: &str) {
+    pub(crate) fn script(&self, path: &Path, text: &str) {
         let text = text.replace("FOLDER", self.folder.path().to_str().unwrap());
         fs::write(path, text).unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(0o700)).unwrap();
@@ -77,11 +77,26 @@ impl Hooks {
 
     /// Installs a hook that logs its verb and then does what `more` says; `declared` is what it says of
     /// itself.
-    fn install(&self, name: &str, declared: &str, more: &str) {
+    pub(crate) fn install(&self, name: &str, declared: &str, more: &str) {
         let text = format!(
             "#!/bin/sh\n# azdr-hook: {declared}\necho \"{name} $1 $2\" >> FOLDER/log\n{more}\n"
         );
         self.script(&self.path("hooks.d").join(name), &text);
+    }
+
+    /// Installs the shipped hook for systemd's units, with these units and this `systemctl`.
+    pub(crate) fn install_units(&self, units: &str, systemctl: &str) {
+        self.script(&self.path("systemctl"), systemctl);
+        let mut text = include_str!("../../../deploy/hooks/systemd-units").to_owned();
+        for (from, to) in [
+            ("example.service", units),
+            ("/run/azdr-stopped-units", "FOLDER/noted"),
+            ("/usr/bin/systemctl", "FOLDER/systemctl"),
+        ] {
+            assert!(text.contains(from));
+            text = text.replace(from, to);
+        }
+        self.script(&self.path("hooks.d/10-units"), &text);
     }
 
     /// `[hooks]`, with these lines.
@@ -89,7 +104,7 @@ impl Hooks {
         format!("[hooks]\ndirectory = {:?}\n{more}\n", self.path("hooks.d"))
     }
 
-    async fn scene(&self, more: &str) -> Scene {
+    pub(crate) async fn scene(&self, more: &str) -> Scene {
         let folder = tempfile::tempdir().unwrap();
         let mounts = vec![LoopMount::ext4(folder.path(), "disk")];
         scene_with(folder, mounts, &self.settings(more)).await
@@ -194,8 +209,8 @@ async fn ten_megabytes_of_output_hold_nobody_up() {
     }
 }
 
-/// Waits until the process whose id is in the file is gone, or a zombie of somebody else's.
-fn is_gone(hooks: &Hooks, name: &str) -> bool {
+/// Whether the process whose id is in the file is gone, or a zombie of somebody else's.
+pub(crate) fn is_gone(hooks: &Hooks, name: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{}/stat", hooks.text(name).trim()));
     !stat.is_ok_and(|stat| !stat.contains(") Z "))
 }
@@ -673,16 +688,7 @@ async fn systemd_units_that_were_active_are_started_again() {
     // Two of three units run.
     let systemctl = "#!/bin/sh\n[ $1 = --quiet ] && shift\necho \"$1 $2\" >> FOLDER/log\n\
                      [ \"$1 $2\" != \"is-active b.service\" ]\n";
-    hooks.script(&hooks.path("systemctl"), systemctl);
-    let shipped = include_str!("../../../deploy/hooks/systemd-units");
-    let mut text = shipped.replace("\"example.service\"", "\"a.service b.service c.service\"");
-    for (from, to) in
-        [("/run/azdr-stopped-units", "FOLDER/noted"), ("/usr/bin/systemctl", "FOLDER/systemctl")]
-    {
-        assert!(text.contains(from));
-        text = text.replace(from, to);
-    }
-    hooks.script(&hooks.path("hooks.d/10-units"), &text);
+    hooks.install_units("a.service b.service c.service", systemctl);
     let mut scene = hooks.scene("").await;
     let reply = scene.whole("op-1").await;
     assert!(reply.hooks_succeeded, "{reply:?}");

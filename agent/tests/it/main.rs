@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod checks;
 mod controller;
 mod databases;
 mod dirty;
@@ -47,6 +48,7 @@ pub(crate) fn block_on(test: impl Future<Output = ()>) {
 
 fn suites() -> Vec<&'static [Test]> {
     vec![
+        checks::TESTS,
         databases::TESTS,
         dirty::TESTS,
         enroll::TESTS,

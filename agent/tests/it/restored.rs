@@ -60,7 +60,9 @@ async fn an_enrolled_machine_says_who_it_is_and_keeps_beating() {
     }
     session.tell(freeze()).await;
     assert_eq!(freeze_outcome(&mut session).await, FreezeOutcome::Refused);
-    session.tell(Tell::ProbeHealth(ProbeHealth { request_id: "r1".to_owned() })).await;
+    session
+        .tell(Tell::ProbeHealth(ProbeHealth { request_id: "r1".to_owned(), ..<_>::default() }))
+        .await;
     let health = session.hear(|said| if let Said::Health(h) = said { Some(h) } else { None }).await;
     assert_eq!(health.request_id, "r1");
     assert_eq!(health.boot_id, session.hello.boot_id);
@@ -134,7 +136,9 @@ async fn a_quarantined_machine_stays_and_keeps_quiet() {
     let _agent = machine.start_agent();
     let mut session = controller.session().await;
     session.welcome(SessionMode::Quarantined, true).await;
-    session.tell(Tell::ProbeHealth(ProbeHealth { request_id: "r1".to_owned() })).await;
+    session
+        .tell(Tell::ProbeHealth(ProbeHealth { request_id: "r1".to_owned(), ..<_>::default() }))
+        .await;
     for _ in 0..2 {
         let state = session
             .hear(|said| match said {

@@ -53,6 +53,9 @@ pub struct HookRecord {
     pub runs: Vec<HookRunRecord>,
     /// Why it did not succeed; empty when it did.
     pub problem: String,
+    /// It has a `check`, which a machine made from the point must pass.
+    #[serde(default)]
+    pub check: bool,
 }
 
 /// What a hook is.

@@ -11,7 +11,7 @@
 //! | `witness:<mount>` | yes, for every file system that was frozen | missing, of another point, of another VM, altered, copied |
 //! | `fstab` | yes | a file system of a disk is not mounted as written there |
 //! | `file-system-writable:<mount>`, `free-space:<mount>` | yes, likewise | a write fails or hangs; it is full |
-//! | `app:<hook>` | yes, where there is one | the hook says so |
+//! | `app:<hook>` | yes, for every hook that has a check, now or at the capture | the check says so |
 //! | `ssh-host-key`, `ssh-login` | where the controller can log in: [`crate::ssh_evidence`] | |
 //! | `systemd`, `journal-recovery`, `network`, `clock`, `sshd` | no | |
 //!
@@ -99,6 +99,8 @@ pub struct Wanted<'a> {
     pub all_disks: bool,
     /// As noted at the capture; empty for points from before that, and after a rebuild.
     pub records: &'a [WitnessRecord],
+    /// The hooks that had a check at the capture, likewise.
+    pub checks: &'a [String],
 }
 
 /// What the witnesses say together.
@@ -339,14 +341,17 @@ impl Evidence {
         for (mount, words) in witnesses.wrong.iter().chain(&witnesses.missing) {
             facts.push(own(&format!("witness:{mount}"), FactState::Fail, words.clone(), true));
         }
-        let required = required(report, &witnesses);
-        for fact in report.facts.iter().take(MOST_FACTS) {
+        let mut required = required(report, &witnesses);
+        required.extend(wanted.checks.iter().map(|hook| format!("app:{hook}")));
+        let kept = report.facts.get(..MOST_FACTS).unwrap_or(&report.facts);
+        for fact in kept {
             // `file-systems`: nothing could be looked at.
             let needed = required.contains(&fact.name)
                 || fact.name.starts_with("app:")
                 || fact.name == "file-systems";
             let detail = one_line(&fact.detail);
-            let mut fact = Fact { required: needed, detail, ..fact.clone() };
+            let name = one_line(&fact.name);
+            let mut fact = Fact { name, required: needed, detail, ..fact.clone() };
             let same_boot = |w: &ShownWitness| {
                 !w.boot_id.is_empty() && w.nonce == wanted.nonce && w.boot_id == report.boot_id
             };
@@ -356,7 +361,11 @@ impl Evidence {
             }
             facts.push(fact);
         }
-        for name in required.iter().filter(|name| !report.facts.iter().any(|f| f.name == **name)) {
+        if kept.len() < report.facts.len() {
+            let words = format!("{} facts, looked at are {MOST_FACTS}", report.facts.len());
+            facts.push(own("facts", FactState::Unknown, words, true));
+        }
+        for name in required.iter().filter(|name| !kept.iter().any(|f| f.name == **name)) {
             facts.push(own(name, FactState::Unknown, "was not reported".to_owned(), true));
         }
         facts.extend(clock(report, now_unix_ms, own));

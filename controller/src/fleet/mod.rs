@@ -197,7 +197,7 @@ impl Fleet {
         }
     }
 
-    /// Asks an agent how its machine is.
+    /// Asks an agent how its machine is, its hooks' checks included.
     ///
     /// # Errors
     /// When it does not answer.
@@ -208,7 +208,8 @@ impl Fleet {
         limit: Duration,
     ) -> Result<HealthReport, FleetError> {
         let key = ReplyKey::Health(request_id.clone());
-        match session.ask(key, Body::ProbeHealth(ProbeHealth { request_id }), limit).await? {
+        let probe = ProbeHealth { request_id, run_checks: true };
+        match session.ask(key, Body::ProbeHealth(probe), limit).await? {
             Reply::Health(reply) => Ok(reply),
             _ => Err(FleetError::Disconnected),
         }

@@ -33,7 +33,7 @@ use crate::store::{ItemId, PointRow};
 use crate::workflow::{Failure, StepError};
 
 /// How long an agent may look at its machine: its own limits are within that.
-const HEALTH_LIMIT: Duration = Duration::from_secs(45);
+const HEALTH_LIMIT: Duration = Duration::from_secs(60);
 /// How long one SSH probe may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// Longest banner that is read (RFC 4253 §4.2: 255 characters; servers may send lines before it).
@@ -153,9 +153,10 @@ pub(super) async fn captured(
     Ok((operation, record))
 }
 
-/// What is known of a point's witnesses.
+/// What is known of a point's witnesses and of its machine's hooks.
 struct Noted {
     records: Vec<WitnessRecord>,
+    checks: Vec<String>,
     key: WitnessKey,
 }
 
@@ -163,7 +164,8 @@ impl Noted {
     async fn of(services: &Services, expected: &Expected) -> Result<Self, StepError> {
         let (operation, record) = captured(services, expected).await?;
         let key = services.authority.witness_key(&operation);
-        Ok(Self { records: record.witnesses, key })
+        let checks = record.hooks.into_iter().filter(|hook| hook.check).map(|hook| hook.name);
+        Ok(Self { records: record.witnesses, checks: checks.collect(), key })
     }
 
     fn wanted<'a>(&'a self, expected: &'a Expected) -> Wanted<'a> {
@@ -172,6 +174,7 @@ impl Noted {
             nonce: &expected.nonce,
             all_disks: expected.all_disks,
             records: &self.records,
+            checks: &self.checks,
         }
     }
 
@@ -180,7 +183,7 @@ impl Noted {
     }
 
     fn read(&self, witness: &Witness) -> ShownWitness {
-        let digest = digest(witness);
+        let digest = WitnessClaims::from(witness).digest();
         let seal = match witness.format {
             0 | 1 => Seal::None,
             _ if self.key.has_sealed(&digest, &witness.digests, &witness.seal) => Seal::Holds,
@@ -221,7 +224,7 @@ impl Noted {
 pub(super) fn written(witnesses: &[Witness], nonce: &str) -> Vec<WitnessRecord> {
     let ours = witnesses.iter().filter(|w| w.format > 1 && w.nonce == nonce);
     let record = |witness: &Witness| WitnessRecord {
-        digest: digest(witness),
+        digest: WitnessClaims::from(witness).digest(),
         mount_point: witness.written_at_mount_point.clone(),
         disk: witness.disk.clone(),
         file_system_uuid: witness.file_system_uuid.clone(),
@@ -229,25 +232,6 @@ pub(super) fn written(witnesses: &[Witness], nonce: &str) -> Vec<WitnessRecord> 
         written_at_unix_ms: witness.written_at_unix_ms,
     };
     ours.map(record).collect()
-}
-
-fn digest(witness: &Witness) -> String {
-    let claims = WitnessClaims {
-        format: witness.format,
-        vm_id: &witness.vm_id,
-        disk: &witness.disk,
-        disk_unique_id: &witness.disk_unique_id,
-        file_system_uuid: &witness.file_system_uuid,
-        mount_point: &witness.written_at_mount_point,
-        operation_id: &witness.operation_id,
-        recovery_point: &witness.recovery_point,
-        nonce: &witness.nonce,
-        sequence: witness.sequence,
-        written_at_unix_ms: witness.written_at_unix_ms,
-        boot_id: &witness.boot_id,
-        written_at_monotonic_ns: witness.written_at_monotonic_ns,
-    };
-    claims.digest()
 }
 
 /// Asks the machine how it is, until every fact that the proof needs is there or the time is over; then
@@ -368,7 +352,11 @@ fn reported(report: &HealthReport) -> MachineReport {
     let app = |probe: &api::AppProbe| Fact {
         name: format!("app:{}", probe.name),
         state: state(probe.state()),
-        detail: format!("{} ({} ms)", probe.detail, probe.took_ms),
+        detail: match probe.took_ms {
+            // It was not run.
+            0 => probe.detail.clone(),
+            took_ms => format!("{} ({took_ms} ms)", probe.detail),
+        },
         at_unix_ms: report.wall_unix_ms,
         required: false,
     };

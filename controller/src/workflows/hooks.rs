@@ -53,6 +53,7 @@ fn record(hook: &HookResult) -> HookRecord {
         application: hook.application,
         runs: hook.runs.iter().take(MAX_RUNS).filter_map(run).collect(),
         problem: cut(&hook.problem, MAX_WORDS),
+        check: hook.check,
     }
 }
 
@@ -62,7 +63,7 @@ fn run(run: &HookRun) -> Option<HookRunRecord> {
         agent::HookVerb::Pre => HookVerb::Pre,
         agent::HookVerb::Post => HookVerb::Post,
         agent::HookVerb::Abort => HookVerb::Abort,
-        agent::HookVerb::Unspecified => return None,
+        agent::HookVerb::Unspecified | agent::HookVerb::Check => return None,
     };
     Some(HookRunRecord {
         verb,

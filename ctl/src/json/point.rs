@@ -62,6 +62,7 @@ fn hook_record(m: &HookRecord) -> Value {
         "name": m.name,
         "kind": names::hook_kind(m.kind),
         "application": m.application,
+        "check": m.check,
         "runs": list(&m.runs, hook_run),
         "problem": text(&m.problem),
     })

@@ -374,6 +374,7 @@ fn evidence() -> Vec<EvidenceFact> {
     vec![
         fact("witness:/", EvidenceState::Pass, POINT, true),
         fact("file-system-writable:/", EvidenceState::Pass, "ext4", true),
+        fact("app:10-postgresql", EvidenceState::Pass, "PostgreSQL 15.14 answers (31 ms)", true),
         fact("fstab", EvidenceState::Unspecified, "was not reported", true),
         fact("systemd", EvidenceState::Fail, "degraded; failed: ntp.service", false),
     ]
@@ -433,6 +434,7 @@ pub(crate) fn point_details() -> PointDetails {
                 run(HookVerb::Post, "exit code 0", Some(0), "waited for nobody"),
             ],
             problem: String::new(),
+            check: true,
         },
         HookRecord {
             name: "20-queue".into(),
@@ -443,6 +445,7 @@ pub(crate) fn point_details() -> PointDetails {
                 HookRun { left_behind: 2, ..run(HookVerb::Abort, "exit code 0", Some(0), "") },
             ],
             problem: "exit code 1".into(),
+            check: false,
         },
     ];
     let proof = |job_id, level: ProofLevel, passed, region: &str, detail: &str| Proof {

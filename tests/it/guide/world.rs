@@ -48,8 +48,8 @@ impl Stay {
         vms.push(Vm { running: false, ..Vm::new("DR-Testing", "jump-host") });
         let spec = LabSpec::with_simulated_guests(World { vms });
         let mut lab = Lab::start_at(stage.programs()?, &stage.folder, spec, november(1, 8, 0))?;
-        // The schedule would take backups of its own, and a drill's machine is to be reached from outside.
-        let drill = "[scheduler]\nenabled = false\n\n[drill]\nallowed_source = \"127.0.0.1\"";
+        // A drill's machine is to be reached from outside.
+        let drill = "[drill]\nallowed_source = \"127.0.0.1\"";
         lab.controller.reconfigure("[drill]", drill)?;
         lab.controller.reconfigure("access = \"none\"", "access = \"public-ip\"")?;
         lab.controller.start()?;

@@ -14,9 +14,7 @@ pub(super) const INSTALL: &str = "DEBIAN_FRONTEND=noninteractive dpkg -i /root/a
 
 /// A world with `db` in it, protected. Nothing happens there by schedule.
 pub(super) fn db(place: &Place) -> Result<(Lab, Guest)> {
-    let mut lab = place.lab(World { vms: vec![Vm::new(GROUP, DB).with_data_disk()] })?;
-    lab.controller.reconfigure("[drill]", "[scheduler]\nenabled = false\n\n[drill]")?;
-    lab.controller.start()?;
+    let lab = place.lab(World { vms: vec![Vm::new(GROUP, DB).with_data_disk()] })?;
     let guest = lab.guest(GROUP, DB)?;
     guest.await_ssh(BOOT)?;
     guest.run(INSTALL)?;

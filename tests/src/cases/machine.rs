@@ -35,9 +35,7 @@ const SNAPSHOTS: &str = "Microsoft.Compute/snapshots";
 
 /// A world with `db` in it; it has no policy yet. Nothing happens there by schedule.
 pub(super) fn db(place: &Place) -> Result<(Lab, Guest)> {
-    let mut lab = place.lab(World { vms: vec![Vm::new(GROUP, DB).with_data_disk()] })?;
-    lab.controller.reconfigure("[drill]", "[scheduler]\nenabled = false\n\n[drill]")?;
-    lab.controller.start()?;
+    let lab = place.lab(World { vms: vec![Vm::new(GROUP, DB).with_data_disk()] })?;
     let guest = lab.guest(GROUP, DB)?;
     guest.await_ssh(BOOT)?;
     lab.enrol(&guest)?;

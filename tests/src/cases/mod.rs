@@ -6,6 +6,7 @@
 
 mod agent_absent;
 mod agent_killed;
+mod application_check;
 mod clone;
 mod controller_killed;
 mod debian;
@@ -97,6 +98,7 @@ pub const ALL: &[Case] = &[
     killed_while_recovering::CASE,
     expired_certificate::CASE,
     ssh_login::CASE,
+    application_check::CASE,
     full_cycle::CASE,
 ];
 

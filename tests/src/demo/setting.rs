@@ -35,6 +35,8 @@ pub(super) fn build(options: &Options, folder: &Path, screen: &mut Screen) -> Re
     spec.patience = options.patience;
     if options.keep {
         spec.lifetime = Lifetime::Kept;
+        // Whoever goes on with it expects what a policy says.
+        spec.scheduler.enabled = true;
     }
     let programs = &options.programs;
     let addresses = Addresses::free()?;
@@ -48,9 +50,7 @@ pub(super) fn build(options: &Options, folder: &Path, screen: &mut Screen) -> Re
         Ok(simulator)
     })?;
     let controller = screen.step("Initialise and start the controller", || {
-        let (filter, lifetime) = (&spec.log_filter, spec.lifetime);
-        let mut controller =
-            Controller::create(programs, folder, &simulator, addresses, filter, lifetime)?;
+        let mut controller = Controller::create(programs, folder, &simulator, addresses, &spec)?;
         controller.start()?;
         ensure!(controller.probe("/readyz").is_ok(), "/readyz does not say ready");
         say(&format!("operators at {}, agents at {}", addresses.admin, addresses.agent));

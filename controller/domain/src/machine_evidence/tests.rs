@@ -36,7 +36,7 @@ fn records() -> [WitnessRecord; 2] {
 }
 
 fn wanted(records: &[WitnessRecord]) -> Wanted<'_> {
-    Wanted { point: POINT, nonce: "n", all_disks: true, records }
+    Wanted { point: POINT, nonce: "n", all_disks: true, records, checks: &[] }
 }
 
 fn against(shown: &[ShownWitness]) -> String {
@@ -229,12 +229,48 @@ fn a_missing_disk_a_failing_application_and_the_old_boot_are_harm() {
 }
 
 #[test]
+fn a_check_that_is_gone_is_missed_and_one_that_never_was_is_not() {
+    let (records, checks) = (records(), ["10-db".to_owned()]);
+    let known = Wanted { checks: &checks, ..wanted(&records) };
+    let judge = |report: &MachineReport| Evidence::judge(&known, &both(), report, 10_500);
+    let gone = judge(&report());
+    assert!(!gone.is_booted() && gone.harm().is_none(), "{gone:#?}");
+    assert_eq!(gone.doubt(), "app:10-db: was not reported");
+    for (state, booted) in
+        [(FactState::Pass, true), (FactState::Fail, false), (FactState::Unknown, false)]
+    {
+        let mut said = report();
+        said.facts.push(fact("app:10-db", state));
+        assert_eq!(judge(&said).is_booted(), booted, "{state:?}");
+        let named = judge(&said).facts.iter().filter(|f| f.name == "app:10-db").count();
+        assert_eq!(named, 1, "{state:?}");
+    }
+}
+
+#[test]
 fn a_machines_words_are_one_line_and_not_without_end() {
     let mut loud = report();
     loud.facts.push(Fact { detail: "ä\n".repeat(1_000), ..fact("sshd", FactState::Fail) });
     let evidence = judge(&loud, &both());
     let kept = &evidence.facts.iter().rfind(|f| f.name == "sshd").unwrap().detail;
     assert_eq!((kept.chars().count(), kept.contains('\n')), (LONGEST, false));
+    loud.facts.push(fact("app:\u{1b}[2J10-db", FactState::Fail));
+    let harm = judge(&loud, &both()).harm().unwrap();
+    assert!(harm.contains("app: [2J10-db") && !harm.contains('\u{1b}'), "{harm}");
+}
+
+#[test]
+fn what_is_told_beyond_all_measure_hides_nothing() {
+    let mut told = report();
+    told.facts.resize(MOST_FACTS, fact("sshd", FactState::Pass));
+    assert!(judge(&told, &both()).is_booted(), "as many as are looked at");
+    told.facts.push(fact("app:10-db", FactState::Fail));
+    let evidence = judge(&told, &both());
+    assert!(!evidence.is_booted() && evidence.doubt().contains("401 facts"), "{evidence:#?}");
+    // A required one is not taken as told when it was not looked at.
+    let boot = told.facts.remove(0);
+    told.facts.push(boot);
+    assert!(judge(&told, &both()).doubt().contains("boot: was not reported"));
 }
 
 #[test]

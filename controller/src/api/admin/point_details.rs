@@ -172,6 +172,7 @@ fn hook(record: &HookRecord) -> api::HookRecord {
         application: record.application,
         runs: record.runs.iter().map(run).collect(),
         problem: record.problem.clone(),
+        check: record.check,
     }
 }
 

@@ -184,7 +184,8 @@ fn hooks(hooks: &[HookRecord]) -> String {
             "" => "succeeded".to_owned(),
             problem => format!("FAILED: {problem}"),
         };
-        text.push_str(&format!("    {} ({kind}{application}) {problem}\n", hook.name));
+        let check = if hook.check { ", check" } else { "" };
+        text.push_str(&format!("    {} ({kind}{application}{check}) {problem}\n", hook.name));
         let mut table = Table::default();
         for run in &hook.runs {
             let left = match run.left_behind {
