@@ -10,6 +10,7 @@ pub(crate) mod auth;
 mod boot;
 mod buckets;
 mod disks;
+mod document;
 mod errors;
 pub(crate) mod guests;
 mod listing;

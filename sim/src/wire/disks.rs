@@ -3,6 +3,7 @@
 use http::Method;
 use serde_json::{Map, Value, json};
 
+use super::document::Shown;
 use super::listing::{after, page};
 use super::lro::Announce;
 use super::reply::Reply;
@@ -111,9 +112,6 @@ impl Scope<'_> {
         }
         let mut stub = Map::new();
         stub.insert("location".into(), json!(common.location));
-        if !common.tags.is_empty() {
-            stub.insert("tags".into(), json!(common.tags));
-        }
         if accepted.created {
             if id.kind == Kind::Disk {
                 stub.insert("name".into(), json!(common.id.name));
@@ -123,12 +121,12 @@ impl Scope<'_> {
             properties.insert("faultDomain".into(), json!(0));
         }
         stub.insert("properties".into(), Value::Object(properties));
-        let stub = Value::Object(stub);
+        let stub = Shown::new(stub, &common.tags);
         self.announce(Reply::json(202, stub), Announce::Both, accepted)
     }
 
     /// The document. `in_operation`: as an operation's output, which lacks `completionPercent`.
-    pub(super) fn disk_or_snapshot(&self, id: &ArmId, in_operation: bool) -> Option<Value> {
+    pub(super) fn disk_or_snapshot(&self, id: &ArmId, in_operation: bool) -> Option<Shown> {
         match id.kind {
             Kind::Disk => self.world.state.disks.get(&id.key()).map(|disk| self.disk(disk)),
             Kind::Snapshot => {
@@ -139,7 +137,7 @@ impl Scope<'_> {
         }
     }
 
-    fn disk(&self, disk: &Disk) -> Value {
+    fn disk(&self, disk: &Disk) -> Shown {
         let mut document = self.volume_document(&disk.common, &disk.volume);
         let gib = gib(disk.volume.size_bytes);
         let owner = disk.managed_by.as_ref().and_then(|vm| self.world.state.vms.get(&vm.key()));
@@ -168,7 +166,7 @@ impl Scope<'_> {
         document
     }
 
-    fn snapshot(&self, snapshot: &Snapshot, in_operation: bool) -> Value {
+    fn snapshot(&self, snapshot: &Snapshot, in_operation: bool) -> Shown {
         let mut document = self.volume_document(&snapshot.common, &snapshot.volume);
         let active = snapshot.volume.active_grant(self.now).is_some();
         let percent = snapshot.percent(self.now);
@@ -203,7 +201,7 @@ impl Scope<'_> {
         document
     }
 
-    fn volume_document(&self, common: &Common, volume: &Volume) -> Value {
+    fn volume_document(&self, common: &Common, volume: &Volume) -> Shown {
         let mut properties = volume.inherited.clone();
         properties.extend(volume.extra.clone());
         properties.entry("networkAccessPolicy").or_insert(json!("AllowAll"));
@@ -214,7 +212,7 @@ impl Scope<'_> {
         properties.insert("uniqueId".into(), json!(volume.unique_id));
         properties.insert("timeCreated".into(), json!(azure_time(common.created)));
         properties.insert("provisioningState".into(), json!(common.provisioning));
-        let mut document = self.envelope(common);
+        let mut document = Shown::of(common);
         document["sku"] = sku_document(&volume.sku);
         document["properties"] = Value::Object(properties);
         document

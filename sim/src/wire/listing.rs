@@ -59,7 +59,7 @@ pub(super) fn page<'k, T, D: Document>(
         write(&mut text, &request.next_link(&base64url(token.as_bytes())));
     }
     text.push(b'}');
-    Reply { body: Body::Written(text), ..Reply::empty(200) }
+    Reply { body: Body::Json(text), ..Reply::empty(200) }
 }
 
 fn write(text: &mut Vec<u8>, document: &impl Serialize) {
@@ -74,8 +74,8 @@ pub(super) trait Document: Serialize {
 
 impl Document for Value {
     fn mix_case(&mut self) {
-        if let Some(mixed) = self["id"].as_str().and_then(mixed_case) {
-            self["id"] = Value::String(mixed);
+        if let Some(fields) = self.as_object_mut() {
+            fields.mix_case();
         }
     }
 }

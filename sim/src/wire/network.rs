@@ -3,6 +3,7 @@
 use http::Method;
 use serde_json::{Map, Value, json};
 
+use super::document::Shown;
 use super::listing::{after, page};
 use super::lro::Announce;
 use super::reply::Reply;
@@ -77,8 +78,8 @@ impl Scope<'_> {
         page(self.request, resources, &self.world.limits, |r| self.network(r))
     }
 
-    fn network(&self, resource: &NetworkResource) -> Value {
-        let mut document = self.envelope(&resource.common);
+    fn network(&self, resource: &NetworkResource) -> Shown {
+        let mut document = Shown::of(&resource.common);
         let etag = format!("W/\"{}\"", resource.etag);
         let mut properties = resource.properties.clone();
         properties.insert("provisioningState".into(), json!(resource.common.provisioning));

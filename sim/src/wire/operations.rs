@@ -1,7 +1,9 @@
 //! Polling: the operation's record, and its result.
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 
+use super::document::Shown;
 use super::reply::Reply;
 use super::router::Scope;
 use super::times::azure_time;
@@ -56,33 +58,31 @@ impl Scope<'_> {
             .as_ref()
             .and_then(|outcome| outcome.failure.as_ref())
             .map(|failure| json!({"code": failure.code, "message": failure.message}));
-        let mut body = json!({"status": status});
+        let mut body = Map::from_iter([("status".to_owned(), json!(status))]);
         if operation.service != Service::Network {
-            body["startTime"] = json!(azure_time(operation.started));
-            body["name"] = json!(operation.id);
+            body.insert("startTime".into(), json!(azure_time(operation.started)));
+            body.insert("name".into(), json!(operation.id));
             if let Some(outcome) = &operation.outcome {
-                body["endTime"] = json!(azure_time(outcome.at));
+                body.insert("endTime".into(), json!(azure_time(outcome.at)));
             }
         }
-        match (error, &operation.outcome) {
-            (Some(error), _) => body["error"] = error,
-            (None, Some(_)) => {
-                if let Some(output) = self.output(operation) {
-                    body["properties"] = json!({"output": output});
-                }
-            }
-            (None, None) => {}
+        let produced = operation.outcome.is_some() && error.is_none();
+        if let Some(error) = error {
+            body.insert("error".into(), error);
         }
-        let reply = Reply::json(200, body);
+        let output = if produced { self.output(operation) } else { None };
+        let reply =
+            Reply::json(200, Record { body, properties: output.map(|output| Produced { output }) });
         if operation.outcome.is_none() { self.wait_hint(reply) } else { reply }
     }
 
-    fn output(&self, operation: &Operation) -> Option<Value> {
+    fn output(&self, operation: &Operation) -> Option<Made> {
         match &operation.output {
             Output::None => None,
-            Output::Resource(id) => self.disk_or_snapshot(id, true),
+            Output::Resource(id) => self.disk_or_snapshot(id, true).map(Made::Resource),
             Output::Access(path) => {
-                Some(json!({"accessSAS": format!("{}{path}", self.request.base)}))
+                let access_sas = format!("{}{path}", self.request.base);
+                Some(Made::Access { access_sas })
             }
         }
     }
@@ -101,4 +101,29 @@ impl Scope<'_> {
             None => Reply::empty(200),
         }
     }
+}
+
+/// An operation's record.
+#[derive(Serialize)]
+struct Record {
+    #[serde(flatten)]
+    body: Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    properties: Option<Produced>,
+}
+
+#[derive(Serialize)]
+struct Produced {
+    output: Made,
+}
+
+/// What an operation has made.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Made {
+    Resource(Shown),
+    Access {
+        #[serde(rename = "accessSAS")]
+        access_sas: String,
+    },
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
-use serde_json::Value;
+use serde::Serialize;
 
 use crate::world::ArmError;
 
@@ -29,9 +29,8 @@ pub struct FileBody {
 #[derive(Debug)]
 pub(crate) enum Body {
     Empty,
-    Json(Value),
-    /// JSON that is written already.
-    Written(Vec<u8>),
+    /// As it is written.
+    Json(Vec<u8>),
     Text(&'static str, String),
     Bytes(Bytes),
     /// A part of a disk's or snapshot's content.
@@ -68,8 +67,10 @@ impl Reply {
         Self { status, headers: Vec::new(), body: Body::Empty, operation: None }
     }
 
-    pub(crate) fn json(status: u16, body: Value) -> Self {
-        Self { body: Body::Json(body), ..Self::empty(status) }
+    /// With a document. (`Display` of a value would take twice as long: it writes piece by piece.)
+    pub(crate) fn json(status: u16, body: impl Serialize) -> Self {
+        let text = serde_json::to_vec(&body).expect("documents can be written");
+        Self { body: Body::Json(text), ..Self::empty(status) }
     }
 
     pub(crate) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -81,8 +82,7 @@ impl Reply {
     pub(crate) fn into_response(self, request_id: &str) -> Response<Bytes> {
         let (content_type, bytes) = match self.body {
             Body::Empty => (None, Bytes::new()),
-            Body::Json(value) => (Some(JSON), Bytes::from(json_bytes(&value))),
-            Body::Written(text) => (Some(JSON), Bytes::from(text)),
+            Body::Json(text) => (Some(JSON), Bytes::from(text)),
             Body::Text(content_type, text) => (Some(content_type), Bytes::from(text)),
             Body::Bytes(bytes) => (Some("application/octet-stream"), bytes),
             Body::Content(_) | Body::SerialLog(_) => {
@@ -113,11 +113,6 @@ impl Reply {
 }
 
 const JSON: &str = "application/json; charset=utf-8";
-
-/// JSON text. (`Display` of a value takes twice as long: it writes piece by piece.)
-fn json_bytes(value: &Value) -> Vec<u8> {
-    serde_json::to_vec(value).expect("a JSON value can be written")
-}
 
 /// Headers of every answer.
 const ALWAYS: [(HeaderName, &str); 5] = [

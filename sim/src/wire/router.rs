@@ -2,14 +2,13 @@
 
 use azdr_env::WallTime;
 use http::Method;
-use serde_json::{Map, Value, json};
 
 use super::reply::Reply;
 use super::request::ArmRequest;
 use super::{sas, versions};
 use crate::content::Contents;
 use crate::signing::Signer;
-use crate::world::{ArmError, ArmId, Common, Injected, Intent, Kind, World};
+use crate::world::{ArmError, ArmId, Injected, Intent, Kind, World};
 
 /// A request and the locked world that it meets.
 pub(crate) struct Scope<'a> {
@@ -213,18 +212,5 @@ impl Scope<'_> {
 
     pub(super) fn not_found(&self, id: &ArmId) -> ArmError {
         ArmError::resource_not_found(&format!("{}/{}", id.kind.type_name(), id.name), &id.group)
-    }
-
-    /// What every document has.
-    pub(super) fn envelope(&self, common: &Common) -> Value {
-        let mut document = Map::new();
-        document.insert("name".into(), json!(common.id.name));
-        document.insert("id".into(), json!(common.id.to_string()));
-        document.insert("type".into(), json!(common.id.kind.type_name()));
-        document.insert("location".into(), json!(common.location));
-        if !common.tags.is_empty() {
-            document.insert("tags".into(), json!(common.tags));
-        }
-        Value::Object(document)
     }
 }

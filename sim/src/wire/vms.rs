@@ -3,6 +3,7 @@
 use http::Method;
 use serde_json::{Map, Value, json};
 
+use super::document::Shown;
 use super::listing::{after, page};
 use super::lro::Announce;
 use super::reply::Reply;
@@ -87,7 +88,7 @@ impl Scope<'_> {
         self.world.state.vms.get(&id.key()).ok_or_else(|| self.not_found(id))
     }
 
-    fn vm(&self, vm: &Vm, view: bool) -> Value {
+    fn vm(&self, vm: &Vm, view: bool) -> Shown {
         let mut properties = vm.properties.clone();
         let mut storage = vm.storage.clone();
         let mut disks = vm.disks.iter().map(|attachment| self.attachment(vm, attachment));
@@ -112,9 +113,9 @@ impl Scope<'_> {
         if view {
             properties.insert("instanceView".into(), self.instance_view(vm));
         }
-        let mut document = self.envelope(&vm.common);
+        let mut document = Shown::of(&vm.common);
         for (name, value) in &vm.top {
-            document[name] = value.clone();
+            document[name.as_str()] = value.clone();
         }
         if !vm.common.zones.is_empty() {
             document["zones"] = json!(vm.common.zones);
