@@ -11,15 +11,13 @@ use azdr_thawd_protocol::{
     Answer, Ask, MAGIC, MAX_FILE_SYSTEMS, NO_OPERATION, OperationId, Refusal, Reply, Request, State,
 };
 
-struct Agent {
-    socket: UnixStream,
-    /// Readable when its process has ended.
-    process: OwnedFd,
-}
+/// A request, if there is one.
+type Heard = io::Result<Option<(Ask, Request)>>;
 
 pub(crate) struct Connection {
     listener: Option<UnixListener>,
-    agent: Option<Agent>,
+    /// The agent's process, which is readable when it has ended, and its messages.
+    agent: Option<(OwnedFd, UnixStream)>,
     /// Descriptors that came with the last message. Its capacity is kept, so that receiving never
     /// allocates.
     pub(crate) roots: Vec<File>,
@@ -33,40 +31,38 @@ impl Connection {
         Self { listener: Some(listener), agent: None, roots, _lock: Some(lock) }
     }
 
-    /// What to poll: the agent's process, its messages, and while there is none, the next one.
-    pub(crate) fn descriptors(&self) -> [RawFd; 3] {
-        match (&self.agent, &self.listener) {
-            (Some(agent), _) => [agent.process.as_raw_fd(), agent.socket.as_raw_fd(), -1],
-            (None, listener) => [-1, -1, listener.as_ref().map_or(-1, AsRawFd::as_raw_fd)],
-        }
-    }
-
-    /// Does what `descriptors` are ready for.
+    /// Waits for an agent while there is none, else for what it does; for `others` as well, and at most
+    /// `limit_ms`. Which of the others are readable, and what was asked.
     ///
     /// # Errors
     /// The agent's process or its connection is gone.
-    pub(crate) fn hear(&mut self, ready: [bool; 3]) -> io::Result<Option<(Ask, Request)>> {
+    pub(crate) fn wait(&mut self, others: [RawFd; 2], limit_ms: u32) -> ([bool; 2], Heard) {
+        let (process, socket) = match (&self.agent, &self.listener) {
+            (Some((process, socket)), _) => (process.as_raw_fd(), socket.as_raw_fd()),
+            (None, listener) => (-1, listener.as_ref().map_or(-1, AsRawFd::as_raw_fd)),
+        };
+        let [one, other] = others;
+        let [one, other, ended, ready] = sys::poll([one, other, process, socket], limit_ms);
         let heard = match ready {
-            [true, _, _] => Err(io::ErrorKind::NotConnected.into()),
-            [_, true, _] => self.receive(),
-            [_, _, true] => {
-                self.agent = self.accept();
-                Ok(None)
-            }
-            _ => Ok(None),
+            _ if ended => Err(io::ErrorKind::NotConnected.into()),
+            true => self.receive(),
+            false => Ok(None),
         };
         if heard.is_err() {
             self.agent = None;
         }
-        heard
+        ([one, other], heard)
     }
 
-    /// Receives a request, and refuses what is none.
-    fn receive(&mut self) -> io::Result<Option<(Ask, Request)>> {
-        let Some(agent) = &self.agent else { return Ok(None) };
+    /// Receives a request, and refuses what is none; or an agent.
+    fn receive(&mut self) -> Heard {
+        let Some((_, socket)) = &self.agent else {
+            self.agent = self.accept();
+            return Ok(None);
+        };
         self.roots.clear();
         // After half a message nothing could be trusted: that is the end, too.
-        let request = sys::receive(&agent.socket, &mut self.roots)?;
+        let request = sys::receive(socket, &mut self.roots)?;
         let ask = Ask::from_number(request.ask).filter(|_| request.magic == MAGIC);
         if ask.is_none() {
             self.refuse(NO_OPERATION, Refusal::Malformed);
@@ -74,16 +70,16 @@ impl Connection {
         Ok(ask.map(|ask| (ask, request)))
     }
 
-    fn accept(&self) -> Option<Agent> {
+    fn accept(&self) -> Option<(OwnedFd, UnixStream)> {
         let (socket, _) = self.listener.as_ref()?.accept().ok()?;
         let (user, process) = sys::peer(&socket).ok()?;
-        (user == 0).then_some(Agent { socket, process })
+        (user == 0).then_some((process, socket))
     }
 
     /// Sends without blocking; an agent that does not read has its connection's end coming.
     pub(crate) fn reply(&self, reply: &Reply) {
-        if let Some(agent) = &self.agent {
-            let _ = sys::send(&agent.socket, reply);
+        if let Some((_, socket)) = &self.agent {
+            let _ = sys::send(socket, reply, &[], libc::MSG_DONTWAIT);
         }
     }
 

@@ -4,20 +4,20 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::iter::once;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::slice::from_ref;
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread::JoinHandle;
 
 use crate::connection::Connection;
 use crate::operation::{self, POISONED_AFTER_MS};
-use crate::slots::{END, GO, RECHECK_MS, Slots};
+use crate::slots::{END, RECHECK_MS, Slots};
 use crate::{parked, sys, thaw};
 use azdr_thawd_protocol::{
     Answer, Ask, Cause, HOLD_LIMIT_RANGE_MS, LEASE_RANGE_MS, MAX_FILE_SYSTEMS, NO_OPERATION,
-    Refusal, Reply, Request, State,
+    OperationId, Refusal, Reply, Request, State,
 };
 
 /// An operation's process that is found so late for its own deadline twice in a row, a second apart, is
@@ -45,7 +45,13 @@ pub fn run(socket: &Path) -> io::Result<()> {
     std::panic::set_hook(Box::new(|_| sys::exit_now(70)));
     // Held until the last that thaws is gone, and taken before signals are blocked: a restarted
     // supervisor waits here for the operation that a killed one left behind, and can be ended.
-    let lock = lock(socket)?;
+    fs::create_dir_all(socket.parent().unwrap_or(socket))?;
+    let lock = File::create(socket.with_added_extension("lock"))?;
+    if lock.try_lock().is_err() {
+        let place = socket.display();
+        sys::say(format_args!("another one is at {place}: waiting for its end"));
+        lock.lock()?;
+    }
     let signals = sys::signals()?;
     sys::protect_process()?;
     sys::lock_memory()?;
@@ -55,43 +61,28 @@ pub fn run(socket: &Path) -> io::Result<()> {
     // A killed predecessor's: this process holds the lock.
     let _ = fs::remove_file(socket);
     let connection = Connection::new(UnixListener::bind(socket)?, lock);
-    let parked = parked::take();
-    let is_table = |file: &&File| file.metadata().is_ok_and(|found| Slots::fit(&found));
-    let table = match parked.iter().find(is_table) {
-        Some(table) => table.try_clone()?,
-        None => sys::memory_file(size_of::<Slots>())?,
-    };
+    let (parked_table, parked_roots) = parked::take();
+    let table = parked_table.map_or_else(sys::memory_file::<Slots>, Ok)?;
     let slots = sys::map_shared(&table)?;
     let mut supervisor =
         Supervisor { connection, signals, table, slots, last: None, stopping: false };
-    supervisor.recover(&parked)?;
-    drop(parked);
+    // Ends the operation of predecessors that were killed as a whole (R2).
+    slots.iter().for_each(|slot| slot.find_root(&parked_roots));
+    supervisor.succeed(NO_OPERATION, 0, thaw::start(slots, &slots.rescue)?);
+    drop(parked_roots);
     while !supervisor.stopping {
         supervisor.turn();
     }
     fs::remove_file(socket)
 }
 
-fn lock(socket: &Path) -> io::Result<File> {
-    fs::create_dir_all(socket.parent().unwrap_or(socket))?;
-    let lock = File::create(socket.with_added_extension("lock"))?;
-    if lock.try_lock().is_err() {
-        let place = socket.display();
-        sys::say(format_args!("another one is at {place}: waiting for its end"));
-        lock.lock()?;
-    }
-    Ok(lock)
-}
-
 impl Supervisor {
     /// Waits for one event while nothing is held, and handles it.
     fn turn(&mut self) {
-        let [ended, message, caller] = self.connection.descriptors();
-        let signals = self.signals.as_raw_fd();
-        let [told, heard @ ..] = sys::poll([signals, ended, message, caller], u32::MAX);
+        let ([told, _], heard) = self.connection.wait([self.signals.as_raw_fd(), -1], u32::MAX);
         if told {
             self.stopping = true;
-        } else if let Ok(Some((ask, request))) = self.connection.hear(heard) {
+        } else if let Ok(Some((ask, request))) = heard {
             self.answer(ask, &request);
         }
         // What a refused request brought.
@@ -125,40 +116,20 @@ impl Supervisor {
         let roots = std::mem::replace(&mut self.connection.roots, fresh);
         let slots = self.slots;
         slots.reset(roots.iter().zip(prepare.levels));
-        parked::park(once(&self.table).chain(&roots));
-        let process = match sys::fork() {
-            Ok(Some(process)) => process,
-            Ok(None) => {
-                let (connection, signals) = (&mut self.connection, &self.signals);
-                operation::run(slots, &self.table, *prepare, connection, signals)
-            }
-            Err(_) => return self.connection.refuse(prepare.operation, Refusal::NotReady),
-        };
+        parked::park(from_ref(&self.table));
+        parked::park(&roots);
+        let process = sys::fork();
+        if let Ok(None) = process {
+            let (connection, signals) = (&mut self.connection, &self.signals);
+            operation::run(slots, &self.table, *prepare, connection, signals)
+        }
         // The fork made our pages copy-on-write again. Should this fail, the operation's process
         // misses the threads and gives up; those that were started end by themselves.
         let threads = sys::lock_memory().and_then(|()| thaw::start(slots, &slots.rescue));
-        self.watch(&process);
-        self.succeed(prepare);
-        self.end(threads.unwrap_or_default());
-    }
-
-    /// Ends the operation of predecessors that were killed as a whole, with what they had parked (R2).
-    fn recover(&mut self, parked: &[File]) -> io::Result<()> {
-        self.slots.iter().for_each(|slot| slot.find_root(parked));
-        let threads = thaw::start(self.slots, &self.slots.rescue)?;
-        self.succeed(&Request::new(Ask::Prepare, NO_OPERATION));
-        self.end(threads);
-        Ok(())
-    }
-
-    /// Lets go of everything that an operation needed.
-    fn end(&self, threads: Vec<JoinHandle<()>>) {
-        self.slots.rescue.set(END);
-        for thread in threads {
-            // A thread that panicked has ended the process in the panic hook.
-            let _ = thread.join();
+        if let Ok(Some(process)) = process {
+            self.watch(&process);
         }
-        parked::release();
+        self.succeed(prepare.operation, prepare.hold_limit_ms, threads.unwrap_or_default());
     }
 
     /// Waits until the operation's process has ended, or hangs, which ends it.
@@ -180,13 +151,14 @@ impl Supervisor {
     }
 
     /// Waits until nothing is frozen or in flight, for which it thaws what a process that did not
-    /// finish may have left, and keeps the report.
-    fn succeed(&mut self, prepare: &Request) {
+    /// finish may have left, keeps the report, and lets go of everything that the operation needed.
+    fn succeed(&mut self, id: OperationId, hold_limit_ms: u32, threads: Vec<JoinHandle<()>>) {
         let slots = self.slots;
-        let died = slots.finished.load(SeqCst) == 0;
+        let phase = slots.phase.load(SeqCst);
+        let died = phase != State::Idle as u32;
         if died {
             slots.begin_thaw(Cause::ThawProcessDied);
-            slots.rescue.set(GO);
+            slots.rescue.set(Cause::ThawProcessDied as u32);
         }
         for turn in 0u32.. {
             // The freezer, too, is our child when its parent is gone; a predecessor's has the lock.
@@ -197,14 +169,18 @@ impl Supervisor {
                 }
             }
             if turn == POISONED_AFTER_MS / thaw::RETRY_MS {
-                self.connection.tell_state(prepare.operation, State::Poisoned);
+                self.connection.tell_state(id, State::Poisoned);
             }
             sys::pause(thaw::RETRY_MS);
         }
-        if slots.armed.load(SeqCst) == 0 {
-            return self.connection.refuse(prepare.operation, Refusal::NotReady);
+        slots.rescue.set(END);
+        // A thread that panicked has ended the process in the panic hook.
+        threads.into_iter().for_each(|thread| _ = thread.join());
+        parked::release();
+        let report = slots.report(Answer::Thawed, id, hold_limit_ms);
+        if phase == 0 {
+            return self.connection.refuse(id, Refusal::NotReady);
         }
-        let report = slots.report(Answer::Thawed, prepare);
         self.last = Some(report);
         if died {
             self.connection.reply(&report);

@@ -11,18 +11,14 @@ use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
-use azdr_thawd_protocol::{MAX_FILE_SYSTEMS, Reply, Request};
+use azdr_thawd_protocol::{MAX_FILE_SYSTEMS, Request};
 
 /// `_IOWR('X', 119, int)` and `_IOWR('X', 120, int)` of linux/fs.h.
 pub(crate) const FIFREEZE: u32 = 0xC004_5877;
 pub(crate) const FITHAW: u32 = 0xC004_5878;
 
-static REFUSED: OnceLock<&'static AtomicU32> = OnceLock::new();
-
-/// From now on counts this process's calls that are answered with EPERM.
-pub(crate) fn count_refusals(counter: &'static AtomicU32) {
-    let _ = REFUSED.set(counter);
-}
+/// What counts this process's calls that are answered with EPERM, once it is set.
+pub(crate) static REFUSED: OnceLock<&'static AtomicU32> = OnceLock::new();
 
 /// Every call's result comes through here.
 fn check(result: impl Into<i64>) -> io::Result<c_int> {
@@ -37,9 +33,11 @@ fn check(result: impl Into<i64>) -> io::Result<c_int> {
     Err(error)
 }
 
-fn own(result: impl Into<i64>) -> io::Result<OwnedFd> {
+/// A descriptor that nobody else here knows of: a call has just created it, or this process was started
+/// with it.
+pub(crate) fn own(result: impl Into<i64>) -> io::Result<OwnedFd> {
     let fd = check(result)?;
-    // SAFETY: the call that returned this descriptor has just created it for us alone.
+    // SAFETY: as the caller has promised; a bad one only fails whenever it is used.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -86,16 +84,21 @@ pub(crate) fn pause(ms: u32) {
     futex_wait(&AtomicU32::new(0), 0, ms);
 }
 
-/// `size` bytes of zeros in memory, as a file on no file system.
-pub(crate) fn memory_file(size: usize) -> io::Result<File> {
+/// A `T` of zeros in memory, as a file on no file system.
+pub(crate) fn memory_file<T>() -> io::Result<File> {
     // SAFETY: the name is a string that ends with a zero.
     let file = own(unsafe { libc::memfd_create(c"azdr-thawd".as_ptr(), libc::MFD_CLOEXEC) })?;
     let file = File::from(file);
-    file.set_len(size as u64)?;
+    file.set_len(size_of::<T>() as u64)?;
     Ok(file)
 }
 
-/// A [`memory_file`] of the size of a `T` as memory that is shared with children, and with whoever maps
+/// Whether this is a [`memory_file`] of a `T`, or might be.
+pub(crate) fn fits<T>(file: &File) -> bool {
+    file.metadata().is_ok_and(|found| found.is_file() && found.len() == size_of::<T>() as u64)
+}
+
+/// A [`memory_file`] of a `T` as memory that is shared with children, and with whoever maps
 /// the file; never unmapped.
 ///
 /// `T` must be made of atomics of integers only, for which any bytes are a value.
@@ -225,14 +228,12 @@ pub(crate) fn signal(process: &OwnedFd, signal: c_int) {
 
 /// Reaps the children that have ended; true when there are none left.
 pub(crate) fn childless() -> bool {
-    loop {
+    let mut reaped = Ok(1);
+    while let Ok(1..) = reaped {
         // SAFETY: no status is asked for.
-        match check(unsafe { libc::waitpid(-1, ptr::null_mut(), libc::WNOHANG) }) {
-            Ok(0) => return false,
-            Ok(_) => {}
-            Err(error) => return error.raw_os_error() == Some(libc::ECHILD),
-        }
+        reaped = check(unsafe { libc::waitpid(-1, ptr::null_mut(), libc::WNOHANG) });
     }
+    reaped.is_err_and(|error| error.raw_os_error() == Some(libc::ECHILD))
 }
 
 /// Installs a seccomp filter in all threads of this process.
@@ -260,43 +261,43 @@ pub(crate) fn peer(socket: &impl AsRawFd) -> io::Result<(libc::uid_t, OwnedFd)> 
     Ok((peer.uid, pidfd(peer.pid)?))
 }
 
-/// Sends without waiting.
-pub(crate) fn send(socket: &impl AsRawFd, reply: &Reply) -> io::Result<()> {
-    let (from, flags) = (ptr::from_ref(reply).cast(), libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT);
-    // SAFETY: the message is as long as said, and has no padding.
-    let sent = unsafe { libc::send(socket.as_raw_fd(), from, size_of::<Reply>(), flags) };
-    check(sent as i64).map(drop)
+/// Descriptors as they go with a message, in the layout of 64-bit machines.
+#[repr(C)]
+struct Control {
+    header: libc::cmsghdr,
+    fds: [RawFd; MAX_FILE_SYSTEMS],
 }
 
-/// Sends words and descriptors as one message.
-pub(crate) fn send_descriptors(
+/// The header of a message, to be used while `part` and `control` are alive.
+fn message(part: &mut libc::iovec, control: &mut Control, control_len: usize) -> libc::msghdr {
+    // SAFETY: numbers and pointers only, for which zeros are a value.
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
+    (header.msg_iov, header.msg_iovlen) = (part, 1);
+    header.msg_control = ptr::from_mut(control).cast();
+    header.msg_controllen = control_len as _;
+    header
+}
+
+/// Sends what has no padding, and descriptors, of which there are no more than [`MAX_FILE_SYSTEMS`].
+/// `flags`: MSG_DONTWAIT or 0.
+pub(crate) fn send<T: ?Sized>(
     socket: &impl AsRawFd,
-    words: &str,
+    words: &T,
     fds: &[RawFd],
+    flags: c_int,
 ) -> io::Result<()> {
-    let size = size_of_val(fds) as u32;
-    // Words, for a `cmsghdr` must be aligned. SAFETY: only arithmetic.
-    let mut control = vec![0u64; unsafe { libc::CMSG_SPACE(size) } as usize / 8];
-    let (iov_base, iov_len) = (words.as_ptr().cast_mut().cast(), words.len());
+    // SAFETY: integers only, for which zeros are a value.
+    let mut control: Control = unsafe { mem::zeroed() };
+    let control_len = size_of_val(&control.header) + size_of_val(fds);
+    control.header.cmsg_len = control_len as _;
+    (control.header.cmsg_level, control.header.cmsg_type) = (libc::SOL_SOCKET, libc::SCM_RIGHTS);
+    control.fds.iter_mut().zip(fds).for_each(|(to, fd)| *to = *fd);
+    let (iov_base, iov_len) = (ptr::from_ref(words).cast_mut().cast(), size_of_val(words));
     let mut part = libc::iovec { iov_base, iov_len };
-    // SAFETY: all pointers are to live buffers of the lengths given, and the words are only read.
-    unsafe {
-        let mut header: libc::msghdr = mem::zeroed();
-        (header.msg_iov, header.msg_iovlen) = (&raw mut part, 1);
-        header.msg_control = control.as_mut_ptr().cast();
-        header.msg_controllen = size_of_val(control.as_slice()) as _;
-        let control = libc::CMSG_FIRSTHDR(&header);
-        ((*control).cmsg_level, (*control).cmsg_type) = (libc::SOL_SOCKET, libc::SCM_RIGHTS);
-        (*control).cmsg_len = libc::CMSG_LEN(size) as _;
-        ptr::copy_nonoverlapping(fds.as_ptr().cast(), libc::CMSG_DATA(control), size as usize);
-        check(libc::sendmsg(socket.as_raw_fd(), &header, libc::MSG_NOSIGNAL) as i64).map(drop)
-    }
-}
-
-/// A descriptor that this process was started with, and that nobody else here knows of.
-pub(crate) fn adopt(fd: RawFd) -> File {
-    // SAFETY: as the caller has promised; a bad one only fails whenever it is used.
-    unsafe { File::from_raw_fd(fd) }
+    let header = message(&mut part, &mut control, control_len);
+    // SAFETY: all pointers are to live buffers of the lengths given, which are only read.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &header, flags | libc::MSG_NOSIGNAL) };
+    check(sent as i64).map(drop)
 }
 
 /// Receives without waiting, and appends the descriptors that came along to `fds`; those over the
@@ -305,28 +306,16 @@ pub(crate) fn adopt(fd: RawFd) -> File {
 /// # Errors
 /// The other side is gone, or sent something of another length.
 pub(crate) fn receive(socket: &impl AsRawFd, fds: &mut Vec<File>) -> io::Result<Request> {
-    // SAFETY: only arithmetic.
-    const CONTROL: usize = unsafe { libc::CMSG_SPACE(4 * MAX_FILE_SYSTEMS as u32) } as usize;
-    // Words, for a `cmsghdr` must be aligned.
-    let mut control = [0u64; CONTROL / 8];
-    // SAFETY: all pointers are to live buffers of the lengths given, and any bytes make a request;
-    // the kernel fills in whole control messages, and each descriptor in them is new and ours.
-    unsafe {
-        let (mut request, mut header): (Request, libc::msghdr) = (mem::zeroed(), mem::zeroed());
-        let (iov_base, iov_len) = ((&raw mut request).cast(), size_of_val(&request));
-        let mut part = libc::iovec { iov_base, iov_len };
-        (header.msg_iov, header.msg_iovlen) = (&raw mut part, 1);
-        header.msg_control = control.as_mut_ptr().cast();
-        header.msg_controllen = CONTROL as _;
-        let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
-        let len = check(libc::recvmsg(socket.as_raw_fd(), &mut header, flags) as i64)?;
-        let control = libc::CMSG_FIRSTHDR(&header);
-        if !control.is_null() && (*control).cmsg_type == libc::SCM_RIGHTS {
-            let size = (*control).cmsg_len as usize - libc::CMSG_LEN(0) as usize;
-            let data = libc::CMSG_DATA(control).cast::<RawFd>();
-            let fd = |index| File::from_raw_fd(ptr::read_unaligned(data.add(index)));
-            fds.extend((0..size / size_of::<RawFd>()).map(fd));
-        }
-        if len as usize == iov_len { Ok(request) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
-    }
+    // SAFETY: integers only, for which zeros, and whatever comes, are a value.
+    let (mut request, mut control): (Request, Control) = unsafe { mem::zeroed() };
+    control.fds = [-1; MAX_FILE_SYSTEMS];
+    let (iov_base, iov_len) = ((&raw mut request).cast(), size_of_val(&request));
+    let mut part = libc::iovec { iov_base, iov_len };
+    let mut header = message(&mut part, &mut control, size_of::<Control>());
+    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+    // SAFETY: all pointers are to live buffers of the lengths given.
+    let len = check(unsafe { libc::recvmsg(socket.as_raw_fd(), &mut header, flags) } as i64)?;
+    let came = control.fds.into_iter().take_while(|fd| *fd >= 0);
+    fds.extend(came.filter_map(|fd| own(fd).ok()).map(File::from));
+    if len as usize == iov_len { Ok(request) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }

@@ -15,9 +15,8 @@
 
 use std::io;
 use std::sync::atomic::Ordering::SeqCst;
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 
-use crate::freezer::STACK;
 use crate::slots::{END, Slot, Slots, Word};
 use crate::sys::{self, thread_is_gone};
 use azdr_thawd_protocol::Outcome::{self, Frozen, InFlight, Thawed, ThawedByOther};
@@ -31,8 +30,7 @@ pub(crate) fn start(
     slots: &'static Slots,
     signal: &'static Word,
 ) -> io::Result<Vec<JoinHandle<()>>> {
-    let thread = || Builder::new().stack_size(STACK);
-    slots.iter().map(|slot| thread().spawn(move || thaw_one(slots, slot, signal))).collect()
+    slots.start_threads(|slot| thaw_one(slots, slot, signal))
 }
 
 fn thaw_one(slots: &Slots, slot: &Slot, signal: &Word) {
@@ -40,10 +38,9 @@ fn thaw_one(slots: &Slots, slot: &Slot, signal: &Word) {
     signal.wait_until(|signal| signal != 0);
     if signal.get() != END {
         wait_for_higher_levels(slots, slot);
+        // Who is gone does not change the state any more: it is read again then.
+        let gone = || slots.freezer_gone.get() == 1 || thread_is_gone(slot.freezer.load(SeqCst));
         while !slot.is_over() {
-            // Who is gone does not change the state any more: it is read again then.
-            let gone =
-                || slots.freezer_gone.get() == 1 || thread_is_gone(slot.freezer.load(SeqCst));
             match slot.state() {
                 Frozen => thaw(slot, Frozen),
                 InFlight if gone() && slot.state() == InFlight => thaw(slot, InFlight),
@@ -70,10 +67,9 @@ fn thaw(slot: &Slot, state: Outcome) {
 }
 
 fn wait_for_higher_levels(slots: &Slots, slot: &Slot) {
-    let level = slot.level.load(SeqCst);
-    let not_awaited = |other: &Slot| other.level.load(SeqCst) <= level || other.is_over();
+    let awaited = |other: &Slot| other.level() > slot.level() && !other.is_over();
     for _ in 0..LEVEL_WAIT_STEPS {
-        if !slots.iter().all(not_awaited) {
+        if slots.iter().any(awaited) {
             sys::pause(1);
         }
     }
