@@ -15,6 +15,9 @@ use azdr_thawd_protocol::{
 type Heard = io::Result<Option<(Ask, Request)>>;
 
 pub(crate) struct Connection {
+    signals: OwnedFd,
+    /// This process has been told to end. That is heard once.
+    pub(crate) told: bool,
     listener: Option<UnixListener>,
     /// The agent's process, which is readable when it has ended, and its messages.
     agent: Option<(OwnedFd, UnixStream)>,
@@ -26,23 +29,22 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(listener: UnixListener, lock: File) -> Self {
-        let roots = Vec::with_capacity(MAX_FILE_SYSTEMS);
-        Self { listener: Some(listener), agent: None, roots, _lock: Some(lock) }
+    pub(crate) fn new(signals: OwnedFd, listener: UnixListener, lock: File) -> Self {
+        let (listener, roots) = (Some(listener), Vec::with_capacity(MAX_FILE_SYSTEMS));
+        Self { signals, told: false, listener, agent: None, roots, _lock: Some(lock) }
     }
 
-    /// Waits for an agent while there is none, else for what it does; for `others` as well, and at most
-    /// `limit_ms`. Which of the others are readable, and what was asked.
+    /// Waits for at most `limit_ms` until this process is told to end, `child` is readable, or the agent
+    /// does something; while there is none, for one. Whether the child is, and what was asked.
     ///
     /// # Errors
     /// The agent's process or its connection is gone.
-    pub(crate) fn wait(&mut self, others: [RawFd; 2], limit_ms: u32) -> ([bool; 2], Heard) {
+    pub(crate) fn wait(&mut self, child: RawFd, limit_ms: u32) -> (bool, Heard) {
         let (process, socket) = match (&self.agent, &self.listener) {
             (Some((process, socket)), _) => (process.as_raw_fd(), socket.as_raw_fd()),
             (None, listener) => (-1, listener.as_ref().map_or(-1, AsRawFd::as_raw_fd)),
         };
-        let [one, other] = others;
-        let [one, other, ended, ready] = sys::poll([one, other, process, socket], limit_ms);
+        let [child_ended, ended, ready] = self.poll([child, process, socket], limit_ms);
         let heard = match ready {
             _ if ended => Err(io::ErrorKind::NotConnected.into()),
             true => self.receive(),
@@ -51,7 +53,15 @@ impl Connection {
         if heard.is_err() {
             self.agent = None;
         }
-        ([one, other], heard)
+        (child_ended, heard)
+    }
+
+    /// Waits for at most `limit_ms` until this process is told to end, or one of these is readable.
+    pub(crate) fn poll(&mut self, [one, two, three]: [RawFd; 3], limit_ms: u32) -> [bool; 3] {
+        let signals = if self.told { -1 } else { self.signals.as_raw_fd() };
+        let [told, ready @ ..] = sys::poll([signals, one, two, three], limit_ms);
+        self.told |= told;
+        ready
     }
 
     /// Receives a request, and refuses what is none; or an agent.
@@ -79,7 +89,7 @@ impl Connection {
     /// Sends without blocking; an agent that does not read has its connection's end coming.
     pub(crate) fn reply(&self, reply: &Reply) {
         if let Some((_, socket)) = &self.agent {
-            let _ = sys::send(socket, reply, &[], libc::MSG_DONTWAIT);
+            let _ = sys::send(socket.as_raw_fd(), reply, &[], libc::MSG_DONTWAIT);
         }
     }
 

@@ -15,8 +15,8 @@ use crate::slots::{RECHECK_MS, Slot, Slots};
 use crate::{filter, sys};
 use azdr_thawd_protocol::Outcome::{Frozen, InFlight, NotFrozen, Untouched, Waiting};
 
-/// Forks the child, waits until it is ready to freeze, and returns its pidfd, which is readable when
-/// the child and all its threads have ended. The caller is the process's only thread.
+/// Forks the child and returns its pidfd, which is readable when the child and all its threads have
+/// ended. The caller is the process's only thread.
 ///
 /// Until then the child has a lock on the file of the table: a successor of its ancestors, which is none
 /// of them, sees by that whether a FIFREEZE may still be in flight.
@@ -27,22 +27,17 @@ pub(crate) fn fork(
 ) -> io::Result<OwnedFd> {
     let parent = std::process::id();
     if let Some(process) = sys::fork()? {
-        slots.freezers_ready.reach(slots.count.get() + 1)?;
         return Ok(process);
     }
     connection.leave();
-    match get_ready(slots, table, parent) {
-        // It waits for the others even after a refusal: ending the process then could lose another's
-        // EBUSY, and a foreign freeze would look like one of ours (N3).
-        Ok(()) => slots
-            .freeze_progress
-            .wait_until(|_| !slots.iter().any(|slot| matches!(slot.state(), Waiting | InFlight))),
-        Err(error) => sys::say(format_args!("the freezer is not ready: {error}")),
+    if let Err(error) = freeze_all(slots, table, parent) {
+        sys::say(format_args!("the freezer is not ready: {error}"));
     }
     sys::exit_now(0)
 }
 
-fn get_ready(slots: &'static Slots, table: &File, parent: u32) -> io::Result<()> {
+/// Gets ready, and waits until no FIFREEZE is in flight or may follow.
+fn freeze_all(slots: &'static Slots, table: &File, parent: u32) -> io::Result<()> {
     sys::die_with_parent(parent)?;
     // Opened anew: the lock of a descriptor that came with the fork would be everybody's.
     let alive = File::open(format!("/proc/self/fd/{}", table.as_raw_fd()))?;
@@ -51,9 +46,13 @@ fn get_ready(slots: &'static Slots, table: &File, parent: u32) -> io::Result<()>
     let _ = alive.into_raw_fd();
     sys::lock_memory()?;
     slots.start_threads(|slot| freeze_one(slots, slot))?;
-    slots.freezers_ready.reach(slots.count.get())?;
+    slots.ready.reach(|_| slots.iter().all(|slot| slot.freezer.load(SeqCst) != 0))?;
     filter::install(&[], sys::FIFREEZE, &slots.refused_calls)?;
-    slots.freezers_ready.count_up();
+    slots.ready.count_up();
+    // Even after a refusal: ending the process while others are in flight could lose another's EBUSY,
+    // and a foreign freeze would look like one of ours (N3).
+    let pending = |slot: &Slot| matches!(slot.state(), Waiting | InFlight);
+    slots.freeze_progress.wait_until(|_| !slots.iter().any(pending));
     Ok(())
 }
 
@@ -61,8 +60,8 @@ fn get_ready(slots: &'static Slots, table: &File, parent: u32) -> io::Result<()>
 /// those after it are left alone.
 fn freeze_one(slots: &Slots, slot: &Slot) {
     slot.freezer.store(sys::thread_id(), SeqCst);
-    slots.freezers_ready.count_up();
-    let settled = |other: &Slot| other.level() >= slot.level() || other.state() == Frozen;
+    slots.ready.count_up();
+    let settled = |other: &Slot| other.level.get() >= slot.level.get() || other.state() == Frozen;
     slots.freeze_progress.wait_until(|begun| begun > 0 && slots.iter().all(settled));
     if slot.advance(Waiting, InFlight) {
         slot.from_ns.store(sys::monotonic_ns(), SeqCst);
@@ -70,7 +69,8 @@ fn freeze_one(slots: &Slots, slot: &Slot) {
         slot.frozen_ns.store(sys::monotonic_ns(), SeqCst);
         slot.freeze_errno.store(code, SeqCst);
         slot.advance(InFlight, if code == 0 { Frozen } else { NotFrozen });
-        for after in slots.iter().filter(|other| code != 0 && other.level() > slot.level()) {
+        for after in slots.iter().filter(|other| code != 0 && other.level.get() > slot.level.get())
+        {
             after.advance(Waiting, Untouched);
         }
         slots.freeze_progress.count_up();

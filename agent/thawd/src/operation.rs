@@ -30,7 +30,6 @@ struct Operation<'a> {
     prepare: Request,
     slots: &'static Slots,
     connection: &'a mut Connection,
-    signals: &'a OwnedFd,
     /// The freezer's pidfd.
     freezer: OwnedFd,
     /// The absolute limit, while something is frozen.
@@ -44,14 +43,12 @@ pub(crate) fn run(
     table: &File,
     prepare: Request,
     connection: &mut Connection,
-    signals: &OwnedFd,
 ) -> ! {
     let freezer = arm(slots, table, connection).unwrap_or_else(|error| {
         sys::say(format_args!("not ready to freeze: {error}"));
         sys::exit_now(1)
     });
-    let hold_end_ns = u64::MAX;
-    let mut operation = Operation { prepare, slots, connection, signals, freezer, hold_end_ns };
+    let mut operation = Operation { prepare, slots, connection, freezer, hold_end_ns: u64::MAX };
     operation.enter(State::Armed, ARMED_LIMIT_MS);
     operation.connection.reply(&Reply::new(Answer::Armed, prepare.operation, 0));
     while !slots.all_over() {
@@ -67,9 +64,9 @@ fn arm(slots: &'static Slots, table: &File, connection: &mut Connection) -> io::
     let freezer = freezer::fork(slots, table, connection)?;
     // The fork made our pages copy-on-write again.
     sys::lock_memory()?;
-    thaw::start(slots, &slots.thaw)?;
-    // The supervisor's as well.
-    slots.thawers_ready.reach(2 * slots.count.get())?;
+    slots.start_threads(|slot| thaw::thaw_one(slots, slot, &slots.thaw))?;
+    // The supervisor's and the freezer's as well.
+    slots.ready.reach(|ready| ready == 3 * slots.count.get() + 1)?;
     filter::install(filter::OPERATION, sys::FITHAW, &slots.refused_calls)?;
     Ok(freezer)
 }
@@ -79,17 +76,17 @@ impl Operation<'_> {
     fn turn(&mut self) {
         let slots = self.slots;
         let left_ns = slots.due_ns.load(SeqCst).saturating_sub(sys::monotonic_ns());
-        let (signals, wait_ms) = match slots.thaw.get() {
-            0 => (self.signals.as_raw_fd(), left_ns.div_ceil(1_000_000) as u32),
+        let wait_ms = match slots.thaw.get() {
+            0 => left_ns.div_ceil(1_000_000) as u32,
             // The thaw threads do not tell when they are through.
-            _ => (-1, thaw::RETRY_MS),
+            _ => thaw::RETRY_MS,
         };
         let freezer = if slots.freezer_gone.get() == 1 { -1 } else { self.freezer.as_raw_fd() };
-        let ([told, freezer_ended], heard) = self.connection.wait([signals, freezer], wait_ms);
-        if told {
+        let (freezer_ended, heard) = self.connection.wait(freezer, wait_ms);
+        if self.connection.told {
             self.thaw(Cause::Shutdown);
         }
-        if freezer_ended {
+        if freezer_ended && sys::childless() {
             self.freezer_ended();
         }
         match heard {
@@ -105,7 +102,11 @@ impl Operation<'_> {
         let known = id == self.prepare.operation;
         match ask {
             Ask::Prepare => self.connection.refuse(id, Refusal::Busy),
-            Ask::Freeze if known && self.phase() == State::Armed => self.freeze(),
+            Ask::Freeze if known && self.phase() == State::Armed => {
+                self.hold_end_ns = sys::in_ms(self.prepare.hold_limit_ms);
+                self.enter(State::Freezing, FREEZE_LIMIT_MS);
+                self.slots.freeze_progress.count_up();
+            }
             Ask::Renew if known && self.phase() == State::Frozen => {
                 self.enter(State::Frozen, self.prepare.lease_ms);
             }
@@ -124,19 +125,12 @@ impl Operation<'_> {
     }
 
     fn phase(&self) -> State {
-        State::from_number(self.slots.phase.load(SeqCst)).unwrap_or(State::Armed)
+        State::from_number(self.slots.phase.get()).unwrap_or(State::Armed)
     }
 
     fn enter(&self, phase: State, limit_ms: u32) {
         self.slots.due_ns.store(sys::in_ms(limit_ms).min(self.hold_end_ns), SeqCst);
-        self.slots.phase.store(phase as u32, SeqCst);
-    }
-
-    /// Lets the freezer go.
-    fn freeze(&mut self) {
-        self.hold_end_ns = sys::in_ms(self.prepare.hold_limit_ms);
-        self.enter(State::Freezing, FREEZE_LIMIT_MS);
-        self.slots.freeze_progress.count_up();
+        self.slots.phase.set(phase as u32);
     }
 
     /// Starts to thaw. The first cause counts.
@@ -150,9 +144,6 @@ impl Operation<'_> {
     }
 
     fn freezer_ended(&mut self) {
-        if !sys::childless() {
-            return;
-        }
         self.slots.freezer_gone.set(1);
         let all_frozen = self.slots.iter().all(|slot| slot.state() == Outcome::Frozen);
         if self.phase() == State::Freezing && all_frozen {
@@ -166,12 +157,9 @@ impl Operation<'_> {
     /// Ends what is over its limit.
     fn check_limits(&mut self) {
         let now = sys::monotonic_ns();
-        if now < self.slots.due_ns.load(SeqCst) {
-            return;
-        }
         match self.phase() {
-            State::Armed => self.thaw(Cause::NotFrozen),
-            State::Freezing => self.thaw(Cause::FreezeFailed),
+            _ if now < self.slots.due_ns.load(SeqCst) => {}
+            State::Armed | State::Freezing => self.thaw(Cause::FreezeFailed),
             State::Frozen if now >= self.hold_end_ns => self.thaw(Cause::HoldLimit),
             State::Frozen => self.thaw(Cause::LeaseExpired),
             _ => {

@@ -51,7 +51,7 @@ fn tell(words: &str, fds: &[RawFd]) {
     let told = UnixDatagram::unbound().and_then(|socket| {
         socket.set_write_timeout(Some(LIMIT))?;
         socket.connect(&place)?;
-        sys::send(&socket, words, fds, 0)
+        sys::send(socket.as_raw_fd(), words, fds, 0)
     });
     if let Err(error) = told {
         sys::say(format_args!("the service manager at {place:?} does not hear: {error}"));

@@ -29,8 +29,6 @@ pub(crate) const RECHECK_MS: u32 = 1_000;
 const STACK: usize = 64 * 1024;
 /// How long others have to get ready.
 const READY_LIMIT_MS: u32 = 3_000;
-/// How long the operation's process has to get ready, twice the above and more.
-const ARM_LIMIT_MS: u32 = 10_000;
 
 /// A number that processes wait for; a futex word.
 pub(crate) struct Word(AtomicU32);
@@ -63,11 +61,11 @@ impl Word {
         }
     }
 
-    /// Waits until it has been counted up to `value`.
-    pub(crate) fn reach(&self, value: u32) -> io::Result<()> {
+    /// The same, but only for as long as others may take to get ready.
+    pub(crate) fn reach(&self, done: impl Fn(u32) -> bool) -> io::Result<()> {
         let end_ns = sys::in_ms(READY_LIMIT_MS);
-        self.wait_until(|count| count == value || sys::monotonic_ns() > end_ns);
-        if self.get() == value { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
+        self.wait_until(|value| done(value) || sys::monotonic_ns() > end_ns);
+        if done(self.get()) { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
     }
 }
 
@@ -76,7 +74,7 @@ pub(crate) struct Slot {
     /// Which one, for a successor that gets its descriptor under another number.
     device: AtomicU64,
     pub(crate) fd: AtomicI32,
-    level: AtomicU32,
+    pub(crate) level: Word,
     /// The id of the freezer's thread.
     pub(crate) freezer: AtomicI32,
     /// An [`Outcome`].
@@ -91,10 +89,6 @@ pub(crate) struct Slot {
 impl Slot {
     pub(crate) fn state(&self) -> Outcome {
         Outcome::from_number(self.state.load(SeqCst)).unwrap_or(Outcome::InFlight)
-    }
-
-    pub(crate) fn level(&self) -> u32 {
-        self.level.load(SeqCst)
     }
 
     /// Moves the state on, unless somebody else was faster.
@@ -128,10 +122,8 @@ fn device_of(root: &File) -> u64 {
 pub(crate) struct Slots {
     /// How many file systems.
     pub(crate) count: Word,
-    /// The freezer's threads that are ready, and the freezer itself.
-    pub(crate) freezers_ready: Word,
-    /// Thaw threads that are ready: the operation's and the supervisor's.
-    pub(crate) thawers_ready: Word,
+    /// Threads that are ready: the freezer's, with its first one, the operation's and the supervisor's.
+    pub(crate) ready: Word,
     /// Set to 1 for the freezer to begin; then counts slots that it is through with.
     pub(crate) freeze_progress: Word,
     /// A [`Cause`]: start no further FIFREEZE, and thaw.
@@ -142,7 +134,7 @@ pub(crate) struct Slots {
     pub(crate) freezer_gone: Word,
     /// The operation's process's [`State`](azdr_thawd_protocol::State): 0 until it has told the agent ARMED,
     /// and Idle when the operation is over and the agent has been told.
-    pub(crate) phase: AtomicU32,
+    pub(crate) phase: Word,
     /// By when it will do something by itself.
     pub(crate) due_ns: AtomicU64,
     /// Calls that were answered with EPERM between ARMED and the end.
@@ -154,11 +146,12 @@ impl Slots {
     /// Empties the table for an operation. No other process or thread may use it.
     pub(crate) fn reset<'a>(&'static self, roots: impl Iterator<Item = (&'a File, u8)>) {
         sys::zero(self);
-        self.due_ns.store(sys::in_ms(ARM_LIMIT_MS), SeqCst);
+        // Twice the operation's process waits for others, and does more.
+        self.due_ns.store(sys::in_ms(3 * READY_LIMIT_MS), SeqCst);
         for (slot, (root, level)) in self.slots.iter().zip(roots) {
             slot.fd.store(root.as_raw_fd(), SeqCst);
             slot.device.store(device_of(root), SeqCst);
-            slot.level.store(level.into(), SeqCst);
+            slot.level.set(level.into());
             self.count.count_up();
         }
     }
@@ -201,7 +194,7 @@ impl Slots {
         for (entry, slot) in reply.entries.iter_mut().zip(self.iter()) {
             *entry = Entry {
                 outcome: slot.state.load(SeqCst),
-                level: slot.level(),
+                level: slot.level.get(),
                 freeze_errno: slot.freeze_errno.load(SeqCst),
                 first_thaw_errno: slot.first_thaw_errno.load(SeqCst),
                 from_ns: slot.from_ns.load(SeqCst),

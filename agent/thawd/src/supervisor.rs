@@ -14,7 +14,8 @@ use std::thread::JoinHandle;
 use crate::connection::Connection;
 use crate::operation::{self, POISONED_AFTER_MS};
 use crate::slots::{END, RECHECK_MS, Slots};
-use crate::{parked, sys, thaw};
+use crate::thaw::{RETRY_MS, thaw_one};
+use crate::{parked, sys};
 use azdr_thawd_protocol::{
     Answer, Ask, Cause, HOLD_LIMIT_RANGE_MS, LEASE_RANGE_MS, MAX_FILE_SYSTEMS, NO_OPERATION,
     OperationId, Refusal, Reply, Request, State,
@@ -26,13 +27,11 @@ const LATE_NS: u64 = 1_000_000_000;
 
 struct Supervisor {
     connection: Connection,
-    signals: OwnedFd,
     /// The file of the slots' memory.
     table: File,
     slots: &'static Slots,
     /// The last operation's end.
     last: Option<Reply>,
-    stopping: bool,
 }
 
 /// Serves agents at `socket` until SIGTERM; thaws before it returns. The socket must not be on a file
@@ -48,29 +47,27 @@ pub fn run(socket: &Path) -> io::Result<()> {
     fs::create_dir_all(socket.parent().unwrap_or(socket))?;
     let lock = File::create(socket.with_added_extension("lock"))?;
     if lock.try_lock().is_err() {
-        let place = socket.display();
-        sys::say(format_args!("another one is at {place}: waiting for its end"));
+        sys::say(format_args!("another one is at {}: waiting for its end", socket.display()));
         lock.lock()?;
     }
     let signals = sys::signals()?;
     sys::protect_process()?;
-    sys::lock_memory()?;
     if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
         sys::say(format_args!("not protected from the out-of-memory killer: {error}"));
     }
     // A killed predecessor's: this process holds the lock.
     let _ = fs::remove_file(socket);
-    let connection = Connection::new(UnixListener::bind(socket)?, lock);
+    let connection = Connection::new(signals, UnixListener::bind(socket)?, lock);
     let (parked_table, parked_roots) = parked::take();
     let table = parked_table.map_or_else(sys::memory_file::<Slots>, Ok)?;
     let slots = sys::map_shared(&table)?;
-    let mut supervisor =
-        Supervisor { connection, signals, table, slots, last: None, stopping: false };
+    let mut supervisor = Supervisor { connection, table, slots, last: None };
     // Ends the operation of predecessors that were killed as a whole (R2).
     slots.iter().for_each(|slot| slot.find_root(&parked_roots));
-    supervisor.succeed(NO_OPERATION, 0, thaw::start(slots, &slots.rescue)?);
+    let threads = slots.start_threads(|slot| thaw_one(slots, slot, &slots.rescue))?;
+    supervisor.succeed(NO_OPERATION, 0, threads);
     drop(parked_roots);
-    while !supervisor.stopping {
+    while !supervisor.connection.told {
         supervisor.turn();
     }
     fs::remove_file(socket)
@@ -79,10 +76,7 @@ pub fn run(socket: &Path) -> io::Result<()> {
 impl Supervisor {
     /// Waits for one event while nothing is held, and handles it.
     fn turn(&mut self) {
-        let ([told, _], heard) = self.connection.wait([self.signals.as_raw_fd(), -1], u32::MAX);
-        if told {
-            self.stopping = true;
-        } else if let Ok(Some((ask, request))) = heard {
+        if let (_, Ok(Some((ask, request)))) = self.connection.wait(-1, u32::MAX) {
             self.answer(ask, &request);
         }
         // What a refused request brought.
@@ -120,12 +114,12 @@ impl Supervisor {
         parked::park(&roots);
         let process = sys::fork();
         if let Ok(None) = process {
-            let (connection, signals) = (&mut self.connection, &self.signals);
-            operation::run(slots, &self.table, *prepare, connection, signals)
+            operation::run(slots, &self.table, *prepare, &mut self.connection)
         }
         // The fork made our pages copy-on-write again. Should this fail, the operation's process
         // misses the threads and gives up; those that were started end by themselves.
-        let threads = sys::lock_memory().and_then(|()| thaw::start(slots, &slots.rescue));
+        let rescue = |slot: &_| thaw_one(slots, slot, &slots.rescue);
+        let threads = sys::lock_memory().and_then(|()| slots.start_threads(rescue));
         if let Ok(Some(process)) = process {
             self.watch(&process);
         }
@@ -136,10 +130,8 @@ impl Supervisor {
     fn watch(&mut self, process: &OwnedFd) {
         let mut late = 0;
         loop {
-            let signals = if self.stopping { -1 } else { self.signals.as_raw_fd() };
-            let [ended, told] = sys::poll([process.as_raw_fd(), signals], RECHECK_MS);
-            if told {
-                self.stopping = true;
+            let [ended, ..] = self.connection.poll([process.as_raw_fd(), -1, -1], RECHECK_MS);
+            if self.connection.told {
                 sys::signal(process, libc::SIGTERM);
             }
             let due = self.slots.due_ns.load(SeqCst).saturating_add(LATE_NS);
@@ -154,7 +146,7 @@ impl Supervisor {
     /// finish may have left, keeps the report, and lets go of everything that the operation needed.
     fn succeed(&mut self, id: OperationId, hold_limit_ms: u32, threads: Vec<JoinHandle<()>>) {
         let slots = self.slots;
-        let phase = slots.phase.load(SeqCst);
+        let phase = slots.phase.get();
         let died = phase != State::Idle as u32;
         if died {
             slots.begin_thaw(Cause::ThawProcessDied);
@@ -168,10 +160,10 @@ impl Supervisor {
                     break;
                 }
             }
-            if turn == POISONED_AFTER_MS / thaw::RETRY_MS {
+            if turn == POISONED_AFTER_MS / RETRY_MS {
                 self.connection.tell_state(id, State::Poisoned);
             }
-            sys::pause(thaw::RETRY_MS);
+            sys::pause(RETRY_MS);
         }
         slots.rescue.set(END);
         // A thread that panicked has ended the process in the panic hook.

@@ -126,7 +126,7 @@ pub(crate) fn lock_memory() -> io::Result<()> {
     check(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) }).map(drop)
 }
 
-/// No core file, which would be written to a frozen file system; files of ours are private; children
+/// Locked memory; no core file, which would be written to a frozen file system; files of ours are private; children
 /// of a child that died become ours.
 pub(crate) fn protect_process() -> io::Result<()> {
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -137,19 +137,19 @@ pub(crate) fn protect_process() -> io::Result<()> {
         libc::mallopt(libc::M_ARENA_MAX, 1);
         libc::umask(0o077);
         check(libc::setrlimit(libc::RLIMIT_CORE, &none))?;
-        check(libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1)).map(drop)
+        check(libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1))?;
     }
+    lock_memory()
 }
 
 /// Blocks every signal in this thread and all it starts. The result is readable once SIGTERM or
 /// SIGINT has come to the process that polls it; it is never read, so that it stays so.
 pub(crate) fn signals() -> io::Result<OwnedFd> {
-    // SAFETY: both sets are initialised before they are read.
+    // SAFETY: both sets are empty, which is a value, before they are read or written.
     unsafe {
         let (mut all, mut end) = (mem::zeroed(), mem::zeroed());
         libc::sigfillset(&mut all);
         check(libc::pthread_sigmask(libc::SIG_SETMASK, &all, ptr::null_mut()))?;
-        libc::sigemptyset(&mut end);
         libc::sigaddset(&mut end, libc::SIGTERM);
         libc::sigaddset(&mut end, libc::SIGINT);
         own(libc::signalfd(-1, &end, libc::SFD_CLOEXEC))
@@ -280,12 +280,7 @@ fn message(part: &mut libc::iovec, control: &mut Control, control_len: usize) ->
 
 /// Sends what has no padding, and descriptors, of which there are no more than [`MAX_FILE_SYSTEMS`].
 /// `flags`: MSG_DONTWAIT or 0.
-pub(crate) fn send<T: ?Sized>(
-    socket: &impl AsRawFd,
-    words: &T,
-    fds: &[RawFd],
-    flags: c_int,
-) -> io::Result<()> {
+pub(crate) fn send<T: ?Sized>(to: RawFd, words: &T, fds: &[RawFd], flags: c_int) -> io::Result<()> {
     // SAFETY: integers only, for which zeros are a value.
     let mut control: Control = unsafe { mem::zeroed() };
     let control_len = size_of_val(&control.header) + size_of_val(fds);
@@ -296,7 +291,7 @@ pub(crate) fn send<T: ?Sized>(
     let mut part = libc::iovec { iov_base, iov_len };
     let header = message(&mut part, &mut control, control_len);
     // SAFETY: all pointers are to live buffers of the lengths given, which are only read.
-    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &header, flags | libc::MSG_NOSIGNAL) };
+    let sent = unsafe { libc::sendmsg(to, &header, flags | libc::MSG_NOSIGNAL) };
     check(sent as i64).map(drop)
 }
 

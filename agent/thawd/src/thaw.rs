@@ -13,9 +13,7 @@
 //!   outstanding: somebody else thawed, or a thread that was killed before it could say so. So does
 //!   EBADF, of a successor that was not given the descriptor. Any other error is retried for ever.
 
-use std::io;
 use std::sync::atomic::Ordering::SeqCst;
-use std::thread::JoinHandle;
 
 use crate::slots::{END, Slot, Slots, Word};
 use crate::sys::{self, thread_is_gone};
@@ -25,16 +23,9 @@ pub(crate) const RETRY_MS: u32 = 2;
 /// How long a level waits for those above it, in steps of a millisecond.
 const LEVEL_WAIT_STEPS: u32 = 20;
 
-/// Starts the thaw threads, which act when `signal` is set and end when it says END.
-pub(crate) fn start(
-    slots: &'static Slots,
-    signal: &'static Word,
-) -> io::Result<Vec<JoinHandle<()>>> {
-    slots.start_threads(|slot| thaw_one(slots, slot, signal))
-}
-
-fn thaw_one(slots: &Slots, slot: &Slot, signal: &Word) {
-    slots.thawers_ready.count_up();
+/// The body of a thaw thread, which acts when `signal` is set and ends when it says END.
+pub(crate) fn thaw_one(slots: &Slots, slot: &Slot, signal: &Word) {
+    slots.ready.count_up();
     signal.wait_until(|signal| signal != 0);
     if signal.get() != END {
         wait_for_higher_levels(slots, slot);
@@ -67,10 +58,7 @@ fn thaw(slot: &Slot, state: Outcome) {
 }
 
 fn wait_for_higher_levels(slots: &Slots, slot: &Slot) {
-    let awaited = |other: &Slot| other.level() > slot.level() && !other.is_over();
-    for _ in 0..LEVEL_WAIT_STEPS {
-        if slots.iter().any(awaited) {
-            sys::pause(1);
-        }
-    }
+    let awaited = |other: &Slot| other.level.get() > slot.level.get() && !other.is_over();
+    let steps = (0..LEVEL_WAIT_STEPS).take_while(|_| slots.iter().any(awaited));
+    steps.for_each(|_| sys::pause(1));
 }
