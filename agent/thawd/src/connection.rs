@@ -18,20 +18,19 @@ pub(crate) struct Connection {
     signals: OwnedFd,
     /// This process has been told to end. That is heard once.
     pub(crate) told: bool,
-    listener: Option<UnixListener>,
+    /// Where agents call, and the lock of this place.
+    place: Option<(UnixListener, File)>,
     /// The agent's process, which is readable when it has ended, and its messages.
     agent: Option<(OwnedFd, UnixStream)>,
-    /// Descriptors that came with the last message. Its capacity is kept, so that receiving never
-    /// allocates.
+    /// Descriptors that came with the message that was heard last. Its capacity is kept, so that
+    /// receiving never allocates.
     pub(crate) roots: Vec<File>,
-    /// The lock of this place.
-    _lock: Option<File>,
 }
 
 impl Connection {
     pub(crate) fn new(signals: OwnedFd, listener: UnixListener, lock: File) -> Self {
-        let (listener, roots) = (Some(listener), Vec::with_capacity(MAX_FILE_SYSTEMS));
-        Self { signals, told: false, listener, agent: None, roots, _lock: Some(lock) }
+        let (place, roots) = (Some((listener, lock)), Vec::with_capacity(MAX_FILE_SYSTEMS));
+        Self { signals, told: false, place, agent: None, roots }
     }
 
     /// Waits for at most `limit_ms` until this process is told to end, `child` is readable, or the agent
@@ -40,9 +39,10 @@ impl Connection {
     /// # Errors
     /// The agent's process or its connection is gone.
     pub(crate) fn wait(&mut self, child: RawFd, limit_ms: u32) -> (bool, Heard) {
-        let (process, socket) = match (&self.agent, &self.listener) {
-            (Some((process, socket)), _) => (process.as_raw_fd(), socket.as_raw_fd()),
-            (None, listener) => (-1, listener.as_ref().map_or(-1, AsRawFd::as_raw_fd)),
+        self.roots.clear();
+        let (process, socket) = match &self.agent {
+            Some((process, socket)) => (process.as_raw_fd(), socket.as_raw_fd()),
+            None => (-1, self.place.as_ref().map_or(-1, |(listener, _)| listener.as_raw_fd())),
         };
         let [child_ended, ended, ready] = self.poll([child, process, socket], limit_ms);
         let heard = match ready {
@@ -70,7 +70,6 @@ impl Connection {
             self.agent = self.accept();
             return Ok(None);
         };
-        self.roots.clear();
         // After half a message nothing could be trusted: that is the end, too.
         let request = sys::receive(socket, &mut self.roots)?;
         let ask = Ask::from_number(request.ask).filter(|_| request.magic == MAGIC);
@@ -81,7 +80,7 @@ impl Connection {
     }
 
     fn accept(&self) -> Option<(OwnedFd, UnixStream)> {
-        let (socket, _) = self.listener.as_ref()?.accept().ok()?;
+        let (socket, _) = self.place.as_ref()?.0.accept().ok()?;
         let (user, process) = sys::peer(&socket).ok()?;
         (user == 0).then_some((process, socket))
     }
@@ -104,6 +103,6 @@ impl Connection {
     /// For the freezer, which must not keep it open: its end tells the agent, and that of the lock a
     /// successor, that nobody thaws.
     pub(crate) fn leave(&mut self) {
-        (self.listener, self.agent, self._lock) = (None, None, None);
+        (self.place, self.agent) = (None, None);
     }
 }

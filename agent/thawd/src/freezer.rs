@@ -7,29 +7,18 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, IntoRawFd};
 use std::sync::atomic::Ordering::SeqCst;
 
-use crate::connection::Connection;
 use crate::slots::{RECHECK_MS, Slot, Slots};
 use crate::{filter, sys};
 use azdr_thawd_protocol::Outcome::{Frozen, InFlight, NotFrozen, Untouched, Waiting};
 
-/// Forks the child and returns its pidfd, which is readable when the child and all its threads have
-/// ended. The caller is the process's only thread.
+/// The child's life. `parent` is the operation's process, which has just forked it as its only thread.
 ///
-/// Until then the child has a lock on the file of the table: a successor of its ancestors, which is none
+/// While it lives it has a lock on the file of the table: a successor of its ancestors, which is none
 /// of them, sees by that whether a FIFREEZE may still be in flight.
-pub(crate) fn fork(
-    slots: &'static Slots,
-    table: &File,
-    connection: &mut Connection,
-) -> io::Result<OwnedFd> {
-    let parent = std::process::id();
-    if let Some(process) = sys::fork()? {
-        return Ok(process);
-    }
-    connection.leave();
+pub(crate) fn run(slots: &'static Slots, table: &File, parent: u32) -> ! {
     if let Err(error) = freeze_all(slots, table, parent) {
         sys::say(format_args!("the freezer is not ready: {error}"));
     }
@@ -61,7 +50,8 @@ fn freeze_all(slots: &'static Slots, table: &File, parent: u32) -> io::Result<()
 fn freeze_one(slots: &Slots, slot: &Slot) {
     slot.freezer.store(sys::thread_id(), SeqCst);
     slots.ready.count_up();
-    let settled = |other: &Slot| other.level.get() >= slot.level.get() || other.state() == Frozen;
+    let level = slot.level.get();
+    let settled = |other: &Slot| other.level.get() >= level || other.state() == Frozen;
     slots.freeze_progress.wait_until(|begun| begun > 0 && slots.iter().all(settled));
     if slot.advance(Waiting, InFlight) {
         slot.from_ns.store(sys::monotonic_ns(), SeqCst);
@@ -69,8 +59,7 @@ fn freeze_one(slots: &Slots, slot: &Slot) {
         slot.frozen_ns.store(sys::monotonic_ns(), SeqCst);
         slot.freeze_errno.store(code, SeqCst);
         slot.advance(InFlight, if code == 0 { Frozen } else { NotFrozen });
-        for after in slots.iter().filter(|other| code != 0 && other.level.get() > slot.level.get())
-        {
+        for after in slots.iter().filter(|other| code != 0 && other.level.get() > level) {
             after.advance(Waiting, Untouched);
         }
         slots.freeze_progress.count_up();

@@ -61,7 +61,11 @@ pub(crate) fn run(
 
 /// Makes everything ready: the freezer, locked memory, the thaw threads, the filter.
 fn arm(slots: &'static Slots, table: &File, connection: &mut Connection) -> io::Result<OwnedFd> {
-    let freezer = freezer::fork(slots, table, connection)?;
+    let parent = std::process::id();
+    let Some(freezer) = sys::fork()? else {
+        connection.leave();
+        freezer::run(slots, table, parent)
+    };
     // The fork made our pages copy-on-write again.
     sys::lock_memory()?;
     slots.start_threads(|slot| thaw::thaw_one(slots, slot, &slots.thaw))?;

@@ -68,21 +68,14 @@ pub fn run(socket: &Path) -> io::Result<()> {
     supervisor.succeed(NO_OPERATION, 0, threads);
     drop(parked_roots);
     while !supervisor.connection.told {
-        supervisor.turn();
+        if let (_, Ok(Some((ask, request)))) = supervisor.connection.wait(-1, u32::MAX) {
+            supervisor.answer(ask, &request);
+        }
     }
     fs::remove_file(socket)
 }
 
 impl Supervisor {
-    /// Waits for one event while nothing is held, and handles it.
-    fn turn(&mut self) {
-        if let (_, Ok(Some((ask, request)))) = self.connection.wait(-1, u32::MAX) {
-            self.answer(ask, &request);
-        }
-        // What a refused request brought.
-        self.connection.roots.clear();
-    }
-
     fn answer(&mut self, ask: Ask, request: &Request) {
         let id = request.operation;
         let last = self.last.filter(|last| last.operation == id);
