@@ -82,7 +82,7 @@ mod tests {
 
     /// Runs `body` in a child of its own, which ends with the number that it returns.
     fn in_a_child(body: impl FnOnce() -> i32) -> i32 {
-        let Some(child) = sys::fork().unwrap() else { sys::exit_now(body()) };
+        let child = sys::fork(|| sys::exit_now(body())).unwrap();
         // SAFETY: the structure is plain data, and valid for the call.
         let (code, status) = unsafe {
             let mut info: libc::siginfo_t = std::mem::zeroed();
@@ -102,7 +102,7 @@ mod tests {
                 return 1;
             }
             // A fork, a foreign ioctl request, and a harmless call of the loop's.
-            let forked = sys::fork().map_err(|error| error.raw_os_error()).map(drop);
+            let forked = sys::fork(|| Ok(())).map_err(|error| error.raw_os_error()).map(drop);
             let froze = sys::ioctl(-1, sys::FIFREEZE);
             let thawed = sys::ioctl(-1, sys::FITHAW);
             let expected = (Err(Some(libc::EPERM)), libc::EPERM, libc::EBADF);

@@ -10,23 +10,16 @@ use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::sync::atomic::Ordering::SeqCst;
 
-use crate::slots::{RECHECK_MS, Slot, Slots};
+use crate::slots::{Slot, Slots};
 use crate::{filter, sys};
 use azdr_thawd_protocol::Outcome::{Frozen, InFlight, NotFrozen, Untouched, Waiting};
 
-/// The child's life. `parent` is the operation's process, which has just forked it as its only thread.
+/// Gets ready, freezes, and waits until no FIFREEZE is in flight or may follow; then the child is to end.
+/// `parent` is the operation's process, which has just forked it as its only thread.
 ///
 /// While it lives it has a lock on the file of the table: a successor of its ancestors, which is none
 /// of them, sees by that whether a FIFREEZE may still be in flight.
-pub(crate) fn run(slots: &'static Slots, table: &File, parent: u32) -> ! {
-    if let Err(error) = freeze_all(slots, table, parent) {
-        sys::say(format_args!("the freezer is not ready: {error}"));
-    }
-    sys::exit_now(0)
-}
-
-/// Gets ready, and waits until no FIFREEZE is in flight or may follow.
-fn freeze_all(slots: &'static Slots, table: &File, parent: u32) -> io::Result<()> {
+pub(crate) fn freeze_all(slots: &'static Slots, table: &File, parent: u32) -> io::Result<()> {
     sys::die_with_parent(parent)?;
     // Opened anew: the lock of a descriptor that came with the fork would be everybody's.
     let alive = File::open(format!("/proc/self/fd/{}", table.as_raw_fd()))?;
@@ -65,7 +58,5 @@ fn freeze_one(slots: &Slots, slot: &Slot) {
         slots.freeze_progress.count_up();
     }
     // Its end would need more calls than the filter allows.
-    loop {
-        sys::pause(RECHECK_MS);
-    }
+    slots.freeze_progress.wait_until(|_| false);
 }

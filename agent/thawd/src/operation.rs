@@ -38,16 +38,26 @@ struct Operation<'a> {
 
 /// Runs an operation to its end, with the descriptors of its file systems in `slots`. To be called in
 /// a forked child, as its only thread.
+///
+/// # Errors
+/// The freezer, locked memory, the thaw threads or the filter are not to be had: nothing is frozen.
 pub(crate) fn run(
     slots: &'static Slots,
     table: &File,
     prepare: Request,
     connection: &mut Connection,
-) -> ! {
-    let freezer = arm(slots, table, connection).unwrap_or_else(|error| {
-        sys::say(format_args!("not ready to freeze: {error}"));
-        sys::exit_now(1)
-    });
+) -> io::Result<()> {
+    let parent = std::process::id();
+    let freezer = sys::fork(|| {
+        connection.leave();
+        freezer::freeze_all(slots, table, parent)
+    })?;
+    // The fork made our pages copy-on-write again.
+    sys::lock_memory()?;
+    slots.start_threads(|slot| thaw::thaw_one(slots, slot, &slots.thaw))?;
+    // The supervisor's and the freezer's as well.
+    slots.ready.reach(|ready| ready == 3 * slots.count.get() + 1)?;
+    filter::install(filter::OPERATION, sys::FITHAW, &slots.refused_calls)?;
     let mut operation = Operation { prepare, slots, connection, freezer, hold_end_ns: u64::MAX };
     operation.enter(State::Armed, ARMED_LIMIT_MS);
     operation.connection.reply(&Reply::new(Answer::Armed, prepare.operation, 0));
@@ -56,23 +66,7 @@ pub(crate) fn run(
     }
     operation.tell(Answer::Thawed);
     operation.enter(State::Idle, 0);
-    sys::exit_now(0)
-}
-
-/// Makes everything ready: the freezer, locked memory, the thaw threads, the filter.
-fn arm(slots: &'static Slots, table: &File, connection: &mut Connection) -> io::Result<OwnedFd> {
-    let parent = std::process::id();
-    let Some(freezer) = sys::fork()? else {
-        connection.leave();
-        freezer::run(slots, table, parent)
-    };
-    // The fork made our pages copy-on-write again.
-    sys::lock_memory()?;
-    slots.start_threads(|slot| thaw::thaw_one(slots, slot, &slots.thaw))?;
-    // The supervisor's and the freezer's as well.
-    slots.ready.reach(|ready| ready == 3 * slots.count.get() + 1)?;
-    filter::install(filter::OPERATION, sys::FITHAW, &slots.refused_calls)?;
-    Ok(freezer)
+    Ok(())
 }
 
 impl Operation<'_> {

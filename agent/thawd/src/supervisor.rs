@@ -50,14 +50,13 @@ pub fn run(socket: &Path) -> io::Result<()> {
         sys::say(format_args!("another one is at {}: waiting for its end", socket.display()));
         lock.lock()?;
     }
-    let signals = sys::signals()?;
     sys::protect_process()?;
     if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
         sys::say(format_args!("not protected from the out-of-memory killer: {error}"));
     }
     // A killed predecessor's: this process holds the lock.
     let _ = fs::remove_file(socket);
-    let connection = Connection::new(signals, UnixListener::bind(socket)?, lock);
+    let connection = Connection::new(sys::signals()?, UnixListener::bind(socket)?, lock);
     let (parked_table, parked_roots) = parked::take();
     let table = parked_table.map_or_else(sys::memory_file::<Slots>, Ok)?;
     let slots = sys::map_shared(&table)?;
@@ -105,15 +104,13 @@ impl Supervisor {
         slots.reset(roots.iter().zip(prepare.levels));
         parked::park(from_ref(&self.table));
         parked::park(&roots);
-        let process = sys::fork();
-        if let Ok(None) = process {
-            operation::run(slots, &self.table, *prepare, &mut self.connection)
-        }
+        let (table, connection) = (&self.table, &mut self.connection);
+        let process = sys::fork(|| operation::run(slots, table, *prepare, connection));
         // The fork made our pages copy-on-write again. Should this fail, the operation's process
         // misses the threads and gives up; those that were started end by themselves.
         let rescue = |slot: &_| thaw_one(slots, slot, &slots.rescue);
         let threads = sys::lock_memory().and_then(|()| slots.start_threads(rescue));
-        if let Ok(Some(process)) = process {
+        if let Ok(process) = process {
             self.watch(&process);
         }
         self.succeed(prepare.operation, prepare.hold_limit_ms, threads.unwrap_or_default());

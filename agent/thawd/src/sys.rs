@@ -166,16 +166,19 @@ pub(crate) fn poll<const N: usize>(fds: [RawFd; N], limit_ms: u32) -> [bool; N] 
     if matches!(ready, Ok(1..)) { polled.map(|p| p.revents != 0) } else { [false; N] }
 }
 
-/// Forks. `None` in the child, and in its parent a pidfd, which becomes readable when the child and all
-/// its threads have ended. The caller must be the process's only thread, so that the child may
-/// allocate.
-pub(crate) fn fork() -> io::Result<Option<OwnedFd>> {
+/// Forks a child that does `body` and ends. Returns a pidfd, which becomes readable when the child and all
+/// its threads have ended. The caller must be the process's only thread, so that the child may allocate.
+pub(crate) fn fork(body: impl FnOnce() -> io::Result<()>) -> io::Result<OwnedFd> {
     // SAFETY: with one thread there are no locks that another thread could hold for ever.
-    match check(unsafe { libc::fork() })? {
-        0 => Ok(None),
-        // SAFETY: no memory is passed. Nobody could watch a child without it.
-        pid => pidfd(pid).map(Some).inspect_err(|_| _ = unsafe { libc::kill(pid, libc::SIGKILL) }),
+    let pid = check(unsafe { libc::fork() })?;
+    if pid == 0 {
+        if let Err(error) = body() {
+            say(format_args!("not ready to freeze: {error}"));
+        }
+        exit_now(0)
     }
+    // SAFETY: no memory is passed. Nobody could watch a child without it.
+    pidfd(pid).inspect_err(|_| _ = unsafe { libc::kill(pid, libc::SIGKILL) })
 }
 
 /// This thread's id.
@@ -278,9 +281,9 @@ fn message(part: &mut libc::iovec, control: &mut Control, control_len: usize) ->
     header
 }
 
-/// Sends what has no padding, and descriptors, of which there are no more than [`MAX_FILE_SYSTEMS`].
-/// `flags`: MSG_DONTWAIT or 0.
+/// Sends what has no padding, and at most [`MAX_FILE_SYSTEMS`] descriptors. `flags`: MSG_DONTWAIT or 0.
 pub(crate) fn send<T: ?Sized>(to: RawFd, words: &T, fds: &[RawFd], flags: c_int) -> io::Result<()> {
+    let fds = fds.get(..MAX_FILE_SYSTEMS).unwrap_or(fds);
     // SAFETY: integers only, for which zeros are a value.
     let mut control: Control = unsafe { mem::zeroed() };
     let control_len = size_of_val(&control.header) + size_of_val(fds);
