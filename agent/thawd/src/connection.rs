@@ -1,5 +1,5 @@
-//! The listening socket and the one agent that is connected; the supervisor serves them while nothing
-//! is held, the operation's process while something is.
+//! What is listened to: the order to end, the listening socket and the one agent that is connected; the
+//! supervisor serves them while nothing is held, the operation's process while something is.
 
 use std::fs::File;
 use std::io;
@@ -15,6 +15,7 @@ use azdr_thawd_protocol::{
 type Heard = io::Result<Option<(Ask, Request)>>;
 
 pub(crate) struct Connection {
+    /// Readable once this process has been told to end.
     signals: OwnedFd,
     /// This process has been told to end. That is heard once.
     pub(crate) told: bool,
