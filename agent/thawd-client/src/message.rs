@@ -110,8 +110,17 @@ impl Request {
     }
 }
 
+/// A message without values.
 fn plain(ask: Ask, operation: OperationId) -> wire::Request {
-    wire::Request::new(ask, operation.0)
+    wire::Request {
+        magic: MAGIC,
+        ask: ask as u32,
+        operation: operation.0,
+        lease_ms: 0,
+        hold_limit_ms: 0,
+        count: 0,
+        levels: [0; MAX_FILE_SYSTEMS],
+    }
 }
 
 impl Reply {

@@ -39,10 +39,7 @@ macro_rules! numbers {
         impl $name {
             /// The value with this number, if there is one.
             pub fn from_number(number: u32) -> Option<Self> {
-                match number {
-                    $($number => Some(Self::$value),)*
-                    _ => None,
-                }
+                [$(Self::$value),*].into_iter().find(|value| *value as u32 == number)
             }
         }
     )*};
@@ -215,15 +212,6 @@ pub struct Entry {
 // value, and no room for padding.
 const _: () = assert!(size_of::<Request>() == 5 * 4 + 64 + MAX_FILE_SYSTEMS);
 const _: () = assert!(size_of::<Reply>() == 6 * 4 + 64 + MAX_FILE_SYSTEMS * (4 * 4 + 3 * 8));
-
-impl Request {
-    /// A message without values.
-    pub fn new(ask: Ask, operation: OperationId) -> Self {
-        // SAFETY: integers only, for which zeros are a value.
-        let empty = unsafe { std::mem::zeroed() };
-        Self { magic: MAGIC, ask: ask as u32, operation, ..empty }
-    }
-}
 
 impl Reply {
     /// A message without entries.

@@ -7,42 +7,19 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, IntoRawFd};
 use std::sync::atomic::Ordering::SeqCst;
 
-use crate::connection::Connection;
-use crate::slots::{RECHECK_MS, Slot, Slots};
+use crate::slots::{Slot, Slots};
 use crate::{filter, sys};
-use azdr_thawd_protocol::Outcome::{Frozen, InFlight, NotFrozen, Waiting};
+use azdr_thawd_protocol::Outcome::{Frozen, InFlight, NotFrozen, Untouched, Waiting};
 
-/// Small stacks: they are locked memory, and the threads only call ioctl.
-pub(crate) const STACK: usize = 64 * 1024;
-
-/// Forks the child, waits until it is ready to freeze, and returns its pidfd, which is readable when
-/// the child and all its threads have ended. The caller is the process's only thread.
+/// Gets ready, freezes, and waits until no FIFREEZE is in flight or may follow; then the child is to end.
+/// `parent` is the operation's process, which has just forked it as its only thread.
 ///
-/// Until then the child has a lock on the file of the table: a successor of its ancestors, which is none
+/// While it lives it has a lock on the file of the table: a successor of its ancestors, which is none
 /// of them, sees by that whether a FIFREEZE may still be in flight.
-pub(crate) fn fork(
-    slots: &'static Slots,
-    table: &File,
-    connection: &mut Connection,
-) -> io::Result<OwnedFd> {
-    let parent = std::process::id();
-    if let Some(process) = sys::fork()? {
-        slots.freezers_ready.reach(slots.count.get() + 1)?;
-        return Ok(process);
-    }
-    connection.leave();
-    match get_ready(slots, table, parent) {
-        Ok(()) => freeze_all(slots),
-        Err(error) => sys::say(format_args!("the freezer is not ready: {error}")),
-    }
-    // Waits for the FIFREEZE calls in flight: the process ends with its last thread.
-    sys::exit_now(0)
-}
-
-fn get_ready(slots: &'static Slots, table: &File, parent: u32) -> io::Result<()> {
+pub(crate) fn freeze_all(slots: &'static Slots, table: &File, parent: u32) -> io::Result<()> {
     sys::die_with_parent(parent)?;
     // Opened anew: the lock of a descriptor that came with the fork would be everybody's.
     let alive = File::open(format!("/proc/self/fd/{}", table.as_raw_fd()))?;
@@ -50,54 +27,36 @@ fn get_ready(slots: &'static Slots, table: &File, parent: u32) -> io::Result<()>
     // Closed by the process's end, with its last thread.
     let _ = alive.into_raw_fd();
     sys::lock_memory()?;
-    for slot in slots.iter() {
-        let thread = std::thread::Builder::new().stack_size(STACK);
-        thread.spawn(move || freeze_one(slots, slot))?;
-    }
-    slots.freezers_ready.reach(slots.count.get())?;
+    slots.start_threads(|slot| freeze_one(slots, slot))?;
+    slots.ready.reach(|_| slots.iter().all(|slot| slot.freezer.load(SeqCst) != 0))?;
     filter::install(&[], sys::FIFREEZE, &slots.refused_calls)?;
-    slots.freezers_ready.count_up();
+    slots.ready.count_up();
+    // Even after a refusal: ending the process while others are in flight could lose another's EBUSY,
+    // and a foreign freeze would look like one of ours (N3).
+    let pending = |slot: &Slot| matches!(slot.state(), Waiting | InFlight);
+    slots.freeze_progress.wait_until(|_| !slots.iter().any(pending));
     Ok(())
 }
 
-/// Opens one level after the other, until one does not freeze as a whole.
-fn freeze_all(slots: &Slots) {
-    slots.open_levels.wait_until(|open| open > 0);
-    let last = slots.iter().map(|slot| slot.level.load(SeqCst)).max().unwrap_or(0);
-    for level in 0..=last {
-        slots.open_levels.set(level + 1);
-        if !wait_for_level(slots, level) {
-            return;
-        }
-    }
-}
-
-/// Waits until no FIFREEZE up to `level` is pending; true when all succeeded and more may follow.
-///
-/// It waits for the others even after a refusal: ending the process then could lose another's
-/// EBUSY, and a foreign freeze would look like one of ours (N3).
-fn wait_for_level(slots: &Slots, level: u32) -> bool {
-    let opened = || slots.iter().filter(|slot| slot.level.load(SeqCst) <= level);
-    let pending = |slot: &Slot| matches!(slot.state(), Waiting | InFlight);
-    slots.freeze_progress.wait_until(|_| !opened().any(pending));
-    slots.thaw.get() == 0 && opened().all(|slot| slot.state() == Frozen)
-}
-
+/// Freezes one file system when the levels before its own are frozen as a whole. Should it be refused,
+/// those after it are left alone.
 fn freeze_one(slots: &Slots, slot: &Slot) {
     slot.freezer.store(sys::thread_id(), SeqCst);
-    slots.freezers_ready.count_up();
-    let level = slot.level.load(SeqCst);
-    slots.open_levels.wait_until(|open| open > level);
+    slots.ready.count_up();
+    let level = slot.level.get();
+    let settled = |other: &Slot| other.level.get() >= level || other.state() == Frozen;
+    slots.freeze_progress.wait_until(|begun| begun > 0 && slots.iter().all(settled));
     if slot.advance(Waiting, InFlight) {
         slot.from_ns.store(sys::monotonic_ns(), SeqCst);
         let code = sys::ioctl(slot.fd.load(SeqCst), sys::FIFREEZE);
         slot.frozen_ns.store(sys::monotonic_ns(), SeqCst);
         slot.freeze_errno.store(code, SeqCst);
         slot.advance(InFlight, if code == 0 { Frozen } else { NotFrozen });
+        for after in slots.iter().filter(|other| code != 0 && other.level.get() > level) {
+            after.advance(Waiting, Untouched);
+        }
         slots.freeze_progress.count_up();
     }
     // Its end would need more calls than the filter allows.
-    loop {
-        sys::pause(RECHECK_MS);
-    }
+    slots.freeze_progress.wait_until(|_| false);
 }

@@ -23,7 +23,7 @@
 //! - `operation`: the process of one operation, its state machine and limits.
 //! - `supervisor`: the process that outlives them.
 //! - `parked`: what outlives them all, with the service manager.
-//! - `connection`: the listening socket and the connected agent, whoever serves it.
+//! - `connection`: the order to end, the listening socket and the connected agent, whoever serves it.
 //! - `filter`: the seccomp filter.
 //! - `sys`: libc, wrapped.
 //!

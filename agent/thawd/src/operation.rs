@@ -30,83 +30,64 @@ struct Operation<'a> {
     prepare: Request,
     slots: &'static Slots,
     connection: &'a mut Connection,
-    signals: &'a OwnedFd,
     /// The freezer's pidfd.
     freezer: OwnedFd,
-    phase: State,
-    /// When this phase is over its limit.
-    deadline_ns: u64,
     /// The absolute limit, while something is frozen.
     hold_end_ns: u64,
 }
 
 /// Runs an operation to its end, with the descriptors of its file systems in `slots`. To be called in
 /// a forked child, as its only thread.
+///
+/// # Errors
+/// The freezer, locked memory, the thaw threads or the filter are not to be had: nothing is frozen.
 pub(crate) fn run(
     slots: &'static Slots,
     table: &File,
     prepare: Request,
     connection: &mut Connection,
-    signals: &OwnedFd,
-) -> ! {
-    let freezer = arm(slots, table, connection).unwrap_or_else(|error| {
-        sys::say(format_args!("not ready to freeze: {error}"));
-        sys::exit_now(1)
-    });
-    let mut operation = Operation {
-        prepare,
-        slots,
-        connection,
-        signals,
-        freezer,
-        phase: State::Armed,
-        deadline_ns: 0,
-        hold_end_ns: u64::MAX,
-    };
+) -> io::Result<()> {
+    let parent = std::process::id();
+    let freezer = sys::fork(|| {
+        connection.leave();
+        freezer::freeze_all(slots, table, parent)
+    })?;
+    // The fork made our pages copy-on-write again.
+    sys::lock_memory()?;
+    slots.start_threads(|slot| thaw::thaw_one(slots, slot, &slots.thaw))?;
+    // The supervisor's and the freezer's as well.
+    slots.ready.reach(|ready| ready == 3 * slots.count.get() + 1)?;
+    filter::install(filter::OPERATION, sys::FITHAW, &slots.refused_calls)?;
+    let mut operation = Operation { prepare, slots, connection, freezer, hold_end_ns: u64::MAX };
     operation.enter(State::Armed, ARMED_LIMIT_MS);
-    slots.armed.store(1, SeqCst);
     operation.connection.reply(&Reply::new(Answer::Armed, prepare.operation, 0));
     while !slots.all_over() {
         operation.turn();
     }
     operation.tell(Answer::Thawed);
-    slots.finished.store(1, SeqCst);
-    sys::exit_now(0)
-}
-
-/// Makes everything ready: the freezer, locked memory, the thaw threads, the filter.
-fn arm(slots: &'static Slots, table: &File, connection: &mut Connection) -> io::Result<OwnedFd> {
-    let freezer = freezer::fork(slots, table, connection)?;
-    // The fork made our pages copy-on-write again.
-    sys::lock_memory()?;
-    thaw::start(slots, &slots.thaw)?;
-    // The supervisor's as well.
-    slots.thawers_ready.reach(2 * slots.count.get())?;
-    filter::install(filter::OPERATION, sys::FITHAW, &slots.refused_calls)?;
-    Ok(freezer)
+    operation.enter(State::Idle, 0);
+    Ok(())
 }
 
 impl Operation<'_> {
     /// Waits for one event and handles it.
     fn turn(&mut self) {
         let slots = self.slots;
-        let left_ns = self.deadline_ns.saturating_sub(sys::monotonic_ns());
-        // The thaw threads do not tell when they are through.
-        let (signals, wait_ms) = match slots.is_ending() {
-            true => (-1, thaw::RETRY_MS),
-            false => (self.signals.as_raw_fd(), left_ns.div_ceil(1_000_000) as u32),
+        let left_ns = slots.due_ns.load(SeqCst).saturating_sub(sys::monotonic_ns());
+        let wait_ms = match slots.thaw.get() {
+            0 => left_ns.div_ceil(1_000_000) as u32,
+            // The thaw threads do not tell when they are through.
+            _ => thaw::RETRY_MS,
         };
         let freezer = if slots.freezer_gone.get() == 1 { -1 } else { self.freezer.as_raw_fd() };
-        let [ended, message, caller] = self.connection.descriptors();
-        let [told, freezer_ended, heard @ ..] =
-            sys::poll([signals, freezer, ended, message, caller], wait_ms);
-        if told {
+        let (freezer_ended, heard) = self.connection.wait(freezer, wait_ms);
+        if self.connection.told {
             self.thaw(Cause::Shutdown);
         }
-        if freezer_ended {
+        if freezer_ended && sys::childless() {
             self.freezer_ended();
         }
-        match self.connection.hear(heard) {
+        match heard {
             Ok(Some((ask, request))) => self.answer(ask, &request),
             Ok(None) => {}
             Err(_) => self.thaw(Cause::AgentDied),
@@ -119,40 +100,41 @@ impl Operation<'_> {
         let known = id == self.prepare.operation;
         match ask {
             Ask::Prepare => self.connection.refuse(id, Refusal::Busy),
-            Ask::Freeze if known && self.phase == State::Armed => self.freeze(),
-            Ask::Renew if known && self.phase == State::Frozen => {
+            Ask::Freeze if known && self.phase() == State::Armed => {
+                self.hold_end_ns = sys::in_ms(self.prepare.hold_limit_ms);
+                self.enter(State::Freezing, FREEZE_LIMIT_MS);
+                self.slots.freeze_progress.count_up();
+            }
+            Ask::Renew if known && self.phase() == State::Frozen => {
                 self.enter(State::Frozen, self.prepare.lease_ms);
             }
             // Too late: THAWED is on its way.
             Ask::Renew if known => {}
             // An unknown id still thaws what is held (R7); THAWED follows when it is confirmed.
             Ask::Thaw => self.thaw(Cause::Command),
-            Ask::Status => self.connection.tell_state(self.prepare.operation, self.phase),
+            Ask::Status => self.connection.tell_state(self.prepare.operation, self.phase()),
             _ => self.connection.refuse(id, Refusal::UnknownOperation),
         }
     }
 
     fn tell(&self, answer: Answer) {
-        self.connection.reply(&self.slots.report(answer, &self.prepare));
+        let Request { operation, hold_limit_ms, .. } = self.prepare;
+        self.connection.reply(&self.slots.report(answer, operation, hold_limit_ms));
     }
 
-    fn enter(&mut self, phase: State, limit_ms: u32) {
-        self.phase = phase;
-        self.deadline_ns = sys::in_ms(limit_ms).min(self.hold_end_ns);
-        self.slots.due_ns.store(self.deadline_ns, SeqCst);
+    fn phase(&self) -> State {
+        State::from_number(self.slots.phase.get()).unwrap_or(State::Armed)
     }
 
-    /// Lets the freezer go.
-    fn freeze(&mut self) {
-        self.hold_end_ns = sys::in_ms(self.prepare.hold_limit_ms);
-        self.enter(State::Freezing, FREEZE_LIMIT_MS);
-        self.slots.open_levels.set(1);
+    fn enter(&self, phase: State, limit_ms: u32) {
+        self.slots.due_ns.store(sys::in_ms(limit_ms).min(self.hold_end_ns), SeqCst);
+        self.slots.phase.set(phase as u32);
     }
 
     /// Starts to thaw. The first cause counts.
     fn thaw(&mut self, cause: Cause) {
-        if !self.slots.is_ending() {
-            let armed = self.phase == State::Armed;
+        if self.slots.thaw.get() == 0 {
+            let armed = self.phase() == State::Armed;
             self.slots.begin_thaw(if armed { Cause::NotFrozen } else { cause });
             self.hold_end_ns = u64::MAX;
             self.enter(State::Thawing, POISONED_AFTER_MS);
@@ -160,12 +142,9 @@ impl Operation<'_> {
     }
 
     fn freezer_ended(&mut self) {
-        if !sys::childless() {
-            return;
-        }
         self.slots.freezer_gone.set(1);
         let all_frozen = self.slots.iter().all(|slot| slot.state() == Outcome::Frozen);
-        if self.phase == State::Freezing && all_frozen {
+        if self.phase() == State::Freezing && all_frozen {
             self.enter(State::Frozen, self.prepare.lease_ms);
             self.tell(Answer::Frozen);
         } else {
@@ -176,17 +155,14 @@ impl Operation<'_> {
     /// Ends what is over its limit.
     fn check_limits(&mut self) {
         let now = sys::monotonic_ns();
-        if now < self.deadline_ns {
-            return;
-        }
-        match self.phase {
-            State::Armed => self.thaw(Cause::NotFrozen),
-            State::Freezing => self.thaw(Cause::FreezeFailed),
+        match self.phase() {
+            _ if now < self.slots.due_ns.load(SeqCst) => {}
+            State::Armed | State::Freezing => self.thaw(Cause::FreezeFailed),
             State::Frozen if now >= self.hold_end_ns => self.thaw(Cause::HoldLimit),
             State::Frozen => self.thaw(Cause::LeaseExpired),
             _ => {
                 self.enter(State::Poisoned, u32::MAX);
-                self.connection.tell_state(self.prepare.operation, self.phase);
+                self.connection.tell_state(self.prepare.operation, State::Poisoned);
             }
         }
     }

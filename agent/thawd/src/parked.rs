@@ -16,6 +16,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
+use crate::slots::Slots;
 use crate::sys;
 
 /// The first descriptor that a service manager passes.
@@ -25,8 +26,8 @@ const LIMIT: Duration = Duration::from_secs(1);
 
 /// Parks descriptors, before anything is frozen. The service manager reads this before it reads that
 /// this process has died, so that there is no answer to wait for.
-pub(crate) fn park<'a>(files: impl Iterator<Item = &'a File>) {
-    let fds: Vec<RawFd> = files.map(AsRawFd::as_raw_fd).collect();
+pub(crate) fn park(files: &[File]) {
+    let fds: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
     tell("FDSTORE=1\nFDNAME=azdr-operation", &fds);
 }
 
@@ -35,12 +36,14 @@ pub(crate) fn release() {
     tell("FDSTOREREMOVE=1\nFDNAME=azdr-operation", &[]);
 }
 
-/// What an earlier process has parked and not released. To be called once.
-pub(crate) fn take() -> Vec<File> {
+/// What an earlier process has parked and not released: the table and the roots. To be called once.
+pub(crate) fn take() -> (Option<File>, Vec<File>) {
     let number = |name| env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
-    let passed =
-        if number("LISTEN_PID") == std::process::id() as RawFd { number("LISTEN_FDS") } else { 0 };
-    (FIRST..FIRST.saturating_add(passed)).map(sys::adopt).collect()
+    let ours = number("LISTEN_PID") == std::process::id() as RawFd;
+    let passed = if ours { number("LISTEN_FDS") } else { 0 };
+    let fds = (FIRST..FIRST.saturating_add(passed)).filter_map(|fd| sys::own(fd).ok());
+    let (mut tables, roots): (Vec<_>, Vec<_>) = fds.map(File::from).partition(sys::fits::<Slots>);
+    (tables.pop(), roots)
 }
 
 fn tell(words: &str, fds: &[RawFd]) {
@@ -48,7 +51,7 @@ fn tell(words: &str, fds: &[RawFd]) {
     let told = UnixDatagram::unbound().and_then(|socket| {
         socket.set_write_timeout(Some(LIMIT))?;
         socket.connect(&place)?;
-        sys::send_descriptors(&socket, words, fds)
+        sys::send(socket.as_raw_fd(), words, fds, 0)
     });
     if let Err(error) = told {
         sys::say(format_args!("the service manager at {place:?} does not hear: {error}"));

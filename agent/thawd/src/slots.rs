@@ -10,26 +10,25 @@
 //!    └─begin_thaw─▶ Untouched   └─freezer─▶ NotFrozen
 //! ```
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::thread::{Builder, JoinHandle};
 
 use crate::sys;
-use azdr_thawd_protocol::{Answer, Cause, Entry, MAX_FILE_SYSTEMS, Outcome, Reply, Request};
+use azdr_thawd_protocol::{Answer, Cause, Entry, MAX_FILE_SYSTEMS, OperationId, Outcome, Reply};
 
-/// What waiting threads are told.
-pub(crate) const GO: u32 = 1;
-pub(crate) const END: u32 = 2;
+/// What waiting thaw threads are told besides any [`Cause`], which sets them off.
+pub(crate) const END: u32 = u32::MAX;
 
 /// Waits are re-checked at least this often, should a wake-up ever be lost.
 pub(crate) const RECHECK_MS: u32 = 1_000;
-/// How long others have to get ready: each wake-up may use up one step.
-const READY_STEPS: u32 = 300;
-const READY_STEP_MS: u32 = 10;
-/// How long the operation's process has to get ready, twice the above and more.
-const ARM_LIMIT_MS: u32 = 10_000;
+/// Small stacks: they are locked memory, and the threads do little more than one ioctl.
+const STACK: usize = 64 * 1024;
+/// How long others have to get ready.
+const READY_LIMIT_MS: u32 = 3_000;
 
 /// A number that processes wait for; a futex word.
 pub(crate) struct Word(AtomicU32);
@@ -62,24 +61,20 @@ impl Word {
         }
     }
 
-    /// Waits until it has been counted up to `value`.
-    pub(crate) fn reach(&self, value: u32) -> io::Result<()> {
-        for _ in 0..READY_STEPS {
-            match self.get() {
-                count if count == value => return Ok(()),
-                count => sys::futex_wait(&self.0, count, READY_STEP_MS),
-            }
-        }
-        Err(io::ErrorKind::TimedOut.into())
+    /// The same, but only for as long as others may take to get ready.
+    pub(crate) fn reach(&self, done: impl Fn(u32) -> bool) -> io::Result<()> {
+        let end_ns = sys::in_ms(READY_LIMIT_MS);
+        self.wait_until(|value| done(value) || sys::monotonic_ns() > end_ns);
+        if done(self.get()) { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
     }
 }
 
 /// One file system.
 pub(crate) struct Slot {
     /// Which one, for a successor that gets its descriptor under another number.
-    pub(crate) device: AtomicU64,
+    device: AtomicU64,
     pub(crate) fd: AtomicI32,
-    pub(crate) level: AtomicU32,
+    pub(crate) level: Word,
     /// The id of the freezer's thread.
     pub(crate) freezer: AtomicI32,
     /// An [`Outcome`].
@@ -127,47 +122,36 @@ fn device_of(root: &File) -> u64 {
 pub(crate) struct Slots {
     /// How many file systems.
     pub(crate) count: Word,
-    /// The freezer's threads that are ready, and the freezer itself.
-    pub(crate) freezers_ready: Word,
-    /// Thaw threads that are ready: the operation's and the supervisor's.
-    pub(crate) thawers_ready: Word,
-    /// Slots of levels below this number may be frozen; set to 1 for the freezer to begin.
-    pub(crate) open_levels: Word,
-    /// Counts slots that the freezer is through with.
+    /// Threads that are ready: the freezer's, with its first one, the operation's and the supervisor's.
+    pub(crate) ready: Word,
+    /// Set to 1 for the freezer to begin; then counts slots that it is through with.
     pub(crate) freeze_progress: Word,
-    /// [`GO`]: start no further FIFREEZE, and thaw.
+    /// A [`Cause`]: start no further FIFREEZE, and thaw.
     pub(crate) thaw: Word,
-    /// [`GO`]: the supervisor's threads thaw. [`END`]: they end.
+    /// The same for the supervisor's threads, which [`END`] ends.
     pub(crate) rescue: Word,
     /// 1: the freezer has been reaped, so no FIFREEZE is in flight.
     pub(crate) freezer_gone: Word,
-    /// 1: the agent has been told ARMED.
-    pub(crate) armed: AtomicU32,
-    /// 1: the operation is over and the agent has been told.
-    pub(crate) finished: AtomicU32,
+    /// The operation's process's [`State`](azdr_thawd_protocol::State): 0 until it has told the agent ARMED,
+    /// and Idle when the operation is over and the agent has been told.
+    pub(crate) phase: Word,
+    /// By when it will do something by itself.
+    pub(crate) due_ns: AtomicU64,
     /// Calls that were answered with EPERM between ARMED and the end.
     pub(crate) refused_calls: AtomicU32,
-    /// A [`Cause`].
-    cause: AtomicU32,
-    /// By when the operation's process will do something by itself.
-    pub(crate) due_ns: AtomicU64,
     slots: [Slot; MAX_FILE_SYSTEMS],
 }
 
 impl Slots {
-    /// Whether a file is of the size of a table.
-    pub(crate) fn fit(found: &Metadata) -> bool {
-        found.is_file() && found.len() == size_of::<Self>() as u64
-    }
-
     /// Empties the table for an operation. No other process or thread may use it.
     pub(crate) fn reset<'a>(&'static self, roots: impl Iterator<Item = (&'a File, u8)>) {
         sys::zero(self);
-        self.due_ns.store(sys::in_ms(ARM_LIMIT_MS), SeqCst);
+        // Twice the operation's process waits for others, and does more.
+        self.due_ns.store(sys::in_ms(3 * READY_LIMIT_MS), SeqCst);
         for (slot, (root, level)) in self.slots.iter().zip(roots) {
             slot.fd.store(root.as_raw_fd(), SeqCst);
             slot.device.store(device_of(root), SeqCst);
-            slot.level.store(level.into(), SeqCst);
+            slot.level.set(level.into());
             self.count.count_up();
         }
     }
@@ -177,21 +161,23 @@ impl Slots {
         self.slots.iter().take(self.count.get() as usize)
     }
 
+    /// A thread for each of them.
+    pub(crate) fn start_threads(
+        &'static self,
+        run: impl Fn(&Slot) + Copy + Send + 'static,
+    ) -> io::Result<Vec<JoinHandle<()>>> {
+        let thread = || Builder::new().stack_size(STACK);
+        self.iter().map(|slot| thread().spawn(move || run(slot))).collect()
+    }
+
     /// Lets no further FIFREEZE start and sets the thaw threads off. Harmless when repeated.
     pub(crate) fn begin_thaw(&self, cause: Cause) {
-        self.cause.store(cause as u32, SeqCst);
         for slot in self.iter() {
             slot.advance(Outcome::Waiting, Outcome::Untouched);
         }
-        self.thaw.set(GO);
+        self.thaw.set(cause as u32);
         // The freezer finds nothing waiting any more, and ends.
-        self.open_levels.set(1);
         self.freeze_progress.count_up();
-    }
-
-    /// True when a thaw has begun.
-    pub(crate) fn is_ending(&self) -> bool {
-        self.cause.load(SeqCst) != Cause::None as u32
     }
 
     /// True when nothing is frozen or in flight any more, nor can be.
@@ -200,15 +186,15 @@ impl Slots {
     }
 
     /// The facts, in the order of the request.
-    pub(crate) fn report(&self, answer: Answer, prepare: &Request) -> Reply {
-        let mut reply = Reply::new(answer, prepare.operation, self.cause.load(SeqCst));
-        reply.hold_limit_ms = prepare.hold_limit_ms;
+    pub(crate) fn report(&self, answer: Answer, id: OperationId, hold_limit_ms: u32) -> Reply {
+        let mut reply = Reply::new(answer, id, self.thaw.get());
+        reply.hold_limit_ms = hold_limit_ms;
         reply.refused_calls = self.refused_calls.load(SeqCst);
         reply.count = self.count.get();
         for (entry, slot) in reply.entries.iter_mut().zip(self.iter()) {
             *entry = Entry {
                 outcome: slot.state.load(SeqCst),
-                level: slot.level.load(SeqCst),
+                level: slot.level.get(),
                 freeze_errno: slot.freeze_errno.load(SeqCst),
                 first_thaw_errno: slot.first_thaw_errno.load(SeqCst),
                 from_ns: slot.from_ns.load(SeqCst),

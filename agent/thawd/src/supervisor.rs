@@ -4,20 +4,21 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::iter::once;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::slice::from_ref;
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread::JoinHandle;
 
 use crate::connection::Connection;
 use crate::operation::{self, POISONED_AFTER_MS};
-use crate::slots::{END, GO, RECHECK_MS, Slots};
-use crate::{parked, sys, thaw};
+use crate::slots::{END, RECHECK_MS, Slots};
+use crate::thaw::{RETRY_MS, thaw_one};
+use crate::{parked, sys};
 use azdr_thawd_protocol::{
     Answer, Ask, Cause, HOLD_LIMIT_RANGE_MS, LEASE_RANGE_MS, MAX_FILE_SYSTEMS, NO_OPERATION,
-    Refusal, Reply, Request, State,
+    OperationId, Refusal, Reply, Request, State,
 };
 
 /// An operation's process that is found so late for its own deadline twice in a row, a second apart, is
@@ -26,13 +27,11 @@ const LATE_NS: u64 = 1_000_000_000;
 
 struct Supervisor {
     connection: Connection,
-    signals: OwnedFd,
     /// The file of the slots' memory.
     table: File,
     slots: &'static Slots,
     /// The last operation's end.
     last: Option<Reply>,
-    stopping: bool,
 }
 
 /// Serves agents at `socket` until SIGTERM; thaws before it returns. The socket must not be on a file
@@ -45,59 +44,37 @@ pub fn run(socket: &Path) -> io::Result<()> {
     std::panic::set_hook(Box::new(|_| sys::exit_now(70)));
     // Held until the last that thaws is gone, and taken before signals are blocked: a restarted
     // supervisor waits here for the operation that a killed one left behind, and can be ended.
-    let lock = lock(socket)?;
-    let signals = sys::signals()?;
+    fs::create_dir_all(socket.parent().unwrap_or(socket))?;
+    let lock = File::create(socket.with_added_extension("lock"))?;
+    if lock.try_lock().is_err() {
+        sys::say(format_args!("another one is at {}: waiting for its end", socket.display()));
+        lock.lock()?;
+    }
     sys::protect_process()?;
-    sys::lock_memory()?;
     if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
         sys::say(format_args!("not protected from the out-of-memory killer: {error}"));
     }
     // A killed predecessor's: this process holds the lock.
     let _ = fs::remove_file(socket);
-    let connection = Connection::new(UnixListener::bind(socket)?, lock);
-    let parked = parked::take();
-    let is_table = |file: &&File| file.metadata().is_ok_and(|found| Slots::fit(&found));
-    let table = match parked.iter().find(is_table) {
-        Some(table) => table.try_clone()?,
-        None => sys::memory_file(size_of::<Slots>())?,
-    };
+    let connection = Connection::new(sys::signals()?, UnixListener::bind(socket)?, lock);
+    let (parked_table, parked_roots) = parked::take();
+    let table = parked_table.map_or_else(sys::memory_file::<Slots>, Ok)?;
     let slots = sys::map_shared(&table)?;
-    let mut supervisor =
-        Supervisor { connection, signals, table, slots, last: None, stopping: false };
-    supervisor.recover(&parked)?;
-    drop(parked);
-    while !supervisor.stopping {
-        supervisor.turn();
+    let mut supervisor = Supervisor { connection, table, slots, last: None };
+    // Ends the operation of predecessors that were killed as a whole (R2).
+    slots.iter().for_each(|slot| slot.find_root(&parked_roots));
+    let threads = slots.start_threads(|slot| thaw_one(slots, slot, &slots.rescue))?;
+    supervisor.succeed(NO_OPERATION, 0, threads);
+    drop(parked_roots);
+    while !supervisor.connection.told {
+        if let (_, Ok(Some((ask, request)))) = supervisor.connection.wait(-1, u32::MAX) {
+            supervisor.answer(ask, &request);
+        }
     }
     fs::remove_file(socket)
 }
 
-fn lock(socket: &Path) -> io::Result<File> {
-    fs::create_dir_all(socket.parent().unwrap_or(socket))?;
-    let lock = File::create(socket.with_added_extension("lock"))?;
-    if lock.try_lock().is_err() {
-        let place = socket.display();
-        sys::say(format_args!("another one is at {place}: waiting for its end"));
-        lock.lock()?;
-    }
-    Ok(lock)
-}
-
 impl Supervisor {
-    /// Waits for one event while nothing is held, and handles it.
-    fn turn(&mut self) {
-        let [ended, message, caller] = self.connection.descriptors();
-        let signals = self.signals.as_raw_fd();
-        let [told, heard @ ..] = sys::poll([signals, ended, message, caller], u32::MAX);
-        if told {
-            self.stopping = true;
-        } else if let Ok(Some((ask, request))) = self.connection.hear(heard) {
-            self.answer(ask, &request);
-        }
-        // What a refused request brought.
-        self.connection.roots.clear();
-    }
-
     fn answer(&mut self, ask: Ask, request: &Request) {
         let id = request.operation;
         let last = self.last.filter(|last| last.operation == id);
@@ -125,50 +102,26 @@ impl Supervisor {
         let roots = std::mem::replace(&mut self.connection.roots, fresh);
         let slots = self.slots;
         slots.reset(roots.iter().zip(prepare.levels));
-        parked::park(once(&self.table).chain(&roots));
-        let process = match sys::fork() {
-            Ok(Some(process)) => process,
-            Ok(None) => {
-                let (connection, signals) = (&mut self.connection, &self.signals);
-                operation::run(slots, &self.table, *prepare, connection, signals)
-            }
-            Err(_) => return self.connection.refuse(prepare.operation, Refusal::NotReady),
-        };
+        parked::park(from_ref(&self.table));
+        parked::park(&roots);
+        let (table, connection) = (&self.table, &mut self.connection);
+        let process = sys::fork(|| operation::run(slots, table, *prepare, connection));
         // The fork made our pages copy-on-write again. Should this fail, the operation's process
         // misses the threads and gives up; those that were started end by themselves.
-        let threads = sys::lock_memory().and_then(|()| thaw::start(slots, &slots.rescue));
-        self.watch(&process);
-        self.succeed(prepare);
-        self.end(threads.unwrap_or_default());
-    }
-
-    /// Ends the operation of predecessors that were killed as a whole, with what they had parked (R2).
-    fn recover(&mut self, parked: &[File]) -> io::Result<()> {
-        self.slots.iter().for_each(|slot| slot.find_root(parked));
-        let threads = thaw::start(self.slots, &self.slots.rescue)?;
-        self.succeed(&Request::new(Ask::Prepare, NO_OPERATION));
-        self.end(threads);
-        Ok(())
-    }
-
-    /// Lets go of everything that an operation needed.
-    fn end(&self, threads: Vec<JoinHandle<()>>) {
-        self.slots.rescue.set(END);
-        for thread in threads {
-            // A thread that panicked has ended the process in the panic hook.
-            let _ = thread.join();
+        let rescue = |slot: &_| thaw_one(slots, slot, &slots.rescue);
+        let threads = sys::lock_memory().and_then(|()| slots.start_threads(rescue));
+        if let Ok(process) = process {
+            self.watch(&process);
         }
-        parked::release();
+        self.succeed(prepare.operation, prepare.hold_limit_ms, threads.unwrap_or_default());
     }
 
     /// Waits until the operation's process has ended, or hangs, which ends it.
     fn watch(&mut self, process: &OwnedFd) {
         let mut late = 0;
         loop {
-            let signals = if self.stopping { -1 } else { self.signals.as_raw_fd() };
-            let [ended, told] = sys::poll([process.as_raw_fd(), signals], RECHECK_MS);
-            if told {
-                self.stopping = true;
+            let [ended, ..] = self.connection.poll([process.as_raw_fd(), -1, -1], RECHECK_MS);
+            if self.connection.told {
                 sys::signal(process, libc::SIGTERM);
             }
             let due = self.slots.due_ns.load(SeqCst).saturating_add(LATE_NS);
@@ -180,13 +133,14 @@ impl Supervisor {
     }
 
     /// Waits until nothing is frozen or in flight, for which it thaws what a process that did not
-    /// finish may have left, and keeps the report.
-    fn succeed(&mut self, prepare: &Request) {
+    /// finish may have left, keeps the report, and lets go of everything that the operation needed.
+    fn succeed(&mut self, id: OperationId, hold_limit_ms: u32, threads: Vec<JoinHandle<()>>) {
         let slots = self.slots;
-        let died = slots.finished.load(SeqCst) == 0;
+        let phase = slots.phase.get();
+        let died = phase != State::Idle as u32;
         if died {
             slots.begin_thaw(Cause::ThawProcessDied);
-            slots.rescue.set(GO);
+            slots.rescue.set(Cause::ThawProcessDied as u32);
         }
         for turn in 0u32.. {
             // The freezer, too, is our child when its parent is gone; a predecessor's has the lock.
@@ -196,15 +150,19 @@ impl Supervisor {
                     break;
                 }
             }
-            if turn == POISONED_AFTER_MS / thaw::RETRY_MS {
-                self.connection.tell_state(prepare.operation, State::Poisoned);
+            if turn == POISONED_AFTER_MS / RETRY_MS {
+                self.connection.tell_state(id, State::Poisoned);
             }
-            sys::pause(thaw::RETRY_MS);
+            sys::pause(RETRY_MS);
         }
-        if slots.armed.load(SeqCst) == 0 {
-            return self.connection.refuse(prepare.operation, Refusal::NotReady);
+        slots.rescue.set(END);
+        // A thread that panicked has ended the process in the panic hook.
+        threads.into_iter().for_each(|thread| _ = thread.join());
+        parked::release();
+        let report = slots.report(Answer::Thawed, id, hold_limit_ms);
+        if phase == 0 {
+            return self.connection.refuse(id, Refusal::NotReady);
         }
-        let report = slots.report(Answer::Thawed, prepare);
         self.last = Some(report);
         if died {
             self.connection.reply(&report);

@@ -11,18 +11,14 @@ use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
-use azdr_thawd_protocol::{MAX_FILE_SYSTEMS, Reply, Request};
+use azdr_thawd_protocol::{MAX_FILE_SYSTEMS, Request};
 
 /// `_IOWR('X', 119, int)` and `_IOWR('X', 120, int)` of linux/fs.h.
 pub(crate) const FIFREEZE: u32 = 0xC004_5877;
 pub(crate) const FITHAW: u32 = 0xC004_5878;
 
-static REFUSED: OnceLock<&'static AtomicU32> = OnceLock::new();
-
-/// From now on counts this process's calls that are answered with EPERM.
-pub(crate) fn count_refusals(counter: &'static AtomicU32) {
-    let _ = REFUSED.set(counter);
-}
+/// What counts this process's calls that are answered with EPERM, once it is set.
+pub(crate) static REFUSED: OnceLock<&'static AtomicU32> = OnceLock::new();
 
 /// Every call's result comes through here.
 fn check(result: impl Into<i64>) -> io::Result<c_int> {
@@ -37,9 +33,11 @@ fn check(result: impl Into<i64>) -> io::Result<c_int> {
     Err(error)
 }
 
-fn own(result: impl Into<i64>) -> io::Result<OwnedFd> {
+/// A descriptor that nobody else here knows of: a call has just created it, or this process was started
+/// with it.
+pub(crate) fn own(result: impl Into<i64>) -> io::Result<OwnedFd> {
     let fd = check(result)?;
-    // SAFETY: the call that returned this descriptor has just created it for us alone.
+    // SAFETY: as the caller has promised; a bad one only fails whenever it is used.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -86,16 +84,21 @@ pub(crate) fn pause(ms: u32) {
     futex_wait(&AtomicU32::new(0), 0, ms);
 }
 
-/// `size` bytes of zeros in memory, as a file on no file system.
-pub(crate) fn memory_file(size: usize) -> io::Result<File> {
+/// A `T` of zeros in memory, as a file on no file system.
+pub(crate) fn memory_file<T>() -> io::Result<File> {
     // SAFETY: the name is a string that ends with a zero.
     let file = own(unsafe { libc::memfd_create(c"azdr-thawd".as_ptr(), libc::MFD_CLOEXEC) })?;
     let file = File::from(file);
-    file.set_len(size as u64)?;
+    file.set_len(size_of::<T>() as u64)?;
     Ok(file)
 }
 
-/// A [`memory_file`] of the size of a `T` as memory that is shared with children, and with whoever maps
+/// Whether this is a [`memory_file`] of a `T`, or might be.
+pub(crate) fn fits<T>(file: &File) -> bool {
+    file.metadata().is_ok_and(|found| found.is_file() && found.len() == size_of::<T>() as u64)
+}
+
+/// A [`memory_file`] of a `T` as memory that is shared with children, and with whoever maps
 /// the file; never unmapped.
 ///
 /// `T` must be made of atomics of integers only, for which any bytes are a value.
@@ -123,7 +126,7 @@ pub(crate) fn lock_memory() -> io::Result<()> {
     check(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) }).map(drop)
 }
 
-/// No core file, which would be written to a frozen file system; files of ours are private; children
+/// Locked memory; no core file, which would be written to a frozen file system; files of ours are private; children
 /// of a child that died become ours.
 pub(crate) fn protect_process() -> io::Result<()> {
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -134,19 +137,19 @@ pub(crate) fn protect_process() -> io::Result<()> {
         libc::mallopt(libc::M_ARENA_MAX, 1);
         libc::umask(0o077);
         check(libc::setrlimit(libc::RLIMIT_CORE, &none))?;
-        check(libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1)).map(drop)
+        check(libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1))?;
     }
+    lock_memory()
 }
 
 /// Blocks every signal in this thread and all it starts. The result is readable once SIGTERM or
 /// SIGINT has come to the process that polls it; it is never read, so that it stays so.
 pub(crate) fn signals() -> io::Result<OwnedFd> {
-    // SAFETY: both sets are initialised before they are read.
+    // SAFETY: both sets are empty, which is a value, before they are read or written.
     unsafe {
         let (mut all, mut end) = (mem::zeroed(), mem::zeroed());
         libc::sigfillset(&mut all);
         check(libc::pthread_sigmask(libc::SIG_SETMASK, &all, ptr::null_mut()))?;
-        libc::sigemptyset(&mut end);
         libc::sigaddset(&mut end, libc::SIGTERM);
         libc::sigaddset(&mut end, libc::SIGINT);
         own(libc::signalfd(-1, &end, libc::SFD_CLOEXEC))
@@ -163,16 +166,19 @@ pub(crate) fn poll<const N: usize>(fds: [RawFd; N], limit_ms: u32) -> [bool; N] 
     if matches!(ready, Ok(1..)) { polled.map(|p| p.revents != 0) } else { [false; N] }
 }
 
-/// Forks. `None` in the child, and in its parent a pidfd, which becomes readable when the child and all
-/// its threads have ended. The caller must be the process's only thread, so that the child may
-/// allocate.
-pub(crate) fn fork() -> io::Result<Option<OwnedFd>> {
+/// Forks a child that does `body` and ends. Returns a pidfd, which becomes readable when the child and all
+/// its threads have ended. The caller must be the process's only thread, so that the child may allocate.
+pub(crate) fn fork(body: impl FnOnce() -> io::Result<()>) -> io::Result<OwnedFd> {
     // SAFETY: with one thread there are no locks that another thread could hold for ever.
-    match check(unsafe { libc::fork() })? {
-        0 => Ok(None),
-        // SAFETY: no memory is passed. Nobody could watch a child without it.
-        pid => pidfd(pid).map(Some).inspect_err(|_| _ = unsafe { libc::kill(pid, libc::SIGKILL) }),
+    let pid = check(unsafe { libc::fork() })?;
+    if pid == 0 {
+        if let Err(error) = body() {
+            say(format_args!("not ready to freeze: {error}"));
+        }
+        exit_now(0)
     }
+    // SAFETY: no memory is passed. Nobody could watch a child without it.
+    pidfd(pid).inspect_err(|_| _ = unsafe { libc::kill(pid, libc::SIGKILL) })
 }
 
 /// This thread's id.
@@ -225,14 +231,12 @@ pub(crate) fn signal(process: &OwnedFd, signal: c_int) {
 
 /// Reaps the children that have ended; true when there are none left.
 pub(crate) fn childless() -> bool {
-    loop {
+    let mut reaped = Ok(1);
+    while let Ok(1..) = reaped {
         // SAFETY: no status is asked for.
-        match check(unsafe { libc::waitpid(-1, ptr::null_mut(), libc::WNOHANG) }) {
-            Ok(0) => return false,
-            Ok(_) => {}
-            Err(error) => return error.raw_os_error() == Some(libc::ECHILD),
-        }
+        reaped = check(unsafe { libc::waitpid(-1, ptr::null_mut(), libc::WNOHANG) });
     }
+    reaped.is_err_and(|error| error.raw_os_error() == Some(libc::ECHILD))
 }
 
 /// Installs a seccomp filter in all threads of this process.
@@ -260,43 +264,38 @@ pub(crate) fn peer(socket: &impl AsRawFd) -> io::Result<(libc::uid_t, OwnedFd)> 
     Ok((peer.uid, pidfd(peer.pid)?))
 }
 
-/// Sends without waiting.
-pub(crate) fn send(socket: &impl AsRawFd, reply: &Reply) -> io::Result<()> {
-    let (from, flags) = (ptr::from_ref(reply).cast(), libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT);
-    // SAFETY: the message is as long as said, and has no padding.
-    let sent = unsafe { libc::send(socket.as_raw_fd(), from, size_of::<Reply>(), flags) };
-    check(sent as i64).map(drop)
+/// Descriptors as they go with a message, in the layout of 64-bit machines.
+#[repr(C)]
+struct Control {
+    header: libc::cmsghdr,
+    fds: [RawFd; MAX_FILE_SYSTEMS],
 }
 
-/// Sends words and descriptors as one message.
-pub(crate) fn send_descriptors(
-    socket: &impl AsRawFd,
-    words: &str,
-    fds: &[RawFd],
-) -> io::Result<()> {
-    let size = size_of_val(fds) as u32;
-    // Words, for a `cmsghdr` must be aligned. SAFETY: only arithmetic.
-    let mut control = vec![0u64; unsafe { libc::CMSG_SPACE(size) } as usize / 8];
-    let (iov_base, iov_len) = (words.as_ptr().cast_mut().cast(), words.len());
+/// The header of a message, to be used while `part` and `control` are alive.
+fn message(part: &mut libc::iovec, control: &mut Control, control_len: usize) -> libc::msghdr {
+    // SAFETY: numbers and pointers only, for which zeros are a value.
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
+    (header.msg_iov, header.msg_iovlen) = (part, 1);
+    header.msg_control = ptr::from_mut(control).cast();
+    header.msg_controllen = control_len as _;
+    header
+}
+
+/// Sends what has no padding, and at most [`MAX_FILE_SYSTEMS`] descriptors. `flags`: MSG_DONTWAIT or 0.
+pub(crate) fn send<T: ?Sized>(to: RawFd, words: &T, fds: &[RawFd], flags: c_int) -> io::Result<()> {
+    let fds = fds.get(..MAX_FILE_SYSTEMS).unwrap_or(fds);
+    // SAFETY: integers only, for which zeros are a value.
+    let mut control: Control = unsafe { mem::zeroed() };
+    let control_len = size_of_val(&control.header) + size_of_val(fds);
+    control.header.cmsg_len = control_len as _;
+    (control.header.cmsg_level, control.header.cmsg_type) = (libc::SOL_SOCKET, libc::SCM_RIGHTS);
+    control.fds.iter_mut().zip(fds).for_each(|(to, fd)| *to = *fd);
+    let (iov_base, iov_len) = (ptr::from_ref(words).cast_mut().cast(), size_of_val(words));
     let mut part = libc::iovec { iov_base, iov_len };
-    // SAFETY: all pointers are to live buffers of the lengths given, and the words are only read.
-    unsafe {
-        let mut header: libc::msghdr = mem::zeroed();
-        (header.msg_iov, header.msg_iovlen) = (&raw mut part, 1);
-        header.msg_control = control.as_mut_ptr().cast();
-        header.msg_controllen = size_of_val(control.as_slice()) as _;
-        let control = libc::CMSG_FIRSTHDR(&header);
-        ((*control).cmsg_level, (*control).cmsg_type) = (libc::SOL_SOCKET, libc::SCM_RIGHTS);
-        (*control).cmsg_len = libc::CMSG_LEN(size) as _;
-        ptr::copy_nonoverlapping(fds.as_ptr().cast(), libc::CMSG_DATA(control), size as usize);
-        check(libc::sendmsg(socket.as_raw_fd(), &header, libc::MSG_NOSIGNAL) as i64).map(drop)
-    }
-}
-
-/// A descriptor that this process was started with, and that nobody else here knows of.
-pub(crate) fn adopt(fd: RawFd) -> File {
-    // SAFETY: as the caller has promised; a bad one only fails whenever it is used.
-    unsafe { File::from_raw_fd(fd) }
+    let header = message(&mut part, &mut control, control_len);
+    // SAFETY: all pointers are to live buffers of the lengths given, which are only read.
+    let sent = unsafe { libc::sendmsg(to, &header, flags | libc::MSG_NOSIGNAL) };
+    check(sent as i64).map(drop)
 }
 
 /// Receives without waiting, and appends the descriptors that came along to `fds`; those over the
@@ -305,28 +304,16 @@ pub(crate) fn adopt(fd: RawFd) -> File {
 /// # Errors
 /// The other side is gone, or sent something of another length.
 pub(crate) fn receive(socket: &impl AsRawFd, fds: &mut Vec<File>) -> io::Result<Request> {
-    // SAFETY: only arithmetic.
-    const CONTROL: usize = unsafe { libc::CMSG_SPACE(4 * MAX_FILE_SYSTEMS as u32) } as usize;
-    // Words, for a `cmsghdr` must be aligned.
-    let mut control = [0u64; CONTROL / 8];
-    // SAFETY: all pointers are to live buffers of the lengths given, and any bytes make a request;
-    // the kernel fills in whole control messages, and each descriptor in them is new and ours.
-    unsafe {
-        let (mut request, mut header): (Request, libc::msghdr) = (mem::zeroed(), mem::zeroed());
-        let (iov_base, iov_len) = ((&raw mut request).cast(), size_of_val(&request));
-        let mut part = libc::iovec { iov_base, iov_len };
-        (header.msg_iov, header.msg_iovlen) = (&raw mut part, 1);
-        header.msg_control = control.as_mut_ptr().cast();
-        header.msg_controllen = CONTROL as _;
-        let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
-        let len = check(libc::recvmsg(socket.as_raw_fd(), &mut header, flags) as i64)?;
-        let control = libc::CMSG_FIRSTHDR(&header);
-        if !control.is_null() && (*control).cmsg_type == libc::SCM_RIGHTS {
-            let size = (*control).cmsg_len as usize - libc::CMSG_LEN(0) as usize;
-            let data = libc::CMSG_DATA(control).cast::<RawFd>();
-            let fd = |index| File::from_raw_fd(ptr::read_unaligned(data.add(index)));
-            fds.extend((0..size / size_of::<RawFd>()).map(fd));
-        }
-        if len as usize == iov_len { Ok(request) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
-    }
+    // SAFETY: integers only, for which zeros, and whatever comes, are a value.
+    let (mut request, mut control): (Request, Control) = unsafe { mem::zeroed() };
+    control.fds = [-1; MAX_FILE_SYSTEMS];
+    let (iov_base, iov_len) = ((&raw mut request).cast(), size_of_val(&request));
+    let mut part = libc::iovec { iov_base, iov_len };
+    let mut header = message(&mut part, &mut control, size_of::<Control>());
+    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+    // SAFETY: all pointers are to live buffers of the lengths given.
+    let len = check(unsafe { libc::recvmsg(socket.as_raw_fd(), &mut header, flags) } as i64)?;
+    let came = control.fds.into_iter().take_while(|fd| *fd >= 0);
+    fds.extend(came.filter_map(|fd| own(fd).ok()).map(File::from));
+    if len as usize == iov_len { Ok(request) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }

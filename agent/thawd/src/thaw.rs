@@ -13,11 +13,8 @@
 //!   outstanding: somebody else thawed, or a thread that was killed before it could say so. So does
 //!   EBADF, of a successor that was not given the descriptor. Any other error is retried for ever.
 
-use std::io;
 use std::sync::atomic::Ordering::SeqCst;
-use std::thread::{Builder, JoinHandle};
 
-use crate::freezer::STACK;
 use crate::slots::{END, Slot, Slots, Word};
 use crate::sys::{self, thread_is_gone};
 use azdr_thawd_protocol::Outcome::{self, Frozen, InFlight, Thawed, ThawedByOther};
@@ -26,24 +23,15 @@ pub(crate) const RETRY_MS: u32 = 2;
 /// How long a level waits for those above it, in steps of a millisecond.
 const LEVEL_WAIT_STEPS: u32 = 20;
 
-/// Starts the thaw threads, which act when `signal` is set and end when it says END.
-pub(crate) fn start(
-    slots: &'static Slots,
-    signal: &'static Word,
-) -> io::Result<Vec<JoinHandle<()>>> {
-    let thread = || Builder::new().stack_size(STACK);
-    slots.iter().map(|slot| thread().spawn(move || thaw_one(slots, slot, signal))).collect()
-}
-
-fn thaw_one(slots: &Slots, slot: &Slot, signal: &Word) {
-    slots.thawers_ready.count_up();
+/// The body of a thaw thread, which acts when `signal` is set and ends when it says END.
+pub(crate) fn thaw_one(slots: &Slots, slot: &Slot, signal: &Word) {
+    slots.ready.count_up();
     signal.wait_until(|signal| signal != 0);
     if signal.get() != END {
         wait_for_higher_levels(slots, slot);
+        // Who is gone does not change the state any more: it is read again then.
+        let gone = || slots.freezer_gone.get() == 1 || thread_is_gone(slot.freezer.load(SeqCst));
         while !slot.is_over() {
-            // Who is gone does not change the state any more: it is read again then.
-            let gone =
-                || slots.freezer_gone.get() == 1 || thread_is_gone(slot.freezer.load(SeqCst));
             match slot.state() {
                 Frozen => thaw(slot, Frozen),
                 InFlight if gone() && slot.state() == InFlight => thaw(slot, InFlight),
@@ -70,11 +58,7 @@ fn thaw(slot: &Slot, state: Outcome) {
 }
 
 fn wait_for_higher_levels(slots: &Slots, slot: &Slot) {
-    let level = slot.level.load(SeqCst);
-    let not_awaited = |other: &Slot| other.level.load(SeqCst) <= level || other.is_over();
-    for _ in 0..LEVEL_WAIT_STEPS {
-        if !slots.iter().all(not_awaited) {
-            sys::pause(1);
-        }
-    }
+    let awaited = |other: &Slot| other.level.get() > slot.level.get() && !other.is_over();
+    let steps = (0..LEVEL_WAIT_STEPS).take_while(|_| slots.iter().any(awaited));
+    steps.for_each(|_| sys::pause(1));
 }

@@ -23,6 +23,7 @@ pub mod show;
 mod ssh_login;
 mod stranger;
 mod systemd;
+mod systemd_kill;
 mod wal_and_data;
 
 use std::path::PathBuf;
@@ -103,7 +104,7 @@ pub const ALL: &[Case] = &[
 ];
 
 /// Every case of the full Debian guest.
-pub const ON_DEBIAN: &[Case] = &[systemd::CASE, postgresql::CASE];
+pub const ON_DEBIAN: &[Case] = &[systemd::CASE, systemd_kill::CASE, postgresql::CASE];
 
 /// The case of a name in a catalogue.
 ///

@@ -1,10 +1,10 @@
-//! The thaw process stays small enough to be read in one sitting, depends on libc and the plain data of
-//! its messages only (R1), and has no
-//! clock but the one that nobody can set (R7).
+//! The thaw process, with its messages, stays small enough to be read in one sitting, depends on libc
+//! and the plain data of those messages only (R1), and has no clock but the one that nobody can set (R7).
 
 use std::fs;
 
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+const PROTOCOL_SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../thawd-protocol/src");
 const MANIFEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
 const PROTOCOL_MANIFEST: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../thawd-protocol/Cargo.toml");
@@ -15,10 +15,15 @@ fn code_lines(text: &str) -> usize {
     product.filter(|line| !line.is_empty() && !line.starts_with("//")).count()
 }
 
+/// Both crates that the privileged process is made of: what moves from one to the other still counts.
 pub(crate) fn it_has_fewer_than_a_thousand_lines_of_code() {
-    let files = fs::read_dir(SOURCES).unwrap().map(|file| file.unwrap().path());
-    let lines: usize = files.map(|file| code_lines(&fs::read_to_string(file).unwrap())).sum();
-    assert!((100..1_000).contains(&lines), "{lines} lines");
+    let [own, messages] = [SOURCES, PROTOCOL_SOURCES].map(|folder| {
+        let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+        files.map(|file| code_lines(&fs::read_to_string(file).unwrap())).sum::<usize>()
+    });
+    println!("{own} lines of its own and {messages} of its messages");
+    assert!(own > 500 && messages > 50, "{own}, {messages}: counted wrongly");
+    assert!(own + messages < 1_000, "{own} + {messages} lines");
 }
 
 /// The lines of a manifest's dependencies, of which there are no other kinds.

@@ -50,7 +50,7 @@ fn every_thread_is_behind_a_filter_while_armed_and_frozen() {
 }
 
 const COMMON: &[&str] = &["futex", "clock_gettime", "exit_group", "restart_syscall", "ioctl"];
-const OPERATION: &[&str] = &["ppoll", "recvmsg", "sendto", "wait4"];
+const OPERATION: &[&str] = &["ppoll", "recvmsg", "sendmsg", "wait4"];
 const SUPERVISOR: &[&str] = &["ppoll", "futex", "wait4", "restart_syscall"];
 
 fn only_the_allowed_calls_are_made_between_armed_and_thawed() {
@@ -79,7 +79,7 @@ fn only_the_allowed_calls_are_made_between_armed_and_thawed() {
     let text = std::fs::read_to_string(&trace).unwrap();
     let calls: Vec<(u32, &str, &str)> = text.lines().filter_map(call).collect();
     // The replies ARMED, FROZEN and THAWED are the first messages sent.
-    let sent: Vec<usize> = (0..calls.len()).filter(|at| calls[*at].1 == "sendto").collect();
+    let sent: Vec<usize> = (0..calls.len()).filter(|at| calls[*at].1 == "sendmsg").collect();
     let [armed, _frozen, thawed, ..] = sent.as_slice() else { panic!("{sent:?}\n{text}") };
     let window = &calls[*armed..=*thawed];
     for (thread, call, line) in window {
