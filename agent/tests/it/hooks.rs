@@ -616,7 +616,11 @@ async fn a_broken_hold_is_aborted() {
 async fn azures_scripts_are_run_under_our_rules() {
     let hooks = Hooks::new();
     let (pre, post) = (hooks.path("pre.sh"), hooks.path("post.sh"));
-    hooks.script(&pre, "#!/bin/sh\necho \"pre $# $1\" >> FOLDER/log; exec sh FOLDER/more\n");
+    let called = "echo \"$0 in $(pwd)\" > FOLDER/called";
+    hooks.script(
+        &pre,
+        &format!("#!/bin/sh\necho \"pre $# $1\" >> FOLDER/log; {called}; exec sh FOLDER/more\n"),
+    );
     hooks.script(&post, "#!/bin/sh\necho \"post $# $1\" >> FOLDER/log\n");
     fs::write(hooks.path("more"), "exit 0").unwrap();
     let config = hooks.path("VMSnapshotScriptPluginConfig.json");
@@ -637,6 +641,8 @@ async fn azures_scripts_are_run_under_our_rules() {
     assert_eq!(hooks.log(), ["10-own pre op-1", "pre 2 a", "post 1 c", "10-own post op-1"]);
     assert!(reply.hooks_succeeded, "{reply:?}");
     assert_eq!(reply.hooks[1].name, "azure-scripts");
+    // docs/hooks.md says so, to those who look for files beside a script.
+    assert_eq!(hooks.text("called"), "/proc/self/fd/5 in /\n");
     // Late: killed, not left running as Azure's runner does; its post-script is its abort.
     fs::write(hooks.path("more"), "echo $$ > ${0%more}pid; exec sleep 600").unwrap();
     let late = scene.refused("op-2").await;
