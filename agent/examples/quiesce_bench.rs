@@ -281,7 +281,7 @@ impl Bench {
 
     async fn flush(&self, disks: &[Disk]) -> Result<f64> {
         let roots = disks.iter().map(Disk::root).collect::<Result<Vec<_>>>()?;
-        let spent = presync(&self.env, &self.blocking, &roots).await?;
+        let spent = presync(&self.env, &self.blocking, &roots).await?.spent;
         Ok(spent.as_secs_f64() * 1e3)
     }
 

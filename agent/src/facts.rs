@@ -10,17 +10,25 @@ use azdr_proto::agent::{
 use azdr_thawd_client::{Cause, Entry, Outcome, Report};
 
 use crate::canary::Sight;
+use crate::presync::Presync;
 use crate::survey::{Covered, Survey};
 
 const THAW_PROCESS_DIED: &str =
     "azdr-thawd's process for this operation died; its other one thawed";
 
 /// One line per covered file system.
-pub(crate) fn file_system_reports(report: &Report, survey: &Survey) -> Vec<FileSystemReport> {
+pub(crate) fn file_system_reports(
+    report: &Report,
+    survey: &Survey,
+    presync: &Presync,
+) -> Vec<FileSystemReport> {
     let lines = survey.covered.iter().zip(report.entries());
     lines
         .map(|(covered, entry)| match entry.outcome {
-            Outcome::Frozen => covered.report(FileSystemState::Frozen, String::new()),
+            Outcome::Frozen => {
+                let note = presync.over_limit(&covered.mount_point.to_string_lossy());
+                covered.report(FileSystemState::Frozen, note.unwrap_or_default().to_owned())
+            }
             _ => covered.report(FileSystemState::Failed, outcome_in_words(entry)),
         })
         .collect()
@@ -62,6 +70,7 @@ pub(crate) fn why_not_frozen(report: &Report) -> String {
 pub(crate) fn thaw_reply(
     report: &Report,
     survey: &Survey,
+    presync: &Presync,
     sights: &[Sight],
     asked_ns: u64,
     wall: WallTime,
@@ -72,13 +81,19 @@ pub(crate) fn thaw_reply(
         wall.unix_ms().saturating_sub_unsigned(ago_ms)
     };
     let sight_of = |index: usize| sights.get(index).copied().unwrap_or_default();
-    let doubt = |index: usize, entry: &Entry| match entry.outcome {
-        // Of a freeze that ended otherwise, the cause says enough.
-        Outcome::Thawed if report.cause == Cause::Command && !sights.is_empty() => {
-            sight_of(index).doubt(entry.frozen_ns, asked_ns)
-        }
-        Outcome::Thawed => None,
-        _ => Some(outcome_in_words(entry)),
+    let doubt = |index: usize, covered: &Covered, entry: &Entry| {
+        let seen = match entry.outcome {
+            // Of a freeze that ended otherwise, the cause says enough.
+            Outcome::Thawed if report.cause == Cause::Command && !sights.is_empty() => {
+                sight_of(index).doubt(entry.frozen_ns, asked_ns)
+            }
+            Outcome::Thawed => None,
+            _ => Some(outcome_in_words(entry)),
+        };
+        // However well it was frozen: what applications have written may be missing.
+        let unwritten = presync.failure(&covered.mount_point.to_string_lossy());
+        let doubts: Vec<String> = unwritten.into_iter().chain(seen).collect();
+        (!doubts.is_empty()).then(|| doubts.join("; "))
     };
     let window = |(index, (covered, entry)): (usize, (&Covered, &Entry))| FileSystemWindow {
         mount_point: covered.mount_point.to_string_lossy().into_owned(),
@@ -90,7 +105,7 @@ pub(crate) fn thaw_reply(
         canary_blocked: sight_of(index).blocked_ns > 0,
         canary_released_ns: sight_of(index).released_ns,
         canary_released_by_thaw: sight_of(index).released_by_thaw(asked_ns),
-        reason: doubt(index, entry).unwrap_or_default(),
+        reason: doubt(index, covered, entry).unwrap_or_default(),
     };
     let lines = || survey.covered.iter().zip(report.entries()).enumerate();
     let mut reply = ThawReply {
@@ -103,7 +118,7 @@ pub(crate) fn thaw_reply(
         ..ThawReply::default()
     };
     for (index, (covered, entry)) in lines().filter(|(_, (_, e))| e.outcome == Outcome::Thawed) {
-        if let Some(doubt) = doubt(index, entry) {
+        if let Some(doubt) = doubt(index, covered, entry) {
             spoil(&mut reply, &format!("{}: {doubt}", covered.mount_point.display()));
         }
     }

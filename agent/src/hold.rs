@@ -35,7 +35,7 @@ use crate::conditions::obstacles;
 use crate::facts;
 use crate::mount_watch::MountWatch;
 use crate::mounts::Device;
-use crate::presync::presync;
+use crate::presync::{Presync, presync};
 use crate::quiesce::{Command, Ended, View};
 use crate::safe_freeze_lock::{self, SafeFreezeLock};
 use crate::survey::{Survey, survey};
@@ -63,7 +63,7 @@ pub(crate) struct Prepared {
     id: OperationId,
     lease: Duration,
     hold_limit: Duration,
-    presync_ms: u32,
+    presync: Presync,
     survey: Survey,
     witnesses: Vec<Witness>,
     mount_watch: MountWatch,
@@ -104,7 +104,7 @@ pub(crate) async fn prepare(agent: &Agent, freeze: &Freeze) -> Result<Prepared, 
         .iter()
         .map(|covered| (covered.mount_point.to_string_lossy().into_owned(), covered.root.clone()))
         .collect();
-    let spent = presync(&agent.env, &agent.blocking, &roots).await.map_err(|e| e.to_string())?;
+    let presync = presync(&agent.env, &agent.blocking, &roots).await.map_err(|e| e.to_string())?;
     let witnesses = write_witnesses(agent, freeze, &found).await?;
     let canaries = start_canaries(&found).await?;
     let mut levels = [0; MAX_FILE_SYSTEMS];
@@ -119,7 +119,7 @@ pub(crate) async fn prepare(agent: &Agent, freeze: &Freeze) -> Result<Prepared, 
         id,
         lease: Duration::from_millis(lease_ms.into()),
         hold_limit: Duration::from_millis(hold_limit_ms.into()),
-        presync_ms: u32::try_from(spent.as_millis()).unwrap_or(u32::MAX),
+        presync,
         survey: found,
         witnesses,
         mount_watch,
@@ -408,8 +408,8 @@ impl Hold<'_> {
         let mut thaw = match end {
             End::Thawed(report) => {
                 let wall = self.agent.env.clock.wall();
-                let survey = &self.prepared.survey;
-                facts::thaw_reply(report, survey, sights, self.asked_ns, wall)
+                let (survey, presync) = (&self.prepared.survey, &self.prepared.presync);
+                facts::thaw_reply(report, survey, presync, sights, self.asked_ns, wall)
             }
             End::WithoutThawd(results) => facts::thaw_reply_without_thawd(self.id(), results),
         };
@@ -465,9 +465,9 @@ impl Hold<'_> {
         reason: String,
         report: Option<&Report>,
     ) -> FreezeReply {
-        let survey = &self.prepared.survey;
+        let (survey, presync) = (&self.prepared.survey, &self.prepared.presync);
         let mut file_systems: Vec<FileSystemReport> = match report {
-            Some(report) => facts::file_system_reports(report, survey),
+            Some(report) => facts::file_system_reports(report, survey, presync),
             None => survey
                 .covered
                 .iter()
@@ -480,7 +480,7 @@ impl Hold<'_> {
             outcome: outcome.into(),
             reason,
             file_systems,
-            presync_ms: self.prepared.presync_ms,
+            presync_ms: u32::try_from(presync.spent.as_millis()).unwrap_or(u32::MAX),
             freeze_ms: report.map_or(0, Report::freeze_ms),
             witnesses: self.prepared.witnesses.clone(),
             ..FreezeReply::default()

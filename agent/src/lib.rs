@@ -8,7 +8,8 @@
 //! - [`enroll`]: how it gets its first certificate.
 //! - [`run`]: the daemon's outer loop: connect, hold a session, back off, again. `session` is one
 //!   session; [`restored`] decides through which of the controller's two doors it goes, and what
-//!   becomes of a certificate that is issued there. `renewal` asks for certificates.
+//!   becomes of a certificate that is issued there. `renewal` asks for certificates. `remembered` is what a
+//!   session in the window begins with.
 //! - [`quiesce`]: the actor behind Freeze and Thaw, independent of sessions. `hold` is one operation;
 //!   `facts` puts its result into the interface's words. Before the window: [`conditions`] (whether
 //!   now), [`mounts`] in all [`namespaces`] (what there is), [`stack`] and `disks` (on what it lies),
@@ -48,6 +49,7 @@ pub mod preflight;
 pub mod presync;
 pub mod processes;
 pub mod quiesce;
+mod remembered;
 mod renewal;
 pub mod restored;
 pub mod ring_log;

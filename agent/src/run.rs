@@ -1,23 +1,25 @@
 //! The daemon's outer loop: find out who we are, connect, hold a session, back off, again.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use azdr_env::Ids;
-use azdr_identity::{ClientIdentity, ConnectError, connect_mutual};
+use azdr_identity::{ClientIdentity, ConnectError, ConnectOptions, connect_mutual_over};
 use tonic::Code;
 
 use crate::Agent;
-use crate::identity_store::{self, StoreError};
+use crate::identity_store::{self, StoreError, StoredIdentity};
 use crate::quiesce::Quiesce;
+use crate::remembered::Remembered;
 use crate::restored::{Door, door};
 use crate::session::{End, Session};
-use crate::vm_id;
+use crate::vm_id::{self, VmId};
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How long a thaw may take before this process ends anyway; the thaw process then goes on alone.
-const THAW_LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const THAW_LIMIT: Duration = Duration::from_secs(5);
 const LOAD_LIMIT: Duration = Duration::from_secs(10);
 
 /// Serves the controller until `shutdown`; thaws before it returns.
@@ -34,9 +36,11 @@ pub async fn run(agent: &Agent, shutdown: impl Future<Output = ()>) {
 async fn connect_for_ever(agent: &Agent, quiesce: &Quiesce) {
     let mut pause = Backoff::default();
     let mut for_this_run = None;
+    let remembered = Arc::new(Remembered::new(quiesce));
     loop {
-        match connect(agent, quiesce, for_this_run.as_ref()).await {
+        match connect(agent, quiesce, &remembered, for_this_run.as_ref()).await {
             Ok(End::NewIdentity) => {
+                remembered.forget_identity();
                 tracing::info!("a new certificate is in use");
                 for_this_run = None;
                 pause = Backoff::default();
@@ -79,17 +83,22 @@ enum NoSession {
 async fn connect(
     agent: &Agent,
     quiesce: &Quiesce,
+    remembered: &Arc<Remembered>,
     for_this_run: Option<&ClientIdentity>,
 ) -> Result<End, NoSession> {
-    let state_dir = agent.config.state_dir.clone();
-    let load = move || identity_store::load(&state_dir);
-    let stored = agent.blocking.run("loading of the identity", LOAD_LIMIT, load).await??;
-    let vm = vm_id::read(&agent.config.instance_metadata_url).await?;
+    let (stored, vm) = remembered.who(who(agent)).await?;
     let first = door(&stored, &vm);
     // What was issued for a run of a restored machine is not for the protected door.
     let identity = for_this_run.filter(|_| first == Door::Restored).unwrap_or(&stored.identity);
-    let channel = connect_mutual(&agent.config.controller, identity).await?;
-    let mut session = Session { agent, quiesce, vm: &vm, stored: &stored, identity, door: first };
+    let dialled = remembered.clone();
+    let dial = move |name: String| {
+        let dialled = dialled.clone();
+        async move { dialled.dial(&name).await }
+    };
+    let (address, options) = (&agent.config.controller, ConnectOptions::default());
+    let channel = connect_mutual_over(address, identity, &options, dial).await?;
+    let mut session =
+        Session { agent, quiesce, remembered, vm: &vm, stored: &stored, identity, door: first };
     match session.hold(channel.clone()).await {
         Err(status) if first == Door::Protected && status.code() == Code::FailedPrecondition => {
             tracing::warn!(reason = status.message(), "trying as a restored machine");
@@ -98,6 +107,14 @@ async fn connect(
         }
         other => other.map_err(NoSession::Refused),
     }
+}
+
+/// Reads who this machine is.
+async fn who(agent: &Agent) -> Result<(StoredIdentity, VmId), NoSession> {
+    let state_dir = agent.config.state_dir.clone();
+    let load = move || identity_store::load(&state_dir);
+    let stored = agent.blocking.run("loading of the identity", LOAD_LIMIT, load).await??;
+    Ok((stored, vm_id::read(&agent.config.instance_metadata_url).await?))
 }
 
 /// Pauses that double up to a minute, each cut at random, so that agents do not come in step.

@@ -23,6 +23,7 @@ use tonic::{Status, Streaming};
 
 use crate::identity_store::{self, StoredIdentity};
 use crate::quiesce::{Command, Quiesce, nothing_held, refused};
+use crate::remembered::Remembered;
 use crate::renewal::Renewal;
 use crate::restored::{Door, Granted, granted};
 use crate::vm_id::VmId;
@@ -41,6 +42,7 @@ const PREFLIGHT_EVERY: Duration = Duration::from_secs(24 * 3600);
 pub(crate) struct Session<'a> {
     pub(crate) agent: &'a Agent,
     pub(crate) quiesce: &'a Quiesce,
+    pub(crate) remembered: &'a Remembered,
     pub(crate) vm: &'a VmId,
     pub(crate) stored: &'a StoredIdentity,
     /// The stored identity, or the one issued for a run.
@@ -93,6 +95,7 @@ impl Session<'_> {
         Ok(response?.into_inner())
     }
 
+    /// While something is held it is made of memory and /proc alone (N8).
     async fn hello(&self) -> Hello {
         let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         Hello {
@@ -102,10 +105,10 @@ impl Session<'_> {
             agent_version: VERSION.to_owned(),
             hostname: hostname.trim().to_owned(),
             uptime_secs: health::uptime_secs(),
-            witnesses: health::witnesses(self.agent).await,
+            witnesses: self.remembered.witnesses(health::witnesses(self.agent)).await,
             can_freeze: self.thawd_answers().await,
             hooks_limit_ms: self.hooks_limit().await,
-            ssh_host_keys: self.ssh_host_keys().await,
+            ssh_host_keys: self.remembered.ssh_host_keys(self.ssh_host_keys()).await,
         }
     }
 

@@ -1,5 +1,7 @@
 //! What is recorded is what was proved (I4), and what is not proved is put back (I6).
 
+use std::collections::BTreeMap;
+
 use azdr_controller::store::{PointRow, RunRow, RunState};
 use azdr_controller::workflows::{self, prune, replicate, restore_in_place};
 use azdr_domain::consistency::Consistency;
@@ -7,7 +9,7 @@ use azdr_domain::policy::{ConsistencyDemand, PolicyChange};
 use azdr_domain::recovery_point::ProofLevel;
 use serde_json::Value;
 
-use crate::agents::Behaviour;
+use crate::agents::{Behaviour, NOTE};
 use crate::cases::{back_up, take};
 use crate::cloud::Cloud;
 use crate::life::{Bench, Life, db};
@@ -68,6 +70,9 @@ async fn application_is_recorded_only_when_the_hooks_are_known_to_have_ended_wel
         let seen = bench.store().capture(&points[0].operation_id).await.unwrap().unwrap();
         assert_eq!(seen.hooks.len(), told, "{behaviour:?}: {seen:?}");
         assert_eq!(seen.unbroken, Some(true), "{behaviour:?}");
+        let notes = seen.file_systems.iter().map(|f| (f.mount_point.as_str(), f.note.as_str()));
+        let expected = BTreeMap::from([("/", ""), ("/data", NOTE)]);
+        assert_eq!(notes.collect::<BTreeMap<_, _>>(), expected, "of no weight: {behaviour:?}");
     }
 }
 

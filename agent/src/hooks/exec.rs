@@ -4,7 +4,8 @@
 //! gets: standard input from /dev/null, standard output and error into the given pipe, descriptors 3 and
 //! 4 if it holds something, and nothing else that is open here; a session (so a process group) and, if
 //! one is given, a cgroup of its own; an environment of `PATH` and `LC_ALL`; the directory `/`; umask
-//! 077; no core file (it might land on a file system that is about to be frozen).
+//! 077; no core file (it might land on a file system that is about to be frozen); and none of the protection
+//! from the out-of-memory killer that the agent's unit has.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -132,6 +133,7 @@ fn become_program(fds: &Fds, argv: &[CString]) -> io::Error {
             return io::Error::last_os_error();
         }
         libc::umask(0o077);
+        be_no_more_spared_than_others();
         if leave_identity(fds.identity) < 0 {
             return io::Error::last_os_error();
         }
@@ -151,6 +153,25 @@ fn become_program(fds: &Fds, argv: &[CString]) -> io::Error {
         libc::execve(PROGRAM_PATH.as_ptr(), arguments.as_ptr(), environment.as_ptr());
     }
     io::Error::last_os_error()
+}
+
+/// Lets the kernel's out-of-memory killer take this process like any other: it, and what it leaves running,
+/// must not be spared at others' cost as the agent is. That can always be given up; where /proc is not to be
+/// written to, a program that runs is worth more than one that does not.
+///
+/// # Safety
+/// Only system calls; may be called between fork and exec, and only in a process whose memory is its own: the
+/// kernel gives those who share it the same.
+unsafe fn be_no_more_spared_than_others() {
+    let flags = libc::O_WRONLY | libc::O_CLOEXEC;
+    // SAFETY: the texts are live and terminated.
+    unsafe {
+        let score = libc::open(c"/proc/self/oom_score_adj".as_ptr(), flags);
+        if score >= 0 {
+            libc::write(score, c"0".as_ptr().cast(), 1);
+            libc::close(score);
+        }
+    }
 }
 
 /// Copies this process's line of /proc to `to`: who it is stays known, should the agent die now.

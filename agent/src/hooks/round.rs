@@ -321,3 +321,21 @@ fn result(live: &Live) -> HookResult {
         problem: live.problem.clone().unwrap_or_default(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::installed::MAX_HOOKS;
+    use super::super::settings::TOTAL_RANGE_SECS;
+    use super::*;
+
+    #[test]
+    fn systemd_kills_no_hook_that_keeps_the_limits_that_may_be_configured() {
+        let unit = include_str!("../../../deploy/systemd/azdr-agent.service");
+        let given = unit.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")).unwrap();
+        let given = Duration::from_secs(given.parse().unwrap());
+        let hooks = Duration::from_secs(*TOTAL_RANGE_SECS.end()) + BEYOND * MAX_HOOKS as u32;
+        let longest = crate::run::THAW_LIMIT + hooks;
+        assert!(given >= longest, "{given:?} of {longest:?}");
+        assert!(given < longest + Duration::from_secs(60), "an agent that hangs is waited for");
+    }
+}

@@ -1,6 +1,7 @@
-//! File systems with much that is not written yet, and writers that never stop: how long they are held up.
+//! File systems with much that is not written yet, and writers that never stop: how long they are held up;
+//! and what cannot be written at all.
 
-use std::fs::File;
+use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -11,11 +12,12 @@ use std::time::Duration;
 use azdr_thawd_client::monotonic_ns;
 
 use crate::freeze::{freeze, freeze_reply, scene_of};
-use crate::loop_mount::LoopMount;
+use crate::loop_mount::{LoopMount, SmallDisk};
 
 crate::tests! {
     a_writer_is_held_up_for_the_window_that_is_told_and_no_longer: ["mkfs.ext4"],
     a_writer_faster_than_the_disk_does_not_hold_up_the_freeze: ["mkfs.ext4"],
+    data_that_its_disk_does_not_take_spoils_the_freeze: ["mkfs.ext4", "fallocate"],
 }
 
 /// What is written and not on the disk when a freeze begins.
@@ -126,4 +128,48 @@ async fn a_writer_faster_than_the_disk_does_not_hold_up_the_freeze() {
     assert!(reply.window_ms < 10_000, "{reply:?}");
     scene.mounts[0].assert_writable();
     drop(stream);
+}
+
+/// The disk's FIFREEZE and everything else go well: only what an application has written is lost.
+async fn data_that_its_disk_does_not_take_spoils_the_freeze() {
+    const BLOCK: usize = 4096;
+    const BLOCKS: usize = 1024;
+    let disk = SmallDisk::new("80M");
+    // Inode tables that are zeroed later would give the disk room again.
+    let mkfs = ["mkfs.ext4", "-q", "-F", "-b", "4096", "-E", "lazy_itable_init=0"];
+    let mounts = vec![LoopMount::new(disk.path(), "disk", "64M", &mkfs)];
+    let (image, file) = (disk.path().join("disk.img"), mounts[0].path().join("file"));
+    fs::write(&file, vec![0x5a; BLOCK * BLOCKS]).unwrap();
+    File::open(&file).unwrap().sync_all().unwrap();
+    // Room for all of the file system but this file's blocks.
+    let fallocate = |args: &[&str]| {
+        let done = std::process::Command::new("fallocate").args(args).arg(&image).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+    };
+    fallocate(&["--length", "64M"]);
+    let mut punched = 0;
+    for (n, block) in fs::read(&image).unwrap().chunks(BLOCK).enumerate() {
+        if block.iter().all(|byte| *byte == 0x5a) {
+            let (offset, len) = ((n * BLOCK).to_string(), BLOCK.to_string());
+            fallocate(&["--punch-hole", "--offset", &offset, "--length", &len]);
+            punched += 1;
+        }
+    }
+    assert_eq!(punched, BLOCKS);
+    disk.fill();
+    let mut scene = scene_of(tempfile::tempdir().unwrap(), mounts).await;
+    let place = scene.mounts[0].path().to_str().unwrap().to_owned();
+    let mut file = OpenOptions::new().write(true).open(&file).unwrap();
+    file.write_all(&vec![0xa5; BLOCK * BLOCKS]).unwrap();
+    drop(file);
+    scene.frozen("op-1", 3_000, 10_000).await;
+    let reply = scene.thawed("op-1").await;
+    let words = "its data could not be written out before the freeze";
+    assert!(!reply.unbroken && reply.reason.contains(&format!("{place}: {words}")), "{reply:?}");
+    let [window] = &reply.windows[..] else { panic!("{reply:?}") };
+    assert!(window.reason.contains(words) && window.first_thaw_succeeded, "{reply:?}");
+    scene.mounts[0].assert_writable();
+    // What is lost was told once, and is not held against what is written now.
+    let next = scene.whole("op-2").await;
+    assert!(next.unbroken, "{next:?}");
 }

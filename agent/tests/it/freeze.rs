@@ -19,6 +19,7 @@ crate::tests! {
     xfs_and_ext4_are_held_together: ["mkfs.ext4", "mkfs.xfs"],
     a_lease_that_is_not_renewed_is_told_when_asked: ["mkfs.ext4"],
     a_session_lost_while_frozen_ends_with_the_lease_and_the_result_is_kept: ["mkfs.ext4"],
+    a_session_opened_while_frozen_looks_at_nothing_that_may_hang: ["mkfs.ext4"],
     repetitions_and_strangers_are_told_apart: ["mkfs.ext4"],
     the_agent_thaws_when_all_of_the_thaw_process_is_killed: ["mkfs.ext4"],
     the_thaw_process_thaws_when_its_operation_is_killed: ["mkfs.ext4"],
@@ -224,6 +225,34 @@ async fn a_session_lost_while_frozen_ends_with_the_lease_and_the_result_is_kept(
     let reply = thaw_reply(&mut scene.session).await;
     assert_eq!(reply.cause(), ThawCause::LeaseExpired);
     assert_eq!(reply.operation_id, "op-1");
+}
+
+/// Whatever it would look at says something else now: that it is known shows that it was not looked at.
+async fn a_session_opened_while_frozen_looks_at_nothing_that_may_hang() {
+    let mut scene = scene(1).await;
+    scene.frozen("op-1", 10_000, 25_000).await;
+    let first = scene.session.hello.clone();
+    let (state, away) = (scene.machine.path("state"), scene.machine.path("away"));
+    std::fs::rename(&state, &away).unwrap();
+    scene.machine.becomes("00000000-0000-4000-8000-000000000001");
+    drop(scene.session);
+    scene.session = scene.controller.protected().await;
+    let again = &scene.session.hello;
+    assert_eq!(again.vm_id, first.vm_id);
+    assert_eq!(again.witnesses, [], "those of op-1 are on the disk");
+    assert_eq!(again.ssh_host_keys, first.ssh_host_keys);
+    assert!(again.can_freeze);
+    beat_in(&mut scene.session, QuiesceState::Frozen).await;
+    let reply = scene.thawed("op-1").await;
+    assert!(reply.unbroken && reply.cause() == ThawCause::Command, "{reply:?}");
+    scene.mounts[0].assert_writable();
+    // Idle again, it looks.
+    std::fs::rename(&away, &state).unwrap();
+    beat_in(&mut scene.session, QuiesceState::Idle).await;
+    scene.machine.becomes(crate::machine::VM_ID);
+    drop(scene.session);
+    scene.session = scene.controller.protected().await;
+    assert_eq!(scene.session.hello.witnesses.len(), 1);
 }
 
 async fn repetitions_and_strangers_are_told_apart() {

@@ -19,6 +19,7 @@ use crate::loop_mount::{LoopMount, wait_for};
 crate::tests! {
     hooks_run_before_the_freeze_and_in_reverse_after_the_thaw: ["mkfs.ext4"],
     a_hook_runs_in_a_clean_place: ["mkfs.ext4"],
+    a_hook_is_not_spared_by_the_out_of_memory_killer_as_the_agent_is: ["mkfs.ext4"],
     ten_megabytes_of_output_hold_nobody_up: ["mkfs.ext4"],
     a_daemon_that_a_hook_leaves_behind_is_seen_and_not_waited_for: ["mkfs.ext4", "setsid"],
     a_late_hook_is_killed_with_all_that_it_started: ["mkfs.ext4", "setsid"],
@@ -191,6 +192,20 @@ async fn a_hook_runs_in_a_clean_place() {
     let fds = hooks.text("fds");
     assert!(!fds.lines().any(|fd| fd == "3" || fd == "4"), "{fds}");
     assert!(fds.lines().count() <= 6, "{fds}");
+}
+
+async fn a_hook_is_not_spared_by_the_out_of_memory_killer_as_the_agent_is() {
+    let hooks = Hooks::new();
+    hooks.install("10-look", "oneshot", "cat /proc/self/oom_score_adj > FOLDER/$1");
+    let mut scene = hooks.scene("").await;
+    let score = format!("/proc/{}/oom_score_adj", scene.agent.id());
+    // As the unit has it; any other value where only CAP_SYS_RESOURCE is missing for that.
+    fs::write(&score, "-900").or_else(|_| fs::write(&score, "300")).unwrap();
+    let given = fs::read_to_string(&score).unwrap();
+    assert!(["-900\n", "300\n"].contains(&given.as_str()), "{given}");
+    scene.whole("op-1").await;
+    assert_eq!((hooks.text("pre"), hooks.text("post")), ("0\n".into(), "0\n".into()));
+    assert_eq!(fs::read_to_string(&score).unwrap(), given, "the agent keeps its own");
 }
 
 async fn ten_megabytes_of_output_hold_nobody_up() {
@@ -601,7 +616,11 @@ async fn a_broken_hold_is_aborted() {
 async fn azures_scripts_are_run_under_our_rules() {
     let hooks = Hooks::new();
     let (pre, post) = (hooks.path("pre.sh"), hooks.path("post.sh"));
-    hooks.script(&pre, "#!/bin/sh\necho \"pre $# $1\" >> FOLDER/log; exec sh FOLDER/more\n");
+    let called = "echo \"$0 in $(pwd)\" > FOLDER/called";
+    hooks.script(
+        &pre,
+        &format!("#!/bin/sh\necho \"pre $# $1\" >> FOLDER/log; {called}; exec sh FOLDER/more\n"),
+    );
     hooks.script(&post, "#!/bin/sh\necho \"post $# $1\" >> FOLDER/log\n");
     fs::write(hooks.path("more"), "exit 0").unwrap();
     let config = hooks.path("VMSnapshotScriptPluginConfig.json");
@@ -622,6 +641,8 @@ async fn azures_scripts_are_run_under_our_rules() {
     assert_eq!(hooks.log(), ["10-own pre op-1", "pre 2 a", "post 1 c", "10-own post op-1"]);
     assert!(reply.hooks_succeeded, "{reply:?}");
     assert_eq!(reply.hooks[1].name, "azure-scripts");
+    // docs/hooks.md says so, to those who look for files beside a script.
+    assert_eq!(hooks.text("called"), "/proc/self/fd/5 in /\n");
     // Late: killed, not left running as Azure's runner does; its post-script is its abort.
     fs::write(hooks.path("more"), "echo $$ > ${0%more}pid; exec sleep 600").unwrap();
     let late = scene.refused("op-2").await;

@@ -60,6 +60,47 @@ fn run(program: &str, args: &[&str]) -> bool {
     Command::new(program).args(args).output().is_ok_and(|output| output.status.success())
 }
 
+/// A disk, in memory, that has only so much room. Dropping it unmounts it, after all that is on it.
+pub(crate) struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    pub(crate) fn new(size: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let options = format!("size={size}");
+        let place = folder.path().to_str().unwrap();
+        assert!(run("mount", &["-t", "tmpfs", "-o", &options, "none", place]), "mount failed");
+        Self(folder)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Takes all room that is left.
+    pub(crate) fn fill(&self) {
+        let mut file = File::create(self.path().join("rest")).unwrap();
+        let full = std::iter::repeat_with(|| file.write_all(&[0; 4096])).find_map(Result::err);
+        assert_eq!(full.unwrap().kind(), std::io::ErrorKind::StorageFull);
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let path = self.path().to_str().unwrap_or_default();
+        // A loop device lets go of its file a moment after its file system is unmounted.
+        let gone = (0..200).any(|_| {
+            run("umount", &[path]) || {
+                #[expect(clippy::disallowed_methods, reason = "polls the kernel")]
+                std::thread::sleep(Duration::from_millis(10));
+                false
+            }
+        });
+        if !gone {
+            run("umount", &["-l", path]);
+        }
+    }
+}
+
 /// A mounted file system in an image file. Dropping it thaws, unmounts and removes it.
 pub(crate) struct LoopMount {
     path: PathBuf,

@@ -96,14 +96,13 @@ impl Slot {
         self.state.compare_exchange(from as u32, to as u32, SeqCst, SeqCst).is_ok()
     }
 
-    /// For a process that took over the table: finds the descriptor among those it was given.
-    pub(crate) fn find_root(&self, files: &[File]) {
+    /// For a process that took over the table: finds the descriptor among those it was given. Answers the
+    /// device if it may be frozen and nobody kept it open; to be told when nothing is frozen any more.
+    pub(crate) fn find_root(&self, files: &[File]) -> Option<u64> {
         let device = self.device.load(SeqCst);
         let root = files.iter().find(|file| device_of(file) == device);
         self.fd.store(root.map_or(-1, AsRawFd::as_raw_fd), SeqCst);
-        if root.is_none() && !self.is_over() {
-            sys::say(format_args!("device {device:#x} may be frozen, and nobody kept it open"));
-        }
+        (root.is_none() && !self.is_over()).then_some(device)
     }
 
     /// True when nothing more will be done here.

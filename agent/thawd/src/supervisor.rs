@@ -51,9 +51,7 @@ pub fn run(socket: &Path) -> io::Result<()> {
         lock.lock()?;
     }
     sys::protect_process()?;
-    if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
-        sys::say(format_args!("not protected from the out-of-memory killer: {error}"));
-    }
+    let spared = fs::write("/proc/self/oom_score_adj", "-1000");
     // A killed predecessor's: this process holds the lock.
     let _ = fs::remove_file(socket);
     let connection = Connection::new(sys::signals()?, UnixListener::bind(socket)?, lock);
@@ -62,10 +60,17 @@ pub fn run(socket: &Path) -> io::Result<()> {
     let slots = sys::map_shared(&table)?;
     let mut supervisor = Supervisor { connection, table, slots, last: None };
     // Ends the operation of predecessors that were killed as a whole (R2).
-    slots.iter().for_each(|slot| slot.find_root(&parked_roots));
+    let lost: Vec<u64> = slots.iter().filter_map(|slot| slot.find_root(&parked_roots)).collect();
     let threads = slots.start_threads(|slot| thaw_one(slots, slot, &slots.rescue))?;
     supervisor.succeed(NO_OPERATION, 0, threads);
     drop(parked_roots);
+    // Not earlier: whoever reads this may be waiting for one of those file systems.
+    if let Err(error) = spared {
+        sys::say(format_args!("not protected from the out-of-memory killer: {error}"));
+    }
+    for device in lost {
+        sys::say(format_args!("device {device:#x} may be frozen, and nobody kept it open"));
+    }
     while !supervisor.connection.told {
         if let (_, Ok(Some((ask, request)))) = supervisor.connection.wait(-1, u32::MAX) {
             supervisor.answer(ask, &request);

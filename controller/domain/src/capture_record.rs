@@ -172,6 +172,9 @@ pub struct FileSystemFreeze {
     /// Why the agent does not count it as frozen throughout; empty: it does.
     #[serde(default)]
     pub reason: String,
+    /// What is worth knowing of its freeze and takes nothing from its level, in the agent's words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
 }
 
 /// A process that touches a file as soon as everything is frozen: proof that it was, until the thaw.
@@ -270,6 +273,7 @@ mod tests {
             device: "8:1".into(),
             canary: Some(sight),
             reason: String::new(),
+            note: "late".into(),
         };
         let record = |file_systems: Vec<FileSystemFreeze>| CaptureRecord {
             file_systems,

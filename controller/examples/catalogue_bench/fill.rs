@@ -327,6 +327,7 @@ fn capture(description: &VmDescription, at: WallTime, dice: &mut Dice) -> Captur
             released_by_thaw: true,
         }),
         reason: String::new(),
+        note: String::new(),
     };
     let mut witness = |n: usize| WitnessRecord {
         digest: format!("{:064x}", dice.below(u64::MAX)),

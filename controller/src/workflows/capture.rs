@@ -285,6 +285,9 @@ fn file_system(window: &FileSystemWindow, frozen: &[FileSystemReport]) -> FileSy
             released_by_thaw: window.canary_released_by_thaw,
         }),
         reason: window.reason.clone(),
+        note: (report.filter(|r| r.state() == FileSystemState::Frozen))
+            .map(|r| r.reason.clone())
+            .unwrap_or_default(),
     }
 }
 

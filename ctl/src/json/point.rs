@@ -105,6 +105,7 @@ fn file_system_freeze(m: &FileSystemFreeze) -> Value {
         "canary_released_by_thaw": m.canary_released_by_thaw,
         "level": names::consistency(m.level),
         "reason": text(&m.reason),
+        "note": text(&m.note),
     })
 }
 

@@ -413,6 +413,7 @@ pub(crate) fn point_details() -> PointDetails {
         canary_released_by_thaw: Some(true),
         level: Consistency::Filesystem as i32,
         reason: String::new(),
+        note: String::new(),
     };
     let run = |verb: HookVerb, end: &str, code, output: &str| HookRun {
         verb: verb as i32,

@@ -3,9 +3,10 @@
 //! starts the thaw process with it, as sd_listen_fds(3) has it.
 
 use std::fs::remove_file;
+use std::io::{ErrorKind, Read, Write};
 use std::mem::zeroed;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,6 +26,7 @@ crate::tests! {
     a_freeze_in_flight_outlives_all_and_is_thawed_by_the_successor: ["mkfs.ext4"],
     a_successor_of_an_armed_operation_thaws_nothing: ["mkfs.ext4", "fsfreeze"],
     a_successor_leaves_what_somebody_else_froze: ["mkfs.ext4", "fsfreeze"],
+    a_successor_that_nobody_listens_to_thaws_first_and_speaks_afterwards: ["mkfs.ext4"],
     a_successor_that_is_killed_as_well_has_a_successor: ["mkfs.ext4"],
     a_successor_waits_for_an_operation_that_lives: ["mkfs.ext4"],
     nothing_stays_parked_after_an_operation: ["mkfs.ext4"],
@@ -88,6 +90,12 @@ impl ServiceManager {
 
     /// Starts the service, or starts it again.
     fn start(&mut self, folder: &Path) -> Thawd {
+        let command = self.command(folder);
+        Thawd::spawn(command, folder.join("thawd.sock"))
+    }
+
+    /// The service with what is kept for it.
+    fn command(&mut self, folder: &Path) -> Command {
         self.listen();
         // Beyond the numbers that they will have.
         let passed: Vec<OwnedFd> = self.kept.iter().map(|fd| beyond(fd, 200)).collect();
@@ -96,17 +104,15 @@ impl ServiceManager {
             .args(["-c", "LISTEN_PID=$$ exec \"$@\"", "sh", env!("CARGO_BIN_EXE_azdr-thawd")])
             .env("NOTIFY_SOCKET", &self.path)
             .env("LISTEN_FDS", passed.len().to_string());
-        let socket = folder.join("thawd.sock");
-        command.arg("--socket").arg(&socket);
-        let numbers: Vec<RawFd> = passed.iter().map(AsRawFd::as_raw_fd).collect();
+        command.arg("--socket").arg(folder.join("thawd.sock"));
         // SAFETY: dup2 may be called between fork and exec.
         unsafe {
             command.pre_exec(move || {
-                numbers.iter().zip(3..).for_each(|(fd, to)| _ = libc::dup2(*fd, to));
+                passed.iter().zip(3..).for_each(|(fd, to)| _ = libc::dup2(fd.as_raw_fd(), to));
                 Ok(())
             });
         }
-        Thawd::spawn(command, socket)
+        command
     }
 }
 
@@ -272,6 +278,41 @@ fn a_successor_leaves_what_somebody_else_froze() {
         assert!(!mount.thaw(), "left frozen");
     }
     drop((dirty, writer, scene));
+}
+
+/// What it has to say is that one descriptor is gone; standard error is the journal's socket, full because
+/// its reader waits for what is frozen.
+fn a_successor_that_nobody_listens_to_thaws_first_and_speaks_afterwards() {
+    let mut scene = Scene::new(2);
+    let writers: Vec<_> = scene.mounts.iter().map(|mount| Writer::start(mount.path())).collect();
+    let client = scene.thawd.client();
+    frozen(&client, hold("op-1", 10_000, 25_000, &[0, 0]), &roots(&scene.mounts));
+    assert_eq!(scene.manager.listen(), 3, "the table and two roots");
+    scene.kill_the_thaw_process();
+    drop(client);
+    drop(scene.manager.kept.remove(1));
+    let (mut journal, mut told) = UnixStream::pair().unwrap();
+    told.set_nonblocking(true).unwrap();
+    let full = std::iter::repeat_with(|| told.write(&[b'\n'; 4096])).find_map(Result::err);
+    assert_eq!(full.unwrap().kind(), ErrorKind::WouldBlock);
+    told.set_nonblocking(false).unwrap();
+    let mut command = scene.manager.command(scene.folder.path());
+    command.stderr(OwnedFd::from(told));
+    scene.thawd = Thawd::spawn(command, scene.folder.path().join("thawd.sock"));
+    writers[1].assert_goes_on(SOON);
+    // It is read at last.
+    journal.set_read_timeout(Some(SOON)).unwrap();
+    let mut words = String::new();
+    while !words.contains("may be frozen, and nobody kept it open") {
+        let mut part = [0; 4096];
+        let len = journal.read(&mut part).unwrap();
+        assert!(len > 0, "{}", words.trim());
+        words.push_str(std::str::from_utf8(&part[..len]).unwrap());
+    }
+    writers[0].assert_blocked();
+    assert!(scene.mounts[0].thaw(), "nobody could");
+    drop(writers);
+    scene.assert_thawed_and_released();
 }
 
 /// Its FITHAW waits for somebody else's freeze of the file system below, and is killed there.

@@ -128,6 +128,7 @@ fn capture(record: &azdr_domain::CaptureRecord) -> api::CaptureRecord {
         canary_released_by_thaw: f.canary.map(|canary| canary.released_by_thaw),
         level: f.level().map_or(api::Consistency::Unspecified, convert::consistency).into(),
         reason: f.level().and(f.doubt()).unwrap_or_default().to_owned(),
+        note: f.note.clone(),
     };
     let not_frozen =
         |f: &azdr_domain::capture_record::FileSystemNotFrozen| api::FileSystemNotFrozen {

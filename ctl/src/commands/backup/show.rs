@@ -136,16 +136,20 @@ fn file_systems(record: &CaptureRecord) -> String {
     let mut table = Table::default();
     for f in &record.file_systems {
         let level = names::consistency(f.level).unwrap_or_default();
+        let worth = match (f.reason.as_str(), f.thawed_by_agent) {
+            ("", true) => level,
+            ("", false) => "thawed by somebody else".to_owned(),
+            (reason, _) => format!("{level}: {reason}"),
+        };
         table.row([
             f.mount_point.clone(),
             f.file_system_type.clone(),
             format!("frozen for {} ms", f.frozen_ms),
             format!("from {}", second(f.frozen_from_unix_ms)),
             canary(f),
-            match (f.reason.as_str(), f.thawed_by_agent) {
-                ("", true) => level,
-                ("", false) => "thawed by somebody else".to_owned(),
-                (reason, _) => format!("{level}: {reason}"),
+            match f.note.as_str() {
+                "" => worth,
+                note => format!("{worth}; note: {note}"),
             },
         ]);
     }
@@ -335,5 +339,19 @@ mod tests {
         let record = CaptureRecord { file_systems: vec![freeze], ..CaptureRecord::default() };
         let text = file_systems(&record);
         assert!(text.contains("crash: somebody else thawed it"), "{text}");
+    }
+
+    #[test]
+    fn a_note_is_shown_beside_the_level() {
+        let freeze = FileSystemFreeze {
+            mount_point: "/data".into(),
+            thawed_by_agent: true,
+            level: Consistency::Filesystem.into(),
+            note: "its data was late".into(),
+            ..FileSystemFreeze::default()
+        };
+        let record = CaptureRecord { file_systems: vec![freeze], ..CaptureRecord::default() };
+        let text = file_systems(&record);
+        assert!(text.contains("filesystem; note: its data was late"), "{text}");
     }
 }
