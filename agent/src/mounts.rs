@@ -15,6 +15,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use azdr_proto::agent::Disk;
+
 /// What is frozen. Others need a look at how they behave first (R10).
 const ALLOWED: &[&str] = &["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs"];
 /// Through directories of these a path can be walked without waiting for anybody else.
@@ -291,6 +293,8 @@ pub struct Skipped {
     pub mount: Mount,
     /// Why not, in words.
     pub reason: &'static str,
+    /// All disks that it lies on; `None`: they are not known, or nobody has looked.
+    pub disks: Option<Vec<Disk>>,
 }
 
 /// What a freeze covers.
@@ -332,7 +336,7 @@ pub fn what_is_there(mounts: &[Mount], choice: &Choice) -> Coverage {
     for (device, mounts_of_device) in by_device {
         let Some(first) = mounts_of_device.first() else { continue };
         let mut skip = |reason| {
-            coverage.skipped.push(Skipped { mount: (*first).clone(), reason });
+            coverage.skipped.push(Skipped { mount: (*first).clone(), reason, disks: None });
         };
         if !choice.allows(&first.file_system_type) {
             if first.may_be_on_a_disk() {

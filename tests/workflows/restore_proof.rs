@@ -83,7 +83,7 @@ async fn the_capture_notes_what_every_file_system_must_show() {
     let point = two_points(&bench, &life, Behaviour::Well).await;
     let noted = bench.store().capture(&point.operation_id).await.unwrap().unwrap().witnesses;
     let places: Vec<_> = noted.iter().map(|w| (&*w.mount_point, &*w.disk)).collect();
-    assert_eq!(places, [("/", "os"), ("/data", "lun 0")]);
+    assert_eq!(places, [("/", "os"), ("/data", "lun 3")]);
     assert!(noted.iter().all(|w| w.digest.len() == 64 && w.vm_id.len() == 36), "{noted:?}");
 }
 
@@ -108,17 +108,17 @@ async fn disks_that_do_not_belong_together_are_named_and_prove_nothing() {
         (
             Behaviour::OlderDataDisk,
             "wrong_witness",
-            "/data (lun 0) shows the witness of db-backup-",
+            "/data (lun 3) shows the witness of db-backup-",
         ),
         (Behaviour::OlderDataDisk, "wrong_witness", "which is older"),
         (
             Behaviour::ForeignDataDisk,
             "wrong_witness",
-            "/data (lun 0) shows the witness of another VM",
+            "/data (lun 3) shows the witness of another VM",
         ),
         (Behaviour::CopiedWitness, "wrong_witness", "copy of another file system's witness"),
-        (Behaviour::AlteredWitness, "wrong_witness", "/data (lun 0) shows an altered witness"),
-        (Behaviour::NoDataDisk, "unhealthy", "/data (lun 0) shows no witness"),
+        (Behaviour::AlteredWitness, "wrong_witness", "/data (lun 3) shows an altered witness"),
+        (Behaviour::NoDataDisk, "unhealthy", "/data (lun 3) shows no witness"),
     ] {
         let bench = Bench::new();
         let life = bench.life().await;
@@ -232,7 +232,7 @@ async fn the_check_of_an_application_decides_over_the_proof() {
 async fn a_restore_in_place_turns_back_from_mixed_disks_and_keeps_a_machine_that_is_not_well() {
     for (behaviour, state, doubt) in [
         (Behaviour::OlderDataDisk, RunState::Failed, ""),
-        (Behaviour::NoDataDisk, RunState::Succeeded, "/data (lun 0) shows no witness"),
+        (Behaviour::NoDataDisk, RunState::Succeeded, "/data (lun 3) shows no witness"),
         (Behaviour::Says("free-space:/", FactState::Fail), RunState::Succeeded, "free-space:/"),
         (Behaviour::Well, RunState::Succeeded, ""),
     ] {

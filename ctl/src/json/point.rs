@@ -105,6 +105,7 @@ fn file_system_freeze(m: &FileSystemFreeze) -> Value {
         "canary_released_by_thaw": m.canary_released_by_thaw,
         "level": names::consistency(m.level),
         "reason": text(&m.reason),
+        "disks": m.disks,
     })
 }
 
@@ -114,6 +115,7 @@ fn file_system_not_frozen(m: &FileSystemNotFrozen) -> Value {
         "file_system_type": m.file_system_type,
         "device": m.device,
         "reason": m.reason,
+        "disks": m.disks,
     })
 }
 
