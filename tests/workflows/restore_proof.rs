@@ -101,6 +101,44 @@ async fn a_drill_whose_every_disk_shows_the_point_and_that_is_well_proves_it() {
     assert!(names.contains("witness:/data") && names.contains("free-space:/"), "{names}");
 }
 
+/// A disk of which nothing was frozen can be any disk: the machine is well and right as far as it can be told,
+/// and the point is not proved.
+#[tokio::test(start_paused = true)]
+async fn a_disk_without_a_witness_is_named_and_keeps_the_point_unproved() {
+    let bench = Bench::new();
+    let life = bench.life().await;
+    let behaviour = Behaviour::LeavesOutData;
+    let point = two_points_of(&bench, &life, behaviour, behaviour).await;
+    let (row, point) = drill(&life, &point).await;
+    assert_eq!(row.state, RunState::Succeeded, "{:?}", row.error);
+    assert_eq!(point.proof().0, ProofLevel::Unproved);
+    assert!(!point.proof_failed(), "nothing speaks against it");
+    let result = &row.result.unwrap()["dr_test"];
+    assert_eq!(not_passed(result), ["witness:lun 3"]);
+    let evidence = result["evidence"].as_array().unwrap();
+    let fact = evidence.iter().find(|f| f["name"] == "witness:lun 3").unwrap();
+    assert_eq!((&fact["state"], &fact["required"]), (&"unknown".into(), &true.into()), "{fact}");
+
+    let (row, point) = restore(&bench, &life, &point).await;
+    assert_eq!(row.state, RunState::Succeeded, "{:?}", row.error);
+    let unconfirmed = row.result.unwrap()["restore"]["unconfirmed"].as_str().unwrap().to_owned();
+    assert!(unconfirmed.contains("witness:lun 3: no file system of this disk"), "{unconfirmed}");
+    assert_eq!(point.proof().0, ProofLevel::Unproved);
+}
+
+/// An agent that does not recognise its disks has witnesses on all of them all the same.
+#[tokio::test(start_paused = true)]
+async fn disks_that_the_agent_does_not_recognise_do_not_withhold_the_proof() {
+    let bench = Bench::new();
+    let life = bench.life().await;
+    let behaviour = Behaviour::KnowsNoDisks;
+    let point = two_points_of(&bench, &life, behaviour, behaviour).await;
+    let (row, point) = drill(&life, &point).await;
+    assert_eq!(row.state, RunState::Succeeded, "{:?}", row.error);
+    assert_eq!(point.proof().0, ProofLevel::Booted);
+    assert_eq!(not_passed(&row.result.unwrap()["dr_test"]), ["witness:lun 3"]);
+}
+
 /// Hard test 21: restored disk 2 from an older point, a witness copied from another VM, and likes of it.
 #[tokio::test(start_paused = true)]
 async fn disks_that_do_not_belong_together_are_named_and_prove_nothing() {
