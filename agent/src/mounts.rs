@@ -15,6 +15,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use azdr_proto::agent::Disk;
+
 /// What is frozen. Others need a look at how they behave first (R10).
 const ALLOWED: &[&str] = &["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs"];
 /// Through directories of these a path can be walked without waiting for anybody else.
@@ -23,6 +25,63 @@ const LOCAL: &[&str] = &[
     "overlay", "proc", "ramfs", "reiserfs", "rootfs", "squashfs", "sysfs", "tmpfs", "udf", "vfat",
     "zfs",
 ];
+/// On no disk of this machine: the kernel's own accounts, memory, and other machines. What is of none of
+/// these types is named when it is not frozen, so that a type that nobody has thought of is seen.
+const NO_DISK: &[&str] = &[
+    "9p",
+    "afs",
+    "autofs",
+    "bdev",
+    "binder",
+    "binfmt_misc",
+    "bpf",
+    "ceph",
+    "cgroup",
+    "cgroup2",
+    "cifs",
+    "coda",
+    "configfs",
+    "cpuset",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "dlm",
+    "efivarfs",
+    "functionfs",
+    "fusectl",
+    "gfs2meta",
+    "glusterfs",
+    "hugetlbfs",
+    "lustre",
+    "mqueue",
+    "ncpfs",
+    "nfs",
+    "nfs4",
+    "nfsd",
+    "nsfs",
+    "ocfs2_dlmfs",
+    "pipefs",
+    "proc",
+    "pstore",
+    "ramfs",
+    "resctrl",
+    "rootfs",
+    "rpc_pipefs",
+    "securityfs",
+    "selinuxfs",
+    "smackfs",
+    "smb3",
+    "smbfs",
+    "sockfs",
+    "sysfs",
+    "tmpfs",
+    "tracefs",
+    "usbfs",
+    "virtiofs",
+    "xenfs",
+];
+/// They keep what is theirs in folders of other file systems, which are judged by themselves.
+const STACKED: &[&str] = &["aufs", "ecryptfs", "overlay", "shiftfs"];
 /// What is mounted here is frozen last: whoever logs can do so for as long as possible.
 const LAST: &[&str] = &["/", "/var", "/var/log"];
 
@@ -120,6 +179,16 @@ impl Mount {
     /// True where its mount point is a path as people mean it: not in a container.
     pub(crate) fn is_plain(&self) -> bool {
         matches!(self.seen, Seen::Here | Seen::Init)
+    }
+
+    /// False for what has nothing of its own on a disk here. Many that have do not name a device: the
+    /// source of ZFS is a data set (`tank/data`), that of UBIFS a volume. What FUSE shows is kept by a
+    /// process, in files of other mounts or on other machines, unless it names a device.
+    fn may_be_on_a_disk(&self) -> bool {
+        let kind = self.file_system_type.as_str();
+        let is_of_a_process = kind == "fuse" || kind.starts_with("fuse.");
+        let names_a_device = self.source.starts_with("/dev") && kind != "devtmpfs";
+        names_a_device || !(is_of_a_process || NO_DISK.contains(&kind) || STACKED.contains(&kind))
     }
 
     /// True for a file system that is frozen among the last.
@@ -224,6 +293,8 @@ pub struct Skipped {
     pub mount: Mount,
     /// Why not, in words.
     pub reason: &'static str,
+    /// All disks that it lies on; `None`: they are not known, or nobody has looked.
+    pub disks: Option<Vec<Disk>>,
 }
 
 /// What a freeze covers.
@@ -231,7 +302,7 @@ pub struct Skipped {
 pub struct Coverage {
     /// These, in the order of their devices.
     pub file_systems: Vec<FileSystem>,
-    /// Not these. File systems without a block device are not even listed.
+    /// Not these. What certainly has nothing on a disk of this machine is not even listed.
     pub skipped: Vec<Skipped>,
     /// Those of the skipped that would be covered if somebody could write to them.
     pub read_only: Vec<FileSystem>,
@@ -265,10 +336,10 @@ pub fn what_is_there(mounts: &[Mount], choice: &Choice) -> Coverage {
     for (device, mounts_of_device) in by_device {
         let Some(first) = mounts_of_device.first() else { continue };
         let mut skip = |reason| {
-            coverage.skipped.push(Skipped { mount: (*first).clone(), reason });
+            coverage.skipped.push(Skipped { mount: (*first).clone(), reason, disks: None });
         };
         if !choice.allows(&first.file_system_type) {
-            if first.source.starts_with("/dev") && first.file_system_type != "devtmpfs" {
+            if first.may_be_on_a_disk() {
                 skip("its type is not on the list of what is frozen");
             }
             continue;

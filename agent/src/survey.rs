@@ -197,11 +197,12 @@ fn plan_of(scope: &Scope, mounts: &[Mount]) -> Result<Plan, SurveyError> {
         match file_system.mounts.first().filter(|_| temporary) {
             Some(mount) => {
                 let reason = "on the machine's temporary disk, of which no snapshot is taken";
-                skipped.push(Skipped { mount: mount.clone(), reason });
+                skipped.push(Skipped { mount: mount.clone(), reason, disks: Some(on) });
             }
             None => covered.push((file_system, on)),
         }
     }
+    find_disks(sys, &mut skipped, mounts);
     for (file_system, _) in &covered {
         if let Some(what) = unknown_below(file_system.device, &grounds) {
             let place = file_system.mounts.first().map_or(String::new(), Mount::place);
@@ -222,6 +223,17 @@ fn plan_of(scope: &Scope, mounts: &[Mount]) -> Result<Plan, SurveyError> {
         disks,
     };
     Ok(Plan { file_systems: covered.into_iter().map(planned).collect(), skipped })
+}
+
+/// Finds what they lie on, as far as it can be told. Apart from what is covered: an unknown or a circle among
+/// those is no reason to refuse a freeze.
+fn find_disks(sys: &Path, skipped: &mut [Skipped], mounts: &[Mount]) {
+    let grounds = stack::grounds(sys, skipped.iter().map(|s| s.mount.device), mounts);
+    for skipped in skipped.iter_mut().filter(|s| s.disks.is_none()) {
+        let device = skipped.mount.device;
+        let is_known = unknown_below(device, &grounds).is_none();
+        skipped.disks = is_known.then(|| disks_of(sys, device, &grounds));
+    }
 }
 
 /// All disks that a file system lies on.
@@ -276,6 +288,9 @@ impl Covered {
             file_system_uuid: self.uuid.clone(),
             state: state.into(),
             reason,
+            disks: self.disks.clone(),
+            // What cannot be told is never covered.
+            disks_known: true,
         }
     }
 }
@@ -309,6 +324,8 @@ impl Survey {
             file_system_uuid: String::new(),
             state: FileSystemState::Skipped.into(),
             reason: skipped.reason.to_owned(),
+            disks: skipped.disks.clone().unwrap_or_default(),
+            disks_known: skipped.disks.is_some(),
         })
     }
 }

@@ -13,9 +13,9 @@ use azdr_env::{Env, WallTime};
 use azdr_proto::agent::agent_message::Body as FromAgent;
 use azdr_proto::agent::controller_message::Body as ToAgent;
 use azdr_proto::agent::{
-    AppProbe, DiskKind, FactState, FileSystemReport, FileSystemState, FileSystemWindow, Freeze,
-    FreezeOutcome, FreezeReply, HealthFact, HealthReport, Hello, HookResult, ThawCause, ThawReply,
-    Witness,
+    AppProbe, Disk, DiskKind, FactState, FileSystemReport, FileSystemState, FileSystemWindow,
+    Freeze, FreezeOutcome, FreezeReply, HealthFact, HealthReport, Hello, HookResult, ThawCause,
+    ThawReply, Witness,
 };
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
@@ -28,8 +28,8 @@ use crate::meddling::Mortal;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Disks(BTreeMap<ItemId, Vec<Vec<Witness>>>);
 
-/// Where the disks of every machine here are mounted.
-const MOUNTS: [(&str, &str); 2] = [("/", "os"), ("/data", "lun 0")];
+/// The file systems of every machine here: the OS disk's, and one on all data disks.
+const MOUNTS: [&str; 2] = ["/", "/data"];
 
 /// The machines, as far as they are not Azure's.
 #[derive(Default)]
@@ -93,19 +93,50 @@ pub(crate) enum Behaviour {
     Checks(FactState),
     /// It says that the freeze was unbroken, and a canary shows that it was not.
     ReleasedCanary,
+    /// Its settings leave out what is on the data disk, which so has no witness.
+    LeavesOutData,
+    /// It is from before agents said on which disks file systems are, and does not know its data disk.
+    KnowsNoDisks,
 }
 
 /// What every agent says of its data file system, though it was frozen.
 pub(crate) const NOTE: &str = "its data was not all written out in time";
 
-fn reported(mount: &str) -> FileSystemReport {
-    FileSystemReport {
-        reason: if mount == "/data" { NOTE.to_owned() } else { String::new() },
+impl Behaviour {
+    /// What it freezes.
+    fn frozen(self) -> &'static [&'static str] {
+        if self == Self::LeavesOutData { &MOUNTS[..1] } else { &MOUNTS }
+    }
+}
+
+/// The disks of which snapshots are taken that a file system lies on.
+fn below<'a>(mount: &str, taken: &'a [Disk]) -> impl Iterator<Item = &'a Disk> {
+    let kind = if mount == "/" { DiskKind::Os } else { DiskKind::Data };
+    taken.iter().filter(move |disk| disk.kind() == kind)
+}
+
+fn reported(mount: &str, taken: &[Disk], behaviour: Behaviour) -> FileSystemReport {
+    let report = FileSystemReport {
         mount_point: mount.into(),
         file_system_type: "ext4".into(),
         device: "8:1".into(),
         state: FileSystemState::Frozen.into(),
+        reason: if mount == "/data" { NOTE.to_owned() } else { String::new() },
+        disks: below(mount, taken).cloned().collect(),
+        disks_known: true,
         ..FileSystemReport::default()
+    };
+    let is_left_out = !behaviour.frozen().contains(&mount);
+    match behaviour {
+        Behaviour::KnowsNoDisks => {
+            FileSystemReport { disks: Vec::new(), disks_known: false, ..report }
+        }
+        _ if is_left_out => FileSystemReport {
+            state: FileSystemState::Skipped.into(),
+            reason: "not among the configured file_systems".into(),
+            ..report
+        },
+        _ => report,
     }
 }
 
@@ -310,7 +341,8 @@ impl Guests {
                     vm_id: "77777777-7777-7777-7777-777777777777".into(),
                     ..Freeze::default()
                 };
-                all[1] = write_witnesses(&theirs, "their boot", 0).swap_remove(1);
+                let written = write_witnesses(&theirs, Behaviour::Well, "their boot", 0);
+                all[1] = written[1].clone();
             }
             Behaviour::CopiedWitness => {
                 all[1] = Witness { mount_point: "/data".into(), ..all[0].clone() }
@@ -319,8 +351,8 @@ impl Guests {
             Behaviour::NoDataDisk => all.truncate(1),
             _ => {}
         }
-        for (witness, (mount, disk)) in all.iter_mut().zip(MOUNTS) {
-            witness.found_on_disk = disk.into();
+        for ((witness, mount), written) in all.iter_mut().zip(MOUNTS).zip(last) {
+            witness.found_on_disk.clone_from(&written.disk);
             witness.found_file_system_uuid = uuid_of(mount);
         }
         all
@@ -328,7 +360,7 @@ impl Guests {
 
     /// What the machine's agent says of it.
     fn facts(&self, boot_id: &str, at_unix_ms: i64) -> Vec<HealthFact> {
-        let of_mounts = MOUNTS.iter().flat_map(|(mount, _)| {
+        let of_mounts = MOUNTS.iter().flat_map(|mount| {
             [format!("file-system-writable:{mount}"), format!("free-space:{mount}")]
         });
         let names = ["boot", "fstab", "sshd", "journal-recovery"].map(str::to_owned);
@@ -360,15 +392,26 @@ fn uuid_of(mount: &str) -> String {
     format!("uuid of {mount}")
 }
 
-fn write_witnesses(freeze: &Freeze, boot_id: &str, unix_ms: i64) -> Vec<Witness> {
-    let place = |(mount, disk): (&str, &str)| Place {
-        mount_point: mount.into(),
+fn write_witnesses(
+    freeze: &Freeze,
+    behaviour: Behaviour,
+    boot_id: &str,
+    unix_ms: i64,
+) -> Vec<Witness> {
+    let name = |disk: &Disk| match disk.kind() {
+        DiskKind::Os => "os".to_owned(),
+        _ if behaviour == Behaviour::KnowsNoDisks => "vdb".to_owned(),
+        _ => format!("lun {}", disk.lun),
+    };
+    let place = |mount: &&str| Place {
+        mount_point: (*mount).into(),
         file_system_uuid: uuid_of(mount),
-        disk: disk.into(),
+        disk: below(mount, &freeze.disks).map(name).collect::<Vec<_>>().join(" + "),
         ..Place::default()
     };
+    let places: Vec<Place> = behaviour.frozen().iter().map(place).collect();
     let moment = Moment { unix_ms, boot_id: boot_id.into(), monotonic_ns: 1 };
-    witness::of_freeze(freeze, &MOUNTS.map(place), &moment).unwrap()
+    witness::of_freeze(freeze, &places, &moment).unwrap()
 }
 
 /// The answer of a machine with hooks: to the first thaw that they are to come, to another that they have
@@ -436,13 +479,16 @@ async fn answer(
                     taken.iter().all(|(kind, _)| matches!(kind, DiskKind::Os | DiskKind::Data));
                 assert!(os == 1 && data, "the disks of which snapshots are taken: {taken:?}");
                 let now = env.clock.wall().unix_ms();
-                let witnesses = write_witnesses(&f, &session.hello.boot_id, now);
+                let behaviour = guests.behaves();
+                let witnesses = write_witnesses(&f, behaviour, &session.hello.boot_id, now);
+                let report = |mount| reported(mount, &f.disks, behaviour);
+                let file_systems = MOUNTS.map(report).into();
                 let mut frozen = guests.frozen.lock().unwrap();
                 frozen.0.entry(session.item).or_default().push(witnesses.clone());
                 FromAgent::FreezeReply(FreezeReply {
                     operation_id: f.operation_id,
                     outcome: FreezeOutcome::Frozen.into(),
-                    file_systems: MOUNTS.map(|(mount, _)| reported(mount)).into(),
+                    file_systems,
                     witnesses,
                     ..FreezeReply::default()
                 })
@@ -460,11 +506,13 @@ async fn answer(
             }
             Some(ToAgent::Thaw(t)) => {
                 let again = !thawed.insert(t.operation_id.clone());
+                let behaviour = guests.behaves();
+                let windows = behaviour.frozen().iter().map(|mount| window(mount, behaviour));
                 let whole = ThawReply {
                     operation_id: t.operation_id,
                     unbroken: true,
                     cause: ThawCause::Command.into(),
-                    windows: MOUNTS.map(|(mount, _)| window(mount, guests.behaves())).into(),
+                    windows: windows.collect(),
                     window_ms: 321,
                     ..ThawReply::default()
                 };

@@ -55,6 +55,43 @@ async fn a_frozen_capture_is_recorded_as_filesystem_with_its_window() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_disk_of_which_nothing_was_frozen_lowers_the_point_and_is_named() {
+    let left_out = Behaviour::LeavesOutData;
+    let (bench, row, points) = backup_with(left_out, ConsistencyDemand::Prefer).await;
+    assert_eq!(row.state, RunState::Succeeded);
+    assert_eq!(points[0].consistency, Consistency::Uncoordinated);
+    let why = "no file system of it was frozen (/data: not among the configured file_systems)";
+    assert_eq!(points[0].consistency_reason, format!("LUN 3: {why}"));
+    let seen = bench.store().capture(&points[0].operation_id).await.unwrap().unwrap();
+    let disks: Vec<_> = seen.disks.iter().map(|d| (d.lun, seen.disk_level(d))).collect();
+    let (frozen, not_frozen) = (Some(Consistency::Filesystem), Some(Consistency::Crash));
+    assert_eq!(disks, [(None, frozen), (Some(3), not_frozen)], "{seen:?}");
+    assert_eq!((seen.unbroken, seen.frozen_ms(&seen.disks[1])), (Some(true), None));
+    assert_eq!(seen.disk_reason(&seen.disks[1]), why);
+
+    let (bench, row, points) = backup_with(left_out, ConsistencyDemand::Require).await;
+    assert_eq!(row.state, RunState::Failed);
+    let error = row.error.unwrap();
+    assert_eq!(error["kind"], "not_consistent");
+    assert!(error["message"].as_str().unwrap().contains(why), "{error}");
+    assert!(points.is_empty());
+    assert_eq!(snapshots(&bench.cloud).await, [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_does_not_say_which_disks_it_froze_lowers_nothing_and_it_is_said() {
+    let (bench, row, points) =
+        backup_with(Behaviour::KnowsNoDisks, ConsistencyDemand::Require).await;
+    assert_eq!(row.state, RunState::Succeeded);
+    assert_eq!(points[0].consistency, Consistency::Filesystem);
+    let said = &points[0].consistency_reason;
+    assert!(said.contains("does not say") && said.contains("the OS disk, LUN 3"), "{said}");
+    let seen = bench.store().capture(&points[0].operation_id).await.unwrap().unwrap();
+    assert!(seen.disks.iter().all(|d| seen.frozen_ms(d).is_some()), "{seen:?}");
+    assert!(seen.disks.iter().all(|d| seen.disk_level(d).is_none()), "{seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn application_is_recorded_only_when_the_hooks_are_known_to_have_ended_well() {
     for (behaviour, consistency, reason, told) in [
         (Behaviour::HooksSucceed, Consistency::Application, "application hooks", 1),

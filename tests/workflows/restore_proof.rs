@@ -83,7 +83,7 @@ async fn the_capture_notes_what_every_file_system_must_show() {
     let point = two_points(&bench, &life, Behaviour::Well).await;
     let noted = bench.store().capture(&point.operation_id).await.unwrap().unwrap().witnesses;
     let places: Vec<_> = noted.iter().map(|w| (&*w.mount_point, &*w.disk)).collect();
-    assert_eq!(places, [("/", "os"), ("/data", "lun 0")]);
+    assert_eq!(places, [("/", "os"), ("/data", "lun 3")]);
     assert!(noted.iter().all(|w| w.digest.len() == 64 && w.vm_id.len() == 36), "{noted:?}");
 }
 
@@ -101,6 +101,44 @@ async fn a_drill_whose_every_disk_shows_the_point_and_that_is_well_proves_it() {
     assert!(names.contains("witness:/data") && names.contains("free-space:/"), "{names}");
 }
 
+/// A disk of which nothing was frozen can be any disk: the machine is well and right as far as it can be told,
+/// and the point is not proved.
+#[tokio::test(start_paused = true)]
+async fn a_disk_without_a_witness_is_named_and_keeps_the_point_unproved() {
+    let bench = Bench::new();
+    let life = bench.life().await;
+    let behaviour = Behaviour::LeavesOutData;
+    let point = two_points_of(&bench, &life, behaviour, behaviour).await;
+    let (row, point) = drill(&life, &point).await;
+    assert_eq!(row.state, RunState::Succeeded, "{:?}", row.error);
+    assert_eq!(point.proof().0, ProofLevel::Unproved);
+    assert!(!point.proof_failed(), "nothing speaks against it");
+    let result = &row.result.unwrap()["dr_test"];
+    assert_eq!(not_passed(result), ["witness:lun 3"]);
+    let evidence = result["evidence"].as_array().unwrap();
+    let fact = evidence.iter().find(|f| f["name"] == "witness:lun 3").unwrap();
+    assert_eq!((&fact["state"], &fact["required"]), (&"unknown".into(), &true.into()), "{fact}");
+
+    let (row, point) = restore(&bench, &life, &point).await;
+    assert_eq!(row.state, RunState::Succeeded, "{:?}", row.error);
+    let unconfirmed = row.result.unwrap()["restore"]["unconfirmed"].as_str().unwrap().to_owned();
+    assert!(unconfirmed.contains("witness:lun 3: no file system of this disk"), "{unconfirmed}");
+    assert_eq!(point.proof().0, ProofLevel::Unproved);
+}
+
+/// An agent that does not recognise its disks has witnesses on all of them all the same.
+#[tokio::test(start_paused = true)]
+async fn disks_that_the_agent_does_not_recognise_do_not_withhold_the_proof() {
+    let bench = Bench::new();
+    let life = bench.life().await;
+    let behaviour = Behaviour::KnowsNoDisks;
+    let point = two_points_of(&bench, &life, behaviour, behaviour).await;
+    let (row, point) = drill(&life, &point).await;
+    assert_eq!(row.state, RunState::Succeeded, "{:?}", row.error);
+    assert_eq!(point.proof().0, ProofLevel::Booted);
+    assert_eq!(not_passed(&row.result.unwrap()["dr_test"]), ["witness:lun 3"]);
+}
+
 /// Hard test 21: restored disk 2 from an older point, a witness copied from another VM, and likes of it.
 #[tokio::test(start_paused = true)]
 async fn disks_that_do_not_belong_together_are_named_and_prove_nothing() {
@@ -108,17 +146,17 @@ async fn disks_that_do_not_belong_together_are_named_and_prove_nothing() {
         (
             Behaviour::OlderDataDisk,
             "wrong_witness",
-            "/data (lun 0) shows the witness of db-backup-",
+            "/data (lun 3) shows the witness of db-backup-",
         ),
         (Behaviour::OlderDataDisk, "wrong_witness", "which is older"),
         (
             Behaviour::ForeignDataDisk,
             "wrong_witness",
-            "/data (lun 0) shows the witness of another VM",
+            "/data (lun 3) shows the witness of another VM",
         ),
         (Behaviour::CopiedWitness, "wrong_witness", "copy of another file system's witness"),
-        (Behaviour::AlteredWitness, "wrong_witness", "/data (lun 0) shows an altered witness"),
-        (Behaviour::NoDataDisk, "unhealthy", "/data (lun 0) shows no witness"),
+        (Behaviour::AlteredWitness, "wrong_witness", "/data (lun 3) shows an altered witness"),
+        (Behaviour::NoDataDisk, "unhealthy", "/data (lun 3) shows no witness"),
     ] {
         let bench = Bench::new();
         let life = bench.life().await;
@@ -232,7 +270,7 @@ async fn the_check_of_an_application_decides_over_the_proof() {
 async fn a_restore_in_place_turns_back_from_mixed_disks_and_keeps_a_machine_that_is_not_well() {
     for (behaviour, state, doubt) in [
         (Behaviour::OlderDataDisk, RunState::Failed, ""),
-        (Behaviour::NoDataDisk, RunState::Succeeded, "/data (lun 0) shows no witness"),
+        (Behaviour::NoDataDisk, RunState::Succeeded, "/data (lun 3) shows no witness"),
         (Behaviour::Says("free-space:/", FactState::Fail), RunState::Succeeded, "free-space:/"),
         (Behaviour::Well, RunState::Succeeded, ""),
     ] {

@@ -51,6 +51,30 @@ fn a_read_only_mount_of_a_writable_superblock_is_covered_and_a_read_only_superbl
 }
 
 #[test]
+fn what_names_no_device_and_is_on_disks_all_the_same_is_named() {
+    let table = "\
+        27 1 254:0 / / rw - ext4 /dev/vda rw\n\
+        30 27 0:40 / /tank rw - zfs tank rw,xattr\n\
+        31 30 0:41 / /tank/data rw - zfs tank/data rw,xattr\n\
+        32 27 0:42 / /flash rw - ubifs ubi0:data rw\n\
+        33 27 0:43 / /new rw - kindofnextyear pool/a rw\n\
+        34 27 8:1 / /windows rw - fuseblk /dev/sda1 rw\n\
+        35 27 0:44 / /sys rw - sysfs sysfs rw\n\
+        36 27 0:45 / /run rw - tmpfs tmpfs rw\n\
+        37 27 0:46 / /dev rw - devtmpfs /dev rw\n\
+        38 27 0:47 / /net rw - nfs4 server:/export rw\n\
+        39 27 0:48 / /merged rw - overlay overlay rw,upperdir=/up\n\
+        40 27 0:49 / /far rw - fuse.sshfs host: rw\n\
+        41 27 0:50 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+    let coverage = coverage(&parse_mountinfo(table, Seen::Here), &Choice::default()).unwrap();
+    let skipped: Vec<_> = coverage.skipped.iter().map(|s| (s.mount.place(), s.reason)).collect();
+    let because = "its type is not on the list of what is frozen";
+    let named = ["/tank", "/tank/data", "/flash", "/new", "/windows"];
+    assert_eq!(skipped, named.map(|place| (place.to_owned(), because)));
+    assert_eq!(places(&coverage), [("254:0".to_owned(), vec!["/"])]);
+}
+
+#[test]
 fn escapes_are_undone_byte_by_byte() {
     assert_eq!(unescape(r"/a\040b\011c\012d\134e"), Path::new("/a b\tc\nd\\e"));
     assert_eq!(unescape(r"/ä\0"), Path::new(r"/ä\0"));

@@ -98,6 +98,31 @@ fn the_temporary_disk_is_left_out_and_every_file_system_knows_its_disks() {
 }
 
 #[test]
+fn what_is_left_out_is_told_with_its_disks_and_zfs_without() {
+    let machine = machine();
+    let proc = machine.scope().roots.proc;
+    let zfs = "40 27 0:40 / /tank rw - zfs tank rw\n";
+    fs::write(proc.join("self/mountinfo"), format!("{TABLE}{zfs}")).unwrap();
+    let only = Some(vec![PathBuf::from("/")]);
+    let scope = Scope { choice: Choice { only, ..Choice::default() }, ..machine.scope() };
+    let plan = plan(&scope).unwrap();
+    assert_eq!(shown(&plan), [line("/", 0, "OS disk (sda)")]);
+    let survey = Survey { covered: Vec::new(), skipped: plan.skipped };
+    let told: Vec<_> = survey
+        .skipped_reports()
+        .map(|r| {
+            let disks: Vec<String> = r.disks.iter().map(disks::in_words).collect();
+            (r.mount_point, r.disks_known, disks.join(", "))
+        })
+        .collect();
+    let told_of = |place: &str| told.iter().find(|(at, ..)| at == place).unwrap();
+    assert_eq!(told.len(), 4, "{told:?}");
+    assert_eq!(told_of("/data"), &("/data".to_owned(), true, "LUN 0 (sdc)".to_owned()));
+    assert_eq!(told_of("/mnt"), &("/mnt".to_owned(), true, "temporary disk (sdb)".to_owned()));
+    assert_eq!(told_of("/tank"), &("/tank".to_owned(), false, String::new()));
+}
+
+#[test]
 fn what_a_daemon_needs_that_is_asked_first_is_frozen_last() {
     let machine = machine();
     machine.process(70, "sshd");

@@ -6,8 +6,8 @@ use std::time::Duration;
 use azdr_proto::agent::agent_message::Body as Said;
 use azdr_proto::agent::controller_message::Body as Tell;
 use azdr_proto::agent::{
-    FactState, FileSystemState, Freeze, FreezeOutcome, FreezeReply, Heartbeat, ProbeHealth,
-    QuiesceState, RenewLease, Thaw, ThawCause, ThawReply,
+    FactState, FileSystemReport, FileSystemState, Freeze, FreezeOutcome, FreezeReply, Heartbeat,
+    ProbeHealth, QuiesceState, RenewLease, Thaw, ThawCause, ThawReply,
 };
 
 use crate::controller::{Controller, Session};
@@ -27,6 +27,7 @@ crate::tests! {
     a_killed_agent_leaves_nothing_frozen: ["mkfs.ext4"],
     an_agent_told_to_end_thaws_first: ["mkfs.ext4"],
     a_stacked_file_system_is_frozen_in_order: ["mkfs.ext4"],
+    what_is_left_out_goes_on_and_is_told_with_its_disks: ["mkfs.ext4"],
     a_foreign_freeze_is_refused_without_touching_it: ["mkfs.ext4", "fsfreeze"],
     a_foreign_thaw_is_reported: ["mkfs.ext4"],
     an_unmount_in_the_window_spoils_it: ["mkfs.ext4"],
@@ -376,6 +377,29 @@ async fn a_stacked_file_system_is_frozen_in_order() {
     let (inner, outer) = (window(&scene.mounts[0]), window(&scene.mounts[1]));
     assert!(inner.frozen_from_ns < outer.frozen_from_ns);
     assert!(outer.frozen_to_ns <= inner.frozen_to_ns);
+}
+
+async fn what_is_left_out_goes_on_and_is_told_with_its_disks() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let left_out = LoopMount::ext4(elsewhere.path(), "left out");
+    let mut scene = scene(1).await;
+    let writer = Writer::start(left_out.path());
+    let reply = scene.frozen("op-1", 3_000, 10_000).await;
+    writer.assert_goes_on(Duration::from_secs(5));
+    let of = |mount: &LoopMount| {
+        let is_it = |f: &&FileSystemReport| f.mount_point == mount.path().to_str().unwrap();
+        reply.file_systems.iter().find(is_it).cloned().unwrap()
+    };
+    let (frozen, left) = (of(&scene.mounts[0]), of(&left_out));
+    assert_eq!(frozen.state(), FileSystemState::Frozen, "{frozen:?}");
+    assert_eq!(left.state(), FileSystemState::Skipped, "{left:?}");
+    assert_eq!(left.reason, "not among the configured file_systems");
+    // Image files in folders of the same file system: the disks below that one.
+    assert!(frozen.disks_known && !frozen.disks.is_empty(), "{frozen:?}");
+    assert!(left.disks_known && left.disks == frozen.disks, "{left:?}");
+    assert!(scene.thawed("op-1").await.unbroken);
+    drop(writer);
+    left_out.assert_writable();
 }
 
 async fn a_foreign_freeze_is_refused_without_touching_it() {

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::consistency::Consistency;
+use crate::machine_disk::{MachineDisk, any_is_on};
 use crate::machine_evidence::WitnessRecord;
 
 /// How a point was captured.
@@ -112,16 +113,79 @@ pub struct DiskCapture {
     pub done_ms: Option<u64>,
 }
 
+impl DiskCapture {
+    /// In words.
+    fn name(&self) -> String {
+        self.lun.map_or_else(|| "the OS disk".to_owned(), |lun| format!("LUN {lun}"))
+    }
+}
+
 impl CaptureRecord {
     /// For how long file systems are known to have been frozen around this disk's snapshot: from
-    /// FROZEN until thaw was asked for; `None` with a [doubt](Self::disk_doubt).
+    /// FROZEN until thaw was asked for; `None` with a [doubt](Self::disk_doubt). Whether one of them is on
+    /// this disk may not be known: [`Self::disk_level`].
     pub fn frozen_ms(&self, disk: &DiskCapture) -> Option<u64> {
         self.thaw_asked_ms.filter(|_| self.disk_doubt(disk).is_none())
     }
 
+    /// Whether a file system of this disk was frozen; `None`: not known.
+    pub fn has_frozen(&self, lun: Option<u32>) -> Option<bool> {
+        let disks = self.file_systems.iter().map(|f| f.disks.as_deref());
+        any_is_on(&MachineDisk::of_point(lun), disks)
+    }
+
+    /// What is known of this disk by itself; `None`: the freeze encloses its snapshot, and it is not known
+    /// whether a file system of it was frozen.
+    pub fn disk_level(&self, disk: &DiskCapture) -> Option<Consistency> {
+        if self.disk_doubt(disk).is_some() {
+            return Some(Consistency::Crash);
+        }
+        self.has_frozen(disk.lun).map(|_| Consistency::Filesystem)
+    }
+
+    /// Why its level is not `filesystem`, in words; empty when it is.
+    pub fn disk_reason(&self, disk: &DiskCapture) -> String {
+        let unknown = || match self.has_frozen(disk.lun) {
+            None => "the agent does not say on which disks the frozen file systems are".to_owned(),
+            Some(_) => String::new(),
+        };
+        self.disk_doubt(disk).unwrap_or_else(unknown)
+    }
+
+    /// The disks of which no file system was frozen, with the reasons that are known.
+    pub fn disks_left_out(&self) -> Vec<String> {
+        let left_out = self.disks.iter().filter(|d| self.has_frozen(d.lun) == Some(false));
+        left_out.map(|d| format!("{}: {}", d.name(), self.why_left_out(d))).collect()
+    }
+
+    /// The disks of which it is not known whether a file system was frozen.
+    pub fn disks_unknown(&self) -> Vec<String> {
+        let unknown = self.disks.iter().filter(|d| self.has_frozen(d.lun).is_none());
+        unknown.map(DiskCapture::name).collect()
+    }
+
+    fn why_left_out(&self, disk: &DiskCapture) -> String {
+        let place = MachineDisk::of_point(disk.lun);
+        let is_there =
+            |f: &&FileSystemNotFrozen| any_is_on(&place, [f.disks.as_deref()]) == Some(true);
+        let there = self.not_frozen.iter().filter(is_there);
+        let names: Vec<_> = there.map(|f| format!("{}: {}", f.mount_point, f.reason)).collect();
+        match names.as_slice() {
+            [] => "no file system of it was frozen".to_owned(),
+            names => format!("no file system of it was frozen ({})", names.join("; ")),
+        }
+    }
+
     /// Why no freeze is known to enclose this disk's snapshot, in words: it must have been asked for and
-    /// done between FROZEN and the request to thaw, and the agent must show an unbroken freeze.
-    pub fn disk_doubt(&self, disk: &DiskCapture) -> Option<&'static str> {
+    /// done between FROZEN and the request to thaw, the agent must show an unbroken freeze, and not say that
+    /// it froze on other disks only.
+    pub fn disk_doubt(&self, disk: &DiskCapture) -> Option<String> {
+        self.doubt_in_time(disk)
+            .map(str::to_owned)
+            .or_else(|| (self.has_frozen(disk.lun) == Some(false)).then(|| self.why_left_out(disk)))
+    }
+
+    fn doubt_in_time(&self, disk: &DiskCapture) -> Option<&'static str> {
         match (self.thaw_asked_ms, disk.done_ms, self.unbroken) {
             (None, _, _) => Some("nothing was frozen"),
             (_, None, _) => Some("it was not seen to succeed"),
@@ -175,6 +239,9 @@ pub struct FileSystemFreeze {
     /// What is worth knowing of its freeze and takes nothing from its level, in the agent's words.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub note: String,
+    /// All disks that it lies on; `None`: not known, and so for agents that did not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disks: Option<Vec<MachineDisk>>,
 }
 
 /// A process that touches a file as soon as everything is frozen: proof that it was, until the thaw.
@@ -199,6 +266,9 @@ pub struct FileSystemNotFrozen {
     pub device: String,
     /// Why not, in the agent's words.
     pub reason: String,
+    /// All disks that it lies on; `None`: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disks: Option<Vec<MachineDisk>>,
 }
 
 impl FileSystemFreeze {
@@ -262,6 +332,73 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_without_a_frozen_file_system_is_no_frozen_disk_and_an_unknown_one_is_neither() {
+        let frozen = |mount_point: &str, disks| FileSystemFreeze {
+            mount_point: mount_point.into(),
+            from_unix_ms: 0,
+            frozen_ms: 80,
+            thawed_by_agent: true,
+            file_system_type: "ext4".into(),
+            device: "8:1".into(),
+            canary: None,
+            reason: String::new(),
+            disks,
+        };
+        let record = |of_data: Option<Vec<MachineDisk>>| {
+            let disk = |lun| DiskCapture { lun, asked_ms: 1, done_ms: Some(70) };
+            CaptureRecord {
+                disks: vec![disk(None), disk(Some(0)), disk(Some(1))],
+                file_systems: vec![
+                    frozen("/", Some(vec![MachineDisk::Os])),
+                    frozen("/data", of_data),
+                ],
+                thaw_asked_ms: Some(80),
+                unbroken: Some(true),
+                not_frozen: vec![FileSystemNotFrozen {
+                    mount_point: "/left".into(),
+                    file_system_type: "ext4".into(),
+                    device: "8:48".into(),
+                    reason: "not among the configured file_systems".into(),
+                    disks: Some(vec![MachineDisk::Lun(1)]),
+                }],
+                ..CaptureRecord::default()
+            }
+        };
+        let (file_system, crash) = (Some(Consistency::Filesystem), Some(Consistency::Crash));
+        let levels = |record: &CaptureRecord| -> Vec<_> {
+            record.disks.iter().map(|d| record.disk_level(d)).collect()
+        };
+
+        let left_out = record(Some(vec![MachineDisk::Lun(0)]));
+        assert_eq!(levels(&left_out), [file_system, file_system, crash]);
+        assert_eq!(left_out.disks.iter().filter(|d| left_out.frozen_ms(d).is_some()).count(), 2);
+        let why = "no file system of it was frozen (/left: not among the configured file_systems)";
+        assert_eq!(left_out.disk_reason(&left_out.disks[2]), why);
+        assert_eq!(left_out.disks_left_out(), [format!("LUN 1: {why}")]);
+        assert_eq!(
+            (left_out.disk_reason(&left_out.disks[0]), left_out.disks_unknown()),
+            (String::new(), vec![])
+        );
+
+        let spanning = record(Some(vec![MachineDisk::Lun(0), MachineDisk::Lun(1)]));
+        assert_eq!(levels(&spanning), [file_system; 3]);
+        assert_eq!(spanning.disks_left_out(), [""; 0]);
+
+        // An agent that does not tell, and one that does not recognise the disk.
+        for of_data in [None, Some(vec![MachineDisk::Other("vdb".into())])] {
+            let unknown = record(of_data);
+            assert_eq!(levels(&unknown), [file_system, None, None]);
+            assert_eq!(unknown.frozen_ms(&unknown.disks[2]), Some(80));
+            assert!(unknown.disk_reason(&unknown.disks[2]).contains("does not say on which disks"));
+            assert_eq!(unknown.disks_unknown(), ["LUN 0", "LUN 1"]);
+            assert_eq!(unknown.disks_left_out(), [""; 0]);
+        }
+        let broken = CaptureRecord { unbroken: Some(false), ..left_out };
+        assert_eq!(levels(&broken), [crash; 3]);
+        assert_eq!(broken.disk_reason(&broken.disks[2]), "the freeze was broken");
+    }
+
+    #[test]
     fn a_file_system_is_proved_frozen_by_its_canary_and_the_thaw_together() {
         let sight = CanarySight { blocked: true, released_ms: Some(80), released_by_thaw: true };
         let whole = FileSystemFreeze {
@@ -274,6 +411,7 @@ mod tests {
             canary: Some(sight),
             reason: String::new(),
             note: "late".into(),
+            disks: None,
         };
         let record = |file_systems: Vec<FileSystemFreeze>| CaptureRecord {
             file_systems,

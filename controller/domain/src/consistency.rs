@@ -3,7 +3,10 @@
 //! `filesystem` and `application` are recorded only when each snapshot request of this freeze was
 //! sent after FROZEN was acknowledged, its success was observed before thaw was asked for, and the
 //! agent attests one unbroken freeze over that span. Anything missing or doubtful is `crash` (one
-//! disk) or `uncoordinated` (several). Wall clocks play no part: all times here are monotonic, of
+//! disk) or `uncoordinated` (several). So is a point with a disk of which no file system was frozen: it is
+//! what its weakest disk is, and between that disk and the others no write order is kept. A disk that nobody
+//! uses is not told apart from one that is written to directly, so it counts like any other. Where the agent
+//! cannot say on which disks it froze, that lowers nothing, and is said in the reason. Wall clocks play no part: all times here are monotonic, of
 //! the controller that ran the capture.
 
 use std::fmt;
@@ -103,6 +106,10 @@ pub struct FreezeEvidence {
     pub thaw_requested_at: Option<Monotonic>,
     /// The agent's answer to the thaw; `None` when it was lost.
     pub agent: Option<ThawAttestation>,
+    /// The disks of which no file system was frozen, in words.
+    pub disks_left_out: Vec<String>,
+    /// The names of those of which it is not known.
+    pub disks_unknown: Vec<String>,
 }
 
 /// One snapshot request, as seen by the controller.
@@ -137,9 +144,20 @@ pub fn achieved(evidence: &CaptureEvidence) -> (Consistency, String) {
     match doubt(evidence.disks, freeze) {
         Some(doubt) => (lower, doubt),
         None if freeze.agent.as_ref().is_some_and(|a| a.hooks_ran) => {
-            (Consistency::Application, "frozen throughout, with its application hooks".to_owned())
+            let reason = "frozen throughout, with its application hooks".to_owned();
+            (Consistency::Application, reason + &unknown(freeze))
         }
-        None => (Consistency::Filesystem, without_application(freeze)),
+        None => (Consistency::Filesystem, without_application(freeze) + &unknown(freeze)),
+    }
+}
+
+fn unknown(freeze: &FreezeEvidence) -> String {
+    match freeze.disks_unknown.as_slice() {
+        [] => String::new(),
+        disks => {
+            let disks = disks.join(", ");
+            format!("; the agent does not say whether file systems of {disks} are among the frozen")
+        }
     }
 }
 
@@ -187,6 +205,7 @@ fn doubt(disks: usize, freeze: &FreezeEvidence) -> Option<String> {
         Some(agent) if !agent.unbroken => {
             Some(format!("the agent does not attest an unbroken freeze: {}", agent.reason))
         }
+        Some(_) if !freeze.disks_left_out.is_empty() => Some(freeze.disks_left_out.join("; ")),
         Some(_) => None,
     }
 }
@@ -214,6 +233,8 @@ mod tests {
             puts: vec![put; disks],
             thaw_requested_at: Some(ms(950)),
             agent: Some(agent),
+            disks_left_out: Vec::new(),
+            disks_unknown: Vec::new(),
         };
         CaptureEvidence { disks, freeze: Some(freeze) }
     }
@@ -236,6 +257,19 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_that_the_agent_cannot_place_lowers_nothing_and_is_named() {
+        for hooks_ran in [false, true] {
+            let mut evidence = perfect(2, hooks_ran);
+            let sure = achieved(&evidence);
+            evidence.freeze.as_mut().unwrap().disks_unknown = vec!["LUN 0".to_owned()];
+            let (consistency, reason) = achieved(&evidence);
+            assert_eq!(consistency, sure.0);
+            assert_ne!(reason, sure.1);
+            assert!(reason.starts_with(&sure.1) && reason.contains("LUN 0"), "{reason}");
+        }
+    }
+
+    #[test]
     fn without_a_freeze_one_disk_is_crash_and_several_are_uncoordinated() {
         for (disks, expected) in [
             (1, Consistency::Crash),
@@ -249,7 +283,7 @@ mod tests {
     #[test]
     fn any_single_doubt_lowers_it_and_is_named() {
         type Spoil = fn(&mut FreezeEvidence);
-        let spoilers: [(&str, Spoil); 10] = [
+        let spoilers: [(&str, Spoil); 11] = [
             ("before the freeze", |f| f.puts[1].sent_at = ms(99)),
             ("not seen to succeed", |f| f.puts[1].succeeded_at = None),
             ("after thaw", |f| f.puts[0].succeeded_at = Some(ms(951))),
@@ -259,6 +293,7 @@ mod tests {
             ("before thaw was asked", |f| f.thaw_requested_at = None),
             ("the hold lasted 25001 ms", |f| f.thaw_requested_at = Some(ms(25_101))),
             ("was lost", |f| f.agent = None),
+            ("LUN 1: none", |f| f.disks_left_out = vec!["LUN 1: none".to_owned()]),
             ("somebody thawed", |f| {
                 let reason = "somebody thawed /data".to_owned();
                 let whole = f.agent.clone().unwrap();
@@ -294,6 +329,7 @@ mod tests {
             puts in prop::collection::vec((0..60u64, prop::option::of(0..60u64)), 0..4),
             thaw in prop::option::of(0..60u64),
             unbroken in prop::option::of(any::<bool>()),
+            left_out in any::<bool>(),
         ) {
             let evidence = CaptureEvidence {
                 disks,
@@ -310,11 +346,14 @@ mod tests {
                         hooks_ran: false,
                         hooks_problem: String::new(),
                     }),
+                    disks_left_out: vec!["LUN 1".to_owned(); usize::from(left_out)],
+                    disks_unknown: Vec::new(),
                 }),
             };
             let chain = puts.len() == disks
                 && disks > 0
                 && unbroken == Some(true)
+                && !left_out
                 && thaw.is_some_and(|thaw| {
                     puts.iter().all(|(s, d)| acked <= *s && d.is_some_and(|d| *s <= d && d <= thaw))
                 });

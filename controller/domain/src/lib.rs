@@ -21,6 +21,7 @@
 //! 7. [`forecast`]: all of that run forward over the real catalogue, for `explain` and `simulate`.
 //! 8. [`residue`]: what nobody wants any more and azdr may delete (invariant I5), and the [`cost`] of things.
 //! 9. [`content`]: which blocks of a disk are hashed, and what it is worth when a copy's are equal.
+//!    [`machine_disk`]: on which of a machine's disks something lies, as far as it is known;
 //!    [`machine_evidence`]: whether a restored machine is what it was restored from, and well;
 //!    [`ssh_evidence`]: what its SSH shows of that from outside.
 //!    [`rto`] and [`verification`]: what drills and verifications have shown, for reports; [`copying`] and
@@ -40,6 +41,7 @@ pub mod cost;
 pub mod coverage;
 pub mod forecast;
 pub mod interval;
+pub mod machine_disk;
 pub mod machine_evidence;
 pub mod name;
 pub mod objective;

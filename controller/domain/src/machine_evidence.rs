@@ -9,11 +9,17 @@
 //! | `agent` | yes | never: without a report it is unknown |
 //! | `boot` | yes | it is still the boot of the capture |
 //! | `witness:<mount>` | yes, for every file system that was frozen | missing, of another point, of another VM, altered, copied |
+//! | `witness:os`, `witness:lun N` | yes, for every disk that is known to have no witness | never: it is unknown |
 //! | `fstab` | yes | a file system of a disk is not mounted as written there |
 //! | `file-system-writable:<mount>`, `free-space:<mount>` | yes, likewise | a write fails or hangs; it is full |
 //! | `app:<hook>` | yes, for every hook that has a check, now or at the capture | the check says so |
 //! | `ssh-host-key`, `ssh-login` | where the controller can log in: [`crate::ssh_evidence`] | |
 //! | `systemd`, `journal-recovery`, `network`, `clock`, `sshd` | no | |
+//!
+//! A disk of which no file system was frozen has no witness and could be any disk: nothing shows that it is of
+//! the point, so the point is not proved, however well the machine is. It stays unknown and is not waited for.
+//! Where it is not known which disks the witnesses are on, the fact is shown and not required: an agent that
+//! does not recognise its disks must not make proof impossible.
 //!
 //! The last ones are shown and decide nothing: in an isolated network units fail and nobody answers,
 //! a replayed journal is what a restore looks like, and the clock is set by a server that cannot be
@@ -23,6 +29,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::machine_disk::{MachineDisk, any_is_on};
 
 /// How far a machine's clock may be off.
 const CLOCK_LIMIT: Duration = Duration::from_secs(60);
@@ -95,6 +103,8 @@ pub struct Wanted<'a> {
     pub point: &'a str,
     /// Its nonce; empty: it was taken without a freeze and has no witness.
     pub nonce: &'a str,
+    /// The disks of the point.
+    pub disks: &'a [MachineDisk],
     /// Every disk of the machine is of this point. False where others stay attached.
     pub all_disks: bool,
     /// As noted at the capture; empty for points from before that, and after a rebuild.
@@ -198,6 +208,25 @@ impl Witnesses {
 }
 
 impl Wanted<'_> {
+    /// The disks without a witness, with whether that is certain.
+    fn without_witness(&self, shown: &[ShownWitness]) -> Vec<(&MachineDisk, bool)> {
+        if self.nonce.is_empty() {
+            return Vec::new();
+        }
+        // Without a record the machine itself has to say where they are.
+        let ours = shown.iter().filter(|w| self.records.is_empty() && w.nonce == self.nonce);
+        let words = self.records.iter().map(|r| &r.disk).chain(ours.map(|w| &w.disk));
+        let places: Vec<_> = words.map(|words| MachineDisk::read(words)).collect();
+        let is_on = |disk: &MachineDisk| any_is_on(disk, places.iter().map(Option::as_deref));
+        let without = |disk| match is_on(disk) {
+            Some(true) => None,
+            found => Some((disk, found.is_some())),
+        };
+        // Where there is none at all, one fact says so for all disks.
+        let disks = self.disks.iter().filter(|_| !places.is_empty());
+        disks.filter_map(without).collect()
+    }
+
     /// Whether this witness says anything: one of another point on a disk that stays attached does not.
     fn is_about(&self, witness: &ShownWitness) -> bool {
         let of_a_disk_of_ours = |record: &WitnessRecord| {
@@ -262,6 +291,14 @@ pub struct Fact {
     pub at_unix_ms: i64,
     /// The proof `booted` needs it to be a pass.
     pub required: bool,
+}
+
+impl Fact {
+    /// That a disk was captured without one: looking again changes nothing. Of a file system's witness it is
+    /// always known whether it is right.
+    fn is_of_no_witness(&self) -> bool {
+        self.name.starts_with(OF_ONE) && self.state == FactState::Unknown
+    }
 }
 
 /// The value of a fact.
@@ -335,11 +372,16 @@ impl Evidence {
             facts.push(own(NO_WITNESS, FactState::Fail, words, true));
         }
         for mount in &witnesses.right {
-            let name = format!("witness:{mount}");
+            let name = format!("{OF_ONE}{mount}");
             facts.push(own(&name, FactState::Pass, wanted.point.to_owned(), true));
         }
         for (mount, words) in witnesses.wrong.iter().chain(&witnesses.missing) {
-            facts.push(own(&format!("witness:{mount}"), FactState::Fail, words.clone(), true));
+            facts.push(own(&format!("{OF_ONE}{mount}"), FactState::Fail, words.clone(), true));
+        }
+        for (disk, is_certain) in wanted.without_witness(shown) {
+            let words = if is_certain { NO_FREEZE } else { UNKNOWN_DISK };
+            let name = format!("{OF_ONE}{disk}");
+            facts.push(own(&name, FactState::Unknown, words.to_owned(), is_certain));
         }
         let mut required = required(report, &witnesses);
         required.extend(wanted.checks.iter().map(|hook| format!("app:{hook}")));
@@ -380,6 +422,11 @@ impl Evidence {
 
     /// The required facts that are not a pass, and that may still become one.
     pub fn awaited(&self) -> impl Iterator<Item = &Fact> {
+        self.open().filter(|fact| !fact.is_of_no_witness())
+    }
+
+    /// The required facts that are not a pass, where there are witnesses at all.
+    fn open(&self) -> impl Iterator<Item = &Fact> {
         self.required().filter(|fact| fact.state != FactState::Pass && fact.name != NO_WITNESS)
     }
 
@@ -392,7 +439,7 @@ impl Evidence {
 
     /// What the proof still needs of the machine, in words; empty: nothing.
     pub fn doubt(&self) -> String {
-        let words: Vec<_> = self.awaited().map(|f| format!("{}: {}", f.name, f.detail)).collect();
+        let words: Vec<_> = self.open().map(|f| format!("{}: {}", f.name, f.detail)).collect();
         words.join("; ")
     }
 
@@ -408,6 +455,15 @@ pub(crate) fn one_line(words: &str) -> String {
 
 /// The fact that stands for all witnesses where there is none.
 const NO_WITNESS: &str = "witness";
+/// How the facts of single witnesses begin.
+const OF_ONE: &str = "witness:";
+/// Why a disk has no witness, and what to do.
+const NO_FREEZE: &str = "no file system of this disk was frozen, so that it carries no witness and could be any \
+    disk: let the agent freeze what is on it (docs/preflight.md), or detach it if nobody uses it, and take a \
+    new recovery point";
+/// Why it is not known whether it has one.
+const UNKNOWN_DISK: &str = "the agent does not say on which disks its witnesses are: it is not known whether \
+    this one has any";
 
 /// The names of a report's facts that must be a pass.
 fn required(report: &MachineReport, witnesses: &Witnesses) -> Vec<String> {

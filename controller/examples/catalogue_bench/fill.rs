@@ -15,6 +15,7 @@ use azdr_controller::workflows::{backup, dr_test, new_run, replicate, verify};
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::capture_record::{CanarySight, CaptureRecord, DiskCapture, FileSystemFreeze};
 use azdr_domain::consistency::Consistency;
+use azdr_domain::machine_disk::MachineDisk;
 use azdr_domain::machine_evidence::WitnessRecord;
 use azdr_domain::pin::Pin;
 use azdr_domain::recovery_point::{VmDescription, snapshot_name};
@@ -328,6 +329,7 @@ fn capture(description: &VmDescription, at: WallTime, dice: &mut Dice) -> Captur
         }),
         reason: String::new(),
         note: String::new(),
+        disks: Some(vec![if n == 0 { MachineDisk::Os } else { MachineDisk::Lun(n as u32) }]),
     };
     let mut witness = |n: usize| WitnessRecord {
         digest: format!("{:064x}", dice.below(u64::MAX)),

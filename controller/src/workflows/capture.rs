@@ -24,6 +24,7 @@ use azdr_domain::capture_record::{
 use azdr_domain::consistency::{
     CaptureEvidence, Consistency, FreezeEvidence, PutEvidence, ThawAttestation, achieved,
 };
+use azdr_domain::machine_disk::MachineDisk;
 use azdr_domain::machine_evidence::WitnessRecord;
 use azdr_env::{Clock, WallTime};
 use azdr_proto::agent::{
@@ -194,6 +195,14 @@ pub async fn capture<I>(
         reason = why;
     }
     if plan.require && consistency < Consistency::Filesystem {
+        // Another attempt would find the same.
+        if !outcome.record.disks_left_out().is_empty() {
+            let failure = Failure::new("not_consistent", reason).hint(
+                "the policy requires file-system consistency of every disk: let the agent freeze what is \
+                 on it (docs/preflight.md), detach it if nobody uses it, or configure --consistency prefer",
+            );
+            return Err(StepError::Fail(failure));
+        }
         let message = format!("the capture is only {consistency}: {reason}");
         return Err(StepError::Retry {
             failure: Failure::new("not_consistent", message)
@@ -288,7 +297,19 @@ fn file_system(window: &FileSystemWindow, frozen: &[FileSystemReport]) -> FileSy
         note: (report.filter(|r| r.state() == FileSystemState::Frozen))
             .map(|r| r.reason.clone())
             .unwrap_or_default(),
+        disks: report.and_then(disks_below),
     }
+}
+
+/// What a file system lies on.
+fn disks_below(report: &FileSystemReport) -> Option<Vec<MachineDisk>> {
+    let disk = |disk: &Disk| match disk.kind() {
+        DiskKind::Os => MachineDisk::Os,
+        DiskKind::Data => MachineDisk::Lun(disk.lun),
+        DiskKind::Temporary => MachineDisk::Temporary,
+        DiskKind::Unknown => MachineDisk::Other(disk.name.clone()),
+    };
+    report.disks_known.then(|| report.disks.iter().map(disk).collect())
 }
 
 fn not_frozen(report: &FileSystemReport) -> FileSystemNotFrozen {
@@ -297,6 +318,7 @@ fn not_frozen(report: &FileSystemReport) -> FileSystemNotFrozen {
         file_system_type: report.file_system_type.clone(),
         device: report.device.clone(),
         reason: report.reason.clone(),
+        disks: disks_below(report),
     }
 }
 
@@ -386,6 +408,8 @@ async fn held(
         puts,
         thaw_requested_at: Some(thaw_requested_at),
         agent,
+        disks_left_out: record.disks_left_out(),
+        disks_unknown: record.disks_unknown(),
     };
     let hold = Hold { frozen_ms, witnessed: true, reason: None, record, hooks_pending };
     Ok((hold, Some(evidence)))

@@ -13,6 +13,7 @@ use std::time::Duration;
 use azdr_arm::Vm;
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::capture_record::CaptureRecord;
+use azdr_domain::machine_disk::MachineDisk;
 use azdr_domain::machine_evidence::{
     Evidence, Fact, FactState, MachineReport, Seal, ShownWitness, Wanted, WitnessRecord, Witnesses,
 };
@@ -140,21 +141,22 @@ pub(super) async fn session_of(
     Ok(own.and_then(|own| fleet.protected(own.id)).filter(fits))
 }
 
-/// The operation that took the point, and what was noted at it.
+/// The point, and what was noted when it was taken.
 pub(super) async fn captured(
     services: &Services,
     expected: &Expected,
-) -> Result<(String, CaptureRecord), StepError> {
+) -> Result<(PointRow, CaptureRecord), StepError> {
     let name = PointName::parse(&expected.point).map_err(|error| {
         StepError::fail("no_such_point", format!("{}: {error}", expected.point))
     })?;
-    let operation = services.catalogue.point(expected.item, &name).await?.operation_id;
-    let record = services.catalogue.capture(&operation).await?.unwrap_or_default();
-    Ok((operation, record))
+    let point = services.catalogue.point(expected.item, &name).await?;
+    let record = services.catalogue.capture(&point.operation_id).await?.unwrap_or_default();
+    Ok((point, record))
 }
 
 /// What is known of a point's witnesses and of its machine's hooks.
 struct Noted {
+    disks: Vec<MachineDisk>,
     records: Vec<WitnessRecord>,
     checks: Vec<String>,
     key: WitnessKey,
@@ -162,16 +164,18 @@ struct Noted {
 
 impl Noted {
     async fn of(services: &Services, expected: &Expected) -> Result<Self, StepError> {
-        let (operation, record) = captured(services, expected).await?;
-        let key = services.authority.witness_key(&operation);
+        let (point, record) = captured(services, expected).await?;
+        let key = services.authority.witness_key(&point.operation_id);
+        let disks = point.description.disks.iter().map(|d| MachineDisk::of_point(d.lun)).collect();
         let checks = record.hooks.into_iter().filter(|hook| hook.check).map(|hook| hook.name);
-        Ok(Self { records: record.witnesses, checks: checks.collect(), key })
+        Ok(Self { disks, records: record.witnesses, checks: checks.collect(), key })
     }
 
     fn wanted<'a>(&'a self, expected: &'a Expected) -> Wanted<'a> {
         Wanted {
             point: &expected.point,
             nonce: &expected.nonce,
+            disks: &self.disks,
             all_disks: expected.all_disks,
             records: &self.records,
             checks: &self.checks,

@@ -106,6 +106,7 @@ fn file_system_freeze(m: &FileSystemFreeze) -> Value {
         "level": names::consistency(m.level),
         "reason": text(&m.reason),
         "note": text(&m.note),
+        "disks": m.disks,
     })
 }
 
@@ -115,6 +116,7 @@ fn file_system_not_frozen(m: &FileSystemNotFrozen) -> Value {
         "file_system_type": m.file_system_type,
         "device": m.device,
         "reason": m.reason,
+        "disks": m.disks,
     })
 }
 

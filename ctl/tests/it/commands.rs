@@ -53,6 +53,8 @@ pub(crate) const CASES: &[(&str, &str)] = &[
     ("backup_list_empty", "backup list prod-db-vm --since 2026-01-01"),
     ("backup_show", "backup show prod-db-vm-backup-daily-20251201-0800"),
     ("backup_show_not_frozen", "backup show prod-db-vm-backup-daily-20251130-0800"),
+    ("backup_show_partly_frozen", "backup show prod-db-vm-backup-daily-20251129-0800"),
+    ("backup_show_of_an_older_agent", "backup show prod-db-vm-backup-daily-20251128-0800"),
     ("backup_show_of_a_missing_vm", "backup show daily-20251201 --vm missing"),
     (
         "backup_restore",

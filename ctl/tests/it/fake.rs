@@ -642,6 +642,8 @@ impl AdminService for FakeController {
         check(r.vm.as_ref())?;
         Ok(Response::new(match r.recovery_point.as_str() {
             "prod-db-vm-backup-daily-20251130-0800" => values::plain_point_details(),
+            "prod-db-vm-backup-daily-20251129-0800" => values::partly_frozen_point_details(),
+            "prod-db-vm-backup-daily-20251128-0800" => values::older_agents_point_details(),
             _ => values::point_details(),
         }))
     }

@@ -414,6 +414,7 @@ pub(crate) fn point_details() -> PointDetails {
         level: Consistency::Filesystem as i32,
         reason: String::new(),
         note: String::new(),
+        disks: vec![if mount_point == "/" { "os".into() } else { "lun 0".into() }],
     };
     let run = |verb: HookVerb, end: &str, code, output: &str| HookRun {
         verb: verb as i32,
@@ -482,6 +483,7 @@ pub(crate) fn point_details() -> PointDetails {
                 file_system_type: "vfat".into(),
                 device: "8:15".into(),
                 reason: "its type is not on the list of what is frozen".into(),
+                disks: vec!["os".into()],
             }],
             hooks,
         }),
@@ -553,6 +555,54 @@ pub(crate) fn plain_point_details() -> PointDetails {
         deletions_held: "the catalogue was rebuilt from Azure".into(),
         ..full
     }
+}
+
+/// Of a point of which the agent's settings leave out the data disk.
+pub(crate) fn partly_frozen_point_details() -> PointDetails {
+    let mut details = plain_point_details();
+    let why = "no file system of it was frozen (/data: not among the configured file_systems)";
+    let mut capture = point_details().capture.unwrap();
+    capture.disks[1] = DiskCapture {
+        frozen_ms: None,
+        level: Consistency::Crash as i32,
+        reason: why.into(),
+        ..capture.disks[1].clone()
+    };
+    capture.file_systems.truncate(1);
+    capture.not_frozen = vec![FileSystemNotFrozen {
+        mount_point: "/data".into(),
+        file_system_type: "ext4".into(),
+        device: "8:16".into(),
+        reason: "not among the configured file_systems".into(),
+        disks: vec!["lun 0".into()],
+    }];
+    capture.hooks.clear();
+    details.capture = Some(capture);
+    let point = details.point.as_mut().unwrap();
+    point.name = "prod-db-vm-backup-daily-20251129-0800".into();
+    point.consistency_reason = format!("LUN 0: {why}");
+    PointDetails { has_witness: true, ..details }
+}
+
+/// Of a point taken by an agent that does not say on which disks its file systems are.
+pub(crate) fn older_agents_point_details() -> PointDetails {
+    let mut details = plain_point_details();
+    let mut capture = point_details().capture.unwrap();
+    for disk in &mut capture.disks {
+        disk.level = Consistency::Unspecified as i32;
+        disk.reason = "the agent does not say on which disks the frozen file systems are".into();
+    }
+    capture.file_systems.iter_mut().for_each(|f| f.disks.clear());
+    capture.not_frozen.clear();
+    capture.hooks.clear();
+    details.capture = Some(capture);
+    let point = details.point.as_mut().unwrap();
+    point.name = "prod-db-vm-backup-daily-20251128-0800".into();
+    point.consistency = Consistency::Filesystem as i32;
+    point.consistency_reason = "frozen throughout; the agent does not say whether file systems of \
+                                the OS disk, LUN 0 are among the frozen"
+        .into();
+    PointDetails { has_witness: true, ..details }
 }
 
 pub(crate) fn fleet_status() -> FleetStatus {

@@ -19,7 +19,7 @@ use azdr_identity::PeerCertificate;
 use azdr_proto::agent::agent_message::Body as Say;
 use azdr_proto::agent::controller_message::Body as Told;
 use azdr_proto::agent::{
-    AgentMessage, ControllerMessage, FactState, FileSystemReport, FileSystemState,
+    AgentMessage, ControllerMessage, Disk, DiskKind, FactState, FileSystemReport, FileSystemState,
     FileSystemWindow, Freeze, FreezeOutcome, FreezeReply, HealthFact, HealthReport, Hello,
     PreflightReport, RenewCertificate, SessionMode, ThawCause, ThawReply, Witness,
 };
@@ -746,7 +746,16 @@ fn reported(mount: &str) -> FileSystemReport {
         mount_point: mount.to_owned(),
         file_system_type: "simulated".to_owned(),
         state: FileSystemState::Frozen.into(),
+        disks: vec![disk_of(mount)],
+        disks_known: true,
         ..FileSystemReport::default()
+    }
+}
+
+fn disk_of(mount: &str) -> Disk {
+    match mount.strip_prefix("/mnt/lun").and_then(|lun| lun.parse().ok()) {
+        Some(lun) => Disk { kind: DiskKind::Data.into(), lun, name: String::new() },
+        None => Disk { kind: DiskKind::Os.into(), ..Disk::default() },
     }
 }
 

@@ -9,8 +9,8 @@ use azdr_agent::quiesce::{nothing_held, over, refused};
 use azdr_env::Monotonic;
 use azdr_proto::agent::agent_message::Body as Say;
 use azdr_proto::agent::{
-    FileSystemReport, FileSystemState, FileSystemWindow, Freeze, FreezeOutcome, FreezeReply,
-    Heartbeat, QuiesceState, ThawCause, ThawReply, Witness,
+    Disk, DiskKind, FileSystemReport, FileSystemState, FileSystemWindow, Freeze, FreezeOutcome,
+    FreezeReply, Heartbeat, QuiesceState, ThawCause, ThawReply, Witness,
 };
 use azdr_thawd_client::{HOLD_LIMIT_RANGE_MS, LEASE_RANGE_MS, OperationId, monotonic_ns};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -314,6 +314,8 @@ impl Actor {
             file_system_type: "simulated".to_owned(),
             state: state.into(),
             reason: reason.clone(),
+            disks: vec![disk_of(mount)],
+            disks_known: true,
             ..FileSystemReport::default()
         });
         FreezeReply {
@@ -325,6 +327,14 @@ impl Actor {
             freeze_ms: millis(took),
             ..FreezeReply::default()
         }
+    }
+}
+
+/// Where azure-sim mounts them.
+fn disk_of(mount: &str) -> Disk {
+    match mount.strip_prefix("/mnt/lun").and_then(|lun| lun.parse().ok()) {
+        Some(lun) => Disk { kind: DiskKind::Data.into(), lun, name: String::new() },
+        None => Disk { kind: DiskKind::Os.into(), ..Disk::default() },
     }
 }
 

@@ -36,7 +36,8 @@ fn records() -> [WitnessRecord; 2] {
 }
 
 fn wanted(records: &[WitnessRecord]) -> Wanted<'_> {
-    Wanted { point: POINT, nonce: "n", all_disks: true, records, checks: &[] }
+    let disks = &[MachineDisk::Os, MachineDisk::Lun(0)];
+    Wanted { point: POINT, nonce: "n", disks, all_disks: true, records, checks: &[] }
 }
 
 fn against(shown: &[ShownWitness]) -> String {
@@ -194,6 +195,51 @@ fn every_required_fact_that_fails_or_is_unknown_or_absent_withholds_the_proof() 
         assert!(!evidence.is_booted(), "{name} is absent");
         assert_eq!(evidence.awaited().map(|f| &f.name).collect::<Vec<_>>(), [name]);
     }
+}
+
+#[test]
+fn a_disk_without_a_witness_withholds_the_proof_and_is_not_waited_for() {
+    let disks = [MachineDisk::Os, MachineDisk::Lun(0), MachineDisk::Lun(7)];
+    let of_lun_7 = |evidence: &Evidence| {
+        let fact = evidence.facts.iter().find(|f| f.name == "witness:lun 7").unwrap();
+        (fact.state, fact.required)
+    };
+    // As noted at the capture, and, after a rebuild, as the machine shows them.
+    for records in [records().to_vec(), Vec::new()] {
+        let three = Wanted { disks: &disks, ..wanted(&records) };
+        let evidence = Evidence::judge(&three, &both(), &report(), 10_500);
+        assert!(!evidence.is_booted(), "{evidence:#?}");
+        assert_eq!(of_lun_7(&evidence), (FactState::Unknown, true));
+        let of_disks = |f: &&Fact| f.name.starts_with("witness:") && !f.name.contains('/');
+        assert_eq!(evidence.facts.iter().filter(of_disks).count(), 1, "{evidence:#?}");
+        assert_eq!((evidence.harm(), evidence.awaited().count()), (None, 0), "{evidence:#?}");
+        let doubt = evidence.doubt();
+        assert!(doubt.starts_with("witness:lun 7: no file system of this disk"), "{doubt}");
+        assert!(doubt.contains("take a new recovery point"), "{doubt}");
+    }
+    // One volume on both.
+    let mut spanning = records();
+    spanning[1].disk = "lun 0 + lun 7".into();
+    let three = Wanted { disks: &disks, ..wanted(&spanning) };
+    assert!(Evidence::judge(&three, &both(), &report(), 10_500).is_booted());
+}
+
+#[test]
+fn where_no_disk_is_known_nothing_is_demanded_of_it_and_it_is_named() {
+    for words in ["", "vdb"] {
+        let mut records = records();
+        records[1].disk = words.into();
+        let evidence = Evidence::judge(&wanted(&records), &both(), &report(), 10_500);
+        assert!(evidence.is_booted(), "{evidence:#?}");
+        let fact = evidence.facts.iter().find(|f| f.name == "witness:lun 0").unwrap();
+        assert_eq!((fact.state, fact.required), (FactState::Unknown, false), "{words:?}");
+        assert!(!evidence.facts.iter().any(|f| f.name == "witness:os"), "it is known");
+        assert_eq!(evidence.doubt(), "");
+    }
+    // Where there is no witness at all, one fact says so.
+    let evidence = Evidence::judge(&wanted(&[]), &[], &report(), 10_500);
+    let of_witnesses = evidence.facts.iter().filter(|f| f.name.starts_with("witness"));
+    assert_eq!(of_witnesses.map(|f| &*f.name).collect::<Vec<_>>(), ["witness"]);
 }
 
 #[test]

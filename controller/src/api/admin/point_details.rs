@@ -2,6 +2,7 @@
 
 use azdr_domain::capture_record::{HookKind, HookRecord, HookRunRecord, HookVerb};
 use azdr_domain::forecast;
+use azdr_domain::machine_disk::MachineDisk;
 use azdr_domain::recovery_point::ProofLevel;
 use azdr_proto::admin as api;
 use tonic::Status;
@@ -110,11 +111,11 @@ fn capture(record: &azdr_domain::CaptureRecord) -> api::CaptureRecord {
         asked_ms: d.asked_ms,
         done_ms: d.done_ms,
         frozen_ms: record.frozen_ms(d),
-        level: match record.disk_doubt(d) {
-            None => api::Consistency::Filesystem.into(),
-            Some(_) => api::Consistency::Crash.into(),
-        },
-        reason: record.disk_doubt(d).unwrap_or_default().to_owned(),
+        level: record
+            .disk_level(d)
+            .map_or(api::Consistency::Unspecified, convert::consistency)
+            .into(),
+        reason: record.disk_reason(d),
     };
     let file_system = |f: &azdr_domain::capture_record::FileSystemFreeze| api::FileSystemFreeze {
         mount_point: f.mount_point.clone(),
@@ -129,6 +130,7 @@ fn capture(record: &azdr_domain::CaptureRecord) -> api::CaptureRecord {
         level: f.level().map_or(api::Consistency::Unspecified, convert::consistency).into(),
         reason: f.level().and(f.doubt()).unwrap_or_default().to_owned(),
         note: f.note.clone(),
+        disks: disks(f.disks.as_deref()),
     };
     let not_frozen =
         |f: &azdr_domain::capture_record::FileSystemNotFrozen| api::FileSystemNotFrozen {
@@ -136,6 +138,7 @@ fn capture(record: &azdr_domain::CaptureRecord) -> api::CaptureRecord {
             file_system_type: f.file_system_type.clone(),
             device: f.device.clone(),
             reason: f.reason.clone(),
+            disks: disks(f.disks.as_deref()),
         };
     api::CaptureRecord {
         not_frozen: record.not_frozen.iter().map(not_frozen).collect(),
@@ -145,6 +148,10 @@ fn capture(record: &azdr_domain::CaptureRecord) -> api::CaptureRecord {
         unbroken: record.unbroken,
         hooks: record.hooks.iter().map(hook).collect(),
     }
+}
+
+fn disks(disks: Option<&[MachineDisk]>) -> Vec<String> {
+    disks.unwrap_or_default().iter().map(ToString::to_string).collect()
 }
 
 fn hook(record: &HookRecord) -> api::HookRecord {

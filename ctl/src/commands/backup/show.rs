@@ -110,9 +110,14 @@ fn evidence(record: &CaptureRecord, point: &RecoveryPoint) -> String {
             format!("asked for at {}", d.asked_ms),
             d.done_ms.map_or("not seen to succeed".to_owned(), |ms| format!("done at {ms}")),
             match (d.frozen_ms, d.reason.as_str()) {
-                (Some(ms), _) => format!("frozen from 0 to {ms}"),
-                (None, "") => "no freeze that encloses it".to_owned(),
-                (None, reason) => format!("no freeze that encloses it: {reason}"),
+                (Some(ms), "") => format!("frozen from 0 to {ms}"),
+                (Some(ms), _) => format!("within the freeze, from 0 to {ms}"),
+                (None, _) => "no freeze that encloses it".to_owned(),
+            },
+            match (names::consistency(d.level), d.reason.as_str()) {
+                (level, "") => names::or_dash(level),
+                (Some(level), reason) => format!("{level}: {reason}"),
+                (None, reason) => format!("not known: {reason}"),
             },
         ]);
     }
