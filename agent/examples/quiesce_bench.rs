@@ -74,6 +74,7 @@ async fn main() -> Result<()> {
                 "worst": thaws.iter().copied().fold(0.0, f64::max),
                 "count": thaws.len(),
             },
+            "refused_calls": pre_flush.refused_calls + many.refused_calls,
         })
     );
     Ok(())
@@ -247,6 +248,8 @@ struct Figures {
     dirty: Vec<f64>,
     thaws: Vec<f64>,
     given_up: usize,
+    /// Calls of the thaw process that its own filter refused, in all rounds.
+    refused_calls: u32,
 }
 
 impl Bench {
@@ -299,6 +302,7 @@ impl Bench {
             let dirty = dirty_mib()?;
             let itself = if flushed { Some(self.flush(&disks).await?) } else { None };
             let (report, frozen, thaw) = self.freeze(&disks)?;
+            figures.refused_calls += report.refused_calls;
             drop(writer);
             disks[0].clean()?;
             if n < 2 {
@@ -336,6 +340,7 @@ impl Bench {
             disks.iter().try_for_each(|disk| disk.dirty(EACH_MIB))?;
             self.flush(disks).await?;
             let (report, frozen, thaw) = self.freeze(disks)?;
+            figures.refused_calls += report.refused_calls;
             disks.iter().try_for_each(Disk::clean)?;
             ensure!(frozen, "not frozen: {report:?}");
             if n < 2 {

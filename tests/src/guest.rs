@@ -9,9 +9,13 @@ use anyhow::{Context, Result, ensure};
 
 use crate::poll::{Look, until};
 use crate::process::{Daemon, Ended, Lifetime, run};
+use crate::waiting_tasks::{self, LIST, Task};
 
 /// One command over SSH; an emulated machine on a busy host is slow.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+
+/// For what is busy with its disk to be seen at something else; what hangs never is.
+const WAIT_LIMIT: Duration = Duration::from_secs(30);
 
 /// A machine's SSH server.
 #[derive(Clone, Debug)]
@@ -128,6 +132,24 @@ impl Guest {
             ended.stderr
         );
         Ok(ended.stdout.trim().to_owned())
+    }
+
+    /// Whether nobody in it hangs in an uninterruptible sleep, as users of a frozen file system do. Who is
+    /// so in one look and not in a later one is busy with a disk.
+    ///
+    /// # Errors
+    /// When somebody was found so in every look, with names; and when it does not answer.
+    pub fn nobody_waits(&self) -> Result<()> {
+        let mut suspects = waiting_tasks::waiting(&self.run(LIST)?)?;
+        until(&format!("nobody in {} hangs in state D", self.name), WAIT_LIMIT, || {
+            if suspects.is_empty() {
+                return Ok(Look::Done(()));
+            }
+            let waiting = waiting_tasks::waiting(&self.run(LIST)?)?;
+            suspects.retain(|task| waiting.contains(task));
+            let names: Vec<String> = suspects.iter().map(Task::to_string).collect();
+            Ok(Look::Waiting(names.join(", ")))
+        })
     }
 
     /// Waits until a command runs in it. (The port is open long before anybody answers there.)

@@ -41,6 +41,7 @@ pub mod shifted_clock;
 pub mod simulated_machines;
 pub mod simulator;
 pub mod soak;
+mod waiting_tasks;
 pub mod world;
 
 pub use cli::{Answer, Cli};

@@ -97,7 +97,7 @@ async fn application_is_recorded_only_when_the_hooks_are_known_to_have_ended_wel
         (Behaviour::HooksSucceed, Consistency::Application, "application hooks", 1),
         (Behaviour::HookFails, Consistency::Filesystem, "hook 10-db: exit code 1", 1),
         (Behaviour::HooksUnheard, Consistency::Filesystem, "was not heard", 0),
-        (Behaviour::Well, Consistency::Filesystem, "frozen throughout", 0),
+        (Behaviour::Well, Consistency::Filesystem, "applications are as after a crash", 0),
     ] {
         let (bench, row, points) = backup_with(behaviour, ConsistencyDemand::Require).await;
         assert_eq!(row.state, RunState::Succeeded, "{behaviour:?}");

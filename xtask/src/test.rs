@@ -1,5 +1,8 @@
 //! `cargo xtask test`: formatting, lints, documentation, every test; exactly what CI runs.
 //!
+//! Tests start what cargo builds with them. `--shipped` runs those of the thaw process with the program
+//! that machines get, which is another: static, small before it is fast, and without unwinding.
+//!
 //! Nothing stops at the first failure. The last line counts everything; each check that is not a test
 //! program's counts as one test.
 
@@ -22,13 +25,24 @@ const REQUIRE_QEMU: &str = "AZDR_REQUIRE_QEMU";
 const PROGRAMS_OF_TESTS: [(&str, &str); 3] =
     [("mkfs.xfs", "xfsprogs"), ("mkfs.btrfs", "btrfs-progs"), ("strace", "strace")];
 
+/// Read by the agent's test programs: the thaw process to be tested.
+const THAW_PROCESS: &str = "AZDR_THAWD";
+
 #[derive(Debug, Args)]
-pub(crate) struct Test {}
+pub(crate) struct Test {
+    /// The thaw process as it is shipped instead: its own tests and the agent's, and nothing else; as root
+    #[arg(long)]
+    shipped: bool,
+}
 
 impl Test {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let workspace = Workspace::find()?;
         let mut all = Tally::default();
+        if self.shipped {
+            shipped(&workspace, &mut all)?;
+            return Ok(ended(all));
+        }
         let mut check = |what: &str, command: &mut Command| -> Result<bool> {
             announce(what);
             let ok = command.status().with_context(|| format!("cannot run {what}"))?.success();
@@ -55,8 +69,38 @@ impl Test {
         } else {
             all.add(Tally::of_check(false));
         }
-        println!("{all}");
-        Ok(if all.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(ended(all))
+    }
+}
+
+fn ended(all: Tally) -> ExitCode {
+    println!("{all}");
+    if all.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The tests that freeze, with the thaw process as it is shipped. Both of its test programs, whatever the
+/// first says.
+fn shipped(workspace: &Workspace, all: &mut Tally) -> Result<()> {
+    announce("the thaw process as it is shipped");
+    let Some(thawd) = workspace.build_shipped_thaw_process()? else {
+        all.add(Tally::of_check(false));
+        return Ok(());
+    };
+    ensure_programs_of_tests(workspace);
+    let mut tests =
+        workspace.cargo(&["test", "--package", "azdr-thawd", "--package", "azdr-agent"]);
+    tests.args(["--test", "it", "--no-fail-fast"]).env(THAW_PROCESS, thawd);
+    announce("tests");
+    all.add(Tally::of_run(&mut tests)?);
+    Ok(())
+}
+
+fn ensure_programs_of_tests(workspace: &Workspace) {
+    let apt = workspace.guest_image().join("apt");
+    for (program, package) in PROGRAMS_OF_TESTS {
+        if let Err(error) = ensure_program(program, package, &apt) {
+            println!("no {program}: its tests are ignored ({error:#})");
+        }
     }
 }
 
@@ -107,12 +151,7 @@ fn simulator_tests(build: &mut Command) -> Result<PathBuf> {
 /// Whether tests with real machines have to run. Where they could and something goes wrong, that is a
 /// failure; elsewhere they are ignored, with the reason.
 fn prepare_guests(workspace: &Workspace, all: &mut Tally) -> bool {
-    let apt = workspace.guest_image().join("apt");
-    for (program, package) in PROGRAMS_OF_TESTS {
-        if let Err(error) = ensure_program(program, package, &apt) {
-            println!("no {program}: its tests are ignored ({error:#})");
-        }
-    }
+    ensure_programs_of_tests(workspace);
     match workspace.ensure_guests("debug") {
         Ok(()) => true,
         Err(error) if is_root() && find_program("apt-get").is_some() => {

@@ -72,16 +72,24 @@ impl Workspace {
     pub(crate) fn build_shipped_agent(&self) -> Result<Option<PathBuf>> {
         eprintln!("Building the agent as it is shipped");
         let mut agent = self.cargo_as_shipped(&["build", "--bins", "--package", "azdr-agent"]);
+        if !agent.status().context("cannot run cargo")?.success() {
+            return Ok(None);
+        }
+        Ok(self.build_shipped_thaw_process()?.map(|_| self.programs(SHIPPED_AGENT)))
+    }
+
+    /// Builds `azdr-thawd` as it is shipped, and says where the program is; `None` when cargo has said why
+    /// it could not.
+    ///
+    /// # Errors
+    /// When cargo cannot be run.
+    pub(crate) fn build_shipped_thaw_process(&self) -> Result<Option<PathBuf>> {
         let mut thawd = self.cargo(&["build", "--bins", "--package", "azdr-thawd"]);
         // All of its memory is locked: without a dynamic loader and shared libraries that is half as much,
         // and nothing of it can be replaced under its feet.
         thawd.args(["--profile", SHIPPED_AGENT]).env("RUSTFLAGS", "-C target-feature=+crt-static");
-        for build in [&mut agent, &mut thawd] {
-            if !build.status().context("cannot run cargo")?.success() {
-                return Ok(None);
-            }
-        }
-        Ok(Some(self.programs(SHIPPED_AGENT)))
+        let built = thawd.status().context("cannot run cargo")?.success();
+        Ok(built.then(|| self.programs(SHIPPED_AGENT).join("azdr-thawd")))
     }
 
     /// A cargo command that builds the agent as it is shipped.

@@ -6,9 +6,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use azdr_proto::agent::controller_message::Body as Tell;
-use azdr_proto::agent::{FileSystemWindow, QuiesceState, RenewLease, ThawCause};
+use azdr_proto::agent::{FileSystemWindow, FreezeOutcome, QuiesceState, RenewLease, ThawCause};
+use azdr_thawd_client::monotonic_ns;
 
-use crate::foreign_freezer;
+use crate::foreign_freezer::{self, AzuresFreezer, ForeignThaw};
 use crate::freeze::{Scene, beat_in, freeze, freeze_reply, scene, thaw, thaw_reply};
 use crate::loop_mount::{LoopMount, Writer, wait_for};
 
@@ -17,6 +18,10 @@ crate::tests! {
     a_foreign_thaw_is_told_with_its_time: ["mkfs.ext4"],
     a_foreign_thaw_and_freeze_again_is_noticed: ["mkfs.ext4"],
     azures_freezer_in_the_window_takes_the_proof_away: ["mkfs.ext4"],
+    azures_freezer_that_was_first_is_waited_for: ["mkfs.ext4"],
+    azures_freezer_that_was_first_and_holds_on_is_left_alone: ["mkfs.ext4"],
+    azures_freezer_at_its_limit_in_the_window_takes_the_proof_away: ["mkfs.ext4"],
+    azures_freezer_at_its_limit_while_we_freeze_is_never_missed: ["mkfs.ext4"],
     a_killed_canary_proves_nothing: ["mkfs.ext4"],
     canaries_are_gone_after_every_end: ["mkfs.ext4"],
     a_mount_that_comes_and_goes_in_the_window_spoils_it: ["mkfs.ext4"],
@@ -27,7 +32,16 @@ crate::tests! {
     a_machine_that_stood_still_in_the_window_proves_nothing: ["mkfs.ext4"],
 }
 
+/// Longer than any of these tests.
+const LONG: Duration = Duration::from_secs(300);
+
 impl Scene {
+    /// Azure's own freezer, of all that we freeze.
+    fn azures_freezer(&self, limit: Duration) -> AzuresFreezer {
+        let places: Vec<_> = self.mounts.iter().map(LoopMount::path).collect();
+        AzuresFreezer::start(&places, limit)
+    }
+
     /// Nothing is frozen, nobody waits, and the canaries are gone.
     fn assert_over(&self) {
         self.mounts.iter().for_each(LoopMount::assert_writable);
@@ -115,8 +129,9 @@ async fn a_foreign_thaw_and_freeze_again_is_noticed() {
 async fn azures_freezer_in_the_window_takes_the_proof_away() {
     let mut scene = scene(2).await;
     scene.frozen("op-1", 3_000, 10_000).await;
-    let places: Vec<_> = scene.mounts.iter().map(LoopMount::path).collect();
-    assert!(!foreign_freezer::azures_freezer(&places), "it is told that they are frozen already");
+    let azures = scene.azures_freezer(LONG);
+    assert!(!azures.froze, "it is told that they are frozen already");
+    assert!(azures.ended().iter().all(|thaw| thaw.thawed));
     scene.mounts.iter().for_each(LoopMount::assert_writable);
     let reply = scene.thawed("op-1").await;
     assert!(!reply.unbroken, "{reply:?}");
@@ -126,6 +141,94 @@ async fn azures_freezer_in_the_window_takes_the_proof_away() {
         assert_eq!(window.reason, "somebody else thawed it");
     }
     scene.assert_over();
+}
+
+/// Azure Backup's lock is free: its freezer starts also when it could not have it.
+async fn azures_freezer_that_was_first_is_waited_for() {
+    let mut scene = scene(2).await;
+    let azures = scene.azures_freezer(Duration::from_millis(300));
+    assert!(azures.froze);
+    scene.frozen("op-1", 10_000, 25_000).await;
+    let thaws = azures.ended();
+    assert!(thaws.iter().all(|thaw| thaw.thawed), "nobody else ended its freeze: {thaws:?}");
+    let reply = scene.thawed("op-1").await;
+    assert!(reply.unbroken && reply.windows.iter().all(proved), "{reply:?}");
+    for window in &reply.windows {
+        let before = |thaw: &ForeignThaw| thaw.from_ns < window.frozen_from_ns;
+        assert!(thaws.iter().all(before), "its freeze counted as ours: {thaws:?}, {reply:?}");
+    }
+    scene.assert_over();
+}
+
+async fn azures_freezer_that_was_first_and_holds_on_is_left_alone() {
+    let mut scene = scene(2).await;
+    let azures = scene.azures_freezer(LONG);
+    assert!(azures.froze);
+    scene.session.tell(freeze("op-1", 10_000, 25_000)).await;
+    let reply = freeze_reply(&mut scene.session).await;
+    assert_eq!(reply.outcome(), FreezeOutcome::Refused, "{reply:?}");
+    assert!(reply.reason.contains("frozen by somebody else"), "{reply:?}");
+    let thaws = azures.reaches_its_limit();
+    assert!(thaws.iter().all(|thaw| thaw.thawed), "nobody else ended its freeze: {thaws:?}");
+    scene.assert_over();
+}
+
+/// It froze; a person thawed; we froze; and then it thaws what it opened.
+async fn azures_freezer_at_its_limit_in_the_window_takes_the_proof_away() {
+    let mut scene = scene(2).await;
+    let azures = scene.azures_freezer(LONG);
+    assert!(azures.froze && scene.mounts.iter().all(LoopMount::thaw));
+    scene.frozen("op-1", 10_000, 25_000).await;
+    assert!(azures.reaches_its_limit().iter().all(|thaw| thaw.thawed), "our freezes");
+    scene.mounts.iter().for_each(LoopMount::assert_writable);
+    let reply = scene.thawed("op-1").await;
+    assert!(!reply.unbroken, "{reply:?}");
+    for window in &reply.windows {
+        assert!(!proved(window) && window.reason == "somebody else thawed it", "{reply:?}");
+    }
+    scene.assert_over();
+}
+
+/// It freezes at some instant of our preparations or after, and thaws at its limit, at some instant of our
+/// freeze: what it thawed between FROZEN and our order to thaw is never called unbroken.
+async fn azures_freezer_at_its_limit_while_we_freeze_is_never_missed() {
+    let mut scene = scene(2).await;
+    let (mut refused, mut broken, mut unbroken) = (0, 0, 0);
+    for round in 0..30u64 {
+        let operation = format!("op-{round}");
+        let places: Vec<_> = scene.mounts.iter().map(|mount| mount.path().to_owned()).collect();
+        scene.session.tell(freeze(&operation, 10_000, 25_000)).await;
+        let azures = tokio::spawn(async move {
+            // Each instant with each limit.
+            azdr_env::sleep(Duration::from_millis(round % 6 * 5)).await;
+            let run = move || {
+                let places: Vec<_> = places.iter().map(AsRef::as_ref).collect();
+                AzuresFreezer::start(&places, Duration::from_millis(round / 6 * 10)).ended()
+            };
+            tokio::task::spawn_blocking(run).await.unwrap()
+        });
+        let reply = freeze_reply(&mut scene.session).await;
+        if reply.outcome() != FreezeOutcome::Frozen {
+            // Before our freeze, or in it.
+            let outcomes = [FreezeOutcome::Refused, FreezeOutcome::Failed];
+            assert!(outcomes.contains(&reply.outcome()), "{reply:?}");
+            azures.await.unwrap();
+            refused += 1;
+        } else {
+            let from_ns = monotonic_ns();
+            let thaws = azures.await.unwrap();
+            let to_ns = monotonic_ns();
+            let reply = scene.thawed(&operation).await;
+            let in_the_window =
+                |thaw: &&ForeignThaw| thaw.thawed && thaw.from_ns > from_ns && thaw.to_ns < to_ns;
+            let missed = thaws.iter().find(in_the_window).filter(|_| reply.unbroken);
+            assert!(missed.is_none(), "{missed:?}: {reply:?}");
+            if reply.unbroken { unbroken += 1 } else { broken += 1 }
+        }
+        scene.assert_over();
+        assert!(!scene.mounts.iter().any(LoopMount::thaw), "left frozen in round {round}");
+    }
+    println!("{refused} refused, {broken} broken, {unbroken} unbroken");
 }
 
 async fn a_killed_canary_proves_nothing() {

@@ -38,15 +38,28 @@ pub(crate) fn wait_for(what: &str, limit: Duration, mut done: impl FnMut() -> bo
     start.elapsed()
 }
 
-/// The end of a whole run: nothing that was built with this test sleeps uninterruptibly, also not what
-/// lost its parent. (A test may: another one's writers are meant to.)
+/// The program that `AZDR_THAWD` names, to be tested instead of the one that was built with the tests.
+pub(crate) fn other_thaw_process() -> Option<PathBuf> {
+    let path = PathBuf::from(std::env::var_os("AZDR_THAWD").filter(|path| !path.is_empty())?);
+    // Tests have working directories of their own.
+    assert!(
+        path.is_absolute() && path.is_file(),
+        "AZDR_THAWD is {path:?}; it must be the absolute path of a program"
+    );
+    Some(path)
+}
+
+/// The end of a whole run: nothing that was built with this test sleeps uninterruptibly, nor the thaw
+/// process that was tested, also not what lost its parent. (A test may: another one's writers are meant to.)
 pub(crate) fn assert_nobody_waits() {
     let this = std::env::current_exe().unwrap();
     let built = this.ancestors().nth(2).unwrap();
+    let other = other_thaw_process().map(|path| path.canonicalize().unwrap());
     let waiting = || {
         let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
         let ours = processes.filter(|process| {
-            fs::read_link(process.join("exe")).is_ok_and(|p| p.starts_with(built))
+            let program = fs::read_link(process.join("exe"));
+            program.is_ok_and(|p| p.starts_with(built) || Some(&p) == other.as_ref())
         });
         let tasks = ours.filter_map(|process| fs::read_dir(process.join("task")).ok()).flatten();
         let stats = tasks.flatten().map(|task| fs::read_to_string(task.path().join("stat")));

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::controller::{Controller, TOKEN};
-use crate::loop_mount::{LoopMount, wait_for};
+use crate::loop_mount::{LoopMount, other_thaw_process, wait_for};
 
 /// First argument of this test binary when it plays the thaw process.
 pub(crate) const THAWD_ROLE: &str = "play-azdr-thawd";
@@ -162,8 +162,12 @@ impl Machine {
     }
 
     pub(crate) fn start_thawd(&self) -> Process {
-        let child = Command::new(std::env::current_exe().unwrap())
-            .arg(THAWD_ROLE)
+        let (program, role) = match other_thaw_process() {
+            Some(program) => (program, "--socket"),
+            None => (std::env::current_exe().unwrap(), THAWD_ROLE),
+        };
+        let child = Command::new(program)
+            .arg(role)
             .arg(self.socket())
             .stdin(Stdio::null())
             .stderr(Stdio::null())

@@ -342,6 +342,7 @@ mod tests {
             device: "8:1".into(),
             canary: None,
             reason: String::new(),
+            note: String::new(),
             disks,
         };
         let record = |of_data: Option<Vec<MachineDisk>>| {

@@ -161,9 +161,13 @@ fn unknown(freeze: &FreezeEvidence) -> String {
     }
 }
 
+/// What a freeze is to the applications of a machine that has no hooks of theirs.
+const WITHOUT_HOOKS: &str =
+    "frozen throughout; no application hook ran: applications are as after a crash";
+
 fn without_application(freeze: &FreezeEvidence) -> String {
     match freeze.agent.as_ref().map_or("", |agent| &agent.hooks_problem) {
-        "" => "frozen throughout".to_owned(),
+        "" => WITHOUT_HOOKS.to_owned(),
         problem => format!("frozen throughout, but not `application`: {problem}"),
     }
 }
@@ -244,6 +248,14 @@ mod tests {
         assert_eq!(achieved(&perfect(1, false)).0, Consistency::Filesystem);
         assert_eq!(achieved(&perfect(3, false)).0, Consistency::Filesystem);
         assert_eq!(achieved(&perfect(3, true)).0, Consistency::Application);
+    }
+
+    #[test]
+    fn a_freeze_without_application_hooks_says_what_it_is_to_applications() {
+        let reason = achieved(&perfect(2, false)).1;
+        let whole = "frozen throughout; no application hook ran: applications are as after a crash";
+        assert_eq!(reason, whole);
+        assert!(!achieved(&perfect(2, true)).1.contains("crash"));
     }
 
     #[test]

@@ -3,7 +3,9 @@
 
 use anyhow::{Result, ensure};
 
-use super::machine::{DB, LIMIT, agent_is_gone, back_up, db_with_writer, text, writer_agrees};
+use super::machine::{
+    DB, LIMIT, agent_is_gone, back_up, db_with_writer, is_writable, text, writer_agrees,
+};
 use super::{Case, Figures, Place};
 use crate::judge;
 use crate::protection::protect_and_keep_all;
@@ -29,6 +31,7 @@ fn run(place: &Place) -> Result<Figures> {
     lab.settle(LIMIT)?;
     ensure!(lab.simulator.listing()?.everything() == before, "snapshots are left behind");
     writer_agrees(&guest)?;
+    is_writable(&guest)?;
     judge::at_rest(&lab, &[DB])?;
     Ok(vec![format!("said: {}", text(&point, "consistency_reason"))])
 }

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::machine::{DB, LIMIT, back_up, db, text};
+use super::machine::{BOOT, DB, LIMIT, back_up, db, is_writable, text};
 use super::{Case, Figures, Place};
 use crate::judge;
 use crate::protection::protect_and_keep_all;
@@ -62,6 +62,8 @@ fn run(place: &Place) -> Result<Figures> {
     let fact = said(&restore).context("nothing is known of the application")?;
     ensure!(fact["state"] == "pass" && fact["required"] == true, "{fact:#}");
     lab.settle(LIMIT)?;
+    guest.await_ssh(BOOT)?;
+    is_writable(&guest)?;
     judge::at_rest(&lab, &[DB])?;
     Ok(vec![
         format!("well: {}", text(fact, "detail")),

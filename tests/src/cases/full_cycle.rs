@@ -3,7 +3,9 @@
 
 use anyhow::{Result, ensure};
 
-use super::machine::{BOOT, DB, LIMIT, agent_is_ready, back_up, db, seconds, text, vm_id};
+use super::machine::{
+    BOOT, DB, LIMIT, agent_is_ready, back_up, db, is_writable, seconds, text, vm_id,
+};
 use super::{Case, Figures, Place, Rounds};
 use crate::judge;
 use crate::planted::{self, Planted};
@@ -41,6 +43,7 @@ fn run(place: &Place) -> Result<Figures> {
         guest.await_ssh(BOOT)?;
         data.check(&guest, &shell).map_err(|e| e.context(what()))?;
         agent_is_ready(&lab, DB)?;
+        is_writable(&guest)?;
         lab.settle(LIMIT)?;
         times.push(since.elapsed());
     }

@@ -4,7 +4,9 @@
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use super::machine::{BOOT, DB, LIMIT, back_up, db_with_writer, succeeded, writer_agrees};
+use super::machine::{
+    BOOT, DB, LIMIT, back_up, db_with_writer, is_writable, succeeded, writer_agrees,
+};
 use super::{Case, Figures, Place};
 use crate::judge;
 use crate::lab::Lab;
@@ -41,6 +43,7 @@ fn run(place: &Place) -> Result<Figures> {
         ensure!(guest.run("cat /root/file")? == "precious", "the data are not those of the backup");
         ensure!(guest.host_key()? == host_key && guest.boot_id()? != boot_id, "another machine");
         writer_agrees(&guest)?;
+        is_writable(&guest)?;
         judge::at_rest(&lab, &[DB])?;
     }
     let drills = [

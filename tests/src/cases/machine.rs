@@ -12,6 +12,7 @@ use crate::lab::Lab;
 use crate::poll::{Look, Stopwatch, until};
 use crate::process::Daemon;
 use crate::simulator::Simulator;
+use crate::waiting_tasks::{LIST, waiting};
 use crate::world::{Vm, World};
 
 /// For an emulated machine on a busy host to boot.
@@ -102,10 +103,10 @@ pub(super) fn writer_agrees(guest: &Guest) -> Result<()> {
     })
 }
 
-/// Whether both file systems take writes; a frozen one would let this hang.
+/// Whether both file systems take writes (a frozen one would let this hang), and nobody hangs.
 pub(super) fn is_writable(guest: &Guest) -> Result<()> {
     guest.run("echo x >/root/writable && echo x >/data/writable && sync && rm /root/writable /data/writable")?;
-    Ok(())
+    guest.nobody_waits()
 }
 
 /// Takes a backup of `db` and returns its recovery point.
@@ -156,12 +157,18 @@ impl Frozen {
         })?;
         // The writer stands still, and then goes on. (The shell's tools are read from the frozen disk,
         // which is no hindrance.)
-        let watch = "n=$(wc -c </data/applied); usleep 300000; m=$(wc -c </data/applied); \
-                     [ $n = $m ] && echo FROZEN; \
-                     while [ $(wc -c </data/applied) = $m ]; do usleep 20000; done; echo THAWED";
-        let watcher = guest.start(watch, &folder.join(format!("watch-{job}")))?;
+        let watch = format!(
+            "n=$(wc -c </data/applied); usleep 300000; m=$(wc -c </data/applied); \
+             {LIST}; [ $n = $m ] && echo FROZEN; \
+             while [ $(wc -c </data/applied) = $m ]; do usleep 20000; done; echo THAWED"
+        );
+        let watcher = guest.start(&watch, &folder.join(format!("watch-{job}")))?;
         let frozen = Self { job, watcher };
         frozen.said("FROZEN", "the writer stands still", Duration::from_secs(8))?;
+        // What is asked for when it is thawed can be seen: somebody waits now.
+        let printed = frozen.watcher.printed();
+        let listing = printed.split("FROZEN").next().unwrap_or_default();
+        ensure!(!waiting(listing)?.is_empty(), "nobody waits in a frozen machine: {listing}");
         Ok(frozen)
     }
 

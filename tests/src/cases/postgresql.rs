@@ -36,7 +36,10 @@ fn run(place: &Place) -> Result<Figures> {
     let (lab, guest) = debian::db(place)?;
     prepare(&guest)?;
     let mut figures = Figures::new();
-    for (name, level) in [("with its hook", "application"), ("without any", "filesystem")] {
+    for (name, level, words) in [
+        ("with its hook", "application", "with its application hooks"),
+        ("without any", "filesystem", "applications are as after a crash"),
+    ] {
         match level {
             "application" => install_hook(&guest)?,
             _ => guest.run(&format!("rm {HOOK}")).map(drop)?,
@@ -46,7 +49,8 @@ fn run(place: &Place) -> Result<Figures> {
         let point = back_up(&lab)?;
         let after = number(&guest, COUNT)?;
         let said = text(&point, "consistency");
-        ensure!(said == level, "{name}: {said}: {}", text(&point, "consistency_reason"));
+        let reason = text(&point, "consistency_reason");
+        ensure!(said == level && reason.contains(words), "{name}: {said}: {reason}");
         guest.run("systemctl stop load")?;
         sql(&guest, "DROP TABLE transfer")?;
 

@@ -16,7 +16,8 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::machine::{
-    DB, LIMIT, agent_is_gone, agent_is_ready, back_up, db, sessions, snapshot_file, text, vm_id,
+    DB, LIMIT, agent_is_gone, agent_is_ready, back_up, db, is_writable, sessions, snapshot_file,
+    text, vm_id,
 };
 use super::{Case, Figures, Place};
 use crate::disk_image::DiskImage;
@@ -77,6 +78,7 @@ fn run(place: &Place) -> Result<Figures> {
             there.map_or("missing", |_| "there")
         ));
     }
+    is_writable(&guest)?;
     judge::at_rest(&lab, &[DB])?;
     Ok(figures)
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::machine::{
-    DB, GROUP, back_up, db_with_writer, newest, snapshot_file, text, writer_agrees,
+    DB, GROUP, back_up, db_with_writer, is_writable, newest, snapshot_file, text, writer_agrees,
 };
 use super::{Case, Figures, Place, Rounds};
 use crate::disk_image::DiskImage;
@@ -67,6 +67,7 @@ fn run(place: &Place) -> Result<Figures> {
     }
     lab.simulator.set_faults(&json!([]))?;
     writer_agrees(&guest)?;
+    is_writable(&guest)?;
     judge::at_rest(&lab, &[DB])?;
 
     let mut behind = 0;
@@ -76,6 +77,7 @@ fn run(place: &Place) -> Result<Figures> {
         behind = behind.max(records.data.saturating_sub(records.log));
     }
     writer_agrees(&guest)?;
+    is_writable(&guest)?;
     Ok(vec![
         format!("{} rounds, {last} records, 0 violations", place.rounds),
         format!("frozen for {longest_ms} ms at most"),

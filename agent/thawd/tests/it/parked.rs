@@ -17,8 +17,8 @@ use azdr_thawd_client::{Reply, Request, State};
 use crate::freeze::{hold_and_release, roots};
 use crate::loop_mount::{LoopMount, Writer, wait_for};
 use crate::thawd_process::{
-    ForeignFreeze, Thawd, agent_process, frozen, hold, id, send_signal, status_field, thawed,
-    threads,
+    ForeignFreeze, Thawd, agent_process, frozen, hold, id, program, send_signal, status_field,
+    thawed, threads,
 };
 
 crate::tests! {
@@ -101,7 +101,8 @@ impl ServiceManager {
         let passed: Vec<OwnedFd> = self.kept.iter().map(|fd| beyond(fd, 200)).collect();
         let mut command = Command::new("sh");
         command
-            .args(["-c", "LISTEN_PID=$$ exec \"$@\"", "sh", env!("CARGO_BIN_EXE_azdr-thawd")])
+            .args(["-c", "LISTEN_PID=$$ exec \"$@\"", "sh"])
+            .arg(program())
             .env("NOTIFY_SOCKET", &self.path)
             .env("LISTEN_FDS", passed.len().to_string());
         command.arg("--socket").arg(folder.join("thawd.sock"));

@@ -11,12 +11,17 @@ use azdr_thawd_client::{
     Client, MAX_FILE_SYSTEMS, OperationId, Prepare, Reply, Report, Request, State,
 };
 
-use crate::loop_mount::{LoopMount, wait_for};
+use crate::loop_mount::{LoopMount, other_thaw_process, wait_for};
 
 /// First argument of this test binary when it plays an agent.
 pub(crate) const AGENT_ROLE: &str = "play-an-agent";
 /// First argument of this test binary when it plays the thaw process, with [`crate::strict`].
 pub(crate) const STRICT_ROLE: &str = "play-a-thaw-process";
+
+/// The program that is tested.
+pub(crate) fn program() -> PathBuf {
+    other_thaw_process().unwrap_or_else(|| env!("CARGO_BIN_EXE_azdr-thawd").into())
+}
 
 /// A running thaw process; dropping it ends it, and with it every freeze.
 pub(crate) struct Thawd {
@@ -27,7 +32,7 @@ pub(crate) struct Thawd {
 impl Thawd {
     pub(crate) fn start(folder: &Path) -> Self {
         let socket = folder.join("thawd.sock");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_azdr-thawd"));
+        let mut command = Command::new(program());
         command.arg("--socket").arg(&socket);
         let thawd = Self::spawn(command, socket);
         thawd.wait_until_it_listens();
@@ -46,7 +51,7 @@ impl Thawd {
 
     /// Another one at the same socket; its first words, which it says only if it must wait.
     pub(crate) fn start_another(&self) -> (Self, String) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_azdr-thawd"));
+        let mut command = Command::new(program());
         command.arg("--socket").arg(&self.socket).stderr(Stdio::piped());
         let mut another = Self::spawn(command, self.socket.clone());
         let mut words = String::new();
