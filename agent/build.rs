@@ -10,5 +10,10 @@ fn main() {
     if is("CARGO_FEATURE_SHIPPED", "1") {
         let folder = env!("CARGO_MANIFEST_DIR");
         println!("cargo::rustc-link-arg-bins=-Wl,-T,{folder}/{SCRIPT}");
+        // Functions of the same code are there once, where the linker that comes with Rust is the default:
+        // nothing here goes by a function's address.
+        if is("CARGO_CFG_TARGET_ARCH", "x86_64") && is("CARGO_CFG_TARGET_ENV", "gnu") {
+            println!("cargo::rustc-link-arg-bins=-Wl,--icf=all");
+        }
     }
 }
