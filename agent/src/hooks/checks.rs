@@ -120,8 +120,7 @@ fn words(run: &HookRun) -> String {
 }
 
 fn cut(text: &str) -> String {
-    let end = (0..=TOLD.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
-    text.get(..end.unwrap_or(0)).unwrap_or_default().to_owned()
+    text[..text.floor_char_boundary(TOLD)].to_owned()
 }
 
 #[cfg(test)]

@@ -53,8 +53,7 @@ impl Ring {
             |c: char| if c == '\n' || c == '\t' || !c.is_control() { c } else { '\u{fffd}' };
         let text: String = String::from_utf8_lossy(&bytes).chars().map(plain).collect();
         // Replacements are longer than what they replace.
-        let from = text.len().saturating_sub(most);
-        let from = (from..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+        let from = text.ceil_char_boundary(text.len().saturating_sub(most));
         text[from..].trim_end().to_owned()
     }
 }

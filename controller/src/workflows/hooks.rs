@@ -79,8 +79,7 @@ fn run(run: &HookRun) -> Option<HookRunRecord> {
 
 /// At most so many bytes of a text, from its start.
 fn cut(text: &str, most: usize) -> String {
-    let end = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
-    text.get(..end.unwrap_or(0)).unwrap_or_default().to_owned()
+    text[..text.floor_char_boundary(most)].to_owned()
 }
 
 #[cfg(test)]
