@@ -36,7 +36,7 @@ use crate::facts;
 use crate::mount_watch::MountWatch;
 use crate::mounts::Device;
 use crate::presync::{Presync, presync};
-use crate::quiesce::{Command, Ended, View};
+use crate::quiesce::{Command, Ended, View, nothing_held};
 use crate::safe_freeze_lock::{self, SafeFreezeLock};
 use crate::survey::{Survey, survey};
 use crate::witness::{Moment, Place};
@@ -227,6 +227,8 @@ enum End {
     Thawed(Box<Report>),
     /// Both halves of the thaw process died, or do not run; this one thawed. What each FITHAW said.
     WithoutThawd(Vec<io::Result<()>>),
+    /// The thaw process was gone before it could be told to freeze.
+    NothingAsked,
 }
 
 struct Hold<'a> {
@@ -290,7 +292,8 @@ impl Hold<'_> {
     async fn window(&mut self, inbox: &mut UnboundedReceiver<Command>) -> End {
         let mut inbox_open = true;
         if self.tell(&Request::Freeze(self.prepared.id)).is_err() {
-            return self.thaw_ourselves().await;
+            // What is frozen is somebody else's.
+            return End::NothingAsked;
         }
         loop {
             let overdue = self.overdue.since(self.agent.env.clock.monotonic());
@@ -368,6 +371,13 @@ impl Hold<'_> {
     }
 
     /// The thaw process is gone: nobody else will do it.
+    ///
+    /// After FROZEN all of it is known to have been frozen by us. Before, what the thaw process had done when
+    /// it died is known to nobody: the kernel tells neither whether a file system is frozen nor by whom. Each is
+    /// thawed then, again and again until no FIFREEZE of ours can be in flight any more, since one that is left
+    /// frozen is a machine that stands still. A freeze that somebody else has begun on one of them between our
+    /// witness, which was written to it moments ago, and now is ended by that. Azure's own freezers cannot: we
+    /// hold their lock. Nothing of such an operation is called frozen.
     async fn thaw_ourselves(&self) -> End {
         self.view.show(QuiesceState::Thawing);
         let late_freeze = if self.frozen.is_some() { Duration::ZERO } else { LATE_FREEZE };
@@ -412,6 +422,7 @@ impl Hold<'_> {
                 facts::thaw_reply(report, survey, presync, sights, self.asked_ns, wall)
             }
             End::WithoutThawd(results) => facts::thaw_reply_without_thawd(self.id(), results),
+            End::NothingAsked => nothing_held(self.id(), "azdr-thawd died before it froze"),
         };
         if self.frozen.is_none() {
             facts::spoil(&mut thaw, "not everything was frozen");
@@ -424,7 +435,7 @@ impl Hold<'_> {
         let freeze = self.frozen.clone().unwrap_or_else(|| {
             let report = match end {
                 End::Thawed(report) => Some(report.as_ref()),
-                End::WithoutThawd(_) => None,
+                End::WithoutThawd(_) | End::NothingAsked => None,
             };
             let reason = report.map_or("azdr-thawd died".to_owned(), facts::why_not_frozen);
             let reply = self.freeze_reply(FreezeOutcome::Failed, reason, report);
@@ -433,7 +444,7 @@ impl Hold<'_> {
         });
         let refused_calls = match end {
             End::Thawed(report) => report.refused_calls,
-            End::WithoutThawd(_) => 0,
+            End::WithoutThawd(_) | End::NothingAsked => 0,
         };
         tracing::info!(
             operation = self.id(),

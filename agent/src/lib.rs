@@ -27,6 +27,7 @@
 
 pub mod atomic_file;
 pub mod blocking;
+mod bounds;
 pub mod canary;
 pub mod conditions;
 pub mod config;
@@ -61,6 +62,7 @@ mod ssh_host_keys;
 pub mod stack;
 pub mod status;
 pub mod survey;
+mod unfrozen_disks;
 pub mod vm_id;
 pub mod witness;
 

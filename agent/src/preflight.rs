@@ -17,12 +17,14 @@ use azdr_proto::agent::{
 use azdr_thawd_client::{Client, MAX_FILE_SYSTEMS};
 use serde_json::{Value, json};
 
+use crate::bounds::{self, MOST_DISKS, MOST_NOT_FROZEN, clip};
 use crate::mounts::{Mount, Skipped, device_of};
 use crate::namespaces::read_mounts;
 use crate::processes::processes;
 use crate::roots::Roots;
 use crate::safe_freeze_lock;
 use crate::survey::{Plan, Planned, Scope, open, plan};
+use crate::unfrozen_disks::{Used, unfrozen_disks};
 use crate::{Agent, conditions, disks, placement};
 
 /// For the whole look: a disk that does not answer is a problem of its own.
@@ -31,10 +33,6 @@ const THAWD_LIMIT: Duration = Duration::from_secs(2);
 const THAWD_LIMIT_MS: u32 = 1_000;
 /// Entries of a list of texts.
 const MOST_TEXTS: usize = 32;
-const MOST_NOT_COVERED: usize = 128;
-const MOST_DISKS: usize = 65;
-/// Bytes of a text.
-const LONGEST: usize = 512;
 /// Programs that freeze file systems when their hypervisor asks for it.
 const FREEZERS: &[&str] = &["qemu-ga", "vmtoolsd"];
 /// Names of the extensions of Azure Backup and Site Recovery begin so.
@@ -131,8 +129,12 @@ impl Found {
 /// May block on a stuck disk.
 fn look(scope: &Scope, lock: &Path) -> Found {
     let mut found = Found { foreign_tools: foreign_tools(&scope.roots), ..Found::default() };
+    let mounts = read_mounts(&scope.roots.proc).unwrap_or_default();
+    let used = used(&scope.roots, &mounts);
     match plan(scope) {
-        Ok(Plan { file_systems, skipped }) => {
+        Ok(planned) => {
+            found.not_covered = unfrozen_disks(&scope.roots.sys, &planned, &used);
+            let Plan { file_systems, skipped } = planned;
             match file_systems.len() {
                 0 => found.problems.push("there is no file system to freeze".to_owned()),
                 n if n > MAX_FILE_SYSTEMS => {
@@ -148,14 +150,16 @@ fn look(scope: &Scope, lock: &Path) -> Found {
             found.problems.extend(opened.map(|error| error.to_string()));
             found.problems.extend(file_systems.iter().filter_map(torn));
             found.file_systems = in_order(&file_systems);
-            found.not_covered = skipped.iter().map(not_frozen).collect();
+            found.not_covered.extend(skipped.iter().map(not_frozen));
         }
         Err(error) => found.problems.push(crate::chain(&error)),
     }
-    let mounts = read_mounts(&scope.roots.proc).unwrap_or_default();
     found.problems.extend(lock_is_out_of_reach(&mounts, lock));
-    found.not_covered.extend(swap_and_raw(&scope.roots, &mounts));
-    found.not_covered.truncate(MOST_NOT_COVERED);
+    found.not_covered.extend(swap_and_raw(&scope.roots, &used));
+    bounds::shorten(&mut found.not_covered, MOST_NOT_FROZEN, |count| {
+        let (what, reason) = bounds::others(count);
+        NotCovered { what, kind: "various".to_owned(), reason }
+    });
     found
 }
 
@@ -197,30 +201,38 @@ fn in_order(planned: &[Planned]) -> Vec<PreflightFileSystem> {
 fn not_frozen(skipped: &Skipped) -> NotCovered {
     NotCovered {
         what: clip(skipped.mount.place()),
-        kind: skipped.mount.file_system_type.clone(),
+        kind: clip(skipped.mount.file_system_type.clone()),
         reason: skipped.reason.to_owned(),
     }
 }
 
-/// What is written to without a file system.
-fn swap_and_raw(roots: &Roots, mounts: &[Mount]) -> Vec<NotCovered> {
+/// Swap by its places, files included.
+fn swaps(roots: &Roots) -> Vec<String> {
     let swaps = fs::read_to_string(roots.proc.join("swaps")).unwrap_or_default();
-    let swaps: Vec<&str> =
-        swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
+    let places = swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next());
+    places.map(str::to_owned).collect()
+}
+
+fn used(roots: &Roots, mounts: &[Mount]) -> Used {
+    let swap: Vec<String> =
+        swaps(roots).iter().filter_map(|s| Some(s.strip_prefix("/dev/")?.to_owned())).collect();
+    let mut raw = raw_devices(roots, mounts);
+    raw.retain(|name| !swap.contains(name));
+    Used { swap, raw }
+}
+
+/// What is written to without a file system.
+fn swap_and_raw(roots: &Roots, used: &Used) -> Vec<NotCovered> {
     let entry = |what: String, kind: &str, reason: &str| NotCovered {
         what: clip(what),
         kind: kind.to_owned(),
         reason: reason.to_owned(),
     };
-    let mut found: Vec<NotCovered> = swaps
-        .iter()
-        .map(|swap| {
-            entry((*swap).to_owned(), "swap", "swap is written to while file systems are frozen")
-        })
+    let mut found: Vec<NotCovered> = swaps(roots)
+        .into_iter()
+        .map(|swap| entry(swap, "swap", "swap is written to while file systems are frozen"))
         .collect();
-    let in_use: BTreeSet<&str> = swaps.iter().filter_map(|swap| swap.rsplit('/').next()).collect();
-    let raw = raw_devices(roots, mounts);
-    found.extend(raw.into_iter().filter(|name| !in_use.contains(name.as_str())).map(|name| {
+    found.extend(used.raw.iter().map(|name| {
         let reason = "nothing is mounted from it: whoever writes to it directly is not stopped";
         entry(format!("/dev/{name}"), "raw", reason)
     }));
@@ -276,14 +288,6 @@ fn foreign_tools(roots: &Roots) -> Vec<String> {
 
 fn short(texts: Vec<String>) -> Vec<String> {
     texts.into_iter().take(MOST_TEXTS).map(clip).collect()
-}
-
-fn clip(mut text: String) -> String {
-    if text.len() > LONGEST {
-        text.truncate(text.floor_char_boundary(LONGEST - '…'.len_utf8()));
-        text.push('…');
-    }
-    text
 }
 
 /// The report for people, a line each.
@@ -389,8 +393,10 @@ mod tests {
         write(roots.sys.join("fs/btrfs/aaaa/devices/sde/x"), "");
         let table = "27 1 8:1 / / rw - ext4 /dev/sda1 rw\n";
         let mounts = crate::mounts::parse_mountinfo(table, crate::mounts::Seen::Here);
-        let found: Vec<_> =
-            swap_and_raw(&roots, &mounts).into_iter().map(|n| (n.what, n.kind)).collect();
+        let found: Vec<_> = swap_and_raw(&roots, &used(&roots, &mounts))
+            .into_iter()
+            .map(|n| (n.what, n.kind))
+            .collect();
         let expected = [("/dev/sdb2", "swap"), ("/swapfile", "swap"), ("/dev/dm-0", "raw")];
         assert_eq!(found, expected.map(|(what, kind)| (what.to_owned(), kind.to_owned())));
         assert_eq!(

@@ -239,6 +239,9 @@ impl Actor {
         let prepare = async {
             hold::check(freeze)?;
             view.show(QuiesceState::HookPre);
+            if hooks::recovery_is_needed(&agent) {
+                hooks::recover(&agent).await;
+            }
             round.pre().await?;
             view.show(QuiesceState::Preparing);
             hold::prepare(&agent, freeze).await

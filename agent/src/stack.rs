@@ -58,6 +58,13 @@ pub fn disks(device: Device, grounds: &BTreeMap<Device, Ground>) -> BTreeSet<Str
     disks
 }
 
+/// The kernel's names of all disks that a block device lies on, itself if it is one; image files end the way.
+pub(crate) fn disks_below(sys: &Path, name: &str) -> BTreeSet<String> {
+    let mut walk = Walk { sys, files: BTreeSet::new(), ground: Ground::default() };
+    walk.block(&sys.join("class/block").join(name), 0);
+    walk.ground.disks
+}
+
 fn ground(sys: &Path, device: Device, mounts: &[Mount]) -> Ground {
     let Some(mount) = mounts.iter().find(|mount| mount.device == device) else {
         return Ground::default();

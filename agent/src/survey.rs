@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use azdr_proto::agent::{Disk, DiskKind, FileSystemReport, FileSystemState};
 
+use crate::bounds::{self, MOST_DISKS, MOST_NOT_FROZEN, clip};
 use crate::levels::{self, Cycle};
 use crate::mounts::{
     CannotOpen, Choice, Coverage, Device, FileSystem, Mount, NotThere, Skipped, coverage,
@@ -315,21 +316,40 @@ impl Survey {
         Ok(())
     }
 
-    /// What is reported of the file systems that are not covered.
-    pub fn skipped_reports(&self) -> impl Iterator<Item = FileSystemReport> {
-        self.skipped.iter().map(|skipped| FileSystemReport {
-            mount_point: skipped.mount.place(),
-            file_system_type: skipped.mount.file_system_type.clone(),
-            device: skipped.mount.device.to_string(),
-            file_system_uuid: String::new(),
-            state: FileSystemState::Skipped.into(),
-            reason: skipped.reason.to_owned(),
-            disks: skipped.disks.clone().unwrap_or_default(),
-            disks_known: skipped.disks.is_some(),
-        })
+    /// What is reported of the file systems that are not covered: at most 128 entries, the last of which
+    /// says how many more there are. First those on a disk of which nothing is covered: they say why it
+    /// counts as not frozen.
+    pub fn skipped_reports(&self) -> Vec<FileSystemReport> {
+        let frozen: BTreeSet<&str> =
+            self.covered.iter().flat_map(|c| &c.disks).map(|d| d.name.as_str()).collect();
+        let is_beside = |skipped: &&Skipped| {
+            skipped.disks.iter().flatten().all(|disk| frozen.contains(disk.name.as_str()))
+        };
+        let mut skipped: Vec<&Skipped> = self.skipped.iter().collect();
+        skipped.sort_by_key(is_beside);
+        let mut reports = skipped.into_iter().map(skipped_report).collect();
+        bounds::shorten(&mut reports, MOST_NOT_FROZEN, |count| {
+            let (mount_point, reason) = bounds::others(count);
+            let state = FileSystemState::Skipped.into();
+            FileSystemReport { mount_point, reason, state, ..FileSystemReport::default() }
+        });
+        reports
+    }
+}
+
+fn skipped_report(skipped: &Skipped) -> FileSystemReport {
+    FileSystemReport {
+        mount_point: clip(skipped.mount.place()),
+        file_system_type: clip(skipped.mount.file_system_type.clone()),
+        device: skipped.mount.device.to_string(),
+        file_system_uuid: String::new(),
+        state: FileSystemState::Skipped.into(),
+        reason: skipped.reason.to_owned(),
+        disks: skipped.disks.iter().flatten().take(MOST_DISKS).cloned().collect(),
+        disks_known: skipped.disks.as_ref().is_some_and(|disks| disks.len() <= MOST_DISKS),
     }
 }
 
 #[cfg(test)]
 #[path = "survey/tests.rs"]
-mod tests;
+pub(crate) mod tests;

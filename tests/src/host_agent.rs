@@ -1,5 +1,5 @@
 //! A real agent on this machine instead of in a guest: it takes itself for whichever VM the instance
-//! metadata say. It can freeze nothing: no file system is named to it.
+//! metadata say. It can freeze nothing, unless a file system is named to it that was made for that.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -54,6 +54,22 @@ impl HostAgent {
             self.thawd_socket().display(),
         );
         Ok(std::fs::write(self.folder.join("agent.toml"), config)?)
+    }
+
+    /// From its next start on it covers this file system, and no other. Other programs on this machine, and
+    /// their locks, play no part.
+    ///
+    /// # Errors
+    /// When its configuration cannot be written.
+    pub fn cover(&self, mount_point: &Path) -> Result<()> {
+        let path = self.folder.join("agent.toml");
+        let text = std::fs::read_to_string(&path)?;
+        let covers = format!("file_systems = [{mount_point:?}]\n");
+        let text = text.replace("file_systems = [\"/nowhere\"]\n", &covers);
+        let lock = self.folder.join("azure/lock");
+        let hooks = self.folder.join("no-hooks");
+        let more = format!("safe_freeze_lock = {lock:?}\n[hooks]\ndirectory = {hooks:?}\n");
+        Ok(std::fs::write(path, text + &more)?)
     }
 
     /// Where its thaw process is to listen; nobody does, unless somebody starts one.

@@ -327,8 +327,13 @@ impl Simulator {
         let network = format!("{providers}/Microsoft.Network");
         let nic = format!("{network}/networkInterfaces/{name}-nic");
         let subnet = format!("{network}/virtualNetworks/{group}-{REGION}-vnet/subnets/default");
-        let address = json!({"name": "one", "properties": {"subnet": {"id": subnet}}});
-        let properties = json!({"ipConfigurations": [address]});
+        let public = format!("{network}/publicIPAddresses/{name}-ip");
+        let fixed = json!({"publicIPAllocationMethod": "Static"});
+        let standard = json!({"name": "Standard"});
+        let body = json!({"location": REGION, "sku": standard, "properties": fixed});
+        put(&public, "2024-05-01", body)?;
+        let ways = json!({"subnet": {"id": subnet}, "publicIPAddress": {"id": public}});
+        let properties = json!({"ipConfigurations": [{"name": "one", "properties": ways}]});
         put(&nic, "2024-05-01", json!({"location": REGION, "properties": properties}))?;
         let machine = json!({
             "location": REGION,

@@ -1,5 +1,10 @@
 //! What an agent that was killed has left behind: hooks whose `pre` was started, and that must get their
 //! `abort` (R22).
+//!
+//! All of it together has one limit, so that an agent that is told to end meanwhile does so before its
+//! service manager loses patience. What was not done by then stays in the list, and is tried again before the
+//! next operation's hooks, or by the next agent. A verb that was cut short by its limit has had its turn, so
+//! that every attempt gets further.
 
 use std::time::Duration;
 
@@ -13,7 +18,7 @@ use super::{Hook, Kind, Verb, exec};
 use crate::Agent;
 
 /// The longest hold (25 s), and a thaw that is not confirmed at once.
-const THAW_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const THAW_LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(10);
 
 /// Whether there is something to do, so that it can be shown before it is done.
@@ -21,8 +26,9 @@ pub(crate) fn is_needed(agent: &Agent) -> bool {
     !matches!(Started::left(&agent.config.run_dir), Ok(None))
 }
 
-/// Runs what is missing. A verb that was cut short is run again; whatever else was to come after a
-/// `pre` is unknown now, so that it is `abort`.
+/// Runs what is missing, for at most as long as all `post` of an operation may take, once all is thawed. A verb
+/// that was cut short by a kill is run again; whatever else was to come after a `pre` is unknown now, so that it
+/// is `abort`. Dropping the future is like a kill.
 pub(crate) async fn recover(agent: &Agent) {
     let mut started = match Started::left(&agent.config.run_dir) {
         Ok(Some(started)) => started,
@@ -36,25 +42,36 @@ pub(crate) async fn recover(agent: &Agent) {
     let _turn = agent.hooks_turn.lock().await;
     until_thawed(agent).await;
     let found = look(agent, "look for hooks").await.unwrap_or_default();
+    let (total, begin) = (agent.config.hooks.total_limit(), agent.env.clock.monotonic());
+    let left = || total.saturating_sub(agent.env.clock.monotonic().since(begin));
     for entry in started.entries().to_vec().into_iter().rev() {
+        if left().is_zero() {
+            break;
+        }
         let hook = found.iter().find(|hook| hook.name == entry.name);
         match hook.map(|found| found.hook.clone()) {
             Some(Ok(hook)) => {
-                end(agent, &started, &entry, Some(&hook)).await;
-                run(agent, &mut started, &entry, &hook).await;
+                end(agent, &started, &entry, Some(&hook), left()).await;
+                if left().is_zero() {
+                    break;
+                }
+                run(agent, &mut started, &entry, &hook, left()).await;
             }
             other => {
                 let why = match other {
                     Some(Err(why)) => why,
                     _ => "it is not installed any more".to_owned(),
                 };
-                end(agent, &started, &entry, None).await;
+                end(agent, &started, &entry, None, left()).await;
                 tracing::error!(hook = entry.name, why, "its abort cannot be run");
             }
         }
         if let Err(why) = started.ended(&entry.name) {
             tracing::error!(hook = entry.name, why, "the list of started hooks");
         }
+    }
+    if let Some(owed) = started.owed() {
+        tracing::error!("after {} s {owed}: tried again later", total.as_secs());
     }
 }
 
@@ -76,7 +93,7 @@ async fn until_thawed(agent: &Agent) {
 
 /// Ends the process that the earlier agent has left running. One that holds something ends by itself,
 /// for its descriptor 4 has ended.
-async fn end(agent: &Agent, started: &Started, entry: &Entry, hook: Option<&Hook>) {
+async fn end(agent: &Agent, started: &Started, entry: &Entry, hook: Option<&Hook>, left: Duration) {
     let gone = async |limit: Duration| {
         let begin = agent.env.clock.monotonic();
         loop {
@@ -88,7 +105,7 @@ async fn end(agent: &Agent, started: &Started, entry: &Entry, hook: Option<&Hook
         }
     };
     let patience = match hook {
-        Some(hook) if hook.kind == Kind::Hold => hook.post_limit,
+        Some(hook) if hook.kind == Kind::Hold => hook.post_limit.min(left),
         _ => Duration::ZERO,
     };
     let Some(process) = gone(patience).await else { return };
@@ -107,7 +124,7 @@ async fn end(agent: &Agent, started: &Started, entry: &Entry, hook: Option<&Hook
     }
 }
 
-async fn run(agent: &Agent, started: &mut Started, entry: &Entry, hook: &Hook) {
+async fn run(agent: &Agent, started: &mut Started, entry: &Entry, hook: &Hook, left: Duration) {
     let verb = match entry.verb {
         Verb::Pre | Verb::Abort => Verb::Abort,
         // A release that nobody saw the end of is not known to have been one.
@@ -122,7 +139,7 @@ async fn run(agent: &Agent, started: &mut Started, entry: &Entry, hook: &Hook) {
         .and_then(|slot| Process::start(&agent.env, hook, verb, &operation, slot, None));
     match begun {
         Ok(mut process) => {
-            let end = process.finish(hook.limit(verb)).await;
+            let end = process.finish(hook.limit(verb).min(left)).await;
             let run = process.told(&end).await;
             let (end, verb, output) = (run.end, verb.as_str(), run.output);
             tracing::info!(hook = hook.name, verb, end, output, "a hook of an earlier agent ended");

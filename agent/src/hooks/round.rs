@@ -337,5 +337,11 @@ mod tests {
         let longest = crate::run::THAW_LIMIT + hooks;
         assert!(given >= longest, "{given:?} of {longest:?}");
         assert!(given < longest + Duration::from_secs(60), "an agent that hangs is waited for");
+        // What an earlier agent has left: the wait for checks, the thaw and a look at the hooks, the limit of
+        // all, and the end of the one that runs then.
+        let checks = Duration::from_secs(*CHECK_RANGE_SECS.end()) + CHECK_BEYOND;
+        let total = Duration::from_secs(*TOTAL_RANGE_SECS.end());
+        let recovery = checks + super::super::recovery::THAW_LIMIT + LOOK_LIMIT + total + BEYOND;
+        assert!(given >= crate::run::THAW_LIMIT + recovery, "{given:?} of {recovery:?}");
     }
 }

@@ -55,8 +55,11 @@ impl Started {
     /// An empty list. Nothing is written before the first entry.
     ///
     /// # Errors
-    /// In words: the run directory is not fit for it.
+    /// In words: the run directory is not fit for it, or has the list of an operation that is owed something.
     pub(super) fn new(run_dir: &Path, operation: &str) -> Result<Self, String> {
+        if let Some(owed) = Self::left(run_dir)?.and_then(|left| left.owed()) {
+            return Err(owed);
+        }
         let folder = private_folder(run_dir)?;
         cgroup::sweep();
         let list = List { format: FORMAT, operation: operation.to_owned(), hooks: Vec::new() };
@@ -90,6 +93,14 @@ impl Started {
 
     pub(super) fn operation(&self) -> &str {
         &self.list.operation
+    }
+
+    /// What must still be run, in words; `None`: nothing.
+    pub(super) fn owed(&self) -> Option<String> {
+        let names: Vec<&str> = self.list.hooks.iter().map(|entry| entry.name.as_str()).collect();
+        let operation = &self.list.operation;
+        (!names.is_empty())
+            .then(|| format!("hooks of {operation} have not had their abort: {}", names.join(", ")))
     }
 
     pub(super) fn entries(&self) -> &[Entry] {
@@ -245,9 +256,12 @@ mod tests {
         let verbs: Vec<_> = left.entries().iter().map(|e| (e.name.as_str(), e.verb)).collect();
         assert_eq!(verbs, [("10-a", Verb::Pre), ("20-b", Verb::Post)]);
         assert_eq!(left.process(&left.entries()[0]), None, "nothing was started");
+        let owed = "hooks of op-1 have not had their abort: 10-a, 20-b";
+        assert_eq!(Started::new(run_dir.path(), "op-2").unwrap_err(), owed, "nothing is forgotten");
         started.ended("20-b").unwrap();
         started.ended("10-a").unwrap();
         assert!(Started::left(run_dir.path()).unwrap().is_none());
+        assert!(Started::new(run_dir.path(), "op-2").is_ok());
     }
 
     #[test]

@@ -4,10 +4,10 @@ use std::os::unix::fs::symlink;
 use super::*;
 
 /// A machine made by hand: its processes, mount table and sysfs.
-struct Machine(tempfile::TempDir);
+pub(crate) struct Machine(tempfile::TempDir);
 
 impl Machine {
-    fn new(table: &str) -> Self {
+    pub(crate) fn new(table: &str) -> Self {
         let machine = Self(tempfile::tempdir().unwrap());
         let roots = machine.scope().roots;
         fs::create_dir_all(roots.proc.join("self/ns")).unwrap();
@@ -18,7 +18,7 @@ impl Machine {
         machine
     }
 
-    fn scope(&self) -> Scope {
+    pub(crate) fn scope(&self) -> Scope {
         let root = self.0.path();
         let folder = |name| root.join(name);
         let roots = Roots {
@@ -32,7 +32,7 @@ impl Machine {
     }
 
     /// A disk on the controller of data disks, or with `device_id` on another.
-    fn disk(&self, name: &str, number: &str, lun: u32, device_id: &str) -> PathBuf {
+    pub(crate) fn disk(&self, name: &str, number: &str, lun: u32, device_id: &str) -> PathBuf {
         let sys = self.scope().roots.sys;
         let controller = sys.join(format!("devices/{name}"));
         let device = controller.join(format!("host0/target/0:0:0:{lun}"));
@@ -40,6 +40,7 @@ impl Machine {
         fs::create_dir_all(&block).unwrap();
         fs::write(controller.join("device_id"), format!("{{{device_id}}}\n")).unwrap();
         symlink(&device, block.join("device")).unwrap();
+        fs::write(block.join("size"), "2048\n").unwrap();
         symlink(&block, sys.join("dev/block").join(number)).unwrap();
         symlink(&block, sys.join("class/block").join(name)).unwrap();
         block
@@ -52,8 +53,8 @@ impl Machine {
     }
 }
 
-const DATA: &str = "f8b3781b-1e82-4818-a1c3-63d806ec15bb";
-const OS: &str = "f8b3781a-1e82-4818-a1c3-63d806ec15bb";
+pub(crate) const DATA: &str = "f8b3781b-1e82-4818-a1c3-63d806ec15bb";
+pub(crate) const OS: &str = "f8b3781a-1e82-4818-a1c3-63d806ec15bb";
 const TABLE: &str = "\
     27 1 8:0 / / rw - ext4 /dev/sda rw\n\
     30 27 8:16 / /mnt rw - ext4 /dev/sdb rw\n\
@@ -110,6 +111,7 @@ fn what_is_left_out_is_told_with_its_disks_and_zfs_without() {
     let survey = Survey { covered: Vec::new(), skipped: plan.skipped };
     let told: Vec<_> = survey
         .skipped_reports()
+        .into_iter()
         .map(|r| {
             let disks: Vec<String> = r.disks.iter().map(disks::in_words).collect();
             (r.mount_point, r.disks_known, disks.join(", "))
@@ -120,6 +122,42 @@ fn what_is_left_out_is_told_with_its_disks_and_zfs_without() {
     assert_eq!(told_of("/data"), &("/data".to_owned(), true, "LUN 0 (sdc)".to_owned()));
     assert_eq!(told_of("/mnt"), &("/mnt".to_owned(), true, "temporary disk (sdb)".to_owned()));
     assert_eq!(told_of("/tank"), &("/tank".to_owned(), false, String::new()));
+}
+
+#[test]
+fn of_many_that_are_left_out_the_others_are_counted_and_what_matters_stays() {
+    let machine = machine();
+    let proc = machine.scope().roots.proc;
+    let zfs = |n: u32| format!("{} 27 0:{n} / /tank/{n} rw - zfs tank/{n} rw\n", 1_000 + n);
+    let many: String = (100..400).map(zfs).collect();
+    let long = format!("50 27 0:99 / /{} rw - zfs tank rw\n", "é".repeat(600));
+    fs::write(proc.join("self/mountinfo"), format!("{TABLE}{long}{many}")).unwrap();
+    let only = Some(vec![PathBuf::from("/")]);
+    let scope = Scope { choice: Choice { only, ..Choice::default() }, ..machine.scope() };
+    let found = plan(&scope).unwrap();
+    let all = found.skipped.len();
+    assert_eq!(all, 304, "three disks, and what is of no known one");
+    let root = Arc::new(OwnedFd::from(fs::File::open("/proc").unwrap()));
+    let covered = |planned: Planned| Covered {
+        device: planned.file_system.device,
+        file_system_type: String::new(),
+        mount_point: "/".into(),
+        uuid: String::new(),
+        root: root.clone(),
+        level: 0,
+        disks: planned.disks,
+    };
+    let covered = found.file_systems.into_iter().map(covered).collect();
+    let told = Survey { covered, skipped: found.skipped }.skipped_reports();
+    assert_eq!(told.len(), 128);
+    let first: Vec<_> = told.iter().take(3).map(|r| r.mount_point.as_str()).collect();
+    assert_eq!(first, ["/mnt", "/data", "/opt/CrowdStrike"], "on disks without anything frozen");
+    assert!(told[3].mount_point.ends_with("é…"), "{}", told[3].mount_point);
+    assert!(told.iter().all(|r| r.mount_point.len() <= 512));
+    let last = &told[127];
+    assert_eq!(last.mount_point, format!("{} others", all - 127));
+    assert!(last.reason.contains("more than 128") && !last.disks_known, "{last:?}");
+    assert_eq!(last.state(), FileSystemState::Skipped);
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! What a freeze is worth: `unbroken` is said only with every proof, and what is missing is named.
 //! Ends of every test: all file systems take writes, and nobody sleeps uninterruptibly.
 
+use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -29,6 +32,7 @@ crate::tests! {
     unmounts_and_remounts_in_the_window_leave_no_ghost: ["mkfs.ext4"],
     a_thaw_process_killed_as_a_whole_is_succeeded_by_the_agent: ["mkfs.ext4"],
     a_stopped_thaw_process_is_succeeded_by_the_agent: ["mkfs.ext4"],
+    what_nobody_was_told_to_freeze_is_not_thawed: ["mkfs.ext4", "fsfreeze"],
     a_machine_that_stood_still_in_the_window_proves_nothing: ["mkfs.ext4"],
 }
 
@@ -419,6 +423,46 @@ async fn a_stopped_thaw_process_is_succeeded_by_the_agent() {
     }
     scene.frozen("op-3", 3_000, 10_000).await;
     assert!(scene.thawed("op-3").await.unbroken);
+    scene.assert_over();
+}
+
+/// The thaw process dies between its ARMED and the agent's word to freeze, and just then somebody else freezes.
+async fn what_nobody_was_told_to_freeze_is_not_thawed() {
+    let mut scene = scene(1).await;
+    scene.thawd.signal("TERM");
+    scene.thawd.ended();
+    let listener = UnixListener::bind(scene.machine.socket()).unwrap();
+    scene.session.tell(freeze("op-1", 3_000, 10_000)).await;
+    let mount = std::mem::take(&mut scene.mounts).remove(0);
+    // In the place of the thaw process.
+    let dies = tokio::task::spawn_blocking(move || {
+        let mut request = [0; 5 * 4 + 64 + 64];
+        let mut agent = loop {
+            let (mut agent, _) = listener.accept().unwrap();
+            agent.read_exact(&mut request).unwrap();
+            // Its preflight asks for the state.
+            if request[4..8] == 1u32.to_ne_bytes() {
+                break agent;
+            }
+        };
+        mount.freeze();
+        // From here on the agent can tell it nothing.
+        agent.shutdown(Shutdown::Read).unwrap();
+        let mut armed = vec![0; 6 * 4 + 64 + 64 * 40];
+        let same = ..8 + 64;
+        armed[same].copy_from_slice(&request[same]);
+        armed[4..8].copy_from_slice(&1u32.to_ne_bytes());
+        agent.write_all(&armed).unwrap();
+        mount
+    });
+    let reply = freeze_reply(&mut scene.session).await;
+    assert_eq!(reply.outcome(), FreezeOutcome::Failed, "{reply:?}");
+    let mount = dies.await.unwrap();
+    assert!(mount.thaw(), "it was frozen still, by whoever had frozen it");
+    let reply = scene.thawed("op-1").await;
+    assert!(!reply.unbroken && reply.reason.contains("died before it froze"), "{reply:?}");
+    assert_eq!(reply.cause(), ThawCause::NotFrozen);
+    scene.mounts.push(mount);
     scene.assert_over();
 }
 

@@ -36,6 +36,7 @@ crate::tests! {
     an_agent_killed_between_pre_and_post_aborts_after_its_restart: ["mkfs.ext4"],
     an_agent_killed_in_a_pre_ends_it_and_aborts_after_its_restart: ["mkfs.ext4"],
     an_agent_killed_in_a_post_runs_it_again: ["mkfs.ext4"],
+    what_is_not_recovered_within_the_limit_is_tried_again: ["mkfs.ext4"],
     a_thaw_while_hooks_run_cuts_them_short_and_aborts: ["mkfs.ext4"],
     an_agent_told_to_end_runs_its_hooks_to_the_end: ["mkfs.ext4"],
     a_broken_hold_is_aborted: ["mkfs.ext4"],
@@ -569,6 +570,29 @@ async fn an_agent_killed_in_a_post_runs_it_again() {
     restarted(&mut scene).await;
     wait_for("the post again", Duration::from_secs(10), || hooks.log().len() == 3);
     assert_eq!(hooks.log(), ["10-slow pre op-1", "10-slow post op-1", "10-slow post op-1"]);
+}
+
+async fn what_is_not_recovered_within_the_limit_is_tried_again() {
+    let hooks = Hooks::new();
+    hooks.install("10-first", "oneshot", "");
+    hooks.install("20-also", "oneshot", "[ $1 = abort ] || exit 0; exec sleep 600");
+    hooks.install("30-slow", "oneshot", "[ $1 = abort ] || exit 0; exec sleep 600");
+    let mut scene = hooks.scene("total_limit_secs = 4").await;
+    scene.frozen("op-1", 10_000, 25_000).await;
+    let aborts = |names: &[&str]| {
+        let of = |name: &&str| format!("{name} abort op-1");
+        names.iter().map(of).collect::<Vec<_>>()
+    };
+    let log = |from: usize| hooks.log().split_off(from);
+    restarted(&mut scene).await;
+    assert_eq!(log(3), aborts(&["30-slow"]), "it took all of the time, and has had its turn");
+    // The next agent goes on where this one has stopped, and so does the next operation.
+    restarted(&mut scene).await;
+    assert_eq!(log(4), aborts(&["20-also"]));
+    scene.frozen("op-2", 10_000, 25_000).await;
+    assert_eq!(log(5)[..2], ["10-first abort op-1", "10-first pre op-2"]);
+    assert!(scene.thawed("op-2").await.hooks_pending);
+    assert!(scene.thawed("op-2").await.unbroken, "the answer to this one waits for the hooks");
 }
 
 async fn a_thaw_while_hooks_run_cuts_them_short_and_aborts() {

@@ -118,6 +118,11 @@ impl Machine {
         *self.vm_id.lock().unwrap() = vm_id.to_owned();
     }
 
+    /// Where its metadata service is.
+    pub(crate) fn metadata_url(&self) -> &str {
+        &self.metadata_url
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }

@@ -3,7 +3,8 @@
 use azdr_proto::agent::agent_message::Body as Said;
 use azdr_proto::agent::controller_message::Body as Tell;
 use azdr_proto::agent::{
-    CertificateIssued, Freeze, FreezeOutcome, ProbeHealth, QuiesceState, SessionMode, VmIdSource,
+    CertificateIssued, Freeze, FreezeOutcome, ProbeHealth, QuiesceState, RunPreflight, SessionMode,
+    VmIdSource,
 };
 
 use crate::controller::Session;
@@ -16,6 +17,7 @@ crate::tests! {
     a_runs_certificate_is_not_stored: [],
     a_machine_that_is_turned_away_tries_the_other_door: [],
     a_quarantined_machine_stays_and_keeps_quiet: [],
+    a_quarantined_machine_connects_to_nobody_but_the_controller: ["strace"],
     a_certificate_is_renewed_when_the_controller_says_so: [],
     a_lost_session_is_opened_again: [],
 }
@@ -148,6 +150,39 @@ async fn a_quarantined_machine_stays_and_keeps_quiet() {
             .await;
         assert_eq!(state, QuiesceState::Idle);
     }
+}
+
+/// Whatever it is asked for, and also when it connects anew. The metadata service, which tells it who it is, is
+/// the machine's own.
+async fn a_quarantined_machine_connects_to_nobody_but_the_controller() {
+    let (machine, mut controller) = enrolled(&[]).await;
+    machine.becomes(OTHER);
+    let trace = machine.path("trace");
+    let calls = "trace=connect,bind,listen,sendto,sendmsg,sendmmsg";
+    let agent = machine.start_traced_agent(&["-e", calls, "-o", trace.to_str().unwrap()]);
+    for request in ["r1", "r2"] {
+        let mut session = controller.session().await;
+        session.welcome(SessionMode::Quarantined, true).await;
+        let request_id = request.to_owned();
+        session.tell(Tell::RunPreflight(RunPreflight { request_id: request_id.clone() })).await;
+        session.tell(Tell::ProbeHealth(ProbeHealth { request_id, run_checks: true })).await;
+        session.tell(freeze()).await;
+        assert_eq!(freeze_outcome(&mut session).await, FreezeOutcome::Refused);
+        assert_eq!(beat(&mut session).await, QuiesceState::Idle);
+    }
+    drop(agent);
+    let trace = std::fs::read_to_string(trace).unwrap();
+    let calls: Vec<&str> =
+        trace.lines().filter(|line| line.contains("sa_family=AF_INET")).collect();
+    let port = |address: &str| {
+        let port = address.rsplit(':').next().unwrap().trim_end_matches('/').to_owned();
+        format!("htons({port}), sin_addr=inet_addr(\"127.0.0.1\")")
+    };
+    let (controller, metadata) = (port(&controller.agent_address), port(machine.metadata_url()));
+    let to = |address: &str| calls.iter().filter(|call| call.contains(address)).count();
+    assert!(to(&controller) >= 2 && to(&metadata) >= 2, "{calls:#?}");
+    assert_eq!(to(&controller) + to(&metadata), calls.len(), "{calls:#?}");
+    assert!(calls.iter().all(|call| call.contains("connect(")), "{calls:#?}");
 }
 
 async fn a_certificate_is_renewed_when_the_controller_says_so() {

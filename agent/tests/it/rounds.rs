@@ -13,8 +13,8 @@ use azdr_proto::agent::agent_message::Body as Said;
 use azdr_proto::agent::{FreezeOutcome, FreezeReply, QuiesceState, ThawReply};
 
 use crate::foreign_freezer;
-use crate::freeze::{Scene, beat_in, freeze, scene, thaw};
-use crate::loop_mount::{LoopMount, Writer, wait_for};
+use crate::freeze::{Scene, beat_in, freeze, scene_of, thaw};
+use crate::loop_mount::{LoopMount, Writer, missing, wait_for};
 
 crate::tests! {
     rounds_of_freezes_with_random_deaths_leave_nothing_frozen: ["mkfs.ext4"],
@@ -87,7 +87,13 @@ async fn rounds_of_freezes_with_random_deaths_leave_nothing_frozen() {
     };
     let (rounds, seed) = (number("AZDR_FREEZE_ROUNDS", 20), number("AZDR_FREEZE_SEED", 1));
     let dice = SeededIds::new(seed);
-    let mut scene = scene(2).await;
+    let folder = tempfile::tempdir().unwrap();
+    // One of each, where there is xfs.
+    let with_xfs = missing(&["mkfs.xfs"]).is_none();
+    let other = if with_xfs { LoopMount::xfs } else { LoopMount::ext4 };
+    let mounts = vec![LoopMount::ext4(folder.path(), "ext4"), other(folder.path(), "other")];
+    println!("on ext4 and {}", if with_xfs { "xfs" } else { "ext4 (needs mkfs.xfs)" });
+    let mut scene = scene_of(folder, mounts).await;
     let writers: Vec<_> = scene.mounts.iter().map(|mount| Writer::start(mount.path())).collect();
     let mut tally = Tally::default();
     for round in 0..rounds {

@@ -7,6 +7,10 @@
 //! when it does not take them, an operation goes on as it would without: then the agent is the last
 //! that can thaw.
 //!
+//! A table is known by its format, and not by the version of the program that made it. Of one that is not
+//! known nothing can be read: then all roots are thawed that were parked with it, whoever may have frozen them,
+//! rather than leave one frozen.
+//!
 //! Not covered: an agent that lives thaws as well, and earlier. Whoever else freezes one of these file
 //! systems between that and the start of the next process is taken for us.
 
@@ -16,7 +20,6 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
-use crate::slots::Slots;
 use crate::sys;
 
 /// The first descriptor that a service manager passes.
@@ -36,14 +39,14 @@ pub(crate) fn release() {
     tell("FDSTOREREMOVE=1\nFDNAME=azdr-operation", &[]);
 }
 
-/// What an earlier process has parked and not released: the table and the roots. To be called once.
-pub(crate) fn take() -> (Option<File>, Vec<File>) {
+/// What an earlier process has parked and not released: the roots, and its table, which may be of another
+/// version. To be called once.
+pub(crate) fn take() -> (Vec<File>, Vec<File>) {
     let number = |name| env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
     let ours = number("LISTEN_PID") == std::process::id() as RawFd;
     let passed = if ours { number("LISTEN_FDS") } else { 0 };
     let fds = (FIRST..FIRST.saturating_add(passed)).filter_map(|fd| sys::own(fd).ok());
-    let (mut tables, roots): (Vec<_>, Vec<_>) = fds.map(File::from).partition(sys::fits::<Slots>);
-    (tables.pop(), roots)
+    fds.map(File::from).partition(|file| file.metadata().is_ok_and(|found| found.is_dir()))
 }
 
 fn tell(words: &str, fds: &[RawFd]) {

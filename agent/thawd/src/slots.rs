@@ -117,7 +117,8 @@ fn device_of(root: &File) -> u64 {
 }
 
 /// The table: atomics of integers only, for which any bytes are a value. A successor of another version
-/// knows a table that it cannot read by its size: a change of meaning needs a change of size.
+/// knows a table that it cannot read by its size, whatever its own version: a change of meaning needs a change of
+/// size.
 pub(crate) struct Slots {
     /// How many file systems.
     pub(crate) count: Word,
@@ -153,6 +154,12 @@ impl Slots {
             slot.level.set(level.into());
             self.count.count_up();
         }
+    }
+
+    /// Takes over what another version has left and only its own table tells of: all of it may be frozen.
+    pub(crate) fn adopt(&'static self, roots: &[File]) {
+        self.reset(roots.iter().zip([0; MAX_FILE_SYSTEMS]));
+        self.iter().for_each(|slot| slot.state.store(Outcome::Frozen as u32, SeqCst));
     }
 
     /// The operation's file systems.
@@ -202,5 +209,17 @@ impl Slots {
             };
         }
         reply
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the thaw process of a version has parked is read by that of another one, if this is the same.
+    #[test]
+    fn the_parked_table_has_the_format_of_the_first_version() {
+        let slot = 8 + 6 * 4 + 3 * 8;
+        assert_eq!((size_of::<Slot>(), size_of::<Slots>()), (slot, 40 + MAX_FILE_SYSTEMS * slot));
     }
 }

@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 
 use crate::connection::Connection;
 use crate::operation::{self, POISONED_AFTER_MS};
-use crate::slots::{END, RECHECK_MS, Slots};
+use crate::slots::{END, RECHECK_MS, Slot, Slots};
 use crate::thaw::{RETRY_MS, thaw_one};
 use crate::{parked, sys};
 use azdr_thawd_protocol::{
@@ -55,21 +55,30 @@ pub fn run(socket: &Path) -> io::Result<()> {
     // A killed predecessor's: this process holds the lock.
     let _ = fs::remove_file(socket);
     let connection = Connection::new(sys::signals()?, UnixListener::bind(socket)?, lock);
-    let (parked_table, parked_roots) = parked::take();
-    let table = parked_table.map_or_else(sys::memory_file::<Slots>, Ok)?;
-    let slots = sys::map_shared(&table)?;
+    let (roots, mut tables) = parked::take();
+    let table = tables.pop_if(|table| sys::fits::<Slots>(table));
+    let table = table.map_or_else(sys::memory_file::<Slots>, Ok)?;
+    let slots: &Slots = sys::map_shared(&table)?;
+    if !tables.is_empty() {
+        // At once, since a FIFREEZE in flight may wait for one of them; and below, when none is any more.
+        slots.adopt(&roots);
+        let thaw = |slot: &Slot| _ = sys::ioctl(slot.fd.load(SeqCst), sys::FITHAW);
+        let threads = slots.start_threads(thaw)?;
+        tables.iter().for_each(|table| _ = table.lock());
+        threads.into_iter().for_each(|thread| _ = thread.join());
+    }
     let mut supervisor = Supervisor { connection, table, slots, last: None };
     // Ends the operation of predecessors that were killed as a whole (R2).
-    let lost: Vec<u64> = slots.iter().filter_map(|slot| slot.find_root(&parked_roots)).collect();
+    let lost: Vec<u64> = slots.iter().filter_map(|slot| slot.find_root(&roots)).collect();
     let threads = slots.start_threads(|slot| thaw_one(slots, slot, &slots.rescue))?;
     supervisor.succeed(NO_OPERATION, 0, threads);
-    drop(parked_roots);
+    drop(roots);
     // Not earlier: whoever reads this may be waiting for one of those file systems.
     if let Err(error) = spared {
         sys::say(format_args!("not protected from the out-of-memory killer: {error}"));
     }
     for device in lost {
-        sys::say(format_args!("device {device:#x} may be frozen, and nobody kept it open"));
+        sys::insist(format_args!("device {device:#x} may be frozen, and nobody kept it open"));
     }
     while !supervisor.connection.told {
         if let (_, Ok(Some((ask, request)))) = supervisor.connection.wait(-1, u32::MAX) {

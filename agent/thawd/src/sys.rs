@@ -205,8 +205,19 @@ pub(crate) fn die_with_parent(parent: u32) -> io::Result<()> {
     if alive { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
 }
 
-/// Says something on standard error, if it can be said.
+/// Says something on standard error, if a pipe or socket there has room for it now: who does not read must
+/// not hold up who thaws.
 pub(crate) fn say(words: fmt::Arguments<'_>) {
+    let mut out = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one entry, as said, and valid for the call.
+    let _ = check(unsafe { libc::poll(&mut out, 1, 0) });
+    if out.revents == libc::POLLOUT {
+        insist(words);
+    }
+}
+
+/// Says something on standard error, however long that takes: when nobody waits for this process.
+pub(crate) fn insist(words: fmt::Arguments<'_>) {
     // As a whole: other processes write there, too.
     let _ = io::stderr().write_all(format!("azdr-thawd: {words}\n").as_bytes());
 }

@@ -18,22 +18,17 @@ use std::time::Duration;
 
 use azdr_arm::{ArmClient, AzureError, ErrorClass, Progress, SnapshotSpec, Started};
 use azdr_domain::arm_id::ArmId;
-use azdr_domain::capture_record::{
-    CanarySight, CaptureRecord, DiskCapture, FileSystemFreeze, FileSystemNotFrozen, HookRecord,
-};
+use azdr_domain::capture_record::{CaptureRecord, DiskCapture, HookRecord};
 use azdr_domain::consistency::{
     CaptureEvidence, Consistency, FreezeEvidence, PutEvidence, ThawAttestation, achieved,
 };
-use azdr_domain::machine_disk::MachineDisk;
 use azdr_domain::machine_evidence::WitnessRecord;
 use azdr_env::{Clock, WallTime};
-use azdr_proto::agent::{
-    Disk, DiskKind, FileSystemReport, FileSystemState, FileSystemWindow, Freeze, FreezeOutcome,
-};
+use azdr_proto::agent::{Disk, DiskKind, FileSystemReport, FileSystemState, Freeze, FreezeOutcome};
 use serde::{Deserialize, Serialize};
 
 use super::tags::{self, Tags};
-use super::{Services, StepCx, evidence, hooks};
+use super::{Services, StepCx, evidence, file_systems, hooks};
 use crate::mutation::{Mutation, planted};
 use crate::store::ItemId;
 use crate::workflow::{Failure, StepError};
@@ -142,6 +137,15 @@ pub async fn capture<I>(
         Ok((file_systems, witnesses)) => {
             let acked = clock.monotonic();
             cx.progress("frozen", None);
+            let left_out = disks_left_out(&plan, &file_systems);
+            if plan.require && !left_out.is_empty() {
+                // Better known before there is a snapshot than after.
+                let thawed = services.fleet.thaw(plan.item, operation_id, THAW_LIMIT).await;
+                if let Err(e) = thawed {
+                    tracing::warn!(error = %e, "the agent did not confirm the thaw");
+                }
+                return Err(every_disk_is_required(left_out.join("; ")));
+            }
             let frozen = Frozen { acked, file_systems };
             let (mut hold, evidence) =
                 held(services, &plan, &operation_id, &specs, &room, frozen, &*clock).await?;
@@ -197,11 +201,7 @@ pub async fn capture<I>(
     if plan.require && consistency < Consistency::Filesystem {
         // Another attempt would find the same.
         if !outcome.record.disks_left_out().is_empty() {
-            let failure = Failure::new("not_consistent", reason).hint(
-                "the policy requires file-system consistency of every disk: let the agent freeze what is \
-                 on it (docs/preflight.md), detach it if nobody uses it, or configure --consistency prefer",
-            );
-            return Err(StepError::Fail(failure));
+            return Err(every_disk_is_required(reason));
         }
         let message = format!("the capture is only {consistency}: {reason}");
         return Err(StepError::Retry {
@@ -220,6 +220,26 @@ pub async fn capture<I>(
         witnessed: outcome.witnessed,
     };
     Ok((captured, outcome.record))
+}
+
+fn every_disk_is_required(reason: String) -> StepError {
+    StepError::Fail(Failure::new("not_consistent", reason).hint(
+        "the policy requires file-system consistency of every disk: let the agent freeze what is on it \
+         (docs/preflight.md), detach it if nobody uses it, or configure --consistency prefer",
+    ))
+}
+
+/// What is known as soon as an agent has frozen: the disks of which it says that nothing is.
+fn disks_left_out(plan: &CapturePlan<'_>, said: &[FileSystemReport]) -> Vec<String> {
+    let disk =
+        |snapshot: &PlannedSnapshot| DiskCapture { lun: snapshot.lun, asked_ms: 0, done_ms: None };
+    let record = CaptureRecord {
+        disks: plan.snapshots.iter().map(disk).collect(),
+        file_systems: file_systems::frozen_now(said),
+        not_frozen: file_systems::not_frozen(said),
+        ..CaptureRecord::default()
+    };
+    record.disks_left_out()
 }
 
 /// After a restart of the controller agents need a moment to come back.
@@ -275,53 +295,6 @@ fn disks(specs: &Specs<'_>, puts: &[PutEvidence], from: azdr_env::Monotonic) -> 
     specs.iter().zip(puts).map(disk).collect()
 }
 
-/// What the agent says of a file system, before and after.
-fn file_system(window: &FileSystemWindow, frozen: &[FileSystemReport]) -> FileSystemFreeze {
-    const NS_PER_MS: u64 = 1_000_000;
-    let after_ms = |ns: u64| ns.saturating_sub(window.frozen_from_ns) / NS_PER_MS;
-    let report = frozen.iter().find(|report| report.mount_point == window.mount_point);
-    FileSystemFreeze {
-        mount_point: window.mount_point.clone(),
-        from_unix_ms: window.frozen_from_unix_ms,
-        frozen_ms: after_ms(window.frozen_to_ns),
-        thawed_by_agent: window.first_thaw_succeeded,
-        file_system_type: report.map(|r| r.file_system_type.clone()).unwrap_or_default(),
-        device: report.map(|r| r.device.clone()).unwrap_or_default(),
-        canary: Some(CanarySight {
-            blocked: window.canary_blocked,
-            released_ms: (window.canary_released_ns > 0)
-                .then(|| after_ms(window.canary_released_ns)),
-            released_by_thaw: window.canary_released_by_thaw,
-        }),
-        reason: window.reason.clone(),
-        note: (report.filter(|r| r.state() == FileSystemState::Frozen))
-            .map(|r| r.reason.clone())
-            .unwrap_or_default(),
-        disks: report.and_then(disks_below),
-    }
-}
-
-/// What a file system lies on.
-fn disks_below(report: &FileSystemReport) -> Option<Vec<MachineDisk>> {
-    let disk = |disk: &Disk| match disk.kind() {
-        DiskKind::Os => MachineDisk::Os,
-        DiskKind::Data => MachineDisk::Lun(disk.lun),
-        DiskKind::Temporary => MachineDisk::Temporary,
-        DiskKind::Unknown => MachineDisk::Other(disk.name.clone()),
-    };
-    report.disks_known.then(|| report.disks.iter().map(disk).collect())
-}
-
-fn not_frozen(report: &FileSystemReport) -> FileSystemNotFrozen {
-    FileSystemNotFrozen {
-        mount_point: report.mount_point.clone(),
-        file_system_type: report.file_system_type.clone(),
-        device: report.device.clone(),
-        reason: report.reason.clone(),
-        disks: disks_below(report),
-    }
-}
-
 /// An acknowledged freeze.
 struct Frozen {
     acked: azdr_env::Monotonic,
@@ -368,10 +341,7 @@ async fn held(
     let mut record = CaptureRecord {
         disks: disks(specs, &puts, acked),
         thaw_asked_ms: Some(thaw_requested_at.since(acked).as_millis() as u64),
-        not_frozen: (frozen.file_systems.iter())
-            .filter(|report| report.state() != FileSystemState::Frozen)
-            .map(not_frozen)
-            .collect(),
+        not_frozen: file_systems::not_frozen(&frozen.file_systems),
         ..CaptureRecord::default()
     };
     let mut hooks_pending = None;
@@ -381,10 +351,9 @@ async fn held(
                 .hooks_pending
                 .then(|| Duration::from_millis(reply.hooks_limit_ms.into()).min(HOOKS_LIMIT));
             record.hooks = hooks::records(&reply.hooks);
-            let file_systems = &frozen.file_systems;
-            record.file_systems =
-                reply.windows.iter().map(|window| file_system(window, file_systems)).collect();
-            let said = file_systems.iter().filter(|r| r.state() == FileSystemState::Frozen);
+            let said = &frozen.file_systems;
+            record.file_systems = file_systems::frozen(&reply.windows, said);
+            let said = said.iter().filter(|r| r.state() == FileSystemState::Frozen);
             // Its word alone is not enough: every file system must be shown to have been frozen.
             let unproved = record.unproved(said.map(|report| report.mount_point.as_str()));
             let unproved = unproved.filter(|_| reply.unbroken);

@@ -78,7 +78,7 @@ fn run(run: &HookRun) -> Option<HookRunRecord> {
 }
 
 /// At most so many bytes of a text, from its start.
-fn cut(text: &str, most: usize) -> String {
+pub(super) fn cut(text: &str, most: usize) -> String {
     text[..text.floor_char_boundary(most)].to_owned()
 }
 

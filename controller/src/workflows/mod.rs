@@ -26,6 +26,7 @@ pub mod bulk;
 pub mod capture;
 pub mod dr_test;
 pub mod evidence;
+mod file_systems;
 pub mod hash_content;
 mod hooks;
 pub mod machine;

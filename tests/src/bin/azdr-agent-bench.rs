@@ -1,20 +1,23 @@
-//! `azdr-agent-bench`: what an idle agent costs its machine. `cargo xtask bench agent` builds what it
-//! needs and runs it.
+//! `azdr-agent-bench`: what an agent costs its machine that has frozen once, and idles. `cargo xtask bench
+//! agent` builds what it needs and runs it.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use azdr_tests::host_agent::HostAgent;
 use azdr_tests::poll::{Look, Stopwatch, pause, until};
 use azdr_tests::process::{Daemon, Lifetime};
+use azdr_tests::protection::protect;
 use azdr_tests::{Lab, LabSpec, Programs, Vm, World};
 use clap::Parser;
 use serde_json::json;
 
-/// Connects a real agent with its thaw process to a real controller, lets it idle, and prints as JSON
-/// how large both are, in files and in memory, and what processor time they took.
+/// Connects a real agent with its thaw process to a real controller, has it freeze a file system of its own
+/// once (as root), lets it idle, and prints as JSON how large both are, in files and in memory, before and
+/// after, and what processor time they took.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Folder of azdr-agent and azdr-thawd, as they are shipped
@@ -47,6 +50,11 @@ fn run(arguments: &Arguments) -> Result<()> {
     let listing = lab.simulator.listing()?;
     let vm_id = listing.vm("prod", "db")?.vm_id().to_owned();
     let agent = HostAgent::new(&programs, &folder.path().join("agent"), "info", &lab, &vm_id)?;
+    // Unmounted when everything that may hold it has ended.
+    let mount = LoopMount::new(folder.path());
+    if let Ok(mount) = &mount {
+        agent.cover(&mount.0)?;
+    }
     let enrolled = agent.enrol(&lab.azdr.json(&["agent", "token", "db"])?)?;
     ensure!(enrolled.status.success(), "azdr-agent enroll failed: {}", enrolled.stderr);
     let mut command = programs.command("azdr-thawd");
@@ -62,6 +70,14 @@ fn run(arguments: &Arguments) -> Result<()> {
         })
     })?;
     let ids = [session.id(), thawd.id()];
+    let [agent_before, thawd_before] = ids.map(resident_kib);
+    let frozen = match &mount {
+        Ok(_) => {
+            freeze_once(&lab)?;
+            json!(true)
+        }
+        Err(why) => json!(format!("not frozen: {why:#}")),
+    };
     let processor_time = || ids.iter().map(|id| ticks(*id)).sum::<Result<u64>>();
     let (watch, before) = (Stopwatch::start(), processor_time()?);
     pause(Duration::from_secs(arguments.seconds));
@@ -73,8 +89,17 @@ fn run(arguments: &Arguments) -> Result<()> {
     let [agent_memory, thawd_memory] = ids.map(resident_kib);
     let size = |name: &str| std::fs::metadata(programs.path(name)).map(|file| file.len());
     let figures = json!({
-        "agent": {"file_bytes": size("azdr-agent")?, "resident_kib": agent_memory?},
-        "thawd": {"file_bytes": size("azdr-thawd")?, "resident_kib": thawd_memory?},
+        "agent": {
+            "file_bytes": size("azdr-agent")?,
+            "resident_kib": agent_memory?,
+            "resident_before_kib": agent_before?,
+        },
+        "thawd": {
+            "file_bytes": size("azdr-thawd")?,
+            "resident_kib": thawd_memory?,
+            "resident_before_kib": thawd_before?,
+        },
+        "has_frozen": frozen,
         "idle": {
             "seconds": elapsed.as_secs_f64(),
             "processor_seconds": busy,
@@ -84,6 +109,41 @@ fn run(arguments: &Arguments) -> Result<()> {
     });
     println!("{figures:#}");
     Ok(())
+}
+
+/// A whole backup, frozen.
+fn freeze_once(lab: &Lab) -> Result<()> {
+    protect(lab, "db", &["--consistency", "require"])?;
+    lab.azdr.run(&["backup", "trigger", "db"])?.ok()?;
+    Ok(())
+}
+
+/// A file system of this program's own. Dropping it unmounts it.
+struct LoopMount(PathBuf);
+
+impl LoopMount {
+    fn new(folder: &Path) -> Result<Self> {
+        let root = std::fs::metadata("/proc/self")?.uid() == 0;
+        ensure!(root, "only root may mount a file system");
+        let (image, place) = (folder.join("disk.img"), folder.join("disk"));
+        std::fs::File::create(&image)?.set_len(64 << 20)?;
+        std::fs::create_dir(&place)?;
+        let run = |command: &mut Command| -> Result<()> {
+            let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
+            ensure!(output.status.success(), "{command:?}: {output:?}");
+            Ok(())
+        };
+        run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image))?;
+        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&place))?;
+        Ok(Self(place))
+    }
+}
+
+impl Drop for LoopMount {
+    fn drop(&mut self) {
+        // The thaw process has thawed it; were it still in use, it would go with its last user.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
 }
 
 /// User and system time of a process, in clock ticks: fields 14 and 15 of `/proc/PID/stat` (proc(5)).

@@ -218,10 +218,19 @@ fn a_thousand_races_of_thaw_against_freeze_leave_nothing_frozen() {
 
 /// Minor and major faults of a process, also of one that has ended and was not waited for.
 fn faults(pid: u32) -> (u64, u64) {
+    fault_counts(pid, [7, 9])
+}
+
+/// The same of its children that have ended and were waited for.
+fn faults_of_children(pid: u32) -> (u64, u64) {
+    fault_counts(pid, [8, 10])
+}
+
+fn fault_counts(pid: u32, [minor, major]: [usize; 2]) -> (u64, u64) {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     // Counted from the state, the third field.
-    (fields[7].parse().unwrap(), fields[9].parse().unwrap())
+    (fields[minor].parse().unwrap(), fields[major].parse().unwrap())
 }
 
 /// Whatever memory is short of: everything that is needed is there, and locked.
@@ -236,7 +245,9 @@ fn no_page_is_faulted_in_between_armed_and_thawed() {
     client.prepare(prepare, &roots(&scene.mounts)).unwrap();
     assert_eq!(client.receive().unwrap(), Reply::Armed(prepare.operation));
     let (supervisor, operation) = (scene.thawd.supervisor(), scene.thawd.operation());
-    let before = faults(operation);
+    let freezer = scene.thawd.freezer();
+    let before = [supervisor, operation, freezer].map(faults);
+    assert_eq!(faults_of_children(operation), (0, 0), "the freezer is the only one");
     client.send(&Request::Freeze(prepare.operation)).unwrap();
     let Reply::Frozen(_) = client.receive().unwrap() else { panic!("not frozen") };
     // A supervisor that does not wait for it leaves its numbers to be read after its end.
@@ -245,8 +256,9 @@ fn no_page_is_faulted_in_between_armed_and_thawed() {
     assert!(thawed(&client).unbroken());
     let state = || status_field(operation, "State");
     wait_for("the operation's end", Duration::from_secs(5), || state() == "Z");
-    let after = faults(operation);
+    let after = [faults(supervisor), faults(operation), faults_of_children(operation)];
     send_signal("CONT", supervisor);
+    println!("page faults of supervisor, operation and freezer when armed: {before:?}");
     assert_eq!(after, before, "minor and major page faults");
     let gone = || !Path::new(&format!("/proc/{operation}")).exists();
     wait_for("its supervisor", Duration::from_secs(5), gone);

@@ -2,7 +2,7 @@
 //! thaws (R2). The service manager is a stand-in that keeps what it is sent, as sd_notify(3) has it, and
 //! starts the thaw process with it, as sd_listen_fds(3) has it.
 
-use std::fs::remove_file;
+use std::fs::{File, remove_file};
 use std::io::{ErrorKind, Read, Write};
 use std::mem::zeroed;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -28,6 +28,9 @@ crate::tests! {
     a_successor_leaves_what_somebody_else_froze: ["mkfs.ext4", "fsfreeze"],
     a_successor_that_nobody_listens_to_thaws_first_and_speaks_afterwards: ["mkfs.ext4"],
     a_successor_that_is_killed_as_well_has_a_successor: ["mkfs.ext4"],
+    a_successor_that_cannot_read_the_table_thaws_all_that_was_parked: ["mkfs.ext4"],
+    a_freeze_in_flight_is_thawed_by_a_successor_that_cannot_read_the_table: ["mkfs.ext4"],
+    a_successor_that_nobody_listens_to_does_not_miss_its_turn: ["mkfs.ext4"],
     a_successor_waits_for_an_operation_that_lives: ["mkfs.ext4"],
     nothing_stays_parked_after_an_operation: ["mkfs.ext4"],
     a_service_manager_that_is_gone_prevents_nothing: ["mkfs.ext4"],
@@ -156,6 +159,13 @@ impl Scene {
         wait_for("the operation's end", Duration::from_secs(5), gone);
     }
 
+    /// What is parked is from now on what another version would have parked.
+    fn become_of_another_version(&mut self) {
+        assert!(self.manager.listen() > 1, "the table and the roots");
+        let table = File::from(self.manager.kept[0].try_clone().unwrap());
+        table.set_len(table.metadata().unwrap().len() + 8).unwrap();
+    }
+
     fn start_again(&mut self) {
         self.thawd = self.manager.start(self.folder.path());
     }
@@ -195,9 +205,33 @@ fn what_is_killed_as_a_whole_while_frozen_is_thawed_by_its_successor() {
     scene.assert_thawed_and_released();
 }
 
+/// Another version's table has another size.
+fn a_successor_that_cannot_read_the_table_thaws_all_that_was_parked() {
+    let mut scene = Scene::new(2);
+    let writers: Vec<_> = scene.mounts.iter().map(|mount| Writer::start(mount.path())).collect();
+    let client = scene.thawd.client();
+    frozen(&client, hold("op-1", 10_000, 25_000, &[0, 1]), &roots(&scene.mounts));
+    scene.become_of_another_version();
+    scene.kill_the_thaw_process();
+    drop(client);
+    writers.iter().for_each(Writer::assert_blocked);
+    scene.start_again();
+    writers.iter().for_each(|writer| _ = writer.assert_goes_on(SOON));
+    drop(writers);
+    scene.assert_thawed_and_released();
+}
+
 /// The wrong order: the second FIFREEZE waits for the first file system's thaw, and its freezer cannot
 /// be killed. The successor must not wait for the freezer's end before it thaws the first.
 fn a_freeze_in_flight_outlives_all_and_is_thawed_by_the_successor() {
+    a_freeze_in_flight_is_thawed(|_| {});
+}
+
+fn a_freeze_in_flight_is_thawed_by_a_successor_that_cannot_read_the_table() {
+    a_freeze_in_flight_is_thawed(Scene::become_of_another_version);
+}
+
+fn a_freeze_in_flight_is_thawed(before_the_end: fn(&mut Scene)) {
     let folder = tempfile::tempdir().unwrap();
     let outer = LoopMount::ext4_of(folder.path(), "outer", "256M");
     let inner = LoopMount::ext4(outer.path(), "inner");
@@ -216,6 +250,7 @@ fn a_freeze_in_flight_outlives_all_and_is_thawed_by_the_successor() {
     // Its first thread, then one per file system, in their order.
     let blocked = || status_field(threads[1], "State") == "D";
     wait_for("the second FIFREEZE to block", Duration::from_secs(2), blocked);
+    before_the_end(&mut scene);
     scene.kill_the_thaw_process();
     drop(client);
     assert!(alive(freezer), "in FIFREEZE, and not to be killed");
@@ -281,6 +316,42 @@ fn a_successor_leaves_what_somebody_else_froze() {
     drop((dirty, writer, scene));
 }
 
+/// Standard error of somebody whose words are not read, and its other end.
+fn full_socket() -> (UnixStream, UnixStream) {
+    let (journal, mut told) = UnixStream::pair().unwrap();
+    told.set_nonblocking(true).unwrap();
+    let full = std::iter::repeat_with(|| told.write(&[b'\n'; 4096])).find_map(Result::err);
+    assert_eq!(full.unwrap().kind(), ErrorKind::WouldBlock);
+    told.set_nonblocking(false).unwrap();
+    (journal, told)
+}
+
+/// It has to wait for an operation that lives, which it would say; when that is killed, too, it thaws.
+fn a_successor_that_nobody_listens_to_does_not_miss_its_turn() {
+    let mut scene = Scene::new(1);
+    let writer = Writer::start(scene.mounts[0].path());
+    let client = scene.thawd.client();
+    frozen(&client, hold("op-1", 10_000, 25_000, &[0]), &roots(&scene.mounts));
+    let operation = scene.thawd.operation();
+    scene.thawd.signal("KILL");
+    assert!(!scene.thawd.ended(Duration::from_secs(5)));
+    let (_journal, told) = full_socket();
+    let mut command = scene.manager.command(scene.folder.path());
+    command.stderr(OwnedFd::from(told));
+    scene.thawd = Thawd::spawn(command, scene.folder.path().join("thawd.sock"));
+    let supervisor = scene.thawd.supervisor();
+    let waits = || {
+        let call = std::fs::read_to_string(format!("/proc/{supervisor}/syscall"));
+        let number = libc::SYS_flock.to_string();
+        call.is_ok_and(|call| call.split_whitespace().next() == Some(number.as_str()))
+    };
+    wait_for("it to wait for its turn", Duration::from_secs(5), waits);
+    send_signal("KILL", operation);
+    writer.assert_goes_on(SOON);
+    drop((client, writer));
+    scene.assert_thawed_and_released();
+}
+
 /// What it has to say is that one descriptor is gone; standard error is the journal's socket, full because
 /// its reader waits for what is frozen.
 fn a_successor_that_nobody_listens_to_thaws_first_and_speaks_afterwards() {
@@ -292,11 +363,7 @@ fn a_successor_that_nobody_listens_to_thaws_first_and_speaks_afterwards() {
     scene.kill_the_thaw_process();
     drop(client);
     drop(scene.manager.kept.remove(1));
-    let (mut journal, mut told) = UnixStream::pair().unwrap();
-    told.set_nonblocking(true).unwrap();
-    let full = std::iter::repeat_with(|| told.write(&[b'\n'; 4096])).find_map(Result::err);
-    assert_eq!(full.unwrap().kind(), ErrorKind::WouldBlock);
-    told.set_nonblocking(false).unwrap();
+    let (mut journal, told) = full_socket();
     let mut command = scene.manager.command(scene.folder.path());
     command.stderr(OwnedFd::from(told));
     scene.thawd = Thawd::spawn(command, scene.folder.path().join("thawd.sock"));
