@@ -23,7 +23,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use manifest::{Difference, Hashes, Manifest, ManifestError};
+pub use manifest::{Difference, Hashes, Manifest, ManifestError, NO_DATA};
 pub use spans::{LEAST_SPAN, MOST_SPANS, SpanHasher, SpanManifest, span_bytes};
 
 /// One block: one request, and large enough for BLAKE3 to run at its full speed.

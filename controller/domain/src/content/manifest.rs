@@ -36,12 +36,15 @@ pub enum ManifestError {
     Blocks,
 }
 
+/// In place of a span's hash: it holds nothing.
+pub const NO_DATA: &str = "no data";
+
 /// A block or a span that is not what it was.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Difference {
     /// Its first byte.
     pub offset: u64,
-    /// Its BLAKE3 hash when the backup was taken; `no data` of a span that held none.
+    /// Its BLAKE3 hash when the backup was taken; [`NO_DATA`] of a span that held none.
     pub expected: String,
     /// And now.
     pub found: String,

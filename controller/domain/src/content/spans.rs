@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BLOCK_BYTES, BlockHash, Compared, Difference, ManifestError, Whole};
+use super::{BLOCK_BYTES, BlockHash, Compared, Difference, ManifestError, NO_DATA, Whole};
 
 /// The most spans of a disk: 40 bytes are kept of each.
 pub const MOST_SPANS: u64 = 16_384;
@@ -156,7 +156,7 @@ impl SpanManifest {
             both.entry(span.number).or_default().1 = Some(span);
         }
         let hash = |span: Option<&Span>| {
-            span.map_or_else(|| "no data".to_owned(), |span| span.hash.to_string())
+            span.map_or_else(|| NO_DATA.to_owned(), |span| span.hash.to_string())
         };
         let same_size = self.span_bytes == now.span_bytes;
         let differs = |pair: &(Option<&Span>, Option<&Span>)| pair.0 != pair.1 || !same_size;
