@@ -58,7 +58,7 @@ pub struct SpanManifest {
 impl SpanManifest {
     fn new(size_bytes: u64, span_bytes: u64, spans: Vec<Span>) -> Result<Self, ManifestError> {
         let in_order = spans.windows(2).all(|pair| pair[0].number < pair[1].number);
-        let sound = span_bytes >= LEAST_SPAN && span_bytes % BLOCK_BYTES == 0;
+        let sound = span_bytes >= LEAST_SPAN && span_bytes.is_multiple_of(BLOCK_BYTES);
         let there = |last: &Span| {
             u64::from(last.number).checked_mul(span_bytes).is_some_and(|first| first < size_bytes)
         };
