@@ -375,6 +375,7 @@ fn settings(config: &Config, stamp: &Stamp, agent_address: Option<String>) -> Se
             points: config.retention.approve_above_points,
         },
         sampled_blocks: config.content.sampled_blocks,
+        read_for: Duration::from_secs(300),
         look_again_at_copy: Duration::from_millis(if quick { 250 } else { 30_000 }),
         look_again: if quick { Duration::from_millis(250) } else { Duration::from_secs(5) },
     }

@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use azdr_domain::content::Sampling;
 use azdr_domain::{ArmId, Region};
 use url::Url;
 
@@ -266,9 +267,9 @@ pub struct Backup {
 /// Hashes of what was backed up, for proofs of content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Content {
-    /// How many blocks of 64 KiB are read and hashed of each disk after each backup, 0 to 10,000.
-    /// Default 300; 0: none.
-    pub sampled_blocks: u32,
+    /// How many blocks of 64 KiB are read and hashed of each disk after each backup, 0 to 10,000, or
+    /// everything (`all`). Default 300; 0: none.
+    pub sampled_blocks: Sampling,
 }
 
 /// How much a pruning may delete of a VM's recovery points before it asks a second person.

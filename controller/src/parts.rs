@@ -15,7 +15,7 @@ use crate::reconcile::Reconciler;
 use crate::reconcile::residue::Sweeper;
 use crate::store::{Stamp, Store};
 use crate::workflow::{Definition, Engine, EngineConfig};
-use crate::workflows::{Catalogue, Services, Settings};
+use crate::workflows::{Catalogue, Services, Settings, WHOLE_DISKS_AT_ONCE};
 
 /// What the parts are made from.
 pub struct Given {
@@ -76,6 +76,7 @@ impl Given {
             authority: authority.clone(),
             settings: Arc::new(self.settings),
             holds: Arc::new(Semaphore::new(self.max_holds)),
+            whole_disks: Arc::new(Semaphore::new(WHOLE_DISKS_AT_ONCE)),
         });
         let engine = Engine::new(
             store.clone(),

@@ -422,6 +422,7 @@ fn content_proof(m: &ContentProof) -> Value {
         "missed_probability": m.missed_probability,
         "change_per_mille": m.change_per_mille,
         "words": m.words,
+        "whole": m.whole,
     })
 }
 

@@ -118,6 +118,7 @@ fn replicate(job: &Job, result: &ReplicateResult, style: Style) -> String {
 
 fn verify(job: &Job, result: &VerifyResult, style: Style) -> String {
     let mut text = String::new();
+    let whole = result.content.as_ref().is_some_and(|content| content.whole);
     for disk in &result.disks {
         let name = if disk.lun < 0 { "OS disk".to_owned() } else { format!("LUN {}", disk.lun) };
         text.push_str(&format!("{name}:\n"));
@@ -136,7 +137,11 @@ fn verify(job: &Job, result: &VerifyResult, style: Style) -> String {
         };
         text.push_str(&format!("  - Readable: {readable}\n"));
         if let (Some(equal), Some(sampled)) = (disk.equal, disk.sampled) {
-            text.push_str(&format!("  - Content: {equal} of {sampled} sampled blocks equal\n"));
+            let of = match whole {
+                true => format!("{equal} of all {sampled} blocks with data equal"),
+                false => format!("{equal} of {sampled} sampled blocks equal"),
+            };
+            text.push_str(&format!("  - Content: {of}\n"));
         }
     }
     if let Some(gone) = test_disks_deleted(job, style) {
@@ -153,6 +158,7 @@ fn verify(job: &Job, result: &VerifyResult, style: Style) -> String {
     let verdict = match (succeeded(job), &result.content) {
         (false, _) => "FAIL - see the error",
         (true, None) => "PASS - backup is restorable",
+        (true, Some(_)) if whole => "PASS - backup is restorable, and all of it is unchanged",
         (true, Some(_)) => "PASS - backup is restorable, and what was sampled of it is unchanged",
     };
     text.push_str(&format!("  Result: {verdict}\n"));

@@ -1,7 +1,9 @@
 //! One case per workflow: how the world is prepared, and what is run.
 
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use azdr_controller::store::{Item, NewRun, RunId, RunState};
@@ -11,12 +13,13 @@ use azdr_controller::workflows::{
     restore_in_place, restore_new_vm, tags, verify,
 };
 use azdr_domain::arm_id::ArmId;
-use azdr_domain::content::BLOCK_BYTES;
+use azdr_domain::content::{BLOCK_BYTES, Sampling};
 use azdr_domain::policy::PolicyChange;
 use azdr_domain::recovery_point::PointName;
 
 use crate::agents::Behaviour;
 use crate::cloud::{SUBSCRIPTION, world_of_images};
+use crate::folder;
 use crate::life::{Bench, Life, Prepared, db};
 use crate::ssh::{FIRST_PUBLIC_ADDRESS, Ssh};
 use crate::untouchable::Untouchable;
@@ -32,6 +35,9 @@ pub(crate) enum Case {
     /// Level `content`, of disks with data.
     VerifyContent,
     HashContent,
+    /// All of disks that take several calls to be read.
+    VerifyWhole,
+    HashWhole,
     RestoreInPlace,
     /// Of a machine that is deallocated.
     RestoreInPlaceOfDeallocated,
@@ -53,13 +59,15 @@ pub(crate) enum Case {
 }
 
 impl Case {
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::Backup,
         Self::BackupWithoutAgent,
         Self::Replicate,
         Self::Verify,
         Self::VerifyContent,
         Self::HashContent,
+        Self::VerifyWhole,
+        Self::HashWhole,
         Self::RestoreInPlace,
         Self::RestoreInPlaceOfDeallocated,
         Self::RestoreNewVm,
@@ -80,8 +88,8 @@ impl Case {
         match self {
             Self::Backup | Self::BackupWithoutAgent => backup::RUN.0,
             Self::Replicate => replicate::RUN.0,
-            Self::Verify | Self::VerifyContent => verify::RUN.0,
-            Self::HashContent => hash_content::RUN.0,
+            Self::Verify | Self::VerifyContent | Self::VerifyWhole => verify::RUN.0,
+            Self::HashContent | Self::HashWhole => hash_content::RUN.0,
             Self::RestoreInPlace | Self::RestoreInPlaceOfDeallocated => restore_in_place::RUN.0,
             Self::RestoreNewVm | Self::RestoreNewVmFromNothing | Self::Failover => {
                 restore_new_vm::RUN.0
@@ -146,11 +154,23 @@ impl Case {
         if matches!(self, Self::VerifyContent | Self::HashContent) {
             return with_data();
         }
+        if matches!(self, Self::VerifyWhole | Self::HashWhole) {
+            let bench = with_data_apart();
+            self.slow_down(&bench);
+            return bench;
+        }
         let mut bench = Bench::new();
         if self == Self::DrTestInGivenGroup {
             bench.ssh = Some(Ssh::new());
         }
         bench
+    }
+
+    /// Reads take so long that a call of a step has time for one span.
+    pub(crate) fn slow_down(self, bench: &Bench) {
+        if matches!(self, Self::VerifyWhole | Self::HashWhole) {
+            bench.cloud.read_takes.store(15, Ordering::SeqCst);
+        }
     }
 
     /// Makes the world that the workflow needs, and the run.
@@ -189,6 +209,13 @@ impl Case {
             Self::VerifyContent => {
                 let point = take(life, &item).await;
                 let id = life.engine.submit(hash(&item, point.clone())).await.unwrap();
+                assert_eq!(life.ended(id).await.state, RunState::Succeeded);
+                verify_content(&item, point, "eastus")
+            }
+            Self::HashWhole => hash_all(&item, take(life, &item).await),
+            Self::VerifyWhole => {
+                let point = take(life, &item).await;
+                let id = life.engine.submit(hash_all(&item, point.clone())).await.unwrap();
                 assert_eq!(life.ended(id).await.state, RunState::Succeeded);
                 verify_content(&item, point, "eastus")
             }
@@ -348,25 +375,45 @@ pub(crate) async fn copied(life: &Life, item: &Item, point: PointName) {
 
 /// The world of `db`, whose disks have blocks with data and some without.
 pub(crate) fn with_data() -> Bench {
-    let images = tempfile::tempdir().unwrap();
-    let image = |name: &str, blocks: &[u8]| {
+    let os = [(0, 1), (1, 2), (4, 3), (5, 4), (6, 5)];
+    with_images((8, &os), (4, &[(2, 6), (3, 7)]))
+}
+
+/// The same with data far apart, in several spans.
+pub(crate) fn with_data_apart() -> Bench {
+    with_images((131, &[(0, 1), (63, 2), (64, 3), (130, 4)]), (70, &[(66, 5)]))
+}
+
+/// The world of `db` with an OS disk and a data disk: how many blocks each has, and which are filled with
+/// what.
+pub(crate) fn with_images(os: (u64, &[(u64, u8)]), data: (u64, &[(u64, u8)])) -> Bench {
+    let images = folder::new();
+    let image = |name: &str, (size, blocks): (u64, &[(u64, u8)])| {
         let path = images.path().join(name);
-        let file = std::fs::File::create(&path).unwrap();
-        file.set_len(blocks.len() as u64 * BLOCK_BYTES).unwrap();
-        for (n, fill) in blocks.iter().enumerate().filter(|(_, fill)| **fill != 0) {
-            let bytes = vec![*fill; BLOCK_BYTES as usize];
-            file.write_all_at(&bytes, n as u64 * BLOCK_BYTES).unwrap();
-        }
+        write_blocks(&path, size, blocks);
         path
     };
-    let os = image("os", &[1, 2, 0, 0, 3, 4, 5, 0]);
-    let data = image("data", &[0, 0, 6, 7]);
-    Bench::with(world_of_images("db", &os, &data))
+    Bench::with(world_of_images("db", &image("os", os), &image("data", data)))
+}
+
+/// A file of so many blocks, of which these are filled and the others are holes.
+pub(crate) fn write_blocks(path: &Path, size: u64, blocks: &[(u64, u8)]) {
+    let file = std::fs::File::create(path).unwrap();
+    file.set_len(size * BLOCK_BYTES).unwrap();
+    for (n, fill) in blocks {
+        file.write_all_at(&vec![*fill; BLOCK_BYTES as usize], n * BLOCK_BYTES).unwrap();
+    }
 }
 
 /// Hashes two blocks of each disk of a point.
 pub(crate) fn hash(item: &Item, point: PointName) -> NewRun {
-    let input = hash_content::Input { item: item.id, vm: db(), point, blocks: 2 };
+    let input = hash_content::Input { item: item.id, vm: db(), point, blocks: Sampling::Blocks(2) };
+    workflows::new_run(hash_content::RUN, &input, item.id, "test")
+}
+
+/// Hashes all of each disk of a point.
+pub(crate) fn hash_all(item: &Item, point: PointName) -> NewRun {
+    let input = hash_content::Input { item: item.id, vm: db(), point, blocks: Sampling::All };
     workflows::new_run(hash_content::RUN, &input, item.id, "test")
 }
 

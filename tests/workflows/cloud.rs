@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -61,10 +61,26 @@ pub(crate) struct Cloud {
     restless: AtomicBool,
     /// The request to be spoilt has begun an operation.
     prolonged: AtomicBool,
+    /// How long each read of a disk's bytes takes, in seconds.
+    pub(crate) read_takes: AtomicU64,
+    /// Reads of disks' bytes.
+    reads: Mutex<Reads>,
     /// By how many seconds the controller's wall clock is wrong.
     pub(crate) wrong_by: Arc<AtomicI64>,
     /// Ticks whenever there may be something new to see.
     pub(crate) changes: watch::Sender<u64>,
+}
+
+/// What was read of disks' bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Reads {
+    /// How often.
+    pub(crate) count: usize,
+    under_way: usize,
+    /// The most at the same time.
+    pub(crate) at_once: usize,
+    /// The most bytes at a time.
+    pub(crate) largest: u64,
 }
 
 /// A world of running machines in `prod`: names, and whether there is a data disk.
@@ -136,6 +152,8 @@ impl Cloud {
             identities: Mutex::default(),
             restless: AtomicBool::new(true),
             prolonged: AtomicBool::new(false),
+            read_takes: AtomicU64::new(0),
+            reads: Mutex::default(),
             wrong_by: Arc::default(),
             changes: watch::channel(0).0,
         })
@@ -147,6 +165,35 @@ impl Cloud {
         self.log.lock().unwrap().clear();
         self.carried_out.lock().unwrap().clear();
         *self.spoil.lock().unwrap() = spoil;
+        *self.reads.lock().unwrap() = Reads::default();
+    }
+
+    /// What was read of disks' bytes since then.
+    pub(crate) fn reads(&self) -> Reads {
+        *self.reads.lock().unwrap()
+    }
+
+    /// Takes its time over a request that reads a disk's bytes.
+    async fn take_time(&self, request: &HttpRequest) {
+        let range = request.headers.get(http::header::RANGE).and_then(|range| range.to_str().ok());
+        let Some((first, last)) = range.and_then(|r| r.strip_prefix("bytes=")?.split_once('-'))
+        else {
+            return;
+        };
+        {
+            let mut reads = self.reads.lock().unwrap();
+            reads.count += 1;
+            reads.under_way += 1;
+            reads.at_once = reads.at_once.max(reads.under_way);
+            let length = last.parse::<u64>().unwrap() - first.parse::<u64>().unwrap() + 1;
+            reads.largest = reads.largest.max(length);
+        }
+        let under_way = UnderWay(&self.reads);
+        let takes = self.read_takes.load(Ordering::SeqCst);
+        if takes > 0 {
+            azdr_env::sleep(Duration::from_secs(takes)).await;
+        }
+        drop(under_way);
     }
 
     /// Requests since then.
@@ -268,6 +315,15 @@ impl Cloud {
     }
 }
 
+/// A read that has not ended; whoever asked may stop waiting for it.
+struct UnderWay<'a>(&'a Mutex<Reads>);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().under_way -= 1;
+    }
+}
+
 /// The way to Azure of one life of a controller.
 pub(crate) struct Line {
     pub(crate) cloud: Arc<Cloud>,
@@ -288,6 +344,7 @@ impl HttpTransport for Line {
         let words = format!("{} {}", request.method, request.url.path());
         cloud.log.lock().unwrap().push(words);
         let spoil = cloud.spoil.lock().unwrap().filter(|(at, _)| *at == n).map(|(_, how)| how);
+        cloud.take_time(&request).await;
         let answer = match spoil {
             Some(Spoil::Before) => Err(TransportError::maybe_sent("spoilt before its effect")),
             Some(Spoil::After) => {

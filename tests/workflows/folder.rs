@@ -1,6 +1,7 @@
 //! Folders of worlds: in memory where the system has a place for that (tests crash controllers, never
 //! machines, so nothing has to reach a disk), and kept as images from which worlds are made again.
 
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// Linux's folder in memory.
@@ -15,11 +16,14 @@ pub(crate) fn new() -> tempfile::TempDir {
 /// What is in a folder, by path within it.
 pub(crate) struct Image(Vec<(PathBuf, Content)>);
 
+/// How finely holes are looked for.
+const PART: usize = 64 * 1024;
+static NOTHING: [u8; PART] = [0; PART];
+
 enum Content {
     Folder,
-    Bytes(Vec<u8>),
-    /// A hole of this length: an empty disk.
-    Hole(u64),
+    /// A length, and the parts that are not all zeroes: a disk is restored with its holes.
+    Sparse(u64, Vec<(u64, Vec<u8>)>),
 }
 
 impl Image {
@@ -39,10 +43,13 @@ impl Image {
                 self.0.push((path.clone(), Content::Folder));
                 self.add(folder, &path);
             } else if about.blocks() == 0 {
-                self.0.push((path, Content::Hole(about.len())));
+                self.0.push((path, Content::Sparse(about.len(), Vec::new())));
             } else {
                 let bytes = std::fs::read(entry.path()).unwrap();
-                self.0.push((path, Content::Bytes(bytes)));
+                let parts = (0..).step_by(PART).zip(bytes.chunks(PART));
+                let filled = parts.filter(|(_, part)| *part != &NOTHING[..part.len()]);
+                let filled = filled.map(|(at, part)| (at, part.to_vec())).collect();
+                self.0.push((path, Content::Sparse(bytes.len() as u64, filled)));
             }
         }
     }
@@ -53,9 +60,12 @@ impl Image {
             let path = folder.join(path);
             match content {
                 Content::Folder => std::fs::create_dir(path).unwrap(),
-                Content::Bytes(bytes) => std::fs::write(path, bytes).unwrap(),
-                Content::Hole(length) => {
-                    std::fs::File::create(path).unwrap().set_len(*length).unwrap();
+                Content::Sparse(length, parts) => {
+                    let file = std::fs::File::create(path).unwrap();
+                    file.set_len(*length).unwrap();
+                    for (at, part) in parts {
+                        file.write_all_at(part, *at).unwrap();
+                    }
                 }
             }
         }

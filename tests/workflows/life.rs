@@ -13,6 +13,7 @@ use azdr_controller::workflows::{
     self, Catalogue, DeletionLimit, DrillAccess, ProbeAddress, Services, Settings,
 };
 use azdr_domain::arm_id::ArmId;
+use azdr_domain::content::Sampling;
 use azdr_domain::policy::{Policy, PolicyChange};
 use azdr_domain::region::Region;
 use azdr_env::{Clock, Env, Monotonic, SeededIds, TokioClock, WallTime};
@@ -34,8 +35,8 @@ pub(crate) struct Bench {
     pub(crate) meddler: Arc<Meddler>,
     /// How often operations are polled.
     pub(crate) pace: PollPace,
-    /// How many blocks of each disk are hashed after a backup.
-    pub(crate) sampled_blocks: u32,
+    /// How much of each disk is hashed after a backup.
+    pub(crate) sampled_blocks: Sampling,
     /// Drills' machines have public addresses, and SSH answers there.
     pub(crate) ssh: Option<Ssh>,
     /// How the controller logs in to machines.
@@ -121,7 +122,7 @@ impl Bench {
             guests: Arc::default(),
             meddler: Arc::default(),
             pace: PollPace::quick(),
-            sampled_blocks: 0,
+            sampled_blocks: Sampling::Blocks(0),
             ssh: None,
             probe_login: None,
             probe_address: ProbeAddress::None,
@@ -145,7 +146,7 @@ impl Bench {
             guests: Arc::new(guests),
             meddler: Arc::default(),
             pace: PollPace::quick(),
-            sampled_blocks: 0,
+            sampled_blocks: Sampling::Blocks(0),
             ssh: prepared.ssh.then(Ssh::new),
             probe_login: None,
             probe_address: ProbeAddress::None,
@@ -215,6 +216,7 @@ impl Bench {
             authority: authority(),
             settings: Arc::new(self.settings()),
             holds: Arc::new(Semaphore::new(8)),
+            whole_disks: Arc::new(Semaphore::new(workflows::WHOLE_DISKS_AT_ONCE)),
         });
         let hook: Arc<dyn StepHook> = mortal.clone();
         let engine = Engine::new(
@@ -451,7 +453,8 @@ fn settings() -> Settings {
         keep_replaced: Duration::from_secs(7 * 86_400),
         deletion_limit: DeletionLimit { percent: 20, points: 5 },
         look_again: Duration::from_millis(250),
-        sampled_blocks: 0,
+        sampled_blocks: Sampling::Blocks(0),
+        read_for: Duration::from_secs(10),
         look_again_at_copy: Duration::from_millis(250),
     }
 }

@@ -77,6 +77,7 @@ struct Ran {
 async fn run(case: Case, plan: Plan, spoil: Option<(usize, Spoil)>) -> Ran {
     let (prepared, run) = case.prepared();
     let mut bench = Bench::again(prepared, 43);
+    case.slow_down(&bench);
     if matches!(spoil, Some((_, Spoil::Prolong(_)))) {
         // Hours of polls at a test's pace would take long.
         bench.pace = PollPace::azure();
@@ -150,7 +151,7 @@ async fn catalogued(life: &Life, items: &[Item]) -> Vec<String> {
         lines.push(format!("{} {regions:?} {:?}", point.name, point.leases));
         for row in life.store.content(items[0].id, point.name.clone()).await.unwrap() {
             // Which blocks is chosen anew as long as the choice is not journalled.
-            let hashed = row.manifest.unwrap().blocks().len();
+            let hashed = row.hashes.unwrap().hashed();
             lines.push(format!("{} hashed {:?} {hashed}", point.name, row.lun));
         }
     }
@@ -615,6 +616,8 @@ properties! {
     verify: Case::Verify;
     verify_content: Case::VerifyContent;
     hash_content: Case::HashContent;
+    verify_whole: Case::VerifyWhole;
+    hash_whole: Case::HashWhole;
     restore_in_place: Case::RestoreInPlace;
     restore_in_place_of_deallocated: Case::RestoreInPlaceOfDeallocated;
     restore_new_vm: Case::RestoreNewVm;

@@ -1,6 +1,9 @@
 //! Proof of content: which blocks of a disk are hashed when it is backed up, what is kept of that, and
 //! what it is worth when the same blocks of a copy have the same hashes.
 //!
+//! Some blocks or [all](Sampling): of all, hashes are kept [of spans](SpanManifest), and equality says that
+//! every byte is the same. Of some:
+//!
 //! A disk is seen as blocks of [`BLOCK_BYTES`]; those that hold data are its [`Population`]. Of them a
 //! [`Seed`] that is drawn for this one recovery point, after it was taken, chooses a [`sample`]: nobody
 //! knows beforehand which blocks are looked at. Their hashes (BLAKE3) are a [`Manifest`], which holds its
@@ -11,6 +14,7 @@
 //! population misses nothing. Blocks that held no data are not looked at, and not claimed.
 
 mod manifest;
+mod spans;
 #[cfg(test)]
 mod tests;
 
@@ -19,17 +23,57 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use manifest::{Difference, Manifest, ManifestError};
+pub use manifest::{Difference, Hashes, Manifest, ManifestError, NO_DATA};
+pub use spans::{LEAST_SPAN, MOST_SPANS, SpanHasher, SpanManifest, span_bytes};
 
 /// One block: one request, and large enough for BLAKE3 to run at its full speed.
 pub const BLOCK_BYTES: u64 = 64 * 1024;
 /// Of each disk, unless the configuration says otherwise: a change of 1 % of its blocks is missed with a
 /// probability of 5 %.
 pub const DEFAULT_SAMPLE: u32 = 300;
-/// The most that may be asked for of each disk: 625 MiB are read, and about 400 kB are kept.
+/// The most that may be asked for of each disk, other than all: 625 MiB are read, and about 400 kB are kept.
 pub const MOST_SAMPLED: u32 = 10_000;
 /// How large a change the stated probability is about, in blocks per thousand.
 pub const CHANGE_PER_MILLE: u64 = 10;
+
+/// How much of each disk is hashed. Written as a number or as `all`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sampling {
+    /// So many blocks, or all that hold data where there are no more; 0: none.
+    Blocks(u32),
+    /// Everything.
+    All,
+}
+
+/// How [`Sampling::All`] is written.
+pub const ALL: &str = "all";
+
+impl Serialize for Sampling {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Blocks(blocks) => serializer.serialize_u32(*blocks),
+            Self::All => serializer.serialize_str(ALL),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Sampling {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Number(u32),
+            Word(String),
+        }
+        match Written::deserialize(deserializer)? {
+            Written::Number(blocks) => Ok(Self::Blocks(blocks)),
+            Written::Word(word) if word == ALL => Ok(Self::All),
+            Written::Word(word) => {
+                Err(serde::de::Error::custom(format!("{word:?} is neither a number nor \"{ALL}\"")))
+            }
+        }
+    }
+}
 
 /// A BLAKE3 hash.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -134,6 +178,20 @@ impl Population {
         self.total
     }
 
+    /// The blocks from `from` on, in order, in pieces of at most `most` blocks that lie next to each other:
+    /// first block and number. No piece goes across a multiple of `most`, which is not 0.
+    pub fn pieces(&self, from: u64, most: u64) -> impl Iterator<Item = (u64, u64)> + Send + '_ {
+        let begins = self.runs.partition_point(|(first, count)| first + count <= from);
+        self.runs[begins..].iter().flat_map(move |(first, count)| {
+            let (mut at, end) = ((*first).max(from), first + count);
+            std::iter::from_fn(move || {
+                let piece = (at, end.min((at / most + 1) * most).saturating_sub(at));
+                at += piece.1;
+                (piece.1 > 0).then_some(piece)
+            })
+        })
+    }
+
     /// The disk's size.
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes
@@ -202,14 +260,32 @@ pub struct Compared {
     pub sampled: u64,
     /// Of them equal.
     pub equal: u64,
-    /// The first that is not.
+    /// The first that is not; where all of the disk was compared, the first span that is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub difference: Option<Difference>,
+    /// Where all of the disk was compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole: Option<Whole>,
+}
+
+/// What comparing all of a disk has shown, in spans.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Whole {
+    /// The size of a span.
+    pub span_bytes: u64,
+    /// Spans that held something when the backup was taken, or do now.
+    pub spans: u64,
+    /// Of them different.
+    pub different: u64,
 }
 
 impl Compared {
     /// The probability that a change of [`CHANGE_PER_MILLE`] of this disk's blocks is missed.
     pub fn missed(&self) -> f64 {
+        // Of no blocks none can be missed.
+        if self.sampled >= self.blocks {
+            return 0.0;
+        }
         missed(self.blocks, self.sampled, small_change(self.blocks))
     }
 }
@@ -226,24 +302,33 @@ pub struct Worth {
     /// The probability that a change of [`CHANGE_PER_MILLE`] of one disk's blocks is missed, on the disk
     /// where that is likeliest.
     pub missed: f64,
+    /// All of every disk was compared: every byte, whether or not it held data.
+    pub whole: bool,
 }
 
 impl Worth {
     /// Of all disks.
     pub fn of<'a>(disks: impl IntoIterator<Item = &'a Compared>) -> Self {
-        let none = Self { blocks: 0, sampled: 0, equal: 0, missed: 0.0 };
-        disks.into_iter().fold(none, |sum, disk| Self {
+        let none = Self { blocks: 0, sampled: 0, equal: 0, missed: 0.0, whole: false };
+        disks.into_iter().enumerate().fold(none, |sum, (n, disk)| Self {
             blocks: sum.blocks + disk.blocks,
             sampled: sum.sampled + disk.sampled,
             equal: sum.equal + disk.equal,
             missed: sum.missed.max(disk.missed()),
+            whole: (n == 0 || sum.whole) && disk.whole.is_some(),
         })
     }
 }
 
 impl fmt::Display for Worth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { blocks, sampled, equal, missed } = self;
+        let Self { blocks, sampled, equal, missed, whole } = self;
+        if *whole && equal == blocks {
+            return write!(
+                f,
+                "all {blocks} blocks with data equal, and the rest as empty as it was: every byte was compared"
+            );
+        }
         if sampled == blocks {
             return write!(f, "{equal} of all {blocks} blocks with data equal: none was left out");
         }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use azdr_domain::content::MOST_SAMPLED;
+use azdr_domain::content::{ALL, MOST_SAMPLED, Sampling};
 use azdr_domain::{ArmId, NameKind, Region};
 use url::Url;
 
@@ -42,14 +42,7 @@ impl Checker<'_> {
             credential: self.credential(file.credential)?,
             advertise: self.advertise(&file.advertise, &listen)?,
             backup: self.backup(file.backup)?,
-            content: Content {
-                sampled_blocks: self.number(
-                    "content.sampled_blocks",
-                    file.content.sampled_blocks,
-                    0,
-                    MOST_SAMPLED.into(),
-                )? as u32,
-            },
+            content: Content { sampled_blocks: self.sampling(&file.content.sampled_blocks)? },
             retention: self.retention(&file.retention)?,
             drill: self.drill(file.drill, &cloud)?,
             probe: self.probe(file.probe)?,
@@ -57,6 +50,19 @@ impl Checker<'_> {
             cloud,
             listen,
         })
+    }
+
+    fn sampling(&self, given: &toml::Value) -> Checked<Sampling> {
+        let number = given.as_integer().and_then(|n| u32::try_from(n).ok());
+        match number.filter(|n| *n <= MOST_SAMPLED) {
+            Some(blocks) => Ok(Sampling::Blocks(blocks)),
+            None if given.as_str() == Some(ALL) => Ok(Sampling::All),
+            None => {
+                let value = given.as_str().map_or_else(|| given.to_string(), str::to_owned);
+                let allowed = format!("it must be 0 to {MOST_SAMPLED}, or \"{ALL}\"");
+                Err(self.wrong("content.sampled_blocks", value, &allowed))
+            }
+        }
     }
 
     fn scheduler(&self, given: &file::Scheduler) -> Checked<Scheduler> {

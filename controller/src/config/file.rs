@@ -107,12 +107,13 @@ impl Default for Backup {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Content {
-    pub(super) sampled_blocks: u64,
+    /// A number or a word.
+    pub(super) sampled_blocks: toml::Value,
 }
 
 impl Default for Content {
     fn default() -> Self {
-        Self { sampled_blocks: azdr_domain::content::DEFAULT_SAMPLE.into() }
+        Self { sampled_blocks: i64::from(azdr_domain::content::DEFAULT_SAMPLE).into() }
     }
 }
 

@@ -62,7 +62,7 @@ fn the_smallest_file_gets_the_documented_defaults() {
     assert_eq!(config.drill.access, DrillAccess::None);
     assert_eq!(config.probe.ssh_port, 22);
     assert!(config.probe.login.is_none());
-    assert_eq!(config.content.sampled_blocks, 300);
+    assert_eq!(config.content.sampled_blocks, Sampling::Blocks(300));
     assert!(config.scheduler.enabled);
     assert_eq!(config.scheduler.inventory, Duration::from_secs(300));
     assert_eq!((config.scheduler.proofs.verifications, config.scheduler.proofs.drills), (4, 1));
@@ -141,8 +141,12 @@ fn every_value_outside_its_limits_is_named_with_what_is_allowed() {
     let subnet = "/subscriptions/x/resourceGroups/rg/providers/Microsoft.Network/virtualNetworks/n";
     let other = format!("[drill]\naccess = \"subnet\"\nsubnets.eastus = \"{subnet}/subnets/s\"");
     let network = format!("[drill]\naccess = \"subnet\"\nsubnets.eastus = \"{subnet}\"");
-    let cases: [(&str, [&str; 3]); 26] = [
+    let cases: [(&str, [&str; 3]); 30] = [
         ("[content]\nsampled_blocks = 10001", ["content.sampled_blocks", "10001", "0 to 10000"]),
+        ("[content]\nsampled_blocks = -1", ["content.sampled_blocks", "-1", "0 to 10000"]),
+        ("[content]\nsampled_blocks = \"most\"", ["content.sampled_blocks", "most", "or \"all\""]),
+        ("[content]\nsampled_blocks = 1.5", ["content.sampled_blocks", "1.5", "0 to 10000"]),
+        ("[content]\nsampled_blocks = true", ["content.sampled_blocks", "true", "0 to 10000"]),
         ("[backup]\nhold_limit_ms = 25001", ["backup.hold_limit_ms", "25001", "1000 to 25000"]),
         ("[backup]\nlease_ms = 1000", ["backup.lease_ms", "1000", "2000 to 10000"]),
         ("[backup]\nmax_concurrent_holds = 0", ["backup.max_concurrent_holds", "0", "1 to 256"]),

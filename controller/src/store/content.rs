@@ -2,7 +2,7 @@
 //!
 //! Read by themselves, when they are needed: they are far larger than everything else of a point.
 
-use azdr_domain::content::{Manifest, ManifestError};
+use azdr_domain::content::{Hashes, ManifestError};
 use azdr_domain::recovery_point::PointName;
 use azdr_env::WallTime;
 use rusqlite::Connection;
@@ -21,7 +21,7 @@ pub struct ContentRow {
     /// When.
     pub taken: WallTime,
     /// What they are, if they are what was written.
-    pub manifest: Result<Manifest, ManifestError>,
+    pub hashes: Result<Hashes, ManifestError>,
 }
 
 impl Store {
@@ -45,7 +45,7 @@ impl Store {
                     lun: u32::try_from(r.get::<_, i64>(0)?).ok(),
                     run: RunId(r.get(1)?),
                     taken: WallTime::from_unix_ms(r.get(2)?),
-                    manifest: Manifest::from_bytes(r.get_ref(3)?.as_blob()?),
+                    hashes: Hashes::from_bytes(r.get_ref(3)?.as_blob()?),
                 })
             })?;
             rows.collect::<Result<_, _>>().map_err(Into::into)

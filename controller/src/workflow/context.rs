@@ -421,6 +421,28 @@ impl<S, I> StepCx<S, I> {
         self.raw.spent_before + self.monotonic().since(self.raw.begun)
     }
 
+    /// For a step that works for long instead of waiting: whether it is to stop, asked after each piece of
+    /// its work. An undo is not cancelled.
+    ///
+    /// # Errors
+    /// `Cancelled` or `ShuttingDown`.
+    pub fn check_stop(&self) -> Result<(), StepError> {
+        let run = &self.raw.run;
+        let may_turn = !self.raw.undoing && !run.no_return.load(Ordering::Acquire);
+        match () {
+            () if run.shutdown.is_cancelled() => Err(StepError::ShuttingDown),
+            () if run.cancel.is_cancelled() && may_turn => Err(StepError::Cancelled),
+            () => Ok(()),
+        }
+    }
+
+    /// For the same: whether this call has lasted so long that it is to save what it has done and come
+    /// back to the engine with [`StepError::NotYet`], which keeps the time limits and calls it again. Not
+    /// longer than ten minutes after the call began.
+    pub fn call_is_over(&self) -> bool {
+        self.raw.until.is_some_and(|until| self.monotonic() >= until)
+    }
+
     /// Waits, unless the run is cancelled or the controller shuts down meanwhile. An undo is not
     /// cancelled. A step that has waited for long in one call is sent back to the engine, which keeps
     /// the time limits, and is called again.

@@ -107,6 +107,8 @@ pub(super) struct Node<S> {
     /// From here on, forward or stuck.
     pub(super) point_of_no_return: bool,
     pub(super) deadline: Duration,
+    /// Of its undo.
+    pub(super) undo_deadline: Duration,
 }
 
 /// A registered workflow: its step list, with the input's type erased.
@@ -418,6 +420,7 @@ where
             temporary: false,
             point_of_no_return: false,
             deadline: Duration::MAX,
+            undo_deadline: Duration::MAX,
         });
         self
     }
@@ -461,6 +464,7 @@ where
             temporary,
             point_of_no_return: false,
             deadline: STEP_DEADLINE,
+            undo_deadline: STEP_DEADLINE,
         };
         StepBuilder { workflow: self, node }
     }
@@ -508,8 +512,15 @@ where
         self
     }
 
-    /// Retries and waits of this step end after this long.
+    /// Retries and waits of this step, and those of its undo, end after this long.
     pub fn within(mut self, deadline: Duration) -> Self {
+        self.node.deadline = deadline;
+        self.node.undo_deadline = deadline;
+        self
+    }
+
+    /// The same of a step that works for long, and whose undo takes no longer than others.
+    pub fn works_within(mut self, deadline: Duration) -> Self {
         self.node.deadline = deadline;
         self
     }

@@ -7,6 +7,7 @@ pub(super) fn words(key: &str) -> String {
     match kind {
         "vm" => format!("VM {}", name(rest)),
         "point" => format!("recovery point {}", name(rest)),
+        "whole-disks" => format!("place {rest} of those that hash whole disks"),
         "prune" => format!("pruning of {}", name(rest)),
         "chain" | "disk-chain" => match rest.split_once(':') {
             Some((region, id)) => format!("disk chain {} → {region}", name(id)),
@@ -27,6 +28,7 @@ mod tests {
             ("chain:westus2:/subscriptions/1/providers/disks/db-os", "disk chain db-os → westus2"),
             ("prune:/subscriptions/1/virtualmachines/db", "pruning of db"),
             ("point:db-backup-daily-20260101-0000", "recovery point db-backup-daily-20260101-0000"),
+            ("whole-disks:2", "place 2 of those that hash whole disks"),
             ("new-kind:x", "new-kind:x"),
             ("bare", "bare"),
         ] {

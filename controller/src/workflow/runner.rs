@@ -385,6 +385,7 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
         undoing: bool,
     ) -> Result<RawDone, StepError> {
         let clock = &self.run.env.clock;
+        let deadline = if undoing { node.undo_deadline } else { node.deadline };
         let saved = self.run.take_repetition(node.name, item);
         let mut series = Series::resume(self.retry, saved, clock.monotonic(), clock.wall());
         let rest = series.rest_of_pause();
@@ -394,11 +395,11 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
         loop {
             let mut cx = self.cx(node, item, undoing);
             cx.spent_before = series.spent(cx.begun);
-            cx.until = Some(cx.begun.plus(self.patience(node, cx.spent_before, undoing)));
+            cx.until = Some(cx.begun.plus(self.patience(deadline, cx.spent_before, undoing)));
             let mut waits_for = None;
             let pause = match self.call_once(act, cx, payload.clone()).await {
                 Err(StepError::NotYet { detail, percent, after, resource }) => {
-                    if series.spent(clock.monotonic()) >= node.deadline {
+                    if series.spent(clock.monotonic()) >= deadline {
                         let what = if undoing { "undoing: " } else { "" };
                         let message =
                             format!("{what}{} did not finish in time: {detail}", node.title);
@@ -415,7 +416,7 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
                 Err(StepError::Retry { failure, after }) => {
                     let now = clock.monotonic();
                     let pause = series.failed(now, after);
-                    let Some(pause) = pause.filter(|_| series.spent(now) < node.deadline) else {
+                    let Some(pause) = pause.filter(|_| series.spent(now) < deadline) else {
                         return Err(StepError::Fail(failure));
                     };
                     tracing::warn!(run = %self.run.id, step = node.name, item, %failure,
@@ -434,7 +435,7 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
                     other => other,
                 });
             }
-            let save = series.worth_saving(clock.monotonic(), clock.wall(), pause, node.deadline);
+            let save = series.worth_saving(clock.monotonic(), clock.wall(), pause, deadline);
             if let Some(repetition) = save {
                 self.run.save_repetition(node.name, item, repetition).await?;
             }
@@ -459,8 +460,8 @@ impl<S: ForRun + Send + Sync + 'static> Runner<S> {
 
     /// How long one call of a step may go on waiting: so that no limit is passed unseen, and the time
     /// spent is saved in between.
-    fn patience(&self, node: &Node<S>, spent: Duration, undoing: bool) -> Duration {
-        let left = node.deadline.saturating_sub(spent).min(grain(node.deadline));
+    fn patience(&self, deadline: Duration, spent: Duration, undoing: bool) -> Duration {
+        let left = deadline.saturating_sub(spent).min(grain(deadline));
         if undoing { left } else { left.min(self.time_left()) }
     }
 

@@ -14,6 +14,7 @@
 
 use azdr_arm::PowerState;
 use azdr_domain::arm_id::ArmId;
+use azdr_domain::content::Sampling;
 use azdr_domain::policy::{ConsistencyDemand, Policy};
 use azdr_domain::recovery_point::{PointName, snapshot_name};
 use azdr_domain::region::Region;
@@ -295,7 +296,7 @@ async fn record_point(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
     let by = format!("job {}", cx.run_id());
     let mut done = Done::new(()).change(CatalogueChange::AddPoint(Box::new(point)));
     let sampled = cx.services().settings.sampled_blocks;
-    if sampled > 0 {
+    if sampled != Sampling::Blocks(0) {
         let (item, vm, point) = (input.item, input.vm.clone(), names.point.clone());
         let hash = hash_content::Input { item, vm, point, blocks: sampled };
         let run = super::new_run(hash_content::RUN, &hash, input.item, by.clone());

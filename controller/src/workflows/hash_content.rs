@@ -1,4 +1,4 @@
-//! Hashes some blocks of a new recovery point's own snapshots, so that copies can be compared with them
+//! Hashes some blocks of a new recovery point's own snapshots, or all, so that copies can be compared with them
 //! later ([`verify`](super::verify), level `content`).
 //!
 //! | step | effect | undo |
@@ -8,26 +8,30 @@
 //!
 //! A backup starts it and does not wait for it: nothing is read before the snapshots exist, so long after
 //! the thaw (AGENT.md N17), and no lock of the VM is held. What it reads is bounded by its input: so many
-//! blocks of 64 KiB per disk, and up to 50 lists of ranges. Hashes count when there are some of every disk
+//! blocks of 64 KiB per disk, and up to 50 lists of ranges. To read everything takes hours: such runs have
+//! [`PLACES`] among all, and read one disk after the other ([`whole_disk`]); the others wait in the queue. Hashes count when there are some of every disk
 //! of the point (I4): a run that fails takes away what it has recorded. They are taken once: hashes of later
 //! say nothing about the capture.
 
 use std::time::Duration;
 
 use azdr_domain::arm_id::ArmId;
-use azdr_domain::content::{Manifest, Seed, sample};
+use azdr_domain::content::{Manifest, Sampling, Seed, sample, span_bytes};
 use azdr_domain::recovery_point::PointName;
 use serde::{Deserialize, Serialize};
 
 use super::azure::finish;
-use super::{StepCx, Workflow, blocks};
+use super::{StepCx, Workflow, blocks, whole_disk};
 use crate::store::{CatalogueChange, ItemId};
 use crate::workflow::{
-    Concluded, Definition, Done, Outcome, RunPriority, StepError, StepKey, Version,
+    Concluded, Definition, Done, LockKey, Outcome, RunPriority, StepError, StepKey, Version,
 };
 
 /// How long read access is granted for; revoked right after reading.
 const ACCESS: Duration = Duration::from_secs(1800);
+
+/// How many runs may hash everything at the same time.
+const PLACES: i64 = 4;
 
 /// What is to be hashed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -38,8 +42,8 @@ pub struct Input {
     pub vm: ArmId,
     /// Which point; its originals are read.
     pub point: PointName,
-    /// How many blocks of each disk.
-    pub blocks: u32,
+    /// How much of each disk.
+    pub blocks: Sampling,
 }
 
 /// Name, version, priority.
@@ -70,14 +74,27 @@ struct Hashed {
 /// The step list.
 pub fn workflow() -> Definition<super::Services> {
     Workflow::new(RUN.0, Version(RUN.1), RUN.2)
+        .lock_keys(places)
+        .run_within(whole_disk::WHOLE_LIMIT)
         .step(PLAN, "Choosing blocks", plan)
         .no_undo("a lease ends with its run")
-        .each(HASH, "Hashing blocks of the snapshots", 4, snapshots, hash_blocks)
+        .each_as_told(HASH, "Hashing blocks of the snapshots", at_once, snapshots, hash_blocks)
+        .works_within(whole_disk::WHOLE_LIMIT)
         .temporary_items()
         .undo_each(revoke_access)
         .makes_nothing("it reads what is there")
         .conclude(conclude)
         .build()
+}
+
+/// Of the VM's number: a VM whose backups are hashed for longer than they are apart holds up its own first.
+fn places(input: &Input) -> Vec<LockKey> {
+    let place = || LockKey(format!("whole-disks:{}", input.item.0.rem_euclid(PLACES) + 1));
+    (input.blocks == Sampling::All).then(place).into_iter().collect()
+}
+
+fn at_once(input: &Input) -> usize {
+    if input.blocks == Sampling::All { 1 } else { 4 }
 }
 
 async fn plan(cx: &StepCx<Input>) -> Result<Done<Vec<Target>>, StepError> {
@@ -109,26 +126,41 @@ fn snapshots(cx: &StepCx<Input>) -> Result<Vec<(String, Target)>, StepError> {
     Ok(targets.into_iter().map(|t| (t.snapshot.name().to_owned(), t)).collect())
 }
 
-/// Reads the blocks that the seed chooses of those that hold data.
+/// Reads the blocks that the seed chooses of those that hold data, or all of them.
 async fn hash_blocks(cx: &StepCx<Input>, target: &Target) -> Result<Done<Hashed>, StepError> {
+    let (hashed, manifest) = match cx.input.blocks {
+        Sampling::Blocks(blocks) => hash_sample(cx, target, blocks).await?,
+        Sampling::All => {
+            let _place = whole_disk::place(cx)?;
+            let sas = cx.services().azure.grant_access(&target.snapshot, ACCESS).await?;
+            let size = target.size_bytes;
+            let whole = whole_disk::hash_whole(cx, &sas, size, span_bytes(size)).await?;
+            let blocks = whole.hashes.blocks();
+            (Hashed { lun: target.lun, blocks, sampled: blocks }, whole.hashes.to_bytes())
+        }
+    };
+    let (item, name) = (cx.input.item, cx.input.point.clone());
+    let record = CatalogueChange::RecordContent { item, name, lun: target.lun, manifest };
+    Ok(Done::new(hashed).change(record))
+}
+
+async fn hash_sample(
+    cx: &StepCx<Input>,
+    target: &Target,
+    blocks: u32,
+) -> Result<(Hashed, Vec<u8>), StepError> {
     // The grant is a secret: it lives in this function alone, and a repetition asks for it again.
     let sas = cx.services().azure.grant_access(&target.snapshot, ACCESS).await?;
     let size = target.size_bytes;
     let population = blocks::population(cx, &sas, size).await?;
-    let chosen = sample(&target.seed, target.lun, &population, cx.input.blocks);
+    let chosen = sample(&target.seed, target.lun, &population, blocks);
     let hashes = blocks::hashes(cx, &sas, size, &chosen).await?;
     let sampled = chosen.len() as u64;
     let manifest =
         Manifest::new(size, population.total(), chosen.into_iter().zip(hashes).collect())
             .map_err(|e| StepError::fail("internal", e.to_string()))?;
-    let record = CatalogueChange::RecordContent {
-        item: cx.input.item,
-        name: cx.input.point.clone(),
-        lun: target.lun,
-        manifest: manifest.to_bytes(),
-    };
     let hashed = Hashed { lun: target.lun, blocks: population.total(), sampled };
-    Ok(Done::new(hashed).change(record))
+    Ok((hashed, manifest.to_bytes()))
 }
 
 async fn revoke_access(cx: &StepCx<Input>, target: &Target) -> Result<Done<()>, StepError> {

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`backup`] | a recovery point: a quiesced set of snapshots | the VM |
 //! | [`replicate`] | its copy in another region | the VM's disk chains into that region |
-//! | [`hash_content`] | hashes of some blocks of a new point's snapshots | nothing (it holds a lease) |
+//! | [`hash_content`] | hashes of some blocks of a new point's snapshots, or of all | one of four places, to hash all (it holds a lease) |
 //! | [`verify`] | the proof that disks can be made of it and read, or that its content is unchanged | nothing (it holds a lease) |
 //! | [`restore_in_place`] | the VM on copies of its old disks | the VM |
 //! | [`restore_new_vm`] | a new VM from the point, at home or (failover) elsewhere | the new VM's name |
@@ -15,7 +15,7 @@
 //! | [`remove_kept_disk`] | room: deletes a disk that a restore replaced | the VM |
 //!
 //! Steps see [`Services`] and nothing more. Shared pieces: [`azure`] (ARM calls as steps), [`blocks`]
-//! (reading a disk's content), [`capture`] (the hold), [`evidence`] (proof that a machine is up and is the right one),
+//! and [`whole_disk`] (reading some or all of a disk's content), [`capture`] (the hold), [`evidence`] (proof that a machine is up and is the right one),
 //! [`ssh_look`] (its SSH, from outside),
 //! [`machine`] (descriptions to ARM bodies), [`tags`] (what every resource carries).
 
@@ -40,8 +40,10 @@ pub mod services;
 pub mod ssh_look;
 pub mod tags;
 pub mod verify;
+pub mod whole_disk;
 
 pub use services::{Catalogue, DeletionLimit, DrillAccess, ProbeAddress, Services, Settings};
+pub use whole_disk::WHOLE_DISKS_AT_ONCE;
 
 use crate::workflow::Definition;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use azdr_arm::ArmClient;
 use azdr_domain::arm_id::ArmId;
 use azdr_domain::capture_record::CaptureRecord;
+use azdr_domain::content::Sampling;
 use azdr_domain::policy::Policy;
 use azdr_domain::recovery_point::PointName;
 use azdr_domain::residue::RunFacts;
@@ -38,6 +39,8 @@ pub struct Services {
     pub settings: Arc<Settings>,
     /// How many holds may be open at once.
     pub holds: Arc<Semaphore>,
+    /// How many disks may be read whole at once: [`WHOLE_DISKS_AT_ONCE`](super::WHOLE_DISKS_AT_ONCE).
+    pub whole_disks: Arc<Semaphore>,
 }
 
 /// How this installation is set up; read once, never changes.
@@ -70,8 +73,11 @@ pub struct Settings {
     pub keep_replaced: Duration,
     /// How much one pruning may delete without asking.
     pub deletion_limit: DeletionLimit,
-    /// How many blocks of each disk are hashed after a backup; 0: none.
-    pub sampled_blocks: u32,
+    /// How much of each disk is hashed after a backup.
+    pub sampled_blocks: Sampling,
+    /// For how long a disk is read whole before what was read of it is saved: a controller that is killed
+    /// reads so much again.
+    pub read_for: Duration,
     /// How often to look whether something is there yet.
     pub look_again: Duration,
     /// How often to look how far a copy is, which takes hours.

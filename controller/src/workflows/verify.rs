@@ -1,6 +1,7 @@
 //! Proves that a recovery point is `restorable`: a disk is made of every snapshot, and its bytes are
 //! read. At level `content` also that they are unchanged: the blocks that were hashed when the point was
-//! taken ([`hash_content`](super::hash_content)) are read from the test disk, and compared.
+//! taken ([`hash_content`](super::hash_content)) are read from the test disk, and compared; all of it, where
+//! all was hashed ([`whole_disk`]).
 //!
 //! | step | effect | undo |
 //! |---|---|---|
@@ -14,9 +15,9 @@
 
 use std::time::Duration;
 
-use azdr_arm::ErrorClass;
+use azdr_arm::{ErrorClass, Sas};
 use azdr_domain::arm_id::ArmId;
-use azdr_domain::content::{CHANGE_PER_MILLE, Compared, Manifest, Worth};
+use azdr_domain::content::{CHANGE_PER_MILLE, Compared, Hashes, NO_DATA, Worth, place};
 use azdr_domain::recovery_point::{PointName, ProofLevel};
 use azdr_domain::residue::Leaves;
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,7 @@ use serde_json::json;
 
 use super::azure::{Resource, delete_if_ours, finish};
 use super::machine::{DiskCopy, by_name, disk_copies};
-use super::{StepCx, Workflow, blocks, machine, tags};
+use super::{StepCx, Workflow, blocks, machine, tags, whole_disk};
 use crate::store::{CatalogueChange, ContentRow, ItemId};
 use crate::workflow::{
     Concluded, Definition, Done, Failure, Outcome, RunPriority, StepError, StepKey, Version,
@@ -113,7 +114,7 @@ pub fn not_comparable(
     hashed: &[ContentRow],
 ) -> Option<Failure> {
     for lun in luns {
-        match hashed.iter().find(|row| row.lun == lun).map(|row| &row.manifest) {
+        match hashed.iter().find(|row| row.lun == lun).map(|row| &row.hashes) {
             Some(Ok(_)) => {}
             Some(Err(e)) => {
                 let message = format!("the content of {point} cannot be compared: {e}");
@@ -140,12 +141,14 @@ pub fn not_comparable(
 /// The step list.
 pub fn workflow() -> Definition<super::Services> {
     Workflow::new(RUN.0, Version(RUN.1), RUN.2)
+        .run_within(whole_disk::WHOLE_LIMIT)
         .step(PLAN, "Planning the test disks", plan)
         .no_undo("a lease ends with its run")
         .each(CREATE, "Creating test disk from snapshot", 8, test_disks, create_disk)
         .temporary_items()
         .undo_each(delete_disk)
         .each(READ, "Verifying disk properties", 4, test_disks, read_disk)
+        .works_within(whole_disk::WHOLE_LIMIT)
         .temporary_items()
         .undo_each(revoke_access)
         .step(CHECK, "Comparing with the catalogue", check)
@@ -192,36 +195,41 @@ async fn delete_disk(cx: &StepCx<Input>, disk: &DiskCopy) -> Result<Done<()>, St
     Ok(Done::new(()))
 }
 
-/// Reads what Azure says of the disk, and some of its bytes.
+/// Reads what Azure says of the disk, and some of its bytes, or all. A grant is a secret: it lives in this
+/// function alone, and a repetition asks for it again.
 async fn read_disk(cx: &StepCx<Input>, disk: &DiskCopy) -> Result<Done<Found>, StepError> {
-    let azure = &cx.services().azure;
-    let seen = azure.get_disk(&disk.id).await?;
+    let seen = cx.services().azure.get_disk(&disk.id).await?;
     let actual_bytes = seen.size_bytes.unwrap_or_default();
-    // The grant is a secret: it lives in this function alone, and a repetition asks for it again.
-    let sas = azure.grant_access(&disk.id, ACCESS).await?;
-    let mut bytes_read = 0;
-    for offset in offsets(actual_bytes) {
-        let length = CHUNK.min(actual_bytes - offset);
-        let read = azure.read_range(&sas, offset, length).await?.len() as u64;
-        if read != length {
-            let message = format!(
-                "reading {length} bytes at {offset} of the disk made from {} gave {read}",
-                disk.snapshot.name()
-            );
-            return Err(StepError::fail("not_readable", message));
-        }
-        bytes_read += read;
-        cx.progress(format!("read {} MiB", bytes_read >> 20), None);
-    }
-    let content = match cx.input.level {
+    let hashes = match cx.input.level {
         Level::Restorable => None,
-        Level::Content => {
-            let manifest = manifest_of(cx, disk).await?;
+        Level::Content => Some(hashes_of(cx, disk).await?),
+    };
+    let mut bytes_read = offsets(actual_bytes).iter().map(|o| CHUNK.min(actual_bytes - o)).sum();
+    let content = match hashes {
+        Some(Hashes::All(manifest)) => {
+            let _place = whole_disk::place(cx)?;
+            let sas = cx.services().azure.grant_access(&disk.id, ACCESS).await?;
+            // Hours later, after a call that has read some of it, this is known already.
+            if !whole_disk::has_begun(cx)? {
+                read_here_and_there(cx, disk, &sas, actual_bytes).await?;
+            }
+            let (size, span) = (manifest.size_bytes().min(actual_bytes), manifest.span_bytes());
+            let whole = whole_disk::hash_whole(cx, &sas, size, span).await?;
+            bytes_read += whole.bytes_read;
+            Some(manifest.compare(&whole.hashes))
+        }
+        Some(Hashes::Sample(manifest)) => {
+            let sas = cx.services().azure.grant_access(&disk.id, ACCESS).await?;
+            read_here_and_there(cx, disk, &sas, actual_bytes).await?;
             let (blocks, size) = (manifest.blocks(), manifest.size_bytes());
             let now = blocks::hashes(cx, &sas, size.min(actual_bytes), &blocks).await?;
-            bytes_read +=
-                blocks.iter().map(|b| azdr_domain::content::place(*b, size).1).sum::<u64>();
+            bytes_read += blocks.iter().map(|b| place(*b, size).1).sum::<u64>();
             Some(manifest.compare(&now))
+        }
+        None => {
+            let sas = cx.services().azure.grant_access(&disk.id, ACCESS).await?;
+            read_here_and_there(cx, disk, &sas, actual_bytes).await?;
+            None
         }
     };
     Ok(Done::new(Found {
@@ -234,15 +242,40 @@ async fn read_disk(cx: &StepCx<Input>, disk: &DiskCopy) -> Result<Done<Found>, S
     }))
 }
 
+/// Shows that its bytes can be read.
+async fn read_here_and_there(
+    cx: &StepCx<Input>,
+    disk: &DiskCopy,
+    sas: &Sas,
+    size_bytes: u64,
+) -> Result<(), StepError> {
+    let azure = &cx.services().azure;
+    let mut bytes_read = 0;
+    for offset in offsets(size_bytes) {
+        let length = CHUNK.min(size_bytes - offset);
+        let read = azure.read_range(sas, offset, length).await?.len() as u64;
+        if read != length {
+            let message = format!(
+                "reading {length} bytes at {offset} of the disk made from {} gave {read}",
+                disk.snapshot.name()
+            );
+            return Err(StepError::fail("not_readable", message));
+        }
+        bytes_read += read;
+        cx.progress(format!("read {} MiB", bytes_read >> 20), None);
+    }
+    Ok(())
+}
+
 /// The hashes that were taken of the disk that this is a copy of.
-async fn manifest_of(cx: &StepCx<Input>, disk: &DiskCopy) -> Result<Manifest, StepError> {
+async fn hashes_of(cx: &StepCx<Input>, disk: &DiskCopy) -> Result<Hashes, StepError> {
     let hashed = cx.services().catalogue.content(cx.input.item, &cx.input.point).await?;
     let lun = disk.original.lun;
     if let Some(failure) = not_comparable(&cx.input.point, [lun], &hashed) {
         return Err(StepError::Fail(failure));
     }
-    let manifest = hashed.into_iter().find(|row| row.lun == lun).and_then(|row| row.manifest.ok());
-    manifest.ok_or_else(|| StepError::fail("internal", "content hashes vanished"))
+    let hashes = hashed.into_iter().find(|row| row.lun == lun).and_then(|row| row.hashes.ok());
+    hashes.ok_or_else(|| StepError::fail("internal", "content hashes vanished"))
 }
 
 async fn revoke_access(cx: &StepCx<Input>, disk: &DiskCopy) -> Result<Done<()>, StepError> {
@@ -286,11 +319,28 @@ async fn check(cx: &StepCx<Input>) -> Result<Done<()>, StepError> {
     }
 }
 
-/// What differs, if anything does: the first block of each disk, with its hashes.
+/// What differs, if anything does: the first block or span of each disk, with its hashes.
 fn differences(all: &[Found]) -> Option<String> {
     let of_disk = |found: &Found| {
         let content = found.content.as_ref()?;
         let first = content.difference.as_ref()?;
+        if let Some(whole) = &content.whole {
+            let data = |hash: &str| match hash {
+                NO_DATA => hash.to_owned(),
+                hash => format!("BLAKE3 {hash}"),
+            };
+            return Some(format!(
+                "{} of {} spans with data of the {} differ from the backup's own when it was taken; the first \
+                 is the {} MiB from byte {} on: expected {}, found {}",
+                whole.different,
+                whole.spans,
+                found.name(),
+                whole.span_bytes >> 20,
+                first.offset,
+                data(&first.expected),
+                data(&first.found)
+            ));
+        }
         Some(format!(
             "{} of {} sampled blocks of the {} differ from the backup's own when it was taken; the first \
              at byte {}: expected BLAKE3 {}, found {}",
@@ -346,6 +396,7 @@ fn conclude(cx: &StepCx<Input>, outcome: &Outcome) -> Result<Concluded, StepErro
                     "equal": worth.equal,
                     "change_per_mille": CHANGE_PER_MILLE,
                     "missed_probability": worth.missed,
+                    "whole": worth.whole,
                     "words": detail,
                 });
             }

@@ -33,6 +33,8 @@ fn hashed_disk(m: &HashedDisk) -> Value {
         "taken_at": time(m.taken_unix_ms),
         "job_id": m.job_id,
         "problem": text(&m.problem),
+        "span_bytes": (m.span_bytes != 0).then_some(m.span_bytes),
+        "spans": (m.span_bytes != 0).then_some(m.spans),
     })
 }
 

@@ -99,6 +99,10 @@ pub(crate) const CASES: &[(&str, &str)] = &[
     ("backup_verify", "backup verify prod-db-vm-backup-daily-20251201-0800"),
     ("backup_verify_content", "backup verify daily-20251201 --vm prod-db-vm --level content"),
     (
+        "backup_verify_whole",
+        "backup verify daily-20251201 --vm prod-db-vm --region westus2 --level content",
+    ),
+    (
         "backup_pin",
         "backup pin prod-db-vm-backup-daily-20251201-0800 --until 2026-12-01 --reason audit",
     ),

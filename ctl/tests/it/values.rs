@@ -505,7 +505,7 @@ pub(crate) fn point_details() -> PointDetails {
                 sampled: 300,
                 taken_unix_ms: NOW + 60_000,
                 job_id: 13,
-                problem: String::new(),
+                ..HashedDisk::default()
             },
             HashedDisk {
                 blocks: 12,
@@ -513,7 +513,17 @@ pub(crate) fn point_details() -> PointDetails {
                 lun: 0,
                 taken_unix_ms: NOW + 61_000,
                 job_id: 13,
-                problem: String::new(),
+                ..HashedDisk::default()
+            },
+            HashedDisk {
+                lun: 1,
+                blocks: 2_097_152,
+                sampled: 2_097_152,
+                taken_unix_ms: NOW + 62_000,
+                job_id: 13,
+                span_bytes: 8 << 20,
+                spans: 16_384,
+                ..HashedDisk::default()
             },
         ],
     }
@@ -1392,6 +1402,28 @@ pub(crate) fn job(id: i64, workflow: &str) -> Job {
                     missed_probability: 0.0486,
                     change_per_mille: 10,
                     words: words.into(),
+                    whole: false,
+                });
+            }
+            return verified;
+        }
+        "verify_whole" => {
+            let mut verified = job(id, "verify");
+            let words = "all 182044 blocks with data equal, and the rest as empty as it was: every byte was \
+                         compared";
+            let result = verified.result.as_mut().and_then(|r| r.result.as_mut());
+            if let Some(job_result::Result::Verify(result)) = result {
+                let disk = &mut result.disks[0];
+                let all = Some(182_044);
+                (disk.blocks, disk.sampled, disk.equal) = (all, all, all);
+                result.content = Some(ContentProof {
+                    blocks: 182_044,
+                    sampled: 182_044,
+                    equal: 182_044,
+                    missed_probability: 0.0,
+                    change_per_mille: 10,
+                    words: words.into(),
+                    whole: true,
                 });
             }
             return verified;

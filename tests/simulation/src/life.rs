@@ -176,7 +176,8 @@ fn settings() -> Settings {
         // Its operators do not approve anything.
         deletion_limit: DeletionLimit { percent: 100, points: 0 },
         look_again: Duration::from_secs(5),
-        sampled_blocks: 0,
+        sampled_blocks: azdr_domain::content::Sampling::Blocks(0),
+        read_for: Duration::from_secs(10),
         look_again_at_copy: Duration::from_secs(30),
     }
 }

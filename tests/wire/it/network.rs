@@ -375,7 +375,8 @@ fn settings() -> Settings {
         keep_replaced: Duration::from_secs(7 * 86_400),
         deletion_limit: DeletionLimit { percent: 20, points: 5 },
         look_again: Duration::from_secs(1),
-        sampled_blocks: 0,
+        sampled_blocks: azdr_domain::content::Sampling::Blocks(0),
+        read_for: Duration::from_secs(10),
         look_again_at_copy: Duration::from_secs(1),
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BlockHash, Compared, place};
+use super::{BlockHash, Compared, SpanManifest, place, spans};
 
 /// How a manifest begins; the last byte is its version.
 const MAGIC: [u8; 8] = *b"azdrcnt\x01";
@@ -36,15 +36,56 @@ pub enum ManifestError {
     Blocks,
 }
 
-/// A block that is not what it was.
+/// In place of a span's hash: it holds nothing.
+pub const NO_DATA: &str = "no data";
+
+/// A block or a span that is not what it was.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Difference {
     /// Its first byte.
     pub offset: u64,
-    /// Its BLAKE3 hash when the backup was taken.
+    /// Its BLAKE3 hash when the backup was taken; [`NO_DATA`] of a span that held none.
     pub expected: String,
     /// And now.
     pub found: String,
+}
+
+/// What was hashed of a disk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Hashes {
+    /// Some of its blocks.
+    Sample(Manifest),
+    /// All of it.
+    All(SpanManifest),
+}
+
+impl Hashes {
+    /// Reads what either of the two wrote.
+    ///
+    /// # Errors
+    /// When it is something else, or not all of it as it was written.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ManifestError> {
+        if bytes.starts_with(&spans::MAGIC) {
+            return SpanManifest::from_bytes(bytes).map(Self::All);
+        }
+        Manifest::from_bytes(bytes).map(Self::Sample)
+    }
+
+    /// How many blocks held data.
+    pub fn blocks(&self) -> u64 {
+        match self {
+            Self::Sample(manifest) => manifest.population(),
+            Self::All(manifest) => manifest.blocks(),
+        }
+    }
+
+    /// How many of them were hashed.
+    pub fn hashed(&self) -> u64 {
+        match self {
+            Self::Sample(manifest) => manifest.blocks().len() as u64,
+            Self::All(manifest) => manifest.blocks(),
+        }
+    }
 }
 
 impl Manifest {
@@ -146,6 +187,7 @@ impl Manifest {
                 expected: expected.to_string(),
                 found: found.to_string(),
             }),
+            whole: None,
         }
     }
 }

@@ -40,8 +40,28 @@ fn the_guides_example_holds() {
 
 #[test]
 fn what_a_comparison_is_worth_is_said_in_words_and_numbers() {
-    let compared = |blocks, sampled| Compared { blocks, sampled, equal: sampled, difference: None };
+    let compared = |blocks, sampled| Compared {
+        blocks,
+        sampled,
+        equal: sampled,
+        difference: None,
+        whole: None,
+    };
     let words = |disks: &[Compared]| Worth::of(disks).to_string();
+    let all = Some(Whole { span_bytes: LEAST_SPAN, spans: 1, different: 0 });
+    let all = [
+        Compared { whole: all.clone(), ..compared(5, 5) },
+        Compared { whole: all, ..compared(0, 0) },
+    ];
+    assert_eq!(
+        words(&all),
+        "all 5 blocks with data equal, and the rest as empty as it was: every byte was compared"
+    );
+    // One disk of which only blocks were looked at, and nothing is said of the rest.
+    let mixed = Worth::of([&all[0], &compared(12, 12)]);
+    assert!(!mixed.whole && mixed.missed == 0.0);
+    // A disk that holds nothing takes nothing away from what is known of the others.
+    assert_eq!(Worth::of(&[compared(0, 0), compared(9, 9)]).missed, 0.0);
     assert_eq!(
         words(&[compared(2_000_000, 300), compared(1000, 1000)]),
         "1300 of 1300 sampled blocks equal, out of 2001000 with data; a change of 1 % of a disk's \
@@ -225,4 +245,201 @@ fn blocks_that_are_not_there_make_no_manifest() {
     let mut later = Manifest::new(size, 3, vec![]).unwrap().to_bytes();
     later[7] = 2;
     assert_eq!(Manifest::from_bytes(&later), Err(ManifestError::Format));
+}
+
+#[test]
+fn what_is_asked_for_is_a_number_or_all() {
+    for (sampling, text) in [(Sampling::Blocks(300), "300"), (Sampling::All, "\"all\"")] {
+        assert_eq!(serde_json::to_string(&sampling).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Sampling>(text).unwrap(), sampling);
+    }
+    for wrong in ["\"most\"", "-1", "4294967296", "1.5", "null"] {
+        assert!(serde_json::from_str::<Sampling>(wrong).is_err(), "{wrong}");
+    }
+}
+
+/// Everything that a disk holds, read in pieces as a disk is.
+fn hashed(disk: &[u8], population: &Population, span: u64) -> SpanManifest {
+    let mut hasher = SpanHasher::new(disk.len() as u64, span);
+    for (first, count) in population.pieces(0, LEAST_SPAN / BLOCK_BYTES) {
+        let from = (first * BLOCK_BYTES) as usize;
+        let to = (from + (count * BLOCK_BYTES) as usize).min(disk.len());
+        hasher.add(first, &disk[from..to]);
+    }
+    hasher.finish().unwrap()
+}
+
+/// Twelve spans, a few blocks of which hold data, and an odd end.
+fn sparse_disk() -> (Vec<u8>, Population) {
+    let size = 12 * LEAST_SPAN + 3 * BLOCK_BYTES + 100;
+    let mut disk = vec![0; size as usize];
+    let mut ranges = Vec::new();
+    for block in [0, 1, 63, 64, 65, 200, 640, 767, 768, 771] {
+        let (offset, length) = place(block, size);
+        disk[offset as usize..(offset + length) as usize].fill((block % 251) as u8 + 1);
+        ranges.push((offset, offset + length));
+    }
+    (disk, Population::of_ranges(size, ranges))
+}
+
+/// Each block in turn has one bit flipped, whether it held data or not: all of it is found, and where.
+#[test]
+fn a_flipped_bit_anywhere_on_a_disk_is_always_found_and_its_span_is_named() {
+    let (disk, population) = sparse_disk();
+    let taken = hashed(&disk, &population, LEAST_SPAN);
+    assert_eq!((taken.blocks(), taken.spans()), (10, 6));
+    // Read by what the copy says of its own ranges, or all of it.
+    let everything = Population::whole(disk.len() as u64);
+    let same = taken.compare(&hashed(&disk, &everything, LEAST_SPAN));
+    assert_eq!((same.blocks, same.equal, same.difference.clone()), (10, 10, None));
+    assert_eq!(same.whole, Some(Whole { span_bytes: LEAST_SPAN, spans: 6, different: 0 }));
+    let mut copy = disk.clone();
+    for block in 0..everything.total() {
+        let (offset, length) = place(block, disk.len() as u64);
+        let at = (offset + length - 1) as usize;
+        copy[at] ^= 0x10;
+        // A copy lists what it holds now.
+        let touched = population.pieces(0, 1).chain([(block, 1)]);
+        let ranges = touched.map(|(first, n)| (first * BLOCK_BYTES, (first + n) * BLOCK_BYTES));
+        let now = hashed(&copy, &Population::of_ranges(disk.len() as u64, ranges), LEAST_SPAN);
+        copy[at] ^= 0x10;
+        let compared = taken.compare(&now);
+        let difference = compared.difference.unwrap();
+        assert_eq!(difference.offset, offset / LEAST_SPAN * LEAST_SPAN, "block {block}");
+        assert_ne!(difference.expected, difference.found);
+        assert_eq!(compared.whole.unwrap().different, 1);
+        let held_data = [0, 1, 3, 10, 11, 12].contains(&(offset / LEAST_SPAN));
+        assert_eq!(
+            (compared.equal < 10, difference.expected == "no data"),
+            (held_data, !held_data)
+        );
+    }
+    // Data that is gone, and blocks that changed places.
+    copy[(640 * BLOCK_BYTES) as usize..][..BLOCK_BYTES as usize].fill(0);
+    let difference = taken.compare(&hashed(&copy, &everything, LEAST_SPAN)).difference.unwrap();
+    assert_eq!((difference.offset, &*difference.found), (10 * LEAST_SPAN, "no data"));
+    let mut copy = disk.clone();
+    let (first, second) = copy.split_at_mut(BLOCK_BYTES as usize);
+    first.swap_with_slice(&mut second[..BLOCK_BYTES as usize]);
+    assert!(taken.compare(&hashed(&copy, &everything, LEAST_SPAN)).difference.is_some());
+    // Spans of another size cannot be compared, and are not called equal.
+    let coarse = taken.compare(&hashed(&disk, &everything, 2 * LEAST_SPAN));
+    assert_eq!((coarse.equal, coarse.whole.unwrap().different), (0, 8));
+}
+
+#[test]
+fn hashing_that_was_interrupted_at_any_piece_comes_to_the_same() {
+    let (disk, population) = sparse_disk();
+    let size = disk.len() as u64;
+    let taken = hashed(&disk, &population, LEAST_SPAN);
+    let per_piece = LEAST_SPAN / BLOCK_BYTES;
+    let pieces = population.pieces(0, per_piece).count();
+    assert!(pieces > 6);
+    let add = |hasher: &mut SpanHasher, (first, count): (u64, u64)| {
+        let from = (first * BLOCK_BYTES) as usize;
+        hasher.add(first, &disk[from..(from + (count * BLOCK_BYTES) as usize).min(disk.len())]);
+    };
+    for stop in 0..=pieces {
+        let mut hasher = SpanHasher::new(size, LEAST_SPAN);
+        population.pieces(0, per_piece).take(stop).for_each(|piece| add(&mut hasher, piece));
+        let kept = serde_json::to_string(&hasher.so_far().unwrap()).unwrap();
+        let mut resumed = SpanHasher::resume(serde_json::from_str(&kept).unwrap(), hasher.next());
+        population.pieces(hasher.next(), per_piece).for_each(|piece| add(&mut resumed, piece));
+        assert_eq!(resumed.finish().unwrap(), taken, "stopped after {stop} pieces");
+    }
+}
+
+/// What is kept of a disk of any size that Azure has is bounded, and a span's number fits.
+#[test]
+fn the_hashes_of_the_largest_disk_are_below_700_kb() {
+    const GIB: u64 = 1 << 30;
+    for (size, span) in [
+        (1, LEAST_SPAN),
+        (64 * GIB, LEAST_SPAN),
+        (64 * GIB + 1, 2 * LEAST_SPAN),
+        (1024 * GIB, 64 << 20),
+        (32 * 1024 * GIB, 2 * GIB),
+        (64 * 1024 * GIB, 4 * GIB),
+    ] {
+        assert_eq!(span_bytes(size), span, "{size}");
+        assert!(size.div_ceil(span) <= MOST_SPANS);
+    }
+    let size = 32 * 1024 * GIB;
+    let mut hasher = SpanHasher::new(size, span_bytes(size));
+    for number in 0..MOST_SPANS {
+        hasher.add(number * span_bytes(size) / BLOCK_BYTES, b"x");
+    }
+    let full = hasher.finish().unwrap();
+    assert_eq!(full.spans(), MOST_SPANS);
+    assert!(full.to_bytes().len() < 700_000);
+}
+
+#[test]
+fn what_a_span_hashes_to_never_changes() {
+    // Of another program's version: hashes that are kept must go on being comparable.
+    let (disk, population) = sparse_disk();
+    let root = BlockHash::of(&hashed(&disk, &population, LEAST_SPAN).to_bytes());
+    assert_eq!(root.to_string(), SPANS);
+}
+
+const SPANS: &str = "07e24390827463d342d284a18bd5d6f3529f134255e880c6b5e69cd583f74d8d";
+
+proptest! {
+    #[test]
+    fn pieces_are_the_population_in_order_and_cross_no_boundary(
+        ranges in prop::collection::vec((0..5000u64, 1..300u64), 0..20),
+        from in 0..6000u64,
+        most in 1..100u64,
+    ) {
+        let ranges = ranges.into_iter().map(|(first, n)| (first * BLOCK_BYTES, (first + n) * BLOCK_BYTES));
+        let population = Population::of_ranges(5200 * BLOCK_BYTES, ranges);
+        let all = sample(&seed(1), None, &population, u32::MAX);
+        let wanted: Vec<u64> = all.into_iter().filter(|block| *block >= from).collect();
+        let pieces: Vec<_> = population.pieces(from, most).collect();
+        for (first, count) in &pieces {
+            prop_assert!(*count > 0 && first / most == (first + count - 1) / most);
+        }
+        let listed: Vec<u64> = pieces.into_iter().flat_map(|(first, n)| first..first + n).collect();
+        prop_assert_eq!(listed, wanted);
+    }
+
+    #[test]
+    fn hashes_of_spans_are_read_as_they_were_written_or_not_at_all(
+        blocks in prop::collection::btree_set(0..100_000u64, 0..50),
+        flip in any::<prop::sample::Index>(),
+        bit in 0..8u32,
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut hasher = SpanHasher::new(100_000 * BLOCK_BYTES, LEAST_SPAN);
+        blocks.iter().for_each(|block| hasher.add(*block, b"data"));
+        let manifest = hasher.finish().unwrap();
+        prop_assert_eq!(manifest.blocks(), blocks.len() as u64);
+        let text = serde_json::to_string(&manifest).unwrap();
+        prop_assert_eq!(&serde_json::from_str::<SpanManifest>(&text).unwrap(), &manifest);
+        let mut bytes = manifest.to_bytes();
+        prop_assert_eq!(Hashes::from_bytes(&bytes), Ok(Hashes::All(manifest)));
+        prop_assert!(Hashes::from_bytes(&bytes[..cut.index(bytes.len())]).is_err());
+        let place = flip.index(bytes.len());
+        bytes[place] ^= 1 << bit;
+        prop_assert!(Hashes::from_bytes(&bytes).is_err());
+    }
+}
+
+#[test]
+fn spans_that_are_not_there_make_no_manifest() {
+    let size = 3 * LEAST_SPAN;
+    let of = |blocks: &[u64]| {
+        let mut hasher = SpanHasher::new(size, LEAST_SPAN);
+        blocks.iter().for_each(|block| hasher.add(*block, b"data"));
+        hasher.finish()
+    };
+    let per_span = LEAST_SPAN / BLOCK_BYTES;
+    assert!(of(&[0, per_span, 3 * per_span - 1]).is_ok());
+    for blocks in [vec![3 * per_span], vec![per_span, 0], vec![0, per_span, 0]] {
+        assert_eq!(of(&blocks), Err(ManifestError::Blocks), "{blocks:?}");
+    }
+    for text in ["", "0", "zz", "\u{e9}"] {
+        let text = serde_json::to_string(text).unwrap();
+        assert!(serde_json::from_str::<SpanManifest>(&text).is_err());
+    }
 }

@@ -404,6 +404,7 @@ pub(super) fn result(value: &Value, point: Option<api::RecoveryPoint>) -> Option
                     missed_probability: c["missed_probability"].as_f64().unwrap_or(1.0),
                     change_per_mille: number(c, "change_per_mille") as u32,
                     words: text(c, "words"),
+                    whole: flag(c, "whole"),
                 }
             }),
         }),

@@ -1,6 +1,7 @@
 //! Everything that is known of one recovery point.
 
 use azdr_domain::capture_record::{HookKind, HookRecord, HookRunRecord, HookVerb};
+use azdr_domain::content::Hashes;
 use azdr_domain::forecast;
 use azdr_domain::machine_disk::MachineDisk;
 use azdr_domain::recovery_point::ProofLevel;
@@ -185,9 +186,13 @@ fn hook(record: &HookRecord) -> api::HookRecord {
 }
 
 fn hashed_disk(row: &crate::store::ContentRow) -> api::HashedDisk {
-    let (blocks, sampled, problem) = match &row.manifest {
-        Ok(m) => (m.population(), m.blocks().len() as u64, String::new()),
+    let (blocks, sampled, problem) = match &row.hashes {
+        Ok(hashes) => (hashes.blocks(), hashes.hashed(), String::new()),
         Err(e) => (0, 0, e.to_string()),
+    };
+    let (span_bytes, spans) = match &row.hashes {
+        Ok(Hashes::All(manifest)) => (manifest.span_bytes(), manifest.spans()),
+        _ => (0, 0),
     };
     api::HashedDisk {
         lun: lun(row.lun),
@@ -196,6 +201,8 @@ fn hashed_disk(row: &crate::store::ContentRow) -> api::HashedDisk {
         taken_unix_ms: row.taken.unix_ms(),
         job_id: row.run.0,
         problem,
+        span_bytes,
+        spans,
     }
 }
 

@@ -274,6 +274,12 @@ fn content_hashes(disks: &[HashedDisk]) -> String {
     let mut table = Table::default();
     for d in disks {
         let what = match d.problem.as_str() {
+            "" if d.span_bytes > 0 => format!(
+                "everything: {} blocks with data, in {} spans of {}",
+                d.blocks,
+                d.spans,
+                size(d.span_bytes)
+            ),
             "" if d.sampled == d.blocks => format!("all {} blocks with data", d.blocks),
             "" => format!("{} of {} blocks with data", d.sampled, d.blocks),
             problem => problem.to_owned(),

@@ -15,7 +15,8 @@ use crate::which_point::WhichPoint;
 /// With --level content also that its content is unchanged: right after a backup the controller hashes some
 /// blocks of its snapshots (300 of each disk, unless content.sampled_blocks says otherwise), and these blocks
 /// are read and compared. The answer says how likely a small change would be missed; a difference fails,
-/// naming disk, byte and hashes.
+/// naming disk, byte and hashes. Where everything was hashed (content.sampled_blocks = "all"), all of each disk
+/// is read and compared, which takes hours where a disk holds a terabyte.
 ///
 /// The test disks are deleted afterwards. Exits with 1 if the verification fails. Ctrl-C ends the
 /// watching; the verification goes on.
