@@ -37,7 +37,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const HOLD: Duration = Duration::from_secs(10 + 3);
 
 /// A file system that a test has mounted; unmounted when it is dropped.
-struct Mounted(PathBuf);
+pub(crate) struct Mounted(PathBuf);
 
 impl Mounted {
     /// An empty one of so many bytes, in memory.
@@ -59,11 +59,20 @@ impl Mounted {
         Ok(Self(at.to_owned()))
     }
 
+    /// A file system in an image file.
+    pub(crate) fn image(image: &Path, at: &Path) -> Result<Self> {
+        Self::with_options("loop", image, at)
+    }
+
     /// ext4 in an image file; it becomes read-only at its first error, as is usual.
     fn ext4(image: &Path, at: &Path) -> Result<Self> {
+        Self::with_options("loop,errors=remount-ro", image, at)
+    }
+
+    fn with_options(options: &str, image: &Path, at: &Path) -> Result<Self> {
         std::fs::create_dir_all(at)?;
         let mut mount = Command::new("mount");
-        mount.args(["-o", "loop,errors=remount-ro"]).arg(image).arg(at);
+        mount.args(["-o", options]).arg(image).arg(at);
         done(mount)?;
         Ok(Self(at.to_owned()))
     }
@@ -88,7 +97,7 @@ impl Drop for Mounted {
     }
 }
 
-fn done(command: Command) -> Result<String> {
+pub(crate) fn done(command: Command) -> Result<String> {
     let line = format!("{command:?}");
     let ended = run(command, LIMIT, None)?;
     ensure!(ended.status.success(), "{line}: {}{}", ended.stdout, ended.stderr);

@@ -18,6 +18,7 @@
 //! looked at: what is measured and checked is what the processes do.
 
 pub mod agents;
+pub mod cable;
 pub mod cases;
 pub mod cli;
 pub mod controller;
