@@ -134,7 +134,11 @@ impl Observer {
         let before = self.written().len();
         until("the writer goes on", HOLD, || {
             let now = self.written().len();
-            Ok(if now > before + 1 { Look::Done(()) } else { Look::Waiting(format!("{now} writes")) })
+            Ok(if now > before + 1 {
+                Look::Done(())
+            } else {
+                Look::Waiting(format!("{now} writes"))
+            })
         })
     }
 }
@@ -178,8 +182,9 @@ fn rounds(stage: &Stage) -> Result<()> {
     for round in 0..rounds {
         let event = Event::from(dice.u64());
         let offset = Duration::from_millis(dice.u64() % STRIKES_MS);
-        one_round(&mut scene, event, offset, &mut tally)
-            .with_context(|| format!("round {round} from seed {seed}: {event:?} after {offset:?}"))?;
+        one_round(&mut scene, event, offset, &mut tally).with_context(|| {
+            format!("round {round} from seed {seed}: {event:?} after {offset:?}")
+        })?;
     }
     show(&mut tally, rounds, seed);
     scene.lab.simulator.set_faults(&json!([]))?;
@@ -245,8 +250,11 @@ fn one_round(scene: &mut Scene, event: Event, offset: Duration, tally: &mut Tall
     let (count, whole) = tally.rounds.entry(event).or_default();
     *count += 1;
     *whole += u32::from(proved);
+    // A controller that was killed begins the capture anew as soon as the agent is back.
+    if matches!(event, Event::Nothing | Event::ControllerKilled) {
+        ensure!(proved, "{}: {:#}", point["point"]["consistency_reason"], point["capture"]);
+    }
     if event == Event::Nothing {
-        ensure!(proved, "undisturbed, and not whole: {:#}", point["capture"]);
         tally.frozen.extend(freezes(&point).iter().filter_map(|f| f["frozen_ms"].as_i64()));
     }
     for old in points.iter().skip(KEPT) {
