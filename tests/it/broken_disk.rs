@@ -1,14 +1,13 @@
 //! A disk under the database that is really full, or really read-only: a small file system that the
 //! test makes in memory and takes away again.
 
-use std::ffi::CString;
 use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use azdr_tests::mounted::{Mounted, done};
 use azdr_tests::poll::{Look, Stopwatch, until};
 use azdr_tests::process::run;
 use azdr_tests::programs::is_installed;
@@ -36,63 +35,20 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// The longest that anything stays frozen by default, and a bit.
 const HOLD: Duration = Duration::from_secs(10 + 3);
 
-/// A file system that a test has mounted; unmounted when it is dropped.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    /// An empty one of so many bytes, in memory.
-    fn in_memory(at: &Path, size_bytes: u64) -> Result<Self> {
-        std::fs::create_dir_all(at)?;
-        let options = CString::new(format!("size={size_bytes},mode=0700"))?;
-        let target = CString::new(at.as_os_str().as_bytes())?;
-        // SAFETY: all strings end with a zero and outlive the call.
-        let mounted = unsafe {
-            libc::mount(
-                c"tmpfs".as_ptr(),
-                target.as_ptr(),
-                c"tmpfs".as_ptr(),
-                0,
-                options.as_ptr().cast(),
-            )
-        };
-        ensure!(mounted == 0, "cannot mount a tmpfs: {}", std::io::Error::last_os_error());
-        Ok(Self(at.to_owned()))
-    }
-
-    /// ext4 in an image file; it becomes read-only at its first error, as is usual.
-    fn ext4(image: &Path, at: &Path) -> Result<Self> {
-        std::fs::create_dir_all(at)?;
-        let mut mount = Command::new("mount");
-        mount.args(["-o", "loop,errors=remount-ro"]).arg(image).arg(at);
-        done(mount)?;
-        Ok(Self(at.to_owned()))
-    }
-
-    /// The kernel's own counterpart of a failing disk: an error of the file system, which makes it
-    /// read-only under everybody who uses it.
-    fn fail(&self) -> Result<()> {
-        let mut find = Command::new("findmnt");
-        find.args(["-no", "SOURCE"]).arg(&self.0);
-        let device = done(find)?;
-        let name = device.trim().rsplit('/').next().context("no device")?.to_owned();
-        let trigger = format!("/sys/fs/ext4/{name}/trigger_fs_error");
-        std::fs::write(&trigger, "1").with_context(|| trigger.clone())
-    }
+/// The kernel's own counterpart of a failing disk: an error of the file system, which makes it read-only under
+/// everybody who uses it.
+fn fail(disk: &Mounted) -> Result<()> {
+    let mut find = Command::new("findmnt");
+    find.args(["-no", "SOURCE"]).arg(disk.path());
+    let device = done(find)?;
+    let name = device.trim().rsplit('/').next().context("no device")?.to_owned();
+    let trigger = format!("/sys/fs/ext4/{name}/trigger_fs_error");
+    std::fs::write(&trigger, "1").with_context(|| trigger.clone())
 }
 
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let Ok(target) = CString::new(self.0.as_os_str().as_bytes()) else { return };
-        // SAFETY: the string ends with a zero and outlives the call.
-        unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) };
-    }
-}
-
-fn done(command: Command) -> Result<String> {
-    let line = format!("{command:?}");
-    let ended = run(command, LIMIT, None)?;
-    ensure!(ended.status.success(), "{line}: {}{}", ended.stdout, ended.stderr);
-    Ok(ended.stdout)
+/// ext4 in an image file; it becomes read-only at its first error, as is usual.
+fn ext4(image: &Path, at: &Path) -> Result<Mounted> {
+    Mounted::image(image, at, "errors=remount-ro")
 }
 
 /// Whether file systems can be mounted here.
@@ -128,7 +84,7 @@ fn full(stage: &Stage) -> Result<()> {
     ensure!(writable(&lab)?, "it is not writable to begin with");
     let process = lab.controller.daemon()?.id();
 
-    let filler = data.0.join("filler");
+    let filler = data.path().join("filler");
     let mut file = std::fs::File::create(&filler)?;
     let full = loop {
         if let Err(e) = file.write_all(&[7; 4096]) {
@@ -169,13 +125,13 @@ fn full(stage: &Stage) -> Result<()> {
 
 fn read_only_while_frozen(stage: &Stage) -> Result<()> {
     let memory = Mounted::in_memory(&stage.folder.join("memory"), 64 << 20)?;
-    let image = memory.0.join("data.ext4");
+    let image = memory.path().join("data.ext4");
     std::fs::File::create(&image)?.set_len(48 << 20)?;
     let mut format = Command::new("mkfs.ext4");
     format.args(["-q", "-F"]).arg(&image);
     done(format)?;
     let at = stage.folder.join("data");
-    let disk = Mounted::ext4(&image, &at)?;
+    let disk = ext4(&image, &at)?;
     let mut private = Command::new("chmod");
     private.arg("0700").arg(&at);
     done(private)?;
@@ -183,7 +139,7 @@ fn read_only_while_frozen(stage: &Stage) -> Result<()> {
 
     let job = frozen_by_a_slow_backup(&lab, &machine, 4000)?;
     let since = Stopwatch::start();
-    disk.fail()?;
+    fail(&disk)?;
     until_thawed(&machine)?;
     let after = since.elapsed();
     ensure!(after < HOLD, "it was thawed only after {after:?}");
@@ -203,7 +159,7 @@ fn read_only_while_frozen(stage: &Stage) -> Result<()> {
     // 1: errors were found and mended.
     let checked = run(check, LIMIT, None)?;
     ensure!(matches!(checked.status.code(), Some(0 | 1)), "{}{}", checked.stdout, checked.stderr);
-    let mended = Mounted::ext4(&image, &at)?;
+    let mended = ext4(&image, &at)?;
     lab.controller.start()?;
     let ended = lab.job_ended(job, LIMIT)?;
     ensure!(ended["state"] == "succeeded", "{ended:#}");

@@ -12,6 +12,7 @@ mod bulk;
 mod content;
 mod fleet;
 mod forecasts;
+mod freeze_rounds;
 mod getting_started;
 mod guests;
 mod guide;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         whole_flow::TESTS,
         content::TESTS,
         forecasts::TESTS,
+        freeze_rounds::TESTS,
         fleet::TESTS,
         alerts::TESTS,
         operators::TESTS,

@@ -221,7 +221,7 @@ fn certificates(stage: &Stage) -> Result<()> {
     session.stop(LIMIT)?;
 
     // In another VM: a restored instance that nobody asked for.
-    agent.become_vm(&lab, &web)?;
+    agent.become_vm(&web)?;
     let session = agent.start()?;
     let agents = await_agents(&lab, |a| a["quarantined"] == true)?;
     let clone = agents.iter().find(|a| a["quarantined"] == true).context("no clone")?;
@@ -239,7 +239,7 @@ fn certificates(stage: &Stage) -> Result<()> {
     session.stop(LIMIT)?;
 
     // Revoked: no door is open.
-    agent.become_vm(&lab, &db)?;
+    agent.become_vm(&db)?;
     let session = agent.start()?;
     await_agents(&lab, |a| a["state"] == "connected" && a["vm_name"] == "db")?;
     let revoked = lab.azdr.json(&["agent", "revoke", "db"])?;

@@ -18,6 +18,7 @@
 //! looked at: what is measured and checked is what the processes do.
 
 pub mod agents;
+pub mod cable;
 pub mod cases;
 pub mod cli;
 pub mod controller;
@@ -32,6 +33,7 @@ pub mod lab_lock;
 pub mod listing;
 pub mod lying_thaw_process;
 pub mod metadata;
+pub mod mounted;
 pub mod planted;
 pub mod poll;
 pub mod process;

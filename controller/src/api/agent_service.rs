@@ -256,7 +256,10 @@ impl Agents {
                 tracing::error!(error = %e, "an agent's hello could not be stored");
             }
         }
-        let welcome = self.welcome(&peer, &kind, now);
+        // Before anybody can find the session: a run that waits for this agent speaks to it at once, and an
+        // agent ends a session that begins with anything but the welcome.
+        let welcome = ToAgent::Welcome(self.welcome(&peer, &kind, now));
+        let _ = outbox.try_send(ControllerMessage { body: Some(welcome) });
         let session = self.fleet.join(|id, arrival| {
             let expires = peer.certificate.not_after;
             Session::new(id, peer.item.id, kind, hello, arrival, expires, outbox)
@@ -268,7 +271,6 @@ impl Agents {
             // Revoked between the look at the certificate and the joining: nobody expelled it then.
             let serial = peer.certificate.serial.clone();
             if agents.still_good(&serial).await {
-                listened.tell(ToAgent::Welcome(welcome)).await;
                 tokio::select! {
                     biased;
                     () = listened.over() => {}

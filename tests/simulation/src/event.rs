@@ -71,6 +71,13 @@ pub enum Event {
         /// `freeze`, `thaw`, …
         what: &'static str,
     },
+    /// A machine was told something before the welcome, which says what it is to the controller.
+    ToldUnwelcomed {
+        /// Azure's vmId.
+        vm_id: String,
+        /// `freeze`, `thaw`, …
+        what: &'static str,
+    },
     /// The API acknowledged a job.
     JobPromised(RunId),
     /// The API acknowledged a policy.
@@ -160,6 +167,7 @@ impl fmt::Display for Event {
             Self::Frozen { vm_id, operation } => write!(f, "frozen {vm_id} {operation}"),
             Self::Thawed { vm_id, operation } => write!(f, "thawed {vm_id} {operation}"),
             Self::Told { vm_id, own, what } => write!(f, "told {vm_id} {own} {what}"),
+            Self::ToldUnwelcomed { vm_id, what } => write!(f, "told unwelcomed {vm_id} {what}"),
             Self::JobPromised(id) => write!(f, "promised job {id}"),
             Self::PolicyPromised(p) => {
                 let Policy { vm, counts, enabled, time, zone } = p;

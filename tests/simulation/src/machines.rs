@@ -527,6 +527,11 @@ impl Machines {
         if what != "renew" {
             self.tell(&Event::Told { vm_id: vm_id.to_owned(), own, what });
         }
+        // As the agent does: it does not know yet what it is to this controller.
+        if what != "welcome" && *mode == SessionMode::Unspecified {
+            self.tell(&Event::ToldUnwelcomed { vm_id: vm_id.to_owned(), what });
+            return Some(End::Closed);
+        }
         match told {
             Told::Welcome(welcome) => {
                 *mode = welcome.mode();

@@ -1,13 +1,13 @@
 //! `azdr-agent-bench`: what an agent costs its machine that has frozen once, and idles. `cargo xtask bench
 //! agent` builds what it needs and runs it.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use azdr_tests::host_agent::HostAgent;
+use azdr_tests::mounted::Mounted;
 use azdr_tests::poll::{Look, Stopwatch, pause, until};
 use azdr_tests::process::{Daemon, Lifetime};
 use azdr_tests::protection::protect;
@@ -49,11 +49,12 @@ fn run(arguments: &Arguments) -> Result<()> {
     let lab = Lab::start(&programs, folder.path(), LabSpec::without_guests(world))?;
     let listing = lab.simulator.listing()?;
     let vm_id = listing.vm("prod", "db")?.vm_id().to_owned();
-    let agent = HostAgent::new(&programs, &folder.path().join("agent"), "info", &lab, &vm_id)?;
-    // Unmounted when everything that may hold it has ended.
-    let mount = LoopMount::new(folder.path());
+    let mut agent = HostAgent::new(&programs, &folder.path().join("agent"), "info", &lab, &vm_id)?;
+    let (image, place) = (folder.path().join("disk.image"), folder.path().join("disk"));
+    let mount = Mounted::new(&image, &place, 64, &["mkfs.ext4", "-q", "-F"]);
     if let Ok(mount) = &mount {
-        agent.cover(&mount.0)?;
+        let controller = lab.controller.addresses().agent;
+        agent = agent.freezing(&[mount.path().to_owned()], controller, &vm_id)?;
     }
     let enrolled = agent.enrol(&lab.azdr.json(&["agent", "token", "db"])?)?;
     ensure!(enrolled.status.success(), "azdr-agent enroll failed: {}", enrolled.stderr);
@@ -116,34 +117,6 @@ fn freeze_once(lab: &Lab) -> Result<()> {
     protect(lab, "db", &["--consistency", "require"])?;
     lab.azdr.run(&["backup", "trigger", "db"])?.ok()?;
     Ok(())
-}
-
-/// A file system of this program's own. Dropping it unmounts it.
-struct LoopMount(PathBuf);
-
-impl LoopMount {
-    fn new(folder: &Path) -> Result<Self> {
-        let root = std::fs::metadata("/proc/self")?.uid() == 0;
-        ensure!(root, "only root may mount a file system");
-        let (image, place) = (folder.join("disk.img"), folder.join("disk"));
-        std::fs::File::create(&image)?.set_len(64 << 20)?;
-        std::fs::create_dir(&place)?;
-        let run = |command: &mut Command| -> Result<()> {
-            let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
-            ensure!(output.status.success(), "{command:?}: {output:?}");
-            Ok(())
-        };
-        run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image))?;
-        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&place))?;
-        Ok(Self(place))
-    }
-}
-
-impl Drop for LoopMount {
-    fn drop(&mut self) {
-        // The thaw process has thawed it; were it still in use, it would go with its last user.
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
 }
 
 /// User and system time of a process, in clock ticks: fields 14 and 15 of `/proc/PID/stat` (proc(5)).

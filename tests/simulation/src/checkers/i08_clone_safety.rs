@@ -17,6 +17,9 @@ impl Checker for CloneSafety {
             Event::Told { vm_id, own: false, what: "freeze" | "thaw" } => Err(format!(
                 "machine {vm_id} is a restored instance and was told to freeze or thaw"
             )),
+            Event::ToldUnwelcomed { vm_id, what } => Err(format!(
+                "machine {vm_id} was told to {what} before it knew whether it is protected or restored"
+            )),
             _ => Ok(()),
         }
     }
