@@ -27,7 +27,6 @@ mod stranger;
 mod systemd;
 mod systemd_kill;
 mod systemd_thaws_first;
-mod unit_hook;
 mod wal_and_data;
 
 use std::path::PathBuf;
@@ -113,7 +112,6 @@ pub const ON_DEBIAN: &[Case] = &[
     systemd_thaws_first::CASE,
     rpm::CASE,
     systemd_kill::CASE,
-    unit_hook::CASE,
     ssh_login::ON_DEBIAN,
     postgresql::CASE,
 ];
