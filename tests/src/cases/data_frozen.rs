@@ -19,7 +19,7 @@ const DELAY_MS: u64 = 30_000;
 /// idle host that is a second or two; on an emulated machine of a busy one everything is ten times slower.
 const WRITER_LIMIT: Duration = Duration::from_secs(15);
 /// From the agent's being told to its confirmed thaw, by its own clock: it has nothing else to do. (On such a
-/// machine it takes up to 2 s.)
+/// machine of a busy host it takes up to 3 s.)
 const AGENT_LIMIT: Duration = Duration::from_secs(5);
 
 /// In the machine, whose clock it is, with `$act`: does it, and says when the writer went on and when it was done.
