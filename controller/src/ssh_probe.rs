@@ -75,6 +75,8 @@ pub struct ProbeLogin {
 #[derive(Default)]
 struct Seen {
     host_key: Option<String>,
+    /// What the server wants whoever logs in to read.
+    words: String,
     is_logged_in: bool,
 }
 
@@ -119,8 +121,14 @@ impl ProbeLogin {
             Some(Err(error)) => error.to_string(),
             None => format!("no answer {}", too_long(self.login_limit)),
         };
-        // Whoever lets the probe in and then fails has failed; before that nobody knows.
-        if lock(seen).is_logged_in { End::NoToken(problem) } else { End::NoAnswer(problem) }
+        // Whoever lets the probe in and then fails has failed; before that nobody knows. A machine that keeps
+        // accounts out while it boots says so in words, and hangs up.
+        let seen = lock(seen);
+        match seen.words.trim() {
+            _ if seen.is_logged_in => End::NoToken(problem),
+            "" => End::NoAnswer(problem),
+            words => End::NoAnswer(format!("{problem}; it said: {words}")),
+        }
     }
 
     async fn log_in(
@@ -232,6 +240,15 @@ struct Client {
 
 impl client::Handler for Client {
     type Error = russh::Error;
+
+    async fn auth_banner(
+        &mut self,
+        banner: &str,
+        _: &mut client::Session,
+    ) -> Result<(), russh::Error> {
+        let _ = Ran::take(&mut lock(&self.seen).words, banner.as_bytes());
+        Ok(())
+    }
 
     /// The server has proved that it has this key.
     async fn check_server_key(

@@ -82,7 +82,7 @@ impl Guest {
         let mut ssh = Command::new("ssh");
         ssh.args(["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no"])
             .args(["-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"])
-            .args(["-o", "ConnectTimeout=3", "-o", "ServerAliveInterval=5"])
+            .args(["-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=5"])
             .args(["-o", "ServerAliveCountMax=3", "-o", "IdentitiesOnly=yes", "-i"])
             .arg(&self.key)
             .args(["-p", &self.address.port().to_string()])

@@ -21,6 +21,9 @@ pub(crate) const FIRST_PUBLIC_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 170, 128, 1
 /// The account that is let in.
 pub(crate) const USER: &str = "azdr-probe";
 
+/// What a machine says that keeps accounts out until it has booted.
+pub(crate) const BOOTING: &str = "\"System is booting up. See pam_nologin(8)\"\r\n";
+
 /// How a server answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Answer {
@@ -33,6 +36,8 @@ pub(crate) enum Answer {
     Refuses,
     /// It shows a banner and no more.
     HangsAfterBanner,
+    /// It knows the key, and hangs up with words: it lets nobody in yet.
+    KeepsOut,
     /// It exchanges keys, and then says nothing of who may log in.
     HangsAfterKeyExchange,
     /// It lets the probe in, and its commands never end.
@@ -209,9 +214,14 @@ impl Connection {
 impl server::Handler for Connection {
     type Error = russh::Error;
 
+    async fn authentication_banner(&mut self) -> Result<Option<String>, russh::Error> {
+        Ok((self.server.answers() == Answer::KeepsOut).then(|| BOOTING.to_owned()))
+    }
+
     async fn auth_publickey(&mut self, user: &str, key: &PublicKey) -> Result<Auth, russh::Error> {
         match self.server.answers() {
             Answer::HangsAfterKeyExchange => std::future::pending().await,
+            Answer::KeepsOut => Err(russh::Error::Disconnect),
             Answer::Refuses => Ok(Auth::reject()),
             _ if user == USER && key.key_data() == self.server.key.public_key().key_data() => {
                 *self.server.logins.lock().unwrap() += 1;

@@ -74,6 +74,7 @@ async fn every_other_answer_ends_within_the_limits_and_is_told_apart() {
     for (answer, is_let_in, words) in [
         (Answer::Banner, false, ""),
         (Answer::HangsAfterBanner, false, "no answer within 30 s"),
+        (Answer::KeepsOut, false, "it said: \"System is booting up."),
         (Answer::HangsAfterKeyExchange, false, "no answer within 30 s"),
         (Answer::HangsInCommand, true, "no answer within 30 s"),
         (Answer::HangsUp, true, ""),

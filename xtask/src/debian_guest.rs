@@ -1,4 +1,4 @@
-//! The full guest: Debian with systemd and OpenSSH, and azdr's package, not yet installed, in root's home.
+//! The full guest: Debian with systemd and OpenSSH, and azdr's packages, not yet installed, in root's home.
 //!
 //! The kernel, the initial RAM disk, the data disk and the key are the small guest's. mmdebstrap makes the
 //! system, from the machine's own Debian sources, and needs root here. There is no udev: drivers come from
@@ -12,13 +12,24 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use crate::debian_packages::{Apt, ensure_program, is_root, run};
+use crate::dist::AgentPackages;
 use crate::guest_image::{
     GuestImage, LAB_CHECK, LAB_WRITER, make_file_system, remove_if_there, write_file,
 };
 
 /// On top of Debian's essential packages. busybox has what the lab's scripts call and Debian has not.
-const PACKAGES: [&str; 6] =
-    ["systemd-sysv", "openssh-server", "iproute2", "kmod", "busybox-static", "postgresql"];
+const PACKAGES: [&str; 8] = [
+    "systemd-sysv",
+    "openssh-server",
+    "iproute2",
+    "kmod",
+    "busybox-static",
+    "postgresql",
+    // Logins are logind's sessions, as on every Debian server.
+    "libpam-systemd",
+    // For the agent's other package.
+    "rpm",
+];
 
 const IMAGE_MIB: u64 = 1024;
 /// RAM that such a machine needs.
@@ -28,18 +39,21 @@ const BOOT: &str = include_str!("debian_guest/root/lab-boot");
 const BOOT_UNIT: &str = include_str!("debian_guest/root/lab-boot.service");
 const WRITER_UNIT: &str = include_str!("debian_guest/root/lab-writer.service");
 
-/// Makes the image in `folder` unless the one there is made of the same things; `package` is the agent's
-/// Debian package.
+/// Makes the image in `folder` unless the one there is made of the same things.
 ///
 /// # Errors
 /// When this is not root on Debian, or packages cannot be downloaded.
-pub(crate) fn ensure_debian_guest(small: &GuestImage, folder: &Path, package: &Path) -> Result<()> {
+pub(crate) fn ensure_debian_guest(
+    small: &GuestImage,
+    folder: &Path,
+    packages: &AgentPackages,
+) -> Result<()> {
     let lab = small.os_image.parent().context("an image is in a folder")?;
     ensure!(is_root(), "the Debian guest is made by mmdebstrap as root");
     ensure_program("mmdebstrap", "mmdebstrap", &lab.join("apt"))?;
     fs::create_dir_all(folder)?;
     let public_key = fs::read_to_string(small.ssh_key.with_extension("pub"))?;
-    let ingredients = ingredients(small, package, &public_key)?;
+    let ingredients = ingredients(small, packages, &public_key)?;
     let list = folder.join("ingredients");
     if fs::read_to_string(&list).is_ok_and(|used| used == ingredients) {
         return Ok(());
@@ -48,7 +62,7 @@ pub(crate) fn ensure_debian_guest(small: &GuestImage, folder: &Path, package: &P
     let root = folder.join("root");
     remove_if_there(&root)?;
     bootstrap(&Apt::prepare(&lab.join("apt"))?, folder, &root)?;
-    fill(&root, package, &public_key)?;
+    fill(&root, packages, &public_key)?;
     make_file_system(&folder.join("os.raw"), IMAGE_MIB, "labroot", Some(&root))?;
     remove_if_there(&root)?;
     for part in [&small.kernel, &small.initrd, &small.data_image, &small.ssh_key] {
@@ -61,11 +75,11 @@ pub(crate) fn ensure_debian_guest(small: &GuestImage, folder: &Path, package: &P
 }
 
 /// All that the image depends on, as text.
-fn ingredients(small: &GuestImage, package: &Path, public_key: &str) -> Result<String> {
+fn ingredients(small: &GuestImage, packages: &AgentPackages, public_key: &str) -> Result<String> {
     let mut text = format!(
         "{PACKAGES:?}{IMAGE_MIB} {MEMORY_MIB}\n{BOOT}{BOOT_UNIT}{WRITER_UNIT}{LAB_CHECK}{LAB_WRITER}{public_key}"
     );
-    for path in [package, &small.kernel, &small.initrd, &small.data_image] {
+    for path in [&packages.debian, &packages.rpm, &small.kernel, &small.initrd, &small.data_image] {
         let metadata = fs::metadata(path)?;
         let modified = metadata.modified()?.duration_since(std::time::UNIX_EPOCH)?;
         text += &format!("{} {} {modified:?}\n", path.display(), metadata.len());
@@ -91,7 +105,7 @@ fn bootstrap(apt: &Apt, folder: &Path, root: &Path) -> Result<()> {
 }
 
 /// Makes a machine of the lab of a bare Debian.
-fn fill(root: &Path, package: &Path, public_key: &str) -> Result<()> {
+fn fill(root: &Path, packages: &AgentPackages, public_key: &str) -> Result<()> {
     for (path, mode, content) in [
         ("usr/sbin/lab-boot", 0o755, BOOT),
         ("usr/sbin/lab-writer", 0o755, LAB_WRITER),
@@ -128,6 +142,9 @@ fn fill(root: &Path, package: &Path, public_key: &str) -> Result<()> {
     }
     // Packages that are installed later come whole: the agent's documentation has the hooks.
     remove_if_there(&root.join("etc/dpkg/dpkg.cfg.d/99mmdebstrap"))?;
-    fs::copy(package, root.join("root/azdr-agent.deb")).context("cannot copy the package")?;
+    for (package, name) in [(&packages.debian, "azdr-agent.deb"), (&packages.rpm, "azdr-agent.rpm")]
+    {
+        fs::copy(package, root.join("root").join(name)).context("cannot copy a package")?;
+    }
     Ok(())
 }

@@ -31,8 +31,7 @@ impl Dist {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let workspace = Workspace::find()?;
         let tools = workspace.target.join("tools");
-        ensure_tool(&workspace, &tools, RPM_TOOL)?;
-        ensure_debian_tools(&workspace, &tools)?;
+        ensure_tools(&workspace, &tools)?;
         let Some(programs) = workspace.build_shipped_agent()? else {
             return Ok(ExitCode::FAILURE);
         };
@@ -42,21 +41,7 @@ impl Dist {
         let out = self.out.unwrap_or_else(|| workspace.target.join("dist"));
         fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
         debian_package(&workspace, &tools, &out)?;
-        package(
-            Command::new(tools.join("bin/cargo-generate-rpm"))
-                .args([
-                    "generate-rpm",
-                    "--package",
-                    "agent",
-                    "--profile",
-                    SHIPPED_AGENT,
-                    "--output",
-                ])
-                .arg(&out)
-                .arg("--target-dir")
-                .arg(&workspace.target)
-                .current_dir(workspace.path("")),
-        )?;
+        rpm_package(&workspace, &tools, &out)?;
         println!("azdr-agent {agent} bytes, azdr-thawd {thawd} bytes");
         println!("needs glibc {}", glibc(&programs)?);
         for entry in fs::read_dir(&out)? {
@@ -67,26 +52,41 @@ impl Dist {
     }
 }
 
-/// Builds the agent as it is shipped and makes its Debian package in `out`, which is emptied first; `None`
-/// when cargo has said why it could not.
-///
-/// # Errors
-/// When a tool is missing and cannot be installed here.
-pub(crate) fn agents_debian_package(workspace: &Workspace, out: &Path) -> Result<Option<PathBuf>> {
-    let tools = workspace.target.join("tools");
-    ensure_debian_tools(workspace, &tools)?;
-    if workspace.build_shipped_agent()?.is_none() {
-        return Ok(None);
-    }
-    remove_if_there(out)?;
-    fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
-    debian_package(workspace, &tools, out)?;
-    let made = fs::read_dir(out)?.next().context("cargo-deb made no package")??;
-    Ok(Some(made.path()))
+/// Both packages of the agent.
+#[derive(Clone, Debug)]
+pub(crate) struct AgentPackages {
+    pub(crate) debian: PathBuf,
+    pub(crate) rpm: PathBuf,
 }
 
-fn ensure_debian_tools(workspace: &Workspace, tools: &Path) -> Result<()> {
+impl AgentPackages {
+    /// Builds the agent as it is shipped and makes its packages in `out`, which is emptied first; `None` when
+    /// cargo has said why it could not.
+    ///
+    /// # Errors
+    /// When a tool is missing and cannot be installed here.
+    pub(crate) fn make(workspace: &Workspace, out: &Path) -> Result<Option<Self>> {
+        let tools = workspace.target.join("tools");
+        ensure_tools(workspace, &tools)?;
+        if workspace.build_shipped_agent()?.is_none() {
+            return Ok(None);
+        }
+        remove_if_there(out)?;
+        fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+        debian_package(workspace, &tools, out)?;
+        rpm_package(workspace, &tools, out)?;
+        let made = |suffix: &str| {
+            let files = fs::read_dir(out)?.filter_map(|entry| Some(entry.ok()?.path()));
+            let mut found = files.filter(|file| file.extension().is_some_and(|e| e == suffix));
+            found.next().with_context(|| format!("no .{suffix} was made in {}", out.display()))
+        };
+        Ok(Some(Self { debian: made("deb")?, rpm: made("rpm")? }))
+    }
+}
+
+fn ensure_tools(workspace: &Workspace, tools: &Path) -> Result<()> {
     ensure_tool(workspace, tools, DEBIAN_TOOL)?;
+    ensure_tool(workspace, tools, RPM_TOOL)?;
     // cargo-deb asks it which packages the programs' libraries are from.
     ensure_program("dpkg-shlibdeps", "dpkg-dev", &workspace.guest_image().join("apt"))
 }
@@ -98,6 +98,17 @@ fn debian_package(workspace: &Workspace, tools: &Path, out: &Path) -> Result<()>
             .arg(out)
             .current_dir(workspace.path("agent"))
             .env("CARGO_TARGET_DIR", &workspace.target),
+    )
+}
+
+fn rpm_package(workspace: &Workspace, tools: &Path, out: &Path) -> Result<()> {
+    package(
+        Command::new(tools.join("bin/cargo-generate-rpm"))
+            .args(["generate-rpm", "--package", "agent", "--profile", SHIPPED_AGENT, "--output"])
+            .arg(out)
+            .arg("--target-dir")
+            .arg(&workspace.target)
+            .current_dir(workspace.path("")),
     )
 }
 

@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::dist::agents_debian_package;
+use crate::dist::AgentPackages;
 use crate::workspace::Workspace;
 
 /// What the lab needs.
@@ -46,11 +46,11 @@ impl Lab {
         }
         eprintln!("Preparing the machines' Linux");
         let prepared = if self.systemd {
-            let out = workspace.guest_image().join("package");
-            let Some(package) = agents_debian_package(&workspace, &out)? else {
+            let out = workspace.guest_image().join("packages");
+            let Some(packages) = AgentPackages::make(&workspace, &out)? else {
                 return Ok(ExitCode::FAILURE);
             };
-            workspace.ensure_debian_guests(profile, &package)
+            workspace.ensure_debian_guests(profile, &packages)
         } else {
             workspace.ensure_guests(profile).map(|()| workspace.guest_image())
         };

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::debian_guest::ensure_debian_guest;
 use crate::debian_packages::ensure_host_packages;
+use crate::dist::AgentPackages;
 use crate::guest_image::{GuestImage, ensure_guest_image};
 
 /// The profile that is small before it is fast.
@@ -116,14 +117,18 @@ impl Workspace {
         self.ensure_small_guest(profile).map(drop)
     }
 
-    /// The same for the Debian guest, with the agent's package; says where it is.
+    /// The same for the Debian guest, with the agent's packages; says where it is.
     ///
     /// # Errors
     /// As of [`ensure_guests`](Self::ensure_guests); and when this is not root.
-    pub(crate) fn ensure_debian_guests(&self, profile: &str, package: &Path) -> Result<PathBuf> {
+    pub(crate) fn ensure_debian_guests(
+        &self,
+        profile: &str,
+        packages: &AgentPackages,
+    ) -> Result<PathBuf> {
         let small = self.ensure_small_guest(profile)?;
         let folder = self.guest_image().join("debian");
-        ensure_debian_guest(&small, &folder, package)?;
+        ensure_debian_guest(&small, &folder, packages)?;
         Ok(folder)
     }
 

@@ -92,7 +92,12 @@ async fn an_upgrade_stops_the_agent_before_the_programs_are_replaced() {
 }
 
 async fn a_removal_stops_the_agent_before_the_thaw_process() {
-    let stop = ["disable --now azdr-agent.service", "disable --now azdr-thawd.service"];
+    // Nothing comes before the first: it may be what everything else has to wait for.
+    let stop = [
+        "stop azdr-agent.service",
+        "stop azdr-thawd.service",
+        "disable azdr-agent.service azdr-thawd.service",
+    ];
     assert_eq!(calls("deb/prerm", &["remove"]), stop);
     assert_eq!(calls("rpm/preun", &["0"]), stop);
     assert_eq!(calls("rpm/postun", &["0"]), ["daemon-reload"]);

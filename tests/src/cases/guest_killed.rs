@@ -65,8 +65,14 @@ fn pull_the_plug(lab: &Lab) -> Result<()> {
     let Some(process) = machine_of(simulator, &vm_id)? else { bail!("no process runs {DB}") };
     // SAFETY: a system call without pointers; the process is our child's child and runs.
     unsafe { libc::kill(process, libc::SIGKILL) };
+    machine_is_gone(lab, &vm_id)
+}
+
+/// Waits until no process runs a machine.
+pub(super) fn machine_is_gone(lab: &Lab, vm_id: &str) -> Result<()> {
+    let simulator = lab.simulator.daemon().context("the simulator does not run")?.id();
     until("the machine is gone", LIMIT, || {
-        Ok(match machine_of(simulator, &vm_id)? {
+        Ok(match machine_of(simulator, vm_id)? {
             None => Look::Done(()),
             Some(process) => Look::Waiting(format!("process {process} is there")),
         })

@@ -142,10 +142,20 @@ pub(super) struct Frozen {
 impl Frozen {
     /// Freezes the machine by a backup whose snapshots Azure takes too long to begin.
     pub(super) fn by_slow_backup(lab: &Lab, guest: &Guest, folder: &Path) -> Result<Self> {
+        Self::by_backup_delayed(lab, guest, folder, DELAY_MS)
+    }
+
+    /// The same by a backup whose snapshots begin so late.
+    pub(super) fn by_backup_delayed(
+        lab: &Lab,
+        guest: &Guest,
+        folder: &Path,
+        delay_ms: u64,
+    ) -> Result<Self> {
         writer_agrees(guest)?;
         lab.simulator.set_faults(&json!([{
             "match": {"method": "PUT", "resource_type": SNAPSHOTS, "count": 2},
-            "action": {"delay_ms": DELAY_MS},
+            "action": {"delay_ms": delay_ms},
         }]))?;
         let job = lab.azdr.start_job(&["backup", "trigger", DB])?;
         until("the machine is frozen", LIMIT, || {
@@ -164,7 +174,9 @@ impl Frozen {
         );
         let watcher = guest.start(&watch, &folder.join(format!("watch-{job}")))?;
         let frozen = Self { job, watcher };
-        frozen.said("FROZEN", "the writer stands still", Duration::from_secs(8))?;
+        // It logs in first; this is within the time that anything stays frozen.
+        let while_frozen = Duration::from_millis(delay_ms) * 2 / 3;
+        frozen.said("FROZEN", "the writer stands still", while_frozen)?;
         // What is asked for when it is thawed can be seen: somebody waits now.
         let printed = frozen.watcher.printed();
         let listing = printed.split("FROZEN").next().unwrap_or_default();

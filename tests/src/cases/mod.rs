@@ -9,6 +9,7 @@ mod agent_killed;
 mod application_check;
 mod clone;
 mod controller_killed;
+mod data_frozen;
 mod debian;
 mod expired_certificate;
 mod full_cycle;
@@ -19,11 +20,13 @@ mod machine;
 mod mixed_disks;
 mod postgresql;
 mod quiesce;
+mod rpm;
 pub mod show;
 mod ssh_login;
 mod stranger;
 mod systemd;
 mod systemd_kill;
+mod systemd_thaws_first;
 mod wal_and_data;
 
 use std::path::PathBuf;
@@ -104,7 +107,14 @@ pub const ALL: &[Case] = &[
 ];
 
 /// Every case of the full Debian guest.
-pub const ON_DEBIAN: &[Case] = &[systemd::CASE, systemd_kill::CASE, postgresql::CASE];
+pub const ON_DEBIAN: &[Case] = &[
+    systemd::CASE,
+    systemd_thaws_first::CASE,
+    rpm::CASE,
+    systemd_kill::CASE,
+    ssh_login::ON_DEBIAN,
+    postgresql::CASE,
+];
 
 /// The case of a name in a catalogue.
 ///

@@ -8,8 +8,8 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::machine::{
-    BOOT, DB, Frozen, LIMIT, SLACK, agent_is_gone, agent_is_ready, back_up, is_writable, seconds,
-    sessions, succeeded, text, vm_id, writer_agrees,
+    BOOT, DB, Frozen, LIMIT, SLACK, agent_is_gone, agent_is_ready, is_writable, seconds, sessions,
+    succeeded, text, vm_id, writer_agrees,
 };
 use super::{Case, Figures, Place, debian};
 use crate::guest::Guest;
@@ -38,7 +38,7 @@ fn run(place: &Place) -> Result<Figures> {
     let said = guest.run(verify)?;
     ensure!(said.is_empty(), "systemd-analyze verify: {said}");
     guest.run("echo 20000 >/etc/lab-writer; sync; systemctl start lab-writer")?;
-    frozen_whole(&lab, &guest)?;
+    debian::freezes_whole(&lab, &guest)?;
 
     // Stopped in the window: the agent thaws, and then ends.
     let frozen = Frozen::by_slow_backup(&lab, &guest, &place.folder)?;
@@ -111,12 +111,5 @@ fn comes_back(lab: &Lab, guest: &Guest, frozen: &Frozen) -> Result<()> {
         "a freeze that broke counted: {point:#}"
     );
     agent_is_ready(lab, DB)?;
-    frozen_whole(lab, guest)
-}
-
-fn frozen_whole(lab: &Lab, guest: &Guest) -> Result<()> {
-    is_writable(guest)?;
-    let point = back_up(lab)?;
-    ensure!(text(&point, "consistency") == "filesystem", "{point:#}");
-    writer_agrees(guest)
+    debian::freezes_whole(lab, guest)
 }
