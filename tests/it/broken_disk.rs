@@ -2,7 +2,7 @@
 //! test makes in memory and takes away again.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
