@@ -14,7 +14,14 @@ pub(super) const INSTALL: &str = "DEBIAN_FRONTEND=noninteractive dpkg -i /root/a
 
 /// A world with `db` in it, protected. Nothing happens there by schedule.
 pub(super) fn db(place: &Place) -> Result<(Lab, Guest)> {
-    let lab = place.lab(World { vms: vec![Vm::new(GROUP, DB).with_data_disk()] })?;
+    db_with_spare_disks(place, 0)
+}
+
+/// The same, with so many data disks more, from LUN 1, which nobody uses yet.
+pub(super) fn db_with_spare_disks(place: &Place, disks: usize) -> Result<(Lab, Guest)> {
+    let vm = Vm::new(GROUP, DB).with_data_disk();
+    let vm = (0..disks).fold(vm, |vm, _| vm.with_data_disk());
+    let lab = place.lab(World { vms: vec![vm] })?;
     let guest = lab.guest(GROUP, DB)?;
     guest.await_ssh(BOOT)?;
     guest.run(INSTALL)?;

@@ -7,15 +7,18 @@
 mod agent_absent;
 mod agent_killed;
 mod application_check;
+mod clock_and_pause;
 mod clone;
 mod controller_killed;
 mod debian;
+mod device_mapper;
 mod expired_certificate;
 mod full_cycle;
 mod guest_killed;
 mod guest_reboots;
 mod killed_while_recovering;
 mod machine;
+mod machine_process;
 mod mixed_disks;
 mod postgresql;
 mod quiesce;
@@ -93,6 +96,7 @@ pub const ALL: &[Case] = &[
     agent_absent::CASE,
     guest_killed::CASE,
     guest_reboots::CASE,
+    clock_and_pause::CASE,
     mixed_disks::CASE,
     clone::CASE,
     stranger::CASE,
@@ -104,7 +108,8 @@ pub const ALL: &[Case] = &[
 ];
 
 /// Every case of the full Debian guest.
-pub const ON_DEBIAN: &[Case] = &[systemd::CASE, systemd_kill::CASE, postgresql::CASE];
+pub const ON_DEBIAN: &[Case] =
+    &[systemd::CASE, systemd_kill::CASE, device_mapper::CASE, postgresql::CASE];
 
 /// The case of a name in a catalogue.
 ///
