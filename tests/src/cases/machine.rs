@@ -227,7 +227,9 @@ impl Frozen {
     fn said(&self, word: &str, what: &str, limit: Duration) -> Result<()> {
         until(what, limit, || {
             let printed = self.watcher.printed();
-            Ok(if printed.contains(word) { Look::Done(()) } else { Look::Waiting(printed) })
+            // As a line of its own: a shell that refuses the script shows all of it.
+            let said = printed.lines().any(|line| line == word);
+            Ok(if said { Look::Done(()) } else { Look::Waiting(printed) })
         })
     }
 }
