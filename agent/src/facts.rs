@@ -7,7 +7,7 @@ use azdr_env::WallTime;
 use azdr_proto::agent::{
     FileSystemReport, FileSystemState, FileSystemWindow, ThawCause, ThawReply,
 };
-use azdr_thawd_client::{Cause, Entry, Outcome, Report};
+use azdr_thawd_client::{Cause, Entry, FREEZE_LIMIT_MS, Outcome, Report};
 
 use crate::canary::Sight;
 use crate::presync::Presync;
@@ -49,20 +49,34 @@ fn outcome_in_words(entry: &Entry) -> String {
 }
 
 /// Why an operation ended without FROZEN.
-pub(crate) fn why_not_frozen(report: &Report) -> String {
+pub(crate) fn why_not_frozen(report: &Report, survey: &Survey) -> String {
     match report.cause {
         Cause::Command => "a thaw was asked for".to_owned(),
         Cause::AgentDied => "azdr-thawd lost this agent".to_owned(),
         Cause::Shutdown => "azdr-thawd was told to end".to_owned(),
         Cause::ThawProcessDied => THAW_PROCESS_DIED.to_owned(),
         _ => {
-            let mut refused = report.entries().iter().filter(|e| e.outcome == Outcome::NotFrozen);
-            match refused.next() {
-                Some(entry) => format!("a file system: {}", outcome_in_words(entry)),
-                None => "not everything was frozen within 3 s".to_owned(),
+            let lines = || survey.covered.iter().zip(report.entries());
+            let place = |covered: &Covered| covered.mount_point.display().to_string();
+            if let Some((covered, entry)) = lines().find(|(_, e)| e.outcome == Outcome::NotFrozen) {
+                return format!("{}: {}", place(covered), outcome_in_words(entry));
+            }
+            let late = lines().filter(|(_, entry)| was_late(report, entry));
+            let late: Vec<String> = late.map(|(covered, _)| place(covered)).collect();
+            match late.as_slice() {
+                [] => "not everything was frozen within 3 s".to_owned(),
+                late => format!("{} was not frozen within 3 s", late.join(", ")),
             }
         }
     }
+}
+
+/// Whether a file system's freeze was begun, and had not ended when the time for all of them was over.
+fn was_late(report: &Report, entry: &Entry) -> bool {
+    let begun = |entry: &Entry| (entry.from_ns > 0).then_some(entry.from_ns);
+    let Some(first) = report.entries().iter().filter_map(begun).min() else { return false };
+    let over = first + u64::from(FREEZE_LIMIT_MS) * 1_000_000;
+    begun(entry).is_some() && (entry.frozen_ns == 0 || entry.frozen_ns >= over)
 }
 
 /// The facts of a thaw that was asked for at `asked_ns` (0: never); `sights` are what the canaries show,

@@ -53,8 +53,9 @@ const NONCE_LEN: usize = 64;
 /// A freezer that died with its thaw process may finish one more FIFREEZE for about so long.
 const LATE_FREEZE: Duration = Duration::from_secs(1);
 const CANARY_LIMIT: Duration = Duration::from_secs(3);
-/// The thaw process keeps the hold limit. When so long after it it has not said a word, it does not run.
-const OVERDUE: Duration = Duration::from_millis(500);
+/// The thaw process keeps the hold limit, and says a second later when it cannot thaw. When so long after the limit
+/// it has not said a word, it does not run.
+const OVERDUE: Duration = Duration::from_millis(1_500);
 /// A thaw that was asked for is confirmed sooner than this, or said to be stuck.
 const THAW_OVERDUE: Duration = Duration::from_secs(2);
 
@@ -437,7 +438,8 @@ impl Hold<'_> {
                 End::Thawed(report) => Some(report.as_ref()),
                 End::WithoutThawd(_) | End::NothingAsked => None,
             };
-            let reason = report.map_or("azdr-thawd died".to_owned(), facts::why_not_frozen);
+            let why = |report| facts::why_not_frozen(report, &self.prepared.survey);
+            let reason = report.map_or("azdr-thawd died".to_owned(), why);
             let reply = self.freeze_reply(FreezeOutcome::Failed, reason, report);
             self.view.say(Body::FreezeReply(reply.clone()));
             reply

@@ -91,6 +91,17 @@ pub trait Guests: Send + Sync {
     /// Resets the machine, like its reset button.
     async fn restart(&self, vm_id: &str) -> anyhow::Result<()>;
 
+    /// Lets the machine stand still, as its host does that moves or mends it: its clock stands, too. Its disks
+    /// can be copied. Standing still: nothing.
+    async fn pause(&self, _vm_id: &str) -> anyhow::Result<()> {
+        anyhow::bail!("these machines cannot be paused")
+    }
+
+    /// Lets a paused machine go on. Not paused: nothing.
+    async fn resume(&self, _vm_id: &str) -> anyhow::Result<()> {
+        anyhow::bail!("these machines cannot be paused")
+    }
+
     /// Whether the machine runs.
     async fn is_running(&self, vm_id: &str) -> bool;
 

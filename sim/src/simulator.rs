@@ -557,6 +557,9 @@ impl Inner {
         if let Some(reply) = on_guests {
             return self.respond(reply, request).await;
         }
+        if let Some(reply) = wire::hosts::handle(&*self.guests, request).await {
+            return self.respond(reply, request).await;
+        }
         let (reply, committed) = {
             let mut world = self.world();
             let now = self.now(&world);

@@ -13,6 +13,7 @@ mod disks;
 mod document;
 mod errors;
 pub(crate) mod guests;
+pub(crate) mod hosts;
 mod listing;
 mod lro;
 mod metadata;

@@ -245,6 +245,22 @@ impl Simulator {
         self.admin("POST", "clock/advance", &body).map(drop)
     }
 
+    /// The host of a machine, given by its vmId, pauses it: it stands still, and its clock with it.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pause(&self, vm_id: &str) -> Result<()> {
+        self.admin("POST", &format!("machines/{vm_id}/pause"), &Value::Null).map(drop)
+    }
+
+    /// Lets a paused machine go on.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn resume(&self, vm_id: &str) -> Result<()> {
+        self.admin("POST", &format!("machines/{vm_id}/resume"), &Value::Null).map(drop)
+    }
+
     /// Puts a lock on a resource, or takes it off again, as an administrator would: through ARM.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //!
 //! The kernel, the initial RAM disk, the data disk and the key are the small guest's. mmdebstrap makes the
 //! system, from the machine's own Debian sources, and needs root here. There is no udev: drivers come from
-//! the RAM disk, and what is to be mounted is known by its serial number.
+//! the RAM disk, or are loaded by who needs them, and what is to be mounted is known by its serial number.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -14,7 +14,8 @@ use anyhow::{Context, Result, ensure};
 use crate::debian_packages::{Apt, ensure_program, is_root, run};
 use crate::dist::AgentPackages;
 use crate::guest_image::{
-    GuestImage, LAB_CHECK, LAB_WRITER, make_file_system, remove_if_there, write_file,
+    GuestImage, LAB_CHECK, LAB_WRITER, make_file_system, one_file_starting_with, remove_if_there,
+    write_file,
 };
 
 /// On top of Debian's essential packages. busybox has what the lab's scripts call and Debian has not.
@@ -30,6 +31,11 @@ const PACKAGES: [&str; 8] = [
     // For the agent's other package.
     "rpm",
 ];
+
+/// For volumes of device-mapper.
+const VOLUME_PACKAGES: [&str; 1] = ["lvm2"];
+/// Their drivers; what each needs is among them or in the kernel itself.
+const VOLUME_MODULES: [&str; 4] = ["dm-mod", "dm-bufio", "dm-snapshot", "dm-delay"];
 
 const IMAGE_MIB: u64 = 1024;
 /// RAM that such a machine needs.
@@ -63,6 +69,10 @@ pub(crate) fn ensure_debian_guest(
     remove_if_there(&root)?;
     bootstrap(&Apt::prepare(&lab.join("apt"))?, folder, &root)?;
     fill(&root, packages, &public_key)?;
+    let work = folder.join("kernel");
+    remove_if_there(&work)?;
+    add_modules(&root, &small.kernel_package, &work)?;
+    remove_if_there(&work)?;
     make_file_system(&folder.join("os.raw"), IMAGE_MIB, "labroot", Some(&root))?;
     remove_if_there(&root)?;
     for part in [&small.kernel, &small.initrd, &small.data_image, &small.ssh_key] {
@@ -77,7 +87,7 @@ pub(crate) fn ensure_debian_guest(
 /// All that the image depends on, as text.
 fn ingredients(small: &GuestImage, packages: &AgentPackages, public_key: &str) -> Result<String> {
     let mut text = format!(
-        "{PACKAGES:?}{IMAGE_MIB} {MEMORY_MIB}\n{BOOT}{BOOT_UNIT}{WRITER_UNIT}{LAB_CHECK}{LAB_WRITER}{public_key}"
+        "{PACKAGES:?}{VOLUME_PACKAGES:?}{VOLUME_MODULES:?}{IMAGE_MIB} {MEMORY_MIB}\n{BOOT}{BOOT_UNIT}{WRITER_UNIT}{LAB_CHECK}{LAB_WRITER}{public_key}"
     );
     for path in [&packages.debian, &packages.rpm, &small.kernel, &small.initrd, &small.data_image] {
         let metadata = fs::metadata(path)?;
@@ -94,6 +104,7 @@ fn bootstrap(apt: &Apt, folder: &Path, root: &Path) -> Result<()> {
     let mut command = Command::new("mmdebstrap");
     command.args(["--mode=root", "--variant=minbase", "--format=directory"]);
     command.arg(format!("--include={}", PACKAGES.join(",")));
+    command.arg(format!("--include={}", VOLUME_PACKAGES.join(",")));
     command.arg(format!("--aptopt={}", settings.display()));
     command.args(["--aptopt=Acquire::Languages \"none\"", "--dpkgopt=force-unsafe-io"]);
     command.args(["--dpkgopt=path-exclude=/usr/share/doc/*"]);
@@ -146,5 +157,25 @@ fn fill(root: &Path, packages: &AgentPackages, public_key: &str) -> Result<()> {
     {
         fs::copy(package, root.join("root").join(name)).context("cannot copy a package")?;
     }
+    Ok(())
+}
+
+/// Gives it drivers of the kernel that it is booted with; `work` is an empty place for the kernel's files.
+fn add_modules(root: &Path, kernel_package: &Path, work: &Path) -> Result<()> {
+    fs::create_dir_all(work)?;
+    run(Command::new("dpkg-deb").arg("-x").arg(kernel_package).arg(work))?;
+    let from = one_file_starting_with(&work.join("lib/modules"), "")?;
+    let version = from.file_name().context("the modules' folder has a name")?;
+    let to = root.join("lib/modules").join(version);
+    fs::create_dir_all(to.join("kernel"))?;
+    for list in ["modules.builtin", "modules.builtin.modinfo", "modules.order"] {
+        fs::copy(from.join(list), to.join(list)).with_context(|| format!("no {list}"))?;
+    }
+    for module in VOLUME_MODULES {
+        let name = format!("{module}.ko");
+        fs::copy(from.join("kernel/drivers/md").join(&name), to.join("kernel").join(&name))
+            .with_context(|| format!("Debian's kernel has no {name}"))?;
+    }
+    run(Command::new("chroot").arg(root).arg("depmod").arg(version))?;
     Ok(())
 }

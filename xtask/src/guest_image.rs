@@ -126,6 +126,8 @@ pub(crate) struct GuestImage {
     pub(crate) kernel: PathBuf,
     /// For QEMU's `-initrd`.
     pub(crate) initrd: PathBuf,
+    /// Debian's package that the kernel is from; it has the modules.
+    pub(crate) kernel_package: PathBuf,
     /// The OS disk, 160 MiB, sparse, ext4 without a partition table.
     pub(crate) os_image: PathBuf,
     /// An empty data disk, 64 MiB, ext4, labelled `labdata`; mounted at /data when it is LUN 0.
@@ -149,7 +151,10 @@ pub(crate) fn ensure_guest_image(out_dir: &Path, agent_dir: &Path) -> Result<Gue
     let out_dir = &fs::canonicalize(out_dir)?;
     let agent: Vec<PathBuf> =
         AGENT_PROGRAMS.iter().map(|name| agent_dir.join(name)).filter(|p| p.is_file()).collect();
+    let public_key = ensure_ssh_key(&out_dir.join("id_ed25519"))?;
+    let packages = ensure_packages(out_dir)?;
     let image = GuestImage {
+        kernel_package: kernel_package(&packages)?,
         kernel: out_dir.join("vmlinux"),
         initrd: out_dir.join("initrd.cpio"),
         os_image: out_dir.join("os.raw"),
@@ -157,8 +162,6 @@ pub(crate) fn ensure_guest_image(out_dir: &Path, agent_dir: &Path) -> Result<Gue
         ssh_key: out_dir.join("id_ed25519"),
         has_agent: agent.len() == AGENT_PROGRAMS.len(),
     };
-    let public_key = ensure_ssh_key(&image.ssh_key)?;
-    let packages = ensure_packages(out_dir)?;
 
     let ingredients = ingredients(&packages, &agent, &public_key)?;
     let list = out_dir.join("ingredients");
@@ -184,8 +187,7 @@ fn build(
 ) -> Result<()> {
     let (kernel, root) = (work.join("kernel"), work.join("root"));
     for package in packages {
-        let is_kernel = package_name(package)?.starts_with("linux-image-");
-        let into = if is_kernel { &kernel } else { &root };
+        let into = if *package == image.kernel_package { &kernel } else { &root };
         fs::create_dir_all(into)?;
         run(Command::new("dpkg-deb").arg("-x").arg(package).arg(into))?;
     }
@@ -221,6 +223,15 @@ fn ensure_packages(out_dir: &Path) -> Result<Vec<PathBuf>> {
     packages.retain(|path| path.extension().is_some_and(|extension| extension == "deb"));
     packages.sort();
     Ok(packages)
+}
+
+fn kernel_package(packages: &[PathBuf]) -> Result<PathBuf> {
+    for package in packages {
+        if package_name(package)?.starts_with("linux-image-") {
+            return Ok(package.clone());
+        }
+    }
+    bail!("there is no kernel among the downloaded packages")
 }
 
 /// The key pair for root's account; returns the public key.
@@ -393,7 +404,7 @@ pub(crate) fn remove_if_there(path: &Path) -> Result<()> {
     removed.with_context(|| format!("cannot remove {}", path.display()))
 }
 
-fn one_file_starting_with(folder: &Path, prefix: &str) -> Result<PathBuf> {
+pub(crate) fn one_file_starting_with(folder: &Path, prefix: &str) -> Result<PathBuf> {
     for entry in fs::read_dir(folder).with_context(|| format!("no {}", folder.display()))? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with(prefix) {

@@ -33,6 +33,7 @@ crate::tests! {
     a_thaw_process_killed_as_a_whole_is_succeeded_by_the_agent: ["mkfs.ext4"],
     a_stopped_thaw_process_is_succeeded_by_the_agent: ["mkfs.ext4"],
     what_nobody_was_told_to_freeze_is_not_thawed: ["mkfs.ext4", "fsfreeze"],
+    a_thaw_that_is_stuck_is_left_to_the_thaw_process: ["mkfs.ext4", "fsfreeze"],
     a_machine_that_stood_still_in_the_window_proves_nothing: ["mkfs.ext4"],
 }
 
@@ -407,7 +408,7 @@ async fn a_stopped_thaw_process_is_succeeded_by_the_agent() {
             // Two seconds after that.
             scene.thawed(operation).await
         } else {
-            // By the hold limit, and half a second.
+            // By the hold limit, and a second and a half.
             let took = writer.assert_goes_on(Duration::from_secs(5));
             println!("thawed {took:?} after both were stopped");
             scene.thawed(operation).await
@@ -463,6 +464,30 @@ async fn what_nobody_was_told_to_freeze_is_not_thawed() {
     assert!(!reply.unbroken && reply.reason.contains("died before it froze"), "{reply:?}");
     assert_eq!(reply.cause(), ThawCause::NotFrozen);
     scene.mounts.push(mount);
+    scene.assert_over();
+}
+
+/// As when the disk below does not answer any more: the thaw process runs, and goes on trying. Whoever thawed
+/// beside it could thaw somebody else's next freeze.
+async fn a_thaw_that_is_stuck_is_left_to_the_thaw_process() {
+    let below = tempfile::tempdir().unwrap();
+    let disk = LoopMount::ext4_of(below.path(), "disk", "256M");
+    let folder = tempfile::tempdir().unwrap();
+    let stuck = LoopMount::ext4(disk.path(), "stuck");
+    let other = LoopMount::ext4(folder.path(), "other");
+    let mut scene = crate::freeze::scene_of(folder, vec![stuck, other]).await;
+    let writer = Writer::start(scene.mounts[1].path());
+    scene.frozen("op-1", 10_000, 1_500).await;
+    // A thaw writes to it.
+    disk.freeze();
+    writer.assert_goes_on(Duration::from_secs(5));
+    beat_in(&mut scene.session, QuiesceState::Poisoned).await;
+    assert!(disk.thaw());
+    beat_in(&mut scene.session, QuiesceState::Idle).await;
+    let reply = scene.thawed("op-1").await;
+    assert_eq!(reply.cause(), ThawCause::HoldLimit, "{reply:?}");
+    assert!(!reply.unbroken && reply.windows.len() == 2, "{reply:?}");
+    drop(writer);
     scene.assert_over();
 }
 

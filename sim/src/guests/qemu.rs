@@ -124,6 +124,14 @@ impl Guests for QemuGuests {
         machine.reset().await
     }
 
+    async fn pause(&self, vm_id: &str) -> anyhow::Result<()> {
+        self.running(vm_id).context("the machine does not run")?.pause().await
+    }
+
+    async fn resume(&self, vm_id: &str) -> anyhow::Result<()> {
+        self.running(vm_id).context("the machine does not run")?.resume().await
+    }
+
     async fn is_running(&self, vm_id: &str) -> bool {
         self.running(vm_id).is_some()
     }

@@ -10,7 +10,7 @@
 //! | `POST /_sim/resources/rename` `{"id": …, "to": …}` | gives a disk or snapshot another name |
 //! | `PUT`, `DELETE /_sim/assignments/{client}` `[{"scope": …, "actions": […]}]` | gives a principal these rights only, all rights |
 //!
-//! and of simulated machines, which are in `guests.rs`.
+//! and of machines: what their hosts do is in `hosts.rs`, simulated ones are in `guests.rs`.
 
 use azdr_env::WallTime;
 use http::Method;

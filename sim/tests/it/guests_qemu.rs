@@ -199,6 +199,32 @@ async fn frozen_copies_of_a_running_machines_disks_boot_and_agree() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs QEMU and the guest image: cargo xtask guest-image"]
+async fn a_paused_machine_stands_still_with_its_clock_and_its_disks_can_be_copied() {
+    let lab = Lab::new(None);
+    let machine = lab.machine(6).await;
+    lab.boot(&machine).await;
+    let up = "cut -d. -f1 /proc/uptime";
+    let before: u64 = lab.run(&machine, up).await.parse().unwrap();
+    lab.guests.pause(&machine.vm_id).await.unwrap();
+    lab.guests.pause(&machine.vm_id).await.unwrap();
+    assert!(lab.guests.is_running(&machine.vm_id).await, "it stands still, and is not off");
+    let begin = lab.clock.monotonic();
+    lab.copy(&machine, 0, &lab.path(6, "copy.raw")).await;
+    let stood = Duration::from_secs(30);
+    until("it has stood still", async || lab.clock.monotonic().since(begin) > stood).await;
+    lab.guests.resume(&machine.vm_id).await.unwrap();
+    lab.guests.resume(&machine.vm_id).await.unwrap();
+    let resumed = lab.clock.monotonic();
+    let after: u64 = lab.run(&machine, up).await.parse().unwrap();
+    // The login before and this one took their time in the machine, too.
+    let most = lab.clock.monotonic().since(resumed).as_secs() + 15;
+    assert!(after - before < most, "{before} s, then {after} s: its clock ran on");
+    lab.guests.power_off(&machine.vm_id).await.unwrap();
+    assert!(lab.guests.pause(&machine.vm_id).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs QEMU and the guest image: cargo xtask guest-image"]
 async fn copies_of_different_instants_are_seen_to_disagree() {
     let lab = Lab::new(None);
     let original = lab.machine(3).await;

@@ -19,7 +19,18 @@ pub(super) fn db(place: &Place) -> Result<(Lab, Guest)> {
 
 /// The same by another package manager's command.
 pub(super) fn db_installed_by(place: &Place, install: &str) -> Result<(Lab, Guest)> {
-    let lab = place.lab(World { vms: vec![Vm::new(GROUP, DB).with_data_disk()] })?;
+    db_of(place, install, 0)
+}
+
+/// The same, with so many data disks more, from LUN 1, which nobody uses yet.
+pub(super) fn db_with_spare_disks(place: &Place, disks: usize) -> Result<(Lab, Guest)> {
+    db_of(place, INSTALL, disks)
+}
+
+fn db_of(place: &Place, install: &str, spare_disks: usize) -> Result<(Lab, Guest)> {
+    let vm = Vm::new(GROUP, DB).with_data_disk();
+    let vm = (0..spare_disks).fold(vm, |vm, _| vm.with_data_disk());
+    let lab = place.lab(World { vms: vec![vm] })?;
     let guest = lab.guest(GROUP, DB)?;
     guest.await_ssh(BOOT)?;
     guest.run(install)?;

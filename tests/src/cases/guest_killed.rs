@@ -1,12 +1,13 @@
 //! The machine's plug is pulled while it is frozen: its disks are as they were frozen, and it boots with
 //! nothing frozen.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 
 use super::machine::{
     BOOT, DB, Frozen, GROUP, LIMIT, agent_is_ready, back_up, db_with_writer, is_writable, seconds,
-    succeeded, text, vm_id, writer_agrees,
+    succeeded, text, writer_agrees,
 };
+use super::machine_process::{process, signal};
 use super::{Case, Figures, Place};
 use crate::disk_image::DiskImage;
 use crate::judge;
@@ -58,40 +59,18 @@ fn run(place: &Place) -> Result<Figures> {
     ])
 }
 
-/// kill -9 of the machine's process, which is the simulator's child.
+/// kill -9 of the machine's process.
 fn pull_the_plug(lab: &Lab) -> Result<()> {
-    let vm_id = vm_id(lab, DB)?;
-    let simulator = lab.simulator.daemon().context("the simulator does not run")?.id();
-    let Some(process) = machine_of(simulator, &vm_id)? else { bail!("no process runs {DB}") };
-    // SAFETY: a system call without pointers; the process is our child's child and runs.
-    unsafe { libc::kill(process, libc::SIGKILL) };
-    machine_is_gone(lab, &vm_id)
+    signal(lab, libc::SIGKILL)?;
+    machine_is_gone(lab)
 }
 
-/// Waits until no process runs a machine.
-pub(super) fn machine_is_gone(lab: &Lab, vm_id: &str) -> Result<()> {
-    let simulator = lab.simulator.daemon().context("the simulator does not run")?.id();
+/// Waits until no process runs `db`.
+pub(super) fn machine_is_gone(lab: &Lab) -> Result<()> {
     until("the machine is gone", LIMIT, || {
-        Ok(match machine_of(simulator, vm_id)? {
+        Ok(match process(lab)? {
             None => Look::Done(()),
             Some(process) => Look::Waiting(format!("process {process} is there")),
         })
     })
-}
-
-/// The process that runs a machine, by the vmId on its command line.
-fn machine_of(simulator: u32, vm_id: &str) -> Result<Option<libc::pid_t>> {
-    for entry in std::fs::read_dir("/proc")?.flatten() {
-        let Some(process) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        // Whatever ends meanwhile is not it.
-        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
-        let is_child = status.lines().any(|l| l == format!("PPid:\t{simulator}"));
-        if is_child && String::from_utf8_lossy(&line).contains(&format!("-uuid\0{vm_id}\0")) {
-            return Ok(Some(process));
-        }
-    }
-    Ok(None)
 }

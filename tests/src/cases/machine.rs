@@ -24,9 +24,12 @@ pub(super) const LEASE: Duration = Duration::from_secs(3);
 /// For the emulated machine to notice, thaw and write, and for us to see it.
 pub(super) const SLACK: Duration = Duration::from_secs(3);
 
+/// The longest that anything stays frozen, as configured by default.
+pub(super) const HOLD_LIMIT: Duration = Duration::from_secs(10);
+
 /// How late a slow backup's snapshots begin: later than anything stays frozen (10 s by default), so that what
 /// ends the freeze is never the end of the snapshots.
-const DELAY_MS: u64 = 12_000;
+pub(super) const DELAY_MS: u64 = 12_000;
 
 /// Its name, and its group's.
 pub(super) const DB: &str = "db";
@@ -131,11 +134,24 @@ pub(super) fn succeeded(job: &Value) -> Result<()> {
     Ok(())
 }
 
+/// Makes Azure begin the next snapshots of so many disks late.
+fn delay_snapshots(lab: &Lab, guest: &Guest, disks: u32, delay_ms: u64) -> Result<()> {
+    writer_agrees(guest)?;
+    lab.simulator.set_faults(&json!([{
+        "match": {"method": "PUT", "resource_type": SNAPSHOTS, "count": disks},
+        "action": {"delay_ms": delay_ms},
+    }]))
+}
+
+/// In the machine, with `$m`, how far the writer was: says when it goes on.
+const UNTIL_THAWED: &str =
+    "while [ $(wc -c </data/applied) = $m ]; do usleep 20000; done; echo THAWED";
+
 /// A machine that a backup has frozen, and that will stay so until something ends it.
 pub(super) struct Frozen {
     /// The backup.
     pub(super) job: i64,
-    /// In the machine: looks at the writer.
+    /// In the machine: looks at the writer. Its connection ends when the machine stands still for long.
     watcher: Daemon,
 }
 
@@ -152,11 +168,7 @@ impl Frozen {
         folder: &Path,
         delay_ms: u64,
     ) -> Result<Self> {
-        writer_agrees(guest)?;
-        lab.simulator.set_faults(&json!([{
-            "match": {"method": "PUT", "resource_type": SNAPSHOTS, "count": 2},
-            "action": {"delay_ms": delay_ms},
-        }]))?;
+        delay_snapshots(lab, guest, 2, delay_ms)?;
         let job = lab.azdr.start_job(&["backup", "trigger", DB])?;
         until("the machine is frozen", LIMIT, || {
             let matched = lab.simulator.faults()?[0]["matched"].as_u64();
@@ -169,8 +181,7 @@ impl Frozen {
         // which is no hindrance.)
         let watch = format!(
             "n=$(wc -c </data/applied); usleep 300000; m=$(wc -c </data/applied); \
-             {LIST}; [ $n = $m ] && echo FROZEN; \
-             while [ $(wc -c </data/applied) = $m ]; do usleep 20000; done; echo THAWED"
+             {LIST}; [ $n = $m ] && echo FROZEN; {UNTIL_THAWED}"
         );
         let watcher = guest.start(&watch, &folder.join(format!("watch-{job}")))?;
         let frozen = Self { job, watcher };
@@ -181,6 +192,33 @@ impl Frozen {
         let printed = frozen.watcher.printed();
         let listing = printed.split("FROZEN").next().unwrap_or_default();
         ensure!(!waiting(listing)?.is_empty(), "nobody waits in a frozen machine: {listing}");
+        Ok(frozen)
+    }
+
+    /// Freezes the machine by a backup of so many disks, whose snapshots Azure begins so late, and does something in
+    /// it as soon as it is frozen.
+    pub(super) fn doing(
+        lab: &Lab,
+        guest: &Guest,
+        folder: &Path,
+        disks: u32,
+        delay_ms: u64,
+        act: &str,
+    ) -> Result<Self> {
+        delay_snapshots(lab, guest, disks, delay_ms)?;
+        // A writer may stand still for other reasons: an operation's process is there as well.
+        let watch = format!(
+            "m=$(wc -c </data/applied); echo WATCHING; \
+             while n=$m; usleep 300000; m=$(wc -c </data/applied); \
+             [ $n != $m ] || [ $(pidof azdr-thawd | wc -w) -lt 2 ]; do :; done; \
+             echo FROZEN; {act}; echo DONE; {UNTIL_THAWED}"
+        );
+        let jobs = lab.azdr.jobs()?.len();
+        let watcher = guest.start(&watch, &folder.join(format!("watch-after-{jobs}")))?;
+        let mut frozen = Self { job: 0, watcher };
+        frozen.said("WATCHING", "the writer is looked at", LIMIT)?;
+        frozen.job = lab.azdr.start_job(&["backup", "trigger", DB])?;
+        frozen.said("DONE", "it is frozen, and something is done", LIMIT)?;
         Ok(frozen)
     }
 
@@ -201,7 +239,9 @@ impl Frozen {
     fn said(&self, word: &str, what: &str, limit: Duration) -> Result<()> {
         until(what, limit, || {
             let printed = self.watcher.printed();
-            Ok(if printed.contains(word) { Look::Done(()) } else { Look::Waiting(printed) })
+            // As a line of its own: a shell that refuses the script shows all of it.
+            let said = printed.lines().any(|line| line == word);
+            Ok(if said { Look::Done(()) } else { Look::Waiting(printed) })
         })
     }
 }

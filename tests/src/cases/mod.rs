@@ -7,16 +7,19 @@
 mod agent_absent;
 mod agent_killed;
 mod application_check;
+mod clock_and_pause;
 mod clone;
 mod controller_killed;
 mod data_frozen;
 mod debian;
+mod device_mapper;
 mod expired_certificate;
 mod full_cycle;
 mod guest_killed;
 mod guest_reboots;
 mod killed_while_recovering;
 mod machine;
+mod machine_process;
 mod mixed_disks;
 mod postgresql;
 mod quiesce;
@@ -96,6 +99,7 @@ pub const ALL: &[Case] = &[
     agent_absent::CASE,
     guest_killed::CASE,
     guest_reboots::CASE,
+    clock_and_pause::CASE,
     mixed_disks::CASE,
     clone::CASE,
     stranger::CASE,
@@ -112,6 +116,7 @@ pub const ON_DEBIAN: &[Case] = &[
     systemd_thaws_first::CASE,
     rpm::CASE,
     systemd_kill::CASE,
+    device_mapper::CASE,
     ssh_login::ON_DEBIAN,
     postgresql::CASE,
 ];

@@ -109,7 +109,7 @@ fn shutdown(lab: &Lab, guest: &Guest, vm_id: &str, what: &str) -> Result<Duratio
         })
     })?;
     if what == "poweroff" {
-        machine_is_gone(lab, vm_id)?;
+        machine_is_gone(lab)?;
         lab.simulator.power_on(lab.simulator.listing()?.vm(GROUP, DB)?.id())?;
     }
     Ok(Duration::try_from_secs_f64((at - since).max(0.0))?)

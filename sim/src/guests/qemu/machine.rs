@@ -125,6 +125,16 @@ impl Machine {
         self.qmp.execute("system_reset", json!({})).await?;
         Ok(())
     }
+
+    pub(super) async fn pause(&self) -> anyhow::Result<()> {
+        self.qmp.execute("stop", json!({})).await?;
+        Ok(())
+    }
+
+    pub(super) async fn resume(&self) -> anyhow::Result<()> {
+        self.qmp.execute("cont", json!({})).await?;
+        Ok(())
+    }
 }
 
 fn command(
