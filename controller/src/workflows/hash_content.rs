@@ -9,7 +9,7 @@
 //! A backup starts it and does not wait for it: nothing is read before the snapshots exist, so long after
 //! the thaw (AGENT.md N17), and no lock of the VM is held. What it reads is bounded by its input: so many
 //! blocks of 64 KiB per disk, and up to 50 lists of ranges. To read everything takes hours: such runs have
-//! [`PLACES`] among all, and read one disk after the other ([`whole_disk`]); the others wait in the queue. Hashes count when there are some of every disk
+//! `PLACES` among all, and read one disk after the other ([`whole_disk`]); the others wait in the queue. Hashes count when there are some of every disk
 //! of the point (I4): a run that fails takes away what it has recorded. They are taken once: hashes of later
 //! say nothing about the capture.
 

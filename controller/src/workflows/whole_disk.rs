@@ -6,7 +6,7 @@
 //! far are the step's checkpoint; a controller that is killed reads again what the call had read. The
 //! checkpoint (1.3 MB at most) goes when the step's undo saves its own.
 //!
-//! Bounds: [`READS_AT_ONCE`] pieces of [`PIECE`] bytes of each of [`WHOLE_DISKS_AT_ONCE`] disks in memory, in
+//! Bounds: `READS_AT_ONCE` pieces of `PIECE` bytes of each of [`WHOLE_DISKS_AT_ONCE`] disks in memory, in
 //! the whole controller; and of each a list of at most 500,000 ranges.
 
 use std::time::Duration;

@@ -30,6 +30,7 @@ mod stranger;
 mod systemd;
 mod systemd_kill;
 mod systemd_thaws_first;
+mod unit_hook;
 mod wal_and_data;
 
 use std::path::PathBuf;
@@ -117,6 +118,7 @@ pub const ON_DEBIAN: &[Case] = &[
     rpm::CASE,
     systemd_kill::CASE,
     device_mapper::CASE,
+    unit_hook::CASE,
     ssh_login::ON_DEBIAN,
     postgresql::CASE,
 ];
