@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
+use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -25,6 +27,7 @@ crate::tests! {
     a_loop_on_a_loop_is_frozen_from_the_inside_out: ["mkfs.ext4", "mkfs.xfs"],
     what_only_another_namespace_has_mounted_is_found_and_opened: ["mkfs.ext4", "unshare"],
     a_file_system_that_never_answers_is_not_touched: ["mkfs.ext4", "strace", "/dev/fuse"],
+    a_mount_on_demand_is_not_asked_for: ["mkfs.ext4", "/dev/autofs"],
     what_the_agent_needs_may_not_lie_on_what_is_frozen: ["mkfs.ext4"],
     a_megabyte_of_log_lines_in_the_window_blocks_nothing: ["mkfs.ext4"],
     sixty_four_file_systems_are_frozen_together: ["mkfs.ext4"],
@@ -263,6 +266,39 @@ async fn a_file_system_that_never_answers_is_not_touched() {
     scene.session.tell(thaw("op-1")).await;
     assert!(thaw_reply(&mut scene.session).await.unbroken);
     drop((server, also));
+}
+
+async fn a_mount_on_demand_is_not_asked_for() {
+    let mut scene = scene(1).await;
+    let place = scene.machine.path("on-demand");
+    fs::create_dir(&place).unwrap();
+    // The kernel asks whoever reads from here for each mount, and lets who touched the place wait for it.
+    let (mut asked, server) = std::io::pipe().unwrap();
+    let mounted = Command::new("mount")
+        .args(["-i", "-t", "autofs", "-o", "fd=0,minproto=5,maxproto=5,direct", "on-demand"])
+        .arg(&place)
+        .stdin(server)
+        // Of the group that mounts it the kernel believes that it is the server, and asks it for nothing.
+        .process_group(0)
+        .status();
+    assert!(mounted.unwrap().success());
+    let also = Also(place.clone());
+    let document = json(&scene.machine, 0).await;
+    assert!(document["took_ms"].as_u64().unwrap() < 1_000, "{document}");
+    let reply = scene.frozen("op-1", 3_000, 10_000).await;
+    assert!(reply.freeze_ms < 1_000, "{reply:?}");
+    scene.session.tell(thaw("op-1")).await;
+    assert!(thaw_reply(&mut scene.session).await.unbroken);
+    // What touches it is heard at once, and is the first.
+    let mut touches = Command::new("ls").arg(place.join("x")).spawn().unwrap();
+    // The beginning of `struct autofs_v5_packet`, <linux/auto_fs.h>, up to its name; its `tgid`.
+    let mut packet = [0; 44];
+    asked.read_exact(&mut packet).unwrap();
+    let asker = u32::from_ne_bytes(packet[36..40].try_into().unwrap());
+    touches.kill().unwrap();
+    touches.wait().unwrap();
+    assert_eq!(asker, touches.id(), "somebody asked before");
+    drop(also);
 }
 
 async fn what_the_agent_needs_may_not_lie_on_what_is_frozen() {
