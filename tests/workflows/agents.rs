@@ -265,7 +265,9 @@ impl Agents {
         let session =
             self.fleet.join(|n, now| Session::new(n, item, kind, hello, now, far, outbox));
         let (guests, mortal) = (self.guests.clone(), self.mortal.clone());
-        tokio::spawn(answer(session.clone(), inbox, disks, guests, mortal, self.env.clone()));
+        let cloud = self.cloud.clone();
+        let env = self.env.clone();
+        tokio::spawn(answer(session.clone(), inbox, disks, guests, mortal, cloud, env));
         session
     }
 }
@@ -440,6 +442,7 @@ async fn answer(
     disks: ItemId,
     guests: Arc<Guests>,
     mortal: Arc<Mortal>,
+    cloud: Arc<Cloud>,
     env: Env,
 ) {
     let mut thawed = BTreeSet::new();
@@ -452,6 +455,7 @@ async fn answer(
         }
         if matches!(message.body, Some(ToAgent::Freeze(_))) {
             guests.freezes.lock().unwrap().push(session.hello.vm_id.clone());
+            cloud.late_arrives().await;
         }
         let reply = match message.body {
             Some(ToAgent::Freeze(f)) if guests.behaves() == Behaviour::RefusesToFreeze => {

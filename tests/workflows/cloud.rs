@@ -33,6 +33,8 @@ pub(crate) enum Spoil {
     Before,
     /// It is carried out, and its answer is lost.
     After,
+    /// It is under way for long: nobody hears of it any more, and a later freeze is late for it.
+    Late,
     /// The controller dies just before it is sent.
     CrashBefore,
     /// The controller dies when it has been carried out.
@@ -50,6 +52,7 @@ pub(crate) struct Cloud {
     pub(crate) dir: tempfile::TempDir,
     requests: AtomicUsize,
     spoil: Mutex<Option<(usize, Spoil)>>,
+    late: Mutex<Option<HttpRequest>>,
     /// `METHOD path` of every request since the last reset.
     log: Mutex<Vec<String>>,
     /// How often each `METHOD path` that changes something was accepted since the last reset.
@@ -147,6 +150,7 @@ impl Cloud {
             dir,
             requests: AtomicUsize::new(0),
             spoil: Mutex::new(None),
+            late: Mutex::new(None),
             log: Mutex::default(),
             carried_out: Mutex::default(),
             identities: Mutex::default(),
@@ -194,6 +198,15 @@ impl Cloud {
             azdr_env::sleep(Duration::from_secs(takes)).await;
         }
         drop(under_way);
+    }
+
+    /// What was under way arrives now, if it still is.
+    pub(crate) async fn late_arrives(&self) {
+        let late = self.late.lock().unwrap().take();
+        if let Some(request) = late {
+            self.answer(request).await.unwrap();
+            self.restless.store(true, Ordering::SeqCst);
+        }
     }
 
     /// Requests since then.
@@ -347,6 +360,10 @@ impl HttpTransport for Line {
         cloud.take_time(&request).await;
         let answer = match spoil {
             Some(Spoil::Before) => Err(TransportError::maybe_sent("spoilt before its effect")),
+            Some(Spoil::Late) => {
+                *cloud.late.lock().unwrap() = Some(request);
+                Err(TransportError::maybe_sent("under way"))
+            }
             Some(Spoil::After) => {
                 cloud.answer(request).await?;
                 Err(TransportError::maybe_sent("spoilt after its effect"))

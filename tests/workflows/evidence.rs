@@ -11,8 +11,9 @@ use serde_json::Value;
 
 use crate::agents::{Behaviour, NOTE};
 use crate::cases::{back_up, take};
-use crate::cloud::Cloud;
+use crate::cloud::{Cloud, Spoil};
 use crate::life::{Bench, Life, db};
+use crate::meddling::Plan;
 
 async fn backup_with(
     behaviour: Behaviour,
@@ -52,6 +53,34 @@ async fn a_frozen_capture_is_recorded_as_filesystem_with_its_window() {
     let proved = seen.file_systems.iter().map(|f| (f.mount_point.as_str(), f.level()));
     let level = Some(Consistency::Filesystem);
     assert_eq!(proved.collect::<Vec<_>>(), [("/", level), ("/data", level)], "{seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_late_request_made_before_the_freeze_is_never_taken_for_frozen() {
+    let bench = Bench::new();
+    let life = bench.life().await;
+    let item = bench.protect(&life, PolicyChange::default()).await;
+    bench.agents_behave(Behaviour::Well).await;
+    let (life, row) = bench.run_meddled(life, back_up(&item), Plan::default(), None).await;
+    assert_eq!(row.state, RunState::Succeeded);
+    let is_snapshot = |n: &usize| {
+        let request = bench.cloud.request(*n);
+        request.starts_with("PUT") && request.contains("/snapshots/")
+    };
+    let first = (1..=bench.cloud.requests()).find(is_snapshot).unwrap();
+    let before = (snapshots(&bench.cloud).await, bench.guests.freezes().len());
+    // Once more, with the same requests: the first attempt's snapshot is made as the second's freeze begins.
+    let late = Some((first, Spoil::Late));
+    let (life, row) = bench.run_meddled(life, back_up(&item), Plan::default(), late).await;
+    assert_eq!(bench.guests.freezes().len(), before.1 + 2, "there was a second attempt");
+    assert_eq!(row.state, RunState::Failed);
+    let error = row.error.unwrap();
+    assert!(error["message"].as_str().unwrap().contains("from before the freeze"), "{error}");
+    assert_eq!(life.points(&item).await.len(), 1);
+    assert_eq!(snapshots(&bench.cloud).await, before.0, "nothing is left of it");
+    let (life, row) = bench.run_meddled(life, back_up(&item), Plan::default(), None).await;
+    assert_eq!(row.state, RunState::Succeeded);
+    life.end().await;
 }
 
 #[tokio::test(start_paused = true)]

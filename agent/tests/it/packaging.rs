@@ -87,6 +87,10 @@ async fn an_upgrade_stops_the_agent_before_the_programs_are_replaced() {
         "start azdr-agent.service",
     ];
     assert_eq!(calls("deb/postinst", &["configure", "0.1.0"]), start);
+    for given_up in ["abort-upgrade", "abort-remove", "abort-deconfigure"] {
+        let again = start.map(|call| call.replace("restart", "start"));
+        assert_eq!(calls("deb/postinst", &[given_up, "0.1.0"]), again, "{given_up}");
+    }
     assert_eq!(calls("rpm/post", &["2"]), start);
     assert_eq!(calls("rpm/preun", &["1"]), [""; 0], "the new one is running by then");
 }
@@ -104,9 +108,14 @@ async fn a_removal_stops_the_agent_before_the_thaw_process() {
 }
 
 async fn an_agent_that_does_not_end_stops_the_package_manager() {
-    for (script, argument) in
-        [("deb/prerm", "upgrade"), ("deb/prerm", "remove"), ("rpm/pre", "2"), ("rpm/preun", "0")]
-    {
+    for (script, argument) in [
+        ("deb/prerm", "upgrade"),
+        // dpkg's second attempt, with the new package's script.
+        ("deb/prerm", "failed-upgrade"),
+        ("deb/prerm", "remove"),
+        ("rpm/pre", "2"),
+        ("rpm/preun", "0"),
+    ] {
         let (output, calls) = run(script, &[argument], true, "azdr-agent.service");
         assert!(!output.status.success(), "{script} {argument}");
         assert_eq!(calls.len(), 1, "{script} {argument}: {calls:?}");

@@ -220,7 +220,7 @@ async fn what_only_another_namespace_has_mounted_is_found_and_opened() {
         .spawn()
         .unwrap();
     let mut said = [0; 6];
-    std::io::Read::read_exact(container.stdout.as_mut().unwrap(), &mut said).unwrap();
+    container.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
     let mounts = read_mounts(Path::new("/proc")).unwrap();
     let found = mounts.iter().find(|m| m.mount_point == place).expect("it is found");
     assert!(matches!(found.seen, Seen::By(_)), "{found:?}");

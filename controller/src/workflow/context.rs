@@ -400,6 +400,11 @@ impl<S, I> StepCx<S, I> {
         self.operation_ids(self.raw.step).pop().expect("only holds ask for their operation id")
     }
 
+    /// Whether nothing can be under way, or be done late, that an earlier attempt of this hold asked for.
+    pub fn is_first_attempt(&self) -> bool {
+        self.operation_ids(self.raw.step).len() == 1
+    }
+
     /// The operation ids of all attempts of a hold, oldest first.
     pub fn operation_ids(&self, hold: &str) -> Vec<String> {
         self.raw.run.with_history(|h| {

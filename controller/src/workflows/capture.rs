@@ -147,8 +147,10 @@ pub async fn capture<I>(
                 return Err(every_disk_is_required(left_out.join("; ")));
             }
             let frozen = Frozen { acked, file_systems };
+            let repeated = !cx.is_first_attempt();
             let (mut hold, evidence) =
-                held(services, &plan, &operation_id, &specs, &room, frozen, &*clock).await?;
+                held(services, &plan, &operation_id, &specs, &room, frozen, &*clock, repeated)
+                    .await?;
             hold.record.witnesses = witnesses;
             (hold, evidence)
         }
@@ -313,6 +315,7 @@ async fn held(
     room: &azdr_arm::Reservation,
     frozen: Frozen,
     clock: &dyn Clock,
+    repeated: bool,
 ) -> Result<(Hold, Option<FreezeEvidence>), StepError> {
     let acked = frozen.acked;
     // The agent's cap ends the window in any case; a little before it we stop waiting.
@@ -323,9 +326,15 @@ async fn held(
             services.fleet.renew_lease(plan.item, operation_id.to_owned()).await;
         }
     };
+    let taking = async {
+        if repeated {
+            refuse_earlier(room.client(), specs).await?;
+        }
+        take_all(room.client(), specs, clock, Some(patience), SNAPSHOT_LIMIT).await
+    };
     let taken = tokio::select! {
         biased;
-        taken = take_all(room.client(), specs, clock, Some(patience), SNAPSHOT_LIMIT) => taken,
+        taken = taking => taken,
         () = renewing => unreachable!("renews until the snapshots are taken"),
     };
     let thaw_requested_at = clock.monotonic();
@@ -535,6 +544,25 @@ async fn refuse_foreign_names<I>(
         }
     }
     Ok(())
+}
+
+/// An earlier attempt's request whose answer was lost may have been carried out only now, before the
+/// freeze: the PUT to come would succeed, with that content and this attempt's tags. What is not there once
+/// all is frozen can only be made of what is frozen.
+async fn refuse_earlier(azure: &ArmClient, specs: &Specs<'_>) -> Result<(), StepError> {
+    let all = specs.iter().map(|(snapshot, _)| async move {
+        match super::azure::existing(azure.get_snapshot(&snapshot.id).await)? {
+            None => Ok(()),
+            Some(_) => {
+                let message =
+                    format!("{} is from before the freeze, by a late request", snapshot.id.name());
+                let failure = Failure::new("conflict", message).resource(&snapshot.id);
+                let failure = failure.hint("it is deleted; trigger the backup again");
+                Err(StepError::Retry { failure, after: None })
+            }
+        }
+    });
+    futures::future::join_all(all).await.into_iter().collect()
 }
 
 /// What is there under our names must be what this attempt made.
