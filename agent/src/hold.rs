@@ -433,6 +433,10 @@ impl Hold<'_> {
         if let Some(change) = change {
             facts::spoil(&mut thaw, &change);
         }
+        // Whoever froze was not the first to want it thawed: the snapshots may come after that.
+        if let Some(other) = self.asked.first().filter(|id| *id != self.id()) {
+            facts::spoil(&mut thaw, &format!("{other} asked for the thaw"));
+        }
         let freeze = self.frozen.clone().unwrap_or_else(|| {
             let report = match end {
                 End::Thawed(report) => Some(report.as_ref()),

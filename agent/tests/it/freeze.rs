@@ -270,6 +270,9 @@ async fn repetitions_and_strangers_are_told_apart() {
     assert_eq!(reply.operation_id, "op-9");
     assert!(!reply.unbroken && reply.reason.contains("op-1"), "{reply:?}");
     scene.mounts[0].assert_writable();
+    // It was thawed without being asked for by its own name: its snapshots may not have been taken yet.
+    let reply = scene.thawed("op-1").await;
+    assert!(!reply.unbroken && reply.reason.contains("op-9"), "{reply:?}");
     scene.session.tell(thaw("op-10")).await;
     assert_eq!(thaw_reply(&mut scene.session).await.cause(), ThawCause::NotFrozen);
     scene.frozen("op-3", 5_000, 10_000).await;
