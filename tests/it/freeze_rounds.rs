@@ -164,13 +164,24 @@ struct Scene {
 
 #[derive(Default)]
 struct Tally {
-    /// By event: how many, and how many of them are `filesystem`.
-    rounds: BTreeMap<Event, (u32, u32)>,
+    rounds: BTreeMap<Event, Count>,
     /// Of undisturbed rounds, ms.
     frozen: Vec<i64>,
     /// Why rounds that should have been were not `filesystem`.
     doubts: Vec<String>,
 }
+
+#[derive(Default)]
+struct Count {
+    rounds: u32,
+    /// Where it struck while the thaw process was at work.
+    met: u32,
+    /// Whose point is `filesystem`.
+    whole: u32,
+}
+
+/// So many rounds of an event meet an operation at least once, by any dice.
+const MANY: u32 = 30;
 
 fn rounds(stage: &Stage) -> Result<()> {
     let number = |name: &str, default: u64| {
@@ -188,7 +199,12 @@ fn rounds(stage: &Stage) -> Result<()> {
         })?;
     }
     show(&mut tally, rounds, seed);
-    ensure!(!tally.frozen.is_empty() || rounds < 10, "nothing could be frozen: {:?}", tally.doubts);
+    let undisturbed = tally.rounds.get(&Event::Nothing).map_or(0, |count| count.rounds) as usize;
+    let proved = tally.frozen.len() * 2 >= undisturbed && undisturbed > 0;
+    ensure!(proved || rounds < 10, "too little could be frozen: {:?}", tally.doubts);
+    for (event, count) in &tally.rounds {
+        ensure!(count.met > 0 || count.rounds < MANY, "{event:?} never met a freeze");
+    }
     scene.lab.simulator.set_faults(&json!([]))?;
     judge::at_rest(&scene.lab, &["db"])
 }
@@ -229,7 +245,7 @@ fn one_round(scene: &mut Scene, event: Event, offset: Duration, tally: &mut Tall
     }]))?;
     let job = scene.lab.azdr.start_job(&["backup", "trigger", "db"])?;
     pause(offset);
-    strike(scene, event);
+    let met = strike(scene, event);
     for observer in scene.observers.values() {
         observer.goes_on()?;
     }
@@ -244,9 +260,10 @@ fn one_round(scene: &mut Scene, event: Event, offset: Duration, tally: &mut Tall
     let name = points.first().and_then(|p| p["name"].as_str()).context("no recovery point")?;
     let point = scene.lab.azdr.json(&["backup", "show", name])?;
     let proved = what_is_said_holds(scene, &point)?;
-    let (count, whole) = tally.rounds.entry(event).or_default();
-    *count += 1;
-    *whole += u32::from(proved);
+    let count = tally.rounds.entry(event).or_default();
+    count.rounds += 1;
+    count.met += u32::from(met);
+    count.whole += u32::from(proved);
     let reason = point["point"]["consistency_reason"].as_str().unwrap_or_default();
     if matches!(event, Event::Nothing | Event::ControllerKilled) && !proved {
         // Who asks the agent again as soon as it is back is heard. (A busy machine may be too slow for its
@@ -303,7 +320,8 @@ fn what_is_said_holds(scene: &Scene, point: &Value) -> Result<bool> {
     Ok(whole)
 }
 
-fn strike(scene: &mut Scene, event: Event) {
+/// Whether it met the thaw process at work.
+fn strike(scene: &mut Scene, event: Event) -> bool {
     use Event::*;
     // Gone where no backup is being taken, or not any more.
     let operation = child_of(scene.thawd.id());
@@ -312,16 +330,17 @@ fn strike(scene: &mut Scene, event: Event) {
         AgentKilled => scene.agent.kill(),
         ControllerKilled => scene.lab.controller.kill(),
         NetworkCut => scene.cable.pull_out(),
-        OperationKilled => kill(operation),
-        FreezerKilled => kill(operation.and_then(child_of)),
+        OperationKilled => return kill(operation),
+        FreezerKilled => return kill(operation.and_then(child_of)),
         SupervisorKilled => scene.thawd.kill(),
         BothHalvesKilled => {
             // The supervisor first: otherwise it thaws.
             scene.thawd.kill();
-            kill(operation);
+            return kill(operation);
         }
-        ThawedByOther => drop(scene.observers.values().next().map(Observer::thaw)),
+        ThawedByOther => return scene.observers.values().next().is_some_and(Observer::thaw),
     }
+    operation.is_some()
 }
 
 /// The youngest.
@@ -330,14 +349,14 @@ fn child_of(pid: u32) -> Option<u32> {
     children.split_whitespace().last()?.parse().ok()
 }
 
-/// Ends a process of the thaw process's, which may have ended by itself.
-fn kill(pid: Option<u32>) {
+/// Ends a process of the thaw process's, which may have ended by itself; whether it had not.
+fn kill(pid: Option<u32>) -> bool {
     let program = |pid| std::fs::read_link(format!("/proc/{pid}/exe"));
     let Some(pid) = pid.filter(|&pid| program(pid).is_ok_and(|p| p.ends_with("azdr-thawd"))) else {
-        return;
+        return false;
     };
     // SAFETY: no memory is passed.
-    unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
+    unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) == 0 }
 }
 
 /// Starts what has died, and waits until the agent is connected.
@@ -357,8 +376,8 @@ fn recover(scene: &mut Scene) -> Result<()> {
 
 fn show(tally: &mut Tally, rounds: u64, seed: u64) {
     println!("{rounds} backups from seed {seed}:");
-    for (event, (count, whole)) in &tally.rounds {
-        println!("  {event:?}: {count}, of which filesystem: {whole}");
+    for (event, Count { rounds, met, whole }) in &tally.rounds {
+        println!("  {event:?}: {rounds}, meeting a freeze: {met}, filesystem: {whole}");
     }
     tally.frozen.sort_unstable();
     let at = |percent: usize| {

@@ -109,8 +109,10 @@ async fn rounds_of_freezes_with_random_deaths_leave_nothing_frozen() {
     scene.mounts.iter().for_each(LoopMount::assert_writable);
     wait_for("the canaries' end", Duration::from_secs(5), || scene.agent.children().is_empty());
     show(&mut tally, rounds, seed);
-    let undisturbed = tally.unbroken.get(&Event::Nothing).copied().unwrap_or(0);
-    assert!(undisturbed > 0 || rounds < 10, "no freeze could be proved: {:?}", tally.doubts);
+    let of = |counts: &BTreeMap<Event, u32>| counts.get(&Event::Nothing).copied().unwrap_or(0);
+    let (undisturbed, proved) = (of(&tally.rounds), of(&tally.unbroken));
+    let enough = undisturbed > 0 && proved * 2 >= undisturbed;
+    assert!(enough || rounds < 10, "too few freezes could be proved: {:?}", tally.doubts);
 }
 
 async fn one_round(

@@ -346,6 +346,7 @@ fn stood_still(printed: &str) -> Result<Duration> {
 /// A disk answers no more while its file system is frozen: its thaw cannot complete, the others' do.
 fn suspended_in_the_window(place: &Place, lab: &mut Lab, guest: &Guest) -> Result<String> {
     let act = format!("{WITHOUT_UDEV}; {NO_ANSWER}");
+    let before = told_thawed(guest)?.len();
     let frozen = Frozen::doing(lab, guest, &place.folder, 4, DELAY_MS, &act)?;
     let after = frozen.thaws_after(lab, |_| Ok(()))?;
     ensure!(after < HOLD_LIMIT + SLACK, "the writer went on only after {after:?}");
@@ -359,11 +360,23 @@ fn suspended_in_the_window(place: &Place, lab: &mut Lab, guest: &Guest) -> Resul
     })?;
     volumes(guest, "dmsetup resume slow")?;
     succeeded(&lab.job_ended(frozen.job, LIMIT)?)?;
-    let log =
-        guest.run("journalctl --unit azdr-agent --output cat | grep 'hold: thawed' | tail -n 1")?;
-    ensure!(!log.contains("azdr-thawd died"), "{log}");
+    // Nothing was frozen since: it is the next line.
+    until("the agent's log tells of the thaw", LIMIT, || {
+        let told = told_thawed(guest)?;
+        let Some(line) = told.get(before) else {
+            return Ok(Look::Waiting(format!("{} thaws", told.len())));
+        };
+        ensure!(!line.contains("azdr-thawd died"), "{line}");
+        Ok(Look::Done(()))
+    })?;
     whole(lab, guest)?;
     Ok(format!("in the window: the others are thawed after {}", seconds(after)))
+}
+
+/// The lines of the agent's log that tell of a thaw.
+fn told_thawed(guest: &Guest) -> Result<Vec<String>> {
+    let lines = "journalctl --unit azdr-agent --output cat | { grep 'hold: thawed' || true; }";
+    Ok(guest.run(lines)?.lines().map(str::to_owned).collect())
 }
 
 /// Everything takes writes, nobody hangs, and a backup is whole.
