@@ -18,8 +18,8 @@
 //!
 //! A disk of which no file system was frozen has no witness and could be any disk: nothing shows that it is of
 //! the point, so the point is not proved, however well the machine is. It stays unknown and is not waited for.
-//! Where it is not known which disks the witnesses are on, the fact is shown and not required: an agent that
-//! does not recognise its disks must not make proof impossible.
+//! Where of no witness at all it is known which disk it is on, the fact is shown and not required: an agent
+//! that does not recognise its disks must not make proof impossible.
 //!
 //! The last ones are shown and decide nothing: in an isolated network units fail and nobody answers,
 //! a replayed journal is what a restore looks like, and the clock is set by a server that cannot be
