@@ -327,6 +327,20 @@ fn what_is_told_beyond_all_measure_hides_nothing() {
     let boot = told.facts.remove(0);
     told.facts.push(boot);
     assert!(judge(&told, &both()).doubt().contains("boot: was not reported"));
+    // Of witnesses too: behind as many as are looked at there may be one that is wrong. Those of disks that
+    // stay attached say nothing.
+    let records = records();
+    let partly = Wanted { all_disks: false, ..wanted(&records) };
+    let judge = |shown: &[_]| Evidence::judge(&partly, shown, &report(), 10_500);
+    let elsewhere = ShownWitness { found_on: "elsewhere".into(), ..shown("/mnt", "old") };
+    let mut many = both().to_vec();
+    many.resize(MOST_WITNESSES, elsewhere);
+    assert!(judge(&many).is_booted(), "as many as are looked at");
+    many.push(shown("/data", "old"));
+    let evidence = judge(&many);
+    assert!(!evidence.is_booted() && evidence.doubt().contains("65 are shown"), "{evidence:#?}");
+    let without_end = Evidence::none(&"é\n".repeat(1_000_000), 1).facts.remove(0).detail;
+    assert_eq!((without_end.chars().count(), without_end.contains('\n')), (LONGEST, false));
 }
 
 #[test]
