@@ -95,8 +95,10 @@ pub(crate) enum Behaviour {
     ReleasedCanary,
     /// Its settings leave out what is on the data disk, which so has no witness.
     LeavesOutData,
-    /// It is from before agents said on which disks file systems are, and does not know its data disk.
+    /// It is from before agents said on which disks file systems are, and recognises none.
     KnowsNoDisks,
+    /// What it freezes beside the OS disk is on a disk that is not attached by Azure.
+    FreezesElsewhere,
 }
 
 /// What every agent says of its data file system, though it was frozen.
@@ -130,6 +132,10 @@ fn reported(mount: &str, taken: &[Disk], behaviour: Behaviour) -> FileSystemRepo
     match behaviour {
         Behaviour::KnowsNoDisks => {
             FileSystemReport { disks: Vec::new(), disks_known: false, ..report }
+        }
+        Behaviour::FreezesElsewhere if mount != "/" => {
+            let disk = Disk { kind: DiskKind::Unknown.into(), lun: 0, name: "sdx".into() };
+            FileSystemReport { disks: vec![disk], ..report }
         }
         _ if is_left_out => FileSystemReport {
             state: FileSystemState::Skipped.into(),
@@ -400,9 +406,11 @@ fn write_witnesses(
     boot_id: &str,
     unix_ms: i64,
 ) -> Vec<Witness> {
-    let name = |disk: &Disk| match disk.kind() {
-        DiskKind::Os => "os".to_owned(),
-        _ if behaviour == Behaviour::KnowsNoDisks => "vdb".to_owned(),
+    let name = |disk: &Disk| match (disk.kind(), behaviour) {
+        (DiskKind::Os, Behaviour::KnowsNoDisks) => "vda".to_owned(),
+        (DiskKind::Os, _) => "os".to_owned(),
+        (_, Behaviour::KnowsNoDisks) => "vdb".to_owned(),
+        (_, Behaviour::FreezesElsewhere) => "sdx".to_owned(),
         _ => format!("lun {}", disk.lun),
     };
     let place = |mount: &&str| Place {

@@ -198,6 +198,41 @@ async fn without_hashes_of_all_disks_content_cannot_be_verified_and_nothing_is_r
     life.end().await;
 }
 
+/// An empty list of pages is equal to any other: of an OS disk, or of everything, it is no proof.
+#[tokio::test(start_paused = true)]
+async fn where_nothing_was_hashed_nothing_is_proved() {
+    let (os, data) = ([(0, 1)], [(2, 6)]);
+    for (bench, of) in [
+        (with_images((8, &[]), (4, &[])), Some("any of its disks")),
+        (with_images((8, &[]), (4, &data)), Some("its OS disk")),
+        (with_images((8, &os), (4, &[])), None),
+    ] {
+        let life = bench.life().await;
+        let item = bench.protect(&life, PolicyChange::default()).await;
+        for hashing in [hash, hash_all] {
+            let point = take(&life, &item).await;
+            let id = life.engine.submit(hashing(&item, point.clone())).await.unwrap();
+            assert_eq!(life.ended(id).await.state, RunState::Succeeded);
+            let row = verified(&life, &item, &point, "eastus").await;
+            let points = life.points(&item).await;
+            let proof = points.iter().find(|p| p.name == point).unwrap().proof().0;
+            let Some(of) = of else {
+                assert_eq!((row.state, proof), (RunState::Succeeded, ProofLevel::Content));
+                tokio::time::advance(Duration::from_secs(86_400)).await;
+                continue;
+            };
+            assert_eq!((row.state, proof), (RunState::Failed, ProofLevel::Unproved));
+            let error = row.error.unwrap();
+            assert_eq!(error["kind"], "no_content_hashes");
+            let words = format!("Azure listed no data on {of}");
+            assert!(error["message"].as_str().unwrap().contains(&words), "{error}");
+            assert!(points.iter().all(|p| p.proofs.is_empty()), "it says nothing about the point");
+            tokio::time::advance(Duration::from_secs(86_400)).await;
+        }
+        life.end().await;
+    }
+}
+
 /// Hashes are of what the snapshots hold, never of the disks, and only of what was just taken.
 #[tokio::test(start_paused = true)]
 async fn a_backup_starts_the_hashing_and_hashes_are_taken_once() {

@@ -126,6 +126,26 @@ async fn an_agent_that_does_not_say_which_disks_it_froze_lowers_nothing_and_it_i
     assert!(seen.disks.iter().all(|d| seen.disk_level(d).is_none()), "{seen:?}");
 }
 
+/// One frozen file system on a disk that Azure does not attach is no word for the disks that it does.
+#[tokio::test(start_paused = true)]
+async fn a_freeze_on_a_foreign_disk_claims_nothing_of_the_disks_of_the_point() {
+    let elsewhere = Behaviour::FreezesElsewhere;
+    let (bench, row, points) = backup_with(elsewhere, ConsistencyDemand::Prefer).await;
+    assert_eq!(row.state, RunState::Succeeded);
+    assert_eq!(points[0].consistency, Consistency::Uncoordinated);
+    let why = "LUN 3: no file system of it was frozen";
+    assert_eq!(points[0].consistency_reason, why);
+    let seen = bench.store().capture(&points[0].operation_id).await.unwrap().unwrap();
+    let levels: Vec<_> = seen.disks.iter().map(|d| seen.disk_level(d)).collect();
+    assert_eq!(levels, [Some(Consistency::Filesystem), Some(Consistency::Crash)], "{seen:?}");
+
+    let (_bench, row, points) = backup_with(elsewhere, ConsistencyDemand::Require).await;
+    assert_eq!((row.state, points.len()), (RunState::Failed, 0));
+    let error = row.error.unwrap();
+    assert_eq!(error["kind"], "not_consistent");
+    assert!(error["message"].as_str().unwrap().contains(why), "{error}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn application_is_recorded_only_when_the_hooks_are_known_to_have_ended_well() {
     for (behaviour, consistency, reason, told) in [

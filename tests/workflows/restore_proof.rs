@@ -136,6 +136,24 @@ async fn disks_that_the_agent_does_not_recognise_do_not_withhold_the_proof() {
     let (row, point) = drill(&life, &point).await;
     assert_eq!(row.state, RunState::Succeeded, "{:?}", row.error);
     assert_eq!(point.proof().0, ProofLevel::Booted);
+    let result = &row.result.unwrap()["dr_test"];
+    assert_eq!(not_passed(result), ["witness:os", "witness:lun 3"]);
+    let evidence = result["evidence"].as_array().unwrap();
+    let fact = evidence.iter().find(|f| f["name"] == "witness:lun 3").unwrap();
+    assert_eq!(fact["required"], false, "{fact}");
+}
+
+/// One that recognises the OS disk knows that what it froze elsewhere is not on the point's other disk.
+#[tokio::test(start_paused = true)]
+async fn a_witness_on_a_foreign_disk_does_not_stand_for_a_disk_of_the_point() {
+    let bench = Bench::new();
+    let life = bench.life().await;
+    let behaviour = Behaviour::FreezesElsewhere;
+    let point = two_points_of(&bench, &life, behaviour, behaviour).await;
+    let (row, point) = drill(&life, &point).await;
+    assert_eq!(row.state, RunState::Succeeded, "{:?}", row.error);
+    assert_eq!(point.proof().0, ProofLevel::Unproved);
+    assert!(!point.proof_failed(), "nothing speaks against it");
     assert_eq!(not_passed(&row.result.unwrap()["dr_test"]), ["witness:lun 3"]);
 }
 

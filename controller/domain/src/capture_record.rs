@@ -385,14 +385,24 @@ mod tests {
         assert_eq!(levels(&spanning), [file_system; 3]);
         assert_eq!(spanning.disks_left_out(), [""; 0]);
 
-        // An agent that does not tell, and one that does not recognise the disk.
-        for of_data in [None, Some(vec![MachineDisk::Other("vdb".into())])] {
-            let unknown = record(of_data);
-            assert_eq!(levels(&unknown), [file_system, None, None]);
+        // An agent that does not tell, and one that does not recognise any disk.
+        let other = |name: &str| Some(vec![MachineDisk::Other(name.into())]);
+        for (of_root, of_data) in [(None, None), (other("vda"), other("vdb"))] {
+            let mut unknown = record(of_data);
+            unknown.file_systems[0].disks = of_root;
+            assert_eq!(levels(&unknown), [None; 3]);
             assert_eq!(unknown.frozen_ms(&unknown.disks[2]), Some(80));
             assert!(unknown.disk_reason(&unknown.disks[2]).contains("does not say on which disks"));
-            assert_eq!(unknown.disks_unknown(), ["LUN 0", "LUN 1"]);
+            assert_eq!(unknown.disks_unknown(), ["the OS disk", "LUN 0", "LUN 1"]);
             assert_eq!(unknown.disks_left_out(), [""; 0]);
+        }
+        // One that does recognise the VM's disks, of which this is none.
+        for of_data in [None, other("sdx")] {
+            let foreign = record(of_data);
+            assert_eq!(levels(&foreign), [file_system, crash, crash]);
+            assert_eq!(foreign.disks_unknown(), [""; 0]);
+            let named = "LUN 0: no file system of it was frozen".to_owned();
+            assert_eq!(foreign.disks_left_out(), [named, format!("LUN 1: {why}")]);
         }
         let broken = CaptureRecord { unbroken: Some(false), ..left_out };
         assert_eq!(levels(&broken), [crash; 3]);

@@ -6,8 +6,8 @@
 //! disk) or `uncoordinated` (several). So is a point with a disk of which no file system was frozen: it
 //! is what its weakest disk is, and between that disk and the others no write order is kept. A disk
 //! that nobody uses is not told apart from one that is written to directly, so it counts like any
-//! other. Where the agent cannot say on which disks it froze, that lowers nothing, and is said in the
-//! reason. Wall clocks play no part: all times here are monotonic, of the controller that ran the
+//! other. Where the agent cannot say of anything that it froze on which disk it is, that lowers nothing, and is
+//! said in the reason. Wall clocks play no part: all times here are monotonic, of the controller that ran the
 //! capture.
 
 use std::fmt;

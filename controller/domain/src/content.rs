@@ -323,6 +323,9 @@ impl Worth {
 impl fmt::Display for Worth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { blocks, sampled, equal, missed, whole } = self;
+        if *blocks == 0 {
+            return f.write_str("no block held data: nothing was compared");
+        }
         if *whole && equal == blocks {
             return write!(
                 f,

@@ -1,8 +1,9 @@
 //! Which of a machine's disks something lies on, as its agent tells.
 //!
 //! An agent knows the disks that Azure attaches by their place there; others it names as the kernel does.
-//! Such a name, or no word at all, is not taken for *not on this disk*: what is not known neither makes a
-//! disk one that was frozen nor one that was not.
+//! Where it can place nothing at all, such a name, or no word, is not taken for *not on this disk*: nothing is
+//! known of any. Once it has placed one thing it knows Azure's disks when it sees them: what it places nowhere
+//! lies on none of them.
 
 use std::fmt;
 
@@ -52,22 +53,27 @@ impl fmt::Display for MachineDisk {
     }
 }
 
-/// Whether anything of `all` lies on `disk`, given the disks of each (`None`: not told). `None`: none is
-/// known to, and of one it is not known where it lies; or there is nothing.
+/// Whether anything of `all` lies on `disk`, given the disks of each (`None`: not told). `None`: not one of
+/// them lies on a disk of Azure's as far as is told, and of one it is not known where it lies; or there is
+/// nothing.
 pub fn any_is_on<'a>(
     disk: &MachineDisk,
     all: impl IntoIterator<Item = Option<&'a [MachineDisk]>>,
 ) -> Option<bool> {
-    let (mut found_any, mut all_known) = (false, true);
+    let (mut found_any, mut any_placed, mut all_known) = (false, false, true);
     for disks in all {
         found_any = true;
-        match disks {
-            Some(disks) if disks.contains(disk) => return Some(true),
-            Some(disks) => all_known &= !disks.iter().any(|d| matches!(d, MachineDisk::Other(_))),
-            None => all_known = false,
+        let Some(disks) = disks else {
+            all_known = false;
+            continue;
+        };
+        if disks.contains(disk) {
+            return Some(true);
         }
+        any_placed |= disks.iter().any(|d| matches!(d, MachineDisk::Os | MachineDisk::Lun(_)));
+        all_known &= !disks.iter().any(|d| matches!(d, MachineDisk::Other(_)));
     }
-    (found_any && all_known).then_some(false)
+    (any_placed || (found_any && all_known)).then_some(false)
 }
 
 #[cfg(test)]
@@ -75,15 +81,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_known_is_neither_on_a_disk_nor_off_it() {
+    fn only_where_nothing_is_placed_is_it_neither_on_a_disk_nor_off_it() {
         use MachineDisk::{Lun, Os, Other, Temporary};
         let on = |disk, all: &[Option<&[MachineDisk]>]| any_is_on(&disk, all.iter().copied());
         assert_eq!(on(Os, &[Some(&[Os]), Some(&[Lun(0)])]), Some(true));
         assert_eq!(on(Lun(1), &[Some(&[Os]), Some(&[Lun(0), Lun(1)])]), Some(true));
         assert_eq!(on(Lun(1), &[Some(&[Os, Temporary]), Some(&[])]), Some(false));
-        assert_eq!(on(Lun(1), &[Some(&[Os]), Some(&[Other("vda".into())])]), None);
-        assert_eq!(on(Lun(1), &[Some(&[Os]), None]), None);
-        assert_eq!(on(Lun(1), &[None, Some(&[Lun(1)])]), Some(true), "whatever else there is");
+        let other = || Other("vda".into());
+        assert_eq!(on(Lun(1), &[Some(&[other()]), Some(&[Temporary])]), None);
+        assert_eq!(on(Lun(1), &[None, Some(&[])]), None);
+        assert_eq!(on(Os, &[Some(&[Temporary])]), Some(false), "it is known where all are");
+        for placed in [[Os], [Lun(0)]] {
+            assert_eq!(on(Lun(1), &[Some(&[other()]), Some(&placed)]), Some(false));
+            assert_eq!(on(Lun(1), &[Some(&placed), None]), Some(false));
+            let [placed] = placed;
+            assert_eq!(on(Lun(1), &[Some(&[placed, other()])]), Some(false), "one volume");
+        }
         assert_eq!(on(Os, &[]), None, "nothing is not nothing on it");
     }
 

@@ -18,8 +18,8 @@
 //!
 //! A disk of which no file system was frozen has no witness and could be any disk: nothing shows that it is of
 //! the point, so the point is not proved, however well the machine is. It stays unknown and is not waited for.
-//! Where it is not known which disks the witnesses are on, the fact is shown and not required: an agent that
-//! does not recognise its disks must not make proof impossible.
+//! Where of no witness at all it is known which disk it is on, the fact is shown and not required: an agent
+//! that does not recognise its disks must not make proof impossible.
 //!
 //! The last ones are shown and decide nothing: in an isolated network units fail and nobody answers,
 //! a replayed journal is what a restore looks like, and the clock is set by a server that cannot be
@@ -36,6 +36,8 @@ use crate::machine_disk::{MachineDisk, any_is_on};
 const CLOCK_LIMIT: Duration = Duration::from_secs(60);
 /// Facts that are kept of one machine; a report has about three for each of 64 file systems.
 const MOST_FACTS: usize = 400;
+/// Witnesses that are looked at of one machine: no freeze covers more file systems.
+const MOST_WITNESSES: usize = 64;
 /// Longest words that are kept of a fact, in characters.
 const LONGEST: usize = 512;
 
@@ -341,7 +343,7 @@ impl Evidence {
         let agent = Fact {
             name: "agent".to_owned(),
             state: FactState::Unknown,
-            detail: why.to_owned(),
+            detail: one_line(why),
             at_unix_ms: now_unix_ms,
             required: true,
         };
@@ -355,6 +357,8 @@ impl Evidence {
         report: &MachineReport,
         now_unix_ms: i64,
     ) -> Self {
+        let all_shown = shown.len();
+        let shown = shown.get(..MOST_WITNESSES).unwrap_or(shown);
         let witnesses = Witnesses::judge(wanted, shown);
         let own = |name: &str, state, detail: String, required| Fact {
             name: name.to_owned(),
@@ -407,6 +411,10 @@ impl Evidence {
             let words = format!("{} facts, looked at are {MOST_FACTS}", report.facts.len());
             facts.push(own("facts", FactState::Unknown, words, true));
         }
+        if shown.len() < all_shown {
+            let words = format!("{all_shown} are shown, looked at are {MOST_WITNESSES}");
+            facts.push(own("witnesses", FactState::Unknown, words, true));
+        }
         for name in required.iter().filter(|name| !kept.iter().any(|f| f.name == **name)) {
             facts.push(own(name, FactState::Unknown, "was not reported".to_owned(), true));
         }
@@ -449,7 +457,7 @@ impl Evidence {
 }
 
 /// A machine's words, as far as they are kept.
-pub(crate) fn one_line(words: &str) -> String {
+pub fn one_line(words: &str) -> String {
     words.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect()
 }
 

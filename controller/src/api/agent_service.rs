@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use azdr_domain::arm_id::ArmId;
-use azdr_env::{Env, WallTime};
+use azdr_env::{Env, Monotonic, WallTime};
 use azdr_identity::{
     CertificateAuthority, Identity, PeerCertificate, PeerInfo, Serial, is_ssh_fingerprint,
 };
@@ -29,7 +29,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::unavailable;
-use crate::fleet::{Fleet, Session, SessionKind};
+use crate::fleet::{Fleet, ReplyKey, Session, SessionKind};
 use crate::store::{AgentCertificate, CertificateScope, Item, Preflight, Store};
 
 /// How long an agent may take to say hello.
@@ -42,6 +42,8 @@ const EXPIRY_LOOK: Duration = Duration::from_secs(10 * 60);
 pub const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A restored instance's certificate.
 const RUN_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// How often a preflight that nobody asked for is kept of one session; agents send one a day.
+const UNASKED_PREFLIGHT: Duration = Duration::from_secs(60);
 /// Certificates that one session may ask for.
 const MAX_RENEWALS: u32 = 8;
 /// Clocks of machines differ; a certificate is valid from a little before it was made.
@@ -342,6 +344,7 @@ impl Agents {
         M: Stream<Item = Result<AgentMessage, Status>> + Unpin,
     {
         let mut renewals = 0;
+        let mut unasked: Option<Monotonic> = None;
         loop {
             let next = tokio::select! {
                 biased;
@@ -364,7 +367,13 @@ impl Agents {
                 Some(Ok(AgentMessage { body: Some(FromAgent::Preflight(report)) })) => {
                     // A clone's machine says nothing of the VM's.
                     if session.kind == SessionKind::Protected {
-                        self.keep(session, vm, &report).await;
+                        let now = self.env.clock.monotonic();
+                        let is_asked =
+                            session.awaits(&ReplyKey::Preflight(report.request_id.clone()));
+                        if is_asked || unasked.is_none_or(|at| now.since(at) >= UNASKED_PREFLIGHT) {
+                            unasked = if is_asked { unasked } else { Some(now) };
+                            self.keep(session, vm, &report).await;
+                        }
                         session.receive(FromAgent::Preflight(report), self.env.clock.wall());
                         self.fleet.changed();
                     }
@@ -491,3 +500,6 @@ where
         _ => Err(Status::invalid_argument("the first message must be Hello")),
     }
 }
+
+#[cfg(test)]
+mod tests;

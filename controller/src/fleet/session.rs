@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use azdr_domain::machine_evidence::one_line;
 use azdr_env::{Monotonic, WallTime};
 use azdr_proto::agent::agent_message::Body as FromAgent;
 use azdr_proto::agent::controller_message::Body;
@@ -152,7 +153,13 @@ impl Session {
         }
     }
 
-    /// Takes in a message of the agent; answers nobody waits for are dropped.
+    /// Whether somebody waits for this answer.
+    pub fn awaits(&self, key: &ReplyKey) -> bool {
+        self.lock().waiting.contains_key(key)
+    }
+
+    /// Takes in a message of the agent; answers nobody waits for are dropped. Of reasons, which are kept and
+    /// shown as they are told, no more is taken in than is kept.
     pub fn receive(&self, message: FromAgent, now: WallTime) {
         let reply = match message {
             FromAgent::Heartbeat(Heartbeat { state, .. }) => {
@@ -161,10 +168,15 @@ impl Session {
                 own.quiesce = QuiesceState::try_from(state).unwrap_or(QuiesceState::Unspecified);
                 return;
             }
-            FromAgent::FreezeReply(r) => {
+            FromAgent::FreezeReply(mut r) => {
+                r.reason = one_line(&r.reason);
                 (ReplyKey::Freeze(r.operation_id.clone()), Reply::Freeze(r))
             }
-            FromAgent::ThawReply(r) => (ReplyKey::Thaw(r.operation_id.clone()), Reply::Thaw(r)),
+            FromAgent::ThawReply(mut r) => {
+                r.reason = one_line(&r.reason);
+                r.hooks_problem = one_line(&r.hooks_problem);
+                (ReplyKey::Thaw(r.operation_id.clone()), Reply::Thaw(r))
+            }
             FromAgent::Health(r) => (ReplyKey::Health(r.request_id.clone()), Reply::Health(r)),
             FromAgent::Preflight(r) => {
                 (ReplyKey::Preflight(r.request_id.clone()), Reply::Preflight(r))

@@ -16,6 +16,7 @@ use azdr_domain::capture_record::CaptureRecord;
 use azdr_domain::machine_disk::MachineDisk;
 use azdr_domain::machine_evidence::{
     Evidence, Fact, FactState, MachineReport, Seal, ShownWitness, Wanted, WitnessRecord, Witnesses,
+    one_line,
 };
 use azdr_domain::recovery_point::PointName;
 use azdr_env::{Monotonic, WallTime};
@@ -27,7 +28,8 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use super::azure::existing;
-use super::file_systems::MOST_FROZEN;
+use super::file_systems::{MOST_FROZEN, MOST_PATH};
+use super::hooks::cut;
 use super::ssh_look::{self, FromOutside};
 use super::{ProbeAddress, Services, StepCx};
 use crate::fleet::{Session, SessionKind};
@@ -184,7 +186,8 @@ impl Noted {
     }
 
     fn shown(&self, witnesses: &[Witness]) -> Vec<ShownWitness> {
-        witnesses.iter().map(|witness| self.read(witness)).collect()
+        // With one too many, which is what says so.
+        witnesses.iter().take(MOST_FROZEN + 1).map(|witness| self.read(witness)).collect()
     }
 
     fn read(&self, witness: &Witness) -> ShownWitness {
@@ -194,21 +197,23 @@ impl Noted {
             _ if self.key.has_sealed(&digest, &witness.digests, &witness.seal) => Seal::Holds,
             _ => Seal::Broken,
         };
+        let disk = match witness.found_on_disk.as_str() {
+            "" => &witness.disk,
+            found => found,
+        };
+        // Cut only now: the digest is of all that it says.
         ShownWitness {
             digest,
-            digests: witness.digests.clone(),
+            digests: witness.digests.iter().take(MOST_FROZEN).map(|d| one_line(d)).collect(),
             seal,
-            mount_point: witness.mount_point.clone(),
-            disk: match witness.found_on_disk.as_str() {
-                "" => witness.disk.clone(),
-                found => found.to_owned(),
-            },
-            found_on: witness.found_file_system_uuid.clone(),
-            written_to: witness.file_system_uuid.clone(),
-            vm_id: witness.vm_id.clone(),
-            boot_id: witness.boot_id.clone(),
-            point: witness.recovery_point.clone(),
-            nonce: witness.nonce.clone(),
+            mount_point: cut(&witness.mount_point, MOST_PATH),
+            disk: cut(disk, MOST_PATH),
+            found_on: one_line(&witness.found_file_system_uuid),
+            written_to: one_line(&witness.file_system_uuid),
+            vm_id: one_line(&witness.vm_id),
+            boot_id: one_line(&witness.boot_id),
+            point: one_line(&witness.recovery_point),
+            nonce: one_line(&witness.nonce),
             written_at_unix_ms: witness.written_at_unix_ms,
         }
     }
@@ -230,10 +235,11 @@ pub(super) fn written(witnesses: &[Witness], nonce: &str) -> Vec<WitnessRecord> 
     let ours = witnesses.iter().filter(|w| w.format > 1 && w.nonce == nonce);
     let record = |witness: &Witness| WitnessRecord {
         digest: WitnessClaims::from(witness).digest(),
-        mount_point: witness.written_at_mount_point.clone(),
-        disk: witness.disk.clone(),
-        file_system_uuid: witness.file_system_uuid.clone(),
-        vm_id: witness.vm_id.clone(),
+        mount_point: cut(&witness.written_at_mount_point, MOST_PATH),
+        // Of a volume on all disks that is longer than other words.
+        disk: cut(&witness.disk, MOST_PATH),
+        file_system_uuid: one_line(&witness.file_system_uuid),
+        vm_id: one_line(&witness.vm_id),
         written_at_unix_ms: witness.written_at_unix_ms,
     };
     ours.take(MOST_FROZEN).map(record).collect()
@@ -312,10 +318,10 @@ pub fn is_right_machine(evidence: &Evidence) -> Result<(), StepError> {
     }
 }
 
-/// Whether the proof `booted` may be granted to a point whose machine showed its witness. `None`: a run
-/// from before anybody asked.
+/// Whether the proof `booted` may be granted to a point whose machine showed its witness. `None`: a run that
+/// began before anybody asked how the machine is; it ends as it would have, and proves nothing.
 pub fn is_booted(evidence: Option<&Evidence>) -> bool {
-    evidence.is_none_or(Evidence::is_booted)
+    evidence.is_some_and(Evidence::is_booted)
 }
 
 async fn look_at_health<I>(cx: &StepCx<I>, expected: &Expected) -> Result<Evidence, StepError> {
@@ -505,6 +511,42 @@ fn banner(bytes: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_told_beyond_all_measure_is_not_kept() {
+        let long = "é\n".repeat(100_000);
+        let witness = Witness {
+            format: 2,
+            mount_point: long.clone(),
+            written_at_mount_point: long.clone(),
+            disk: long.clone(),
+            file_system_uuid: long.clone(),
+            found_file_system_uuid: long.clone(),
+            vm_id: long.clone(),
+            boot_id: long.clone(),
+            recovery_point: long.clone(),
+            digests: vec![long; 100],
+            ..Witness::default()
+        };
+        let all = vec![witness; 100];
+        let records = written(&all, "");
+        let words = |r: &WitnessRecord| [&r.mount_point, &r.disk].map(String::len);
+        assert_eq!(records.len(), 64);
+        assert!(records.iter().all(|r| words(r).iter().all(|len| *len <= MOST_PATH)));
+        assert!(records.iter().all(|r| r.file_system_uuid.len() + r.vm_id.len() <= 2 * 1024));
+        let key = WitnessKey::from_bytes(&[7; 32]).unwrap();
+        let noted = Noted { disks: vec![], records, checks: vec![], key };
+        let shown = noted.shown(&all);
+        assert_eq!((shown.len(), shown[0].digests.len()), (65, 64), "one more, which is told");
+        assert!(shown.iter().all(|w| format!("{w:?}").len() < 100_000));
+        assert_eq!(shown[0].digest, noted.records[0].digest, "of all that it says");
+    }
+
+    #[test]
+    fn a_run_from_before_anybody_asked_proves_nothing() {
+        assert!(!is_booted(None));
+        assert!(!is_booted(Some(&Evidence::none("silent", 1))));
+    }
 
     #[test]
     fn a_banner_is_a_whole_line_that_says_ssh() {

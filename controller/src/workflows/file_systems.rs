@@ -15,7 +15,7 @@ const MOST_NOT_FROZEN: usize = 128;
 /// An OS disk and the most data disks of a VM.
 const MOST_DISKS: usize = 65;
 /// Of a path, as Linux has it.
-const MOST_PATH: usize = 4_096;
+pub(super) const MOST_PATH: usize = 4_096;
 const MOST_WORDS: usize = 512;
 
 /// What it says of those that it froze, before and after.

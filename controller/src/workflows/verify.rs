@@ -106,14 +106,15 @@ impl Found {
     }
 }
 
-/// Why a point's content cannot be compared: there are not hashes of all of its disks, or they are not
-/// what was written. `luns`: of the disks that it has.
+/// Why a point's content cannot be compared: there are not hashes of all of its disks, they are not what was
+/// written, or they are of nothing. `luns`: of the disks that it has.
 pub fn not_comparable(
     point: &PointName,
     luns: impl IntoIterator<Item = Option<u32>>,
     hashed: &[ContentRow],
 ) -> Option<Failure> {
-    for lun in luns {
+    let luns: Vec<_> = luns.into_iter().collect();
+    for &lun in &luns {
         match hashed.iter().find(|row| row.lun == lun).map(|row| &row.hashes) {
             Some(Ok(_)) => {}
             Some(Err(e)) => {
@@ -135,7 +136,24 @@ pub fn not_comparable(
             }
         }
     }
-    None
+    // No machine has an empty OS disk: a list of pages without any says more of the list than of the disk.
+    let of_nothing =
+        |row: &&ContentRow| row.hashes.as_ref().is_ok_and(|hashes| hashes.hashed() == 0);
+    let nothing = match hashed.iter().filter(of_nothing).count() {
+        0 => return None,
+        empty if empty == hashed.len() => "any of its disks",
+        _ if luns.contains(&None) && hashed.iter().any(|r| r.lun.is_none() && of_nothing(&r)) => {
+            "its OS disk"
+        }
+        _ => return None,
+    };
+    let message = format!(
+        "the content of {point} cannot be compared: Azure listed no data on {nothing} when it was made, so \
+         that no block of it was hashed"
+    );
+    Some(Failure::new("no_content_hashes", message).hint(
+        "equal hashes of nothing would prove nothing: verify it without --level content, and take a new backup",
+    ))
 }
 
 /// The step list.

@@ -71,7 +71,9 @@ fn what_a_comparison_is_worth_is_said_in_words_and_numbers() {
         words(&[compared(12, 12)]),
         "12 of all 12 blocks with data equal: none was left out"
     );
-    assert_eq!(words(&[]), "0 of all 0 blocks with data equal: none was left out");
+    for nothing in [&[][..], &[compared(0, 0)], &all[1..]] {
+        assert_eq!(words(nothing), "no block held data: nothing was compared");
+    }
     let said = |p: f64| Probability(p).to_string();
     assert_eq!(said(0.9), "0.90");
     assert_eq!(said(0.0004321), "0.00043 (1 in 2,314)");

@@ -226,15 +226,25 @@ fn a_disk_without_a_witness_withholds_the_proof_and_is_not_waited_for() {
 
 #[test]
 fn where_no_disk_is_known_nothing_is_demanded_of_it_and_it_is_named() {
-    for words in ["", "vdb"] {
+    for [root, data] in [["", ""], ["vda", "vdb"]] {
+        let mut records = records();
+        (records[0].disk, records[1].disk) = (root.into(), data.into());
+        let evidence = Evidence::judge(&wanted(&records), &both(), &report(), 10_500);
+        assert!(evidence.is_booted(), "{evidence:#?}");
+        for name in ["witness:os", "witness:lun 0"] {
+            let fact = evidence.facts.iter().find(|f| f.name == name).unwrap();
+            assert_eq!((fact.state, fact.required), (FactState::Unknown, false), "{data:?}");
+        }
+        assert_eq!(evidence.doubt(), "");
+    }
+    // An agent that has recognised one would have recognised the other.
+    for words in ["", "sdx"] {
         let mut records = records();
         records[1].disk = words.into();
         let evidence = Evidence::judge(&wanted(&records), &both(), &report(), 10_500);
-        assert!(evidence.is_booted(), "{evidence:#?}");
-        let fact = evidence.facts.iter().find(|f| f.name == "witness:lun 0").unwrap();
-        assert_eq!((fact.state, fact.required), (FactState::Unknown, false), "{words:?}");
-        assert!(!evidence.facts.iter().any(|f| f.name == "witness:os"), "it is known");
-        assert_eq!(evidence.doubt(), "");
+        assert!(!evidence.is_booted(), "{words:?}");
+        assert!(evidence.doubt().starts_with("witness:lun 0: no file system"), "{evidence:#?}");
+        assert!(!evidence.facts.iter().any(|f| f.name == "witness:os"), "it has one");
     }
     // Where there is no witness at all, one fact says so.
     let evidence = Evidence::judge(&wanted(&[]), &[], &report(), 10_500);
@@ -317,6 +327,20 @@ fn what_is_told_beyond_all_measure_hides_nothing() {
     let boot = told.facts.remove(0);
     told.facts.push(boot);
     assert!(judge(&told, &both()).doubt().contains("boot: was not reported"));
+    // Of witnesses too: behind as many as are looked at there may be one that is wrong. Those of disks that
+    // stay attached say nothing.
+    let records = records();
+    let partly = Wanted { all_disks: false, ..wanted(&records) };
+    let judge = |shown: &[_]| Evidence::judge(&partly, shown, &report(), 10_500);
+    let elsewhere = ShownWitness { found_on: "elsewhere".into(), ..shown("/mnt", "old") };
+    let mut many = both().to_vec();
+    many.resize(MOST_WITNESSES, elsewhere);
+    assert!(judge(&many).is_booted(), "as many as are looked at");
+    many.push(shown("/data", "old"));
+    let evidence = judge(&many);
+    assert!(!evidence.is_booted() && evidence.doubt().contains("65 are shown"), "{evidence:#?}");
+    let without_end = Evidence::none(&"é\n".repeat(1_000_000), 1).facts.remove(0).detail;
+    assert_eq!((without_end.chars().count(), without_end.contains('\n')), (LONGEST, false));
 }
 
 #[test]
