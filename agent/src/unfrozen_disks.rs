@@ -1,6 +1,6 @@
 //! The VM's disks of which a freeze would cover nothing: whatever else is frozen, a backup with one of them
 //! is not `filesystem`. Judged as the controller judges it: disks are told by their place in Azure, and
-//! while a file system that would be frozen lies on a disk without one, no other is known to be left out.
+//! where nothing that would be frozen lies on a disk with one, none is known to be left out.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,7 +23,8 @@ pub(crate) struct Used {
 /// Each of these disks, with what is known to be on it.
 pub(crate) fn unfrozen_disks(sys: &Path, plan: &Plan, used: &Used) -> Vec<NotCovered> {
     let below: Vec<&Disk> = plan.file_systems.iter().flat_map(|planned| &planned.disks).collect();
-    if below.iter().any(|disk| disk.kind() == DiskKind::Unknown) {
+    let placed = |disk: &&Disk| matches!(disk.kind(), DiskKind::Os | DiskKind::Data);
+    if below.iter().any(|disk| disk.kind() == DiskKind::Unknown) && !below.iter().any(placed) {
         return Vec::new();
     }
     let of_snapshots = disks_of_the_vm(sys).into_iter();
@@ -169,10 +170,15 @@ mod tests {
     }
 
     #[test]
-    fn while_a_frozen_file_systems_disk_is_not_known_no_other_is_said_to_be_left_out() {
+    fn where_no_frozen_file_systems_disk_is_known_none_is_said_to_be_left_out() {
         let machine = machine(&format!("{TABLE}41 27 254:0 / /virtual rw - ext4 /dev/vda rw\n"));
         machine.disk("vda", "254:0", 0, "00000000-1111-8899-0000-000000000000");
-        assert_eq!(left_out(&machine, None), []);
+        assert_eq!(left_out(&machine, Some(&["/virtual"])), []);
+        assert_eq!(
+            left_out(&machine, None).len(),
+            3,
+            "one is known: what is not on the others is not"
+        );
         assert_eq!(left_out(&machine, Some(&["/", "/data"])).len(), 4);
     }
 }

@@ -20,10 +20,15 @@ use crate::workspace::Workspace;
 /// Read by test programs: what needs QEMU fails instead of being ignored.
 const REQUIRE_QEMU: &str = "AZDR_REQUIRE_QEMU";
 
-/// Programs that tests start, with the Debian package that has them. Servers are not among them: they
-/// would be started, too; tests that need one are ignored where there is none.
-const PROGRAMS_OF_TESTS: [(&str, &str); 3] =
-    [("mkfs.xfs", "xfsprogs"), ("mkfs.btrfs", "btrfs-progs"), ("strace", "strace")];
+/// Programs that tests start, with the Debian package that has them. Not among them are packages that start
+/// a server by themselves, such as PostgreSQL's; tests that need one are ignored where there is none.
+const PROGRAMS_OF_TESTS: [(&str, &str); 5] = [
+    ("mkfs.xfs", "xfsprogs"),
+    ("mkfs.btrfs", "btrfs-progs"),
+    ("strace", "strace"),
+    ("mariadbd", "mariadb-server-core"),
+    ("mysql", "mariadb-client-core"),
+];
 
 /// Read by the agent's test programs: the thaw process to be tested.
 const THAW_PROCESS: &str = "AZDR_THAWD";
