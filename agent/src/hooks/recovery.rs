@@ -113,7 +113,10 @@ async fn end(agent: &Agent, started: &Started, entry: &Entry, hook: Option<&Hook
     let stays = gone(GRACE).await.is_some();
     if let Some(path) = &entry.cgroup {
         let cgroup = Cgroup::at(path);
-        cgroup.kill();
+        let left = cgroup.kill().await;
+        if left > 0 {
+            tracing::error!(hook = entry.name, left, "processes of it are not killed");
+        }
         cgroup.remove();
     }
     if stays {
