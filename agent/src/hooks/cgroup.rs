@@ -4,7 +4,16 @@
 //! process group must do, which a process can leave.
 
 use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::exec;
+
+/// Between two looks at what is killed one by one.
+const POLL: Duration = Duration::from_millis(10);
+/// How often that is done.
+const PASSES: u32 = 30;
 
 /// A cgroup that this agent, or an earlier one, has made.
 #[derive(Debug)]
@@ -70,9 +79,28 @@ impl Cgroup {
         text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
-    /// Kills all that is in it, atomically; false where the kernel (before 5.14) cannot.
-    pub(super) fn kill(&self) -> bool {
-        fs::write(self.path.join("cgroup.kill"), "1").is_ok()
+    /// Kills all that is in it: atomically, or one by one where the kernel (before 5.14) cannot. Tells how
+    /// many are left, after at most 0.3 s.
+    pub(super) async fn kill(&self) -> usize {
+        // Not made if it is not there.
+        let kill = OpenOptions::new().write(true).open(self.path.join("cgroup.kill"));
+        match kill.and_then(|mut kill| kill.write_all(b"1")) {
+            Ok(()) => 0,
+            Err(_) => self.kill_each().await,
+        }
+    }
+
+    /// Again and again, for what is started meanwhile is in no list that was read before.
+    async fn kill_each(&self) -> usize {
+        for _ in 0..PASSES {
+            let there = self.processes();
+            if there.is_empty() {
+                break;
+            }
+            there.into_iter().for_each(exec::kill);
+            azdr_env::sleep(POLL).await;
+        }
+        self.processes().len()
     }
 
     /// Removes it; one with processes in it stays.
@@ -96,7 +124,50 @@ fn base(mountinfo: &str, own: &str) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
+
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_killed_one_by_one_is_tried_again_a_number_of_times_and_then_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        // Its list never gets shorter. A process of another namespace is shown as 0.
+        fs::write(folder.path().join("cgroup.procs"), format!("0\n{}\n", child.id())).unwrap();
+        assert_eq!(Cgroup::at(folder.path()).kill().await, 2);
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+    }
+
+    /// A cgroup in which a process and one in a session of its own run; none where there are no cgroups.
+    fn two_in_a_cgroup() -> Option<(Cgroup, std::process::Child)> {
+        // Not a name that `sweep` knows: other tests call it.
+        let path = own()?.join(format!("azdr-test-{}", std::process::id()));
+        fs::create_dir(&path).ok()?;
+        let script = "echo 0 > \"$0\"/cgroup.procs; setsid sleep 600 & echo begun; wait";
+        let mut child = Command::new("sh")
+            .args(["-c", script])
+            .arg(&path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = BufReader::new(child.stdout.take().unwrap()).lines().next();
+        assert_eq!(said.unwrap().unwrap(), "begun");
+        Some((Cgroup::at(&path), child))
+    }
+
+    #[tokio::test]
+    async fn what_left_its_session_is_killed_one_by_one_as_well() {
+        let Some((cgroup, mut child)) = two_in_a_cgroup() else {
+            eprintln!("SKIPPED: needs root and a cgroup v2 hierarchy");
+            return;
+        };
+        assert_eq!(cgroup.processes().len(), 2);
+        assert_eq!(cgroup.kill_each().await, 0);
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+        fs::remove_dir(cgroup.path()).unwrap();
+    }
 
     #[test]
     fn the_own_cgroup_is_found_where_the_hierarchy_is_whole() {

@@ -199,6 +199,15 @@ pub(super) fn signal_group(group: u32, signal: libc::c_int) -> bool {
     group > 1 && unsafe { libc::kill(-group, signal) } == 0
 }
 
+/// Kills one process.
+pub(super) fn kill(process: u32) {
+    if let Ok(process @ 2..) = i32::try_from(process) {
+        // SAFETY: no memory is passed. A cgroup shows a process that has no number here as 0, which would be
+        // this process's own group.
+        unsafe { libc::kill(process, libc::SIGKILL) };
+    }
+}
+
 /// Whether a file system lives in memory, so that it is gone after a reboot and in no snapshot.
 ///
 /// # Errors

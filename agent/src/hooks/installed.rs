@@ -29,6 +29,16 @@ pub(super) struct Declared {
 /// Of one that says nothing.
 const PLAIN: Declared = Declared { kind: Kind::Oneshot, application: false, check: false };
 
+/// What a look says of whether a hook is there: one that was not seen need not be gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Presence {
+    There,
+    /// Only the configuration names it.
+    Missing,
+    /// Stands for all: which there are was not seen.
+    Unseen,
+}
+
 /// A hook, or why it does not run.
 #[derive(Debug)]
 pub(crate) struct Found {
@@ -38,6 +48,7 @@ pub(crate) struct Found {
     pub(super) on_failure: OnFailure,
     /// It has a check, or may have one: what cannot be trusted cannot say that it has none.
     pub(super) check: bool,
+    pub(super) presence: Presence,
     pub(super) hook: Result<Hook, String>,
 }
 
@@ -90,7 +101,8 @@ pub(crate) fn find(settings: &Settings) -> Vec<Found> {
             );
             // It is missed by those alone who know that it has a check.
             let check = settings.each.get(name).and_then(|each| each.check) == Some(true);
-            found.push(Found { check, ..refused(settings, name, why) });
+            let presence = Presence::Missing;
+            found.push(Found { check, presence, ..refused(settings, name, why) });
         }
     }
     if let Some(path) = &settings.azure_scripts {
@@ -98,7 +110,7 @@ pub(crate) fn find(settings: &Settings) -> Vec<Found> {
     }
     if found.len() > MAX_HOOKS {
         let why = format!("there are {} hooks, at most {MAX_HOOKS} are allowed", found.len());
-        return vec![refused(settings, "hooks", why)];
+        return unseen(settings, why);
     }
     found
 }
@@ -108,12 +120,18 @@ pub(super) fn refused(settings: &Settings, name: &str, why: String) -> Found {
     let each = settings.each.get(name).cloned().unwrap_or_default();
     let on_failure = each.on_failure.unwrap_or(settings.on_failure);
     let check = each.check.unwrap_or(true);
-    Found { name: name.to_owned(), on_failure, check, hook: Err(why) }
+    let presence = Presence::There;
+    Found { name: name.to_owned(), on_failure, check, presence, hook: Err(why) }
+}
+
+/// In the place of all hooks.
+fn unseen(settings: &Settings, why: String) -> Vec<Found> {
+    vec![Found { presence: Presence::Unseen, ..refused(settings, "hooks", why) }]
 }
 
 fn in_directory(settings: &Settings) -> Vec<Found> {
     let folder = &settings.directory;
-    let whole = |why: String| vec![refused(settings, "hooks", why)];
+    let whole = |why: String| unseen(settings, why);
     // Where there are none, it does not matter who could have put some there.
     let there = std::fs::symlink_metadata(folder).map(|_| ());
     if there.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
@@ -186,7 +204,8 @@ pub(super) fn hook(
         post,
     };
     let check = each.check.unwrap_or(declared.check);
-    Found { name: name.to_owned(), on_failure, check, hook: Ok(hook) }
+    let presence = Presence::There;
+    Found { name: name.to_owned(), on_failure, check, presence, hook: Ok(hook) }
 }
 
 /// What a script says of itself: `# azdr-hook:` and words.

@@ -198,7 +198,7 @@ impl Process {
         exec::signal_group(self.group, libc::SIGTERM);
         let ended = timeout(GRACE, self.child.wait()).await.is_ok();
         if let Some(cgroup) = &self.cgroup {
-            cgroup.kill();
+            cgroup.kill().await;
         }
         exec::signal_group(self.group, libc::SIGKILL);
         ended || timeout(KILL_LIMIT, self.child.wait()).await.is_ok()
@@ -236,10 +236,13 @@ impl Process {
         };
         if left_behind > 0 && (!end.succeeded() || self.verb == Verb::Check) {
             // Of one that failed nothing is to go on, nor of one that is over with its answer.
-            if !self.cgroup.as_ref().is_some_and(Cgroup::kill) {
-                exec::signal_group(self.group, libc::SIGKILL);
-            }
-            left_behind = 0;
+            left_behind = match &self.cgroup {
+                Some(cgroup) => cgroup.kill().await,
+                None => {
+                    exec::signal_group(self.group, libc::SIGKILL);
+                    0
+                }
+            };
         }
         if let Some(cgroup) = &self.cgroup {
             cgroup.remove();

@@ -37,6 +37,7 @@ crate::tests! {
     an_agent_killed_in_a_pre_ends_it_and_aborts_after_its_restart: ["mkfs.ext4"],
     an_agent_killed_in_a_post_runs_it_again: ["mkfs.ext4"],
     what_is_not_recovered_within_the_limit_is_tried_again: ["mkfs.ext4"],
+    an_abort_that_cannot_be_started_is_tried_again: ["mkfs.ext4"],
     a_thaw_while_hooks_run_cuts_them_short_and_aborts: ["mkfs.ext4"],
     an_agent_told_to_end_runs_its_hooks_to_the_end: ["mkfs.ext4"],
     a_broken_hold_is_aborted: ["mkfs.ext4"],
@@ -593,6 +594,30 @@ async fn what_is_not_recovered_within_the_limit_is_tried_again() {
     assert_eq!(log(5)[..2], ["10-first abort op-1", "10-first pre op-2"]);
     assert!(scene.thawed("op-2").await.hooks_pending);
     assert!(scene.thawed("op-2").await.unbroken, "the answer to this one waits for the hooks");
+}
+
+async fn an_abort_that_cannot_be_started_is_tried_again() {
+    let hooks = Hooks::new();
+    hooks.install("10-hook", "oneshot", "");
+    let mut scene = hooks.scene("").await;
+    scene.frozen("op-1", 10_000, 25_000).await;
+    let program = hooks.path("hooks.d/10-hook");
+    let good = fs::read_to_string(&program).unwrap();
+    hooks.script(&program, "#!/no/such/interpreter\n");
+    restarted(&mut scene).await;
+    hooks.script(&program, &good);
+    // Where its process would be noted.
+    let notes: Vec<_> =
+        (0..9).map(|n| scene.machine.run_dir().join(format!("hooks/{n}.stat"))).collect();
+    let in_the_way = || notes.iter().filter(|note| fs::create_dir(note).is_ok()).count() > 0;
+    assert!(in_the_way());
+    restarted(&mut scene).await;
+    assert_eq!(hooks.log(), ["10-hook pre op-1"], "neither could start it");
+    notes.iter().for_each(|note| drop(fs::remove_dir(note)));
+    assert!(scene.whole("op-2").await.unbroken);
+    let expected =
+        ["10-hook pre op-1", "10-hook abort op-1", "10-hook pre op-2", "10-hook post op-2"];
+    assert_eq!(hooks.log(), expected);
 }
 
 async fn a_thaw_while_hooks_run_cuts_them_short_and_aborts() {

@@ -127,6 +127,10 @@ impl Machine {
         self.folder.path().join(name)
     }
 
+    pub(crate) fn run_dir(&self) -> &Path {
+        self.run_dir.path()
+    }
+
     pub(crate) fn socket(&self) -> PathBuf {
         self.path("thawd.sock")
     }
