@@ -146,11 +146,9 @@ pub async fn capture<I>(
                 }
                 return Err(every_disk_is_required(left_out.join("; ")));
             }
-            let frozen = Frozen { acked, file_systems };
-            let repeated = !cx.is_first_attempt();
+            let frozen = Frozen { acked, file_systems, again: !cx.is_first_attempt() };
             let (mut hold, evidence) =
-                held(services, &plan, &operation_id, &specs, &room, frozen, &*clock, repeated)
-                    .await?;
+                held(services, &plan, &operation_id, &specs, &room, frozen, &*clock).await?;
             hold.record.witnesses = witnesses;
             (hold, evidence)
         }
@@ -302,6 +300,8 @@ struct Frozen {
     acked: azdr_env::Monotonic,
     /// What the agent said of each file system then.
     file_systems: Vec<FileSystemReport>,
+    /// An earlier attempt may have requests under way.
+    again: bool,
 }
 
 type Specs<'a> = [(&'a PlannedSnapshot, SnapshotSpec)];
@@ -315,7 +315,6 @@ async fn held(
     room: &azdr_arm::Reservation,
     frozen: Frozen,
     clock: &dyn Clock,
-    repeated: bool,
 ) -> Result<(Hold, Option<FreezeEvidence>), StepError> {
     let acked = frozen.acked;
     // The agent's cap ends the window in any case; a little before it we stop waiting.
@@ -327,7 +326,7 @@ async fn held(
         }
     };
     let taking = async {
-        if repeated {
+        if frozen.again {
             refuse_earlier(room.client(), specs).await?;
         }
         take_all(room.client(), specs, clock, Some(patience), SNAPSHOT_LIMIT).await
