@@ -268,6 +268,9 @@ impl Round {
                 Err(why) => {
                     live.note(not_started(verb, &why));
                     live.fail(&why);
+                    live.open = false;
+                    // It stays in the list: the next operation, or the next agent, tries its `abort`.
+                    return;
                 }
             }
         }

@@ -38,6 +38,7 @@ crate::tests! {
     an_agent_killed_in_a_post_runs_it_again: ["mkfs.ext4"],
     what_is_not_recovered_within_the_limit_is_tried_again: ["mkfs.ext4"],
     an_abort_that_cannot_be_started_is_tried_again: ["mkfs.ext4"],
+    a_post_that_cannot_be_started_is_made_good_before_the_next_operation: ["mkfs.ext4"],
     a_thaw_while_hooks_run_cuts_them_short_and_aborts: ["mkfs.ext4"],
     an_agent_told_to_end_runs_its_hooks_to_the_end: ["mkfs.ext4"],
     a_broken_hold_is_aborted: ["mkfs.ext4"],
@@ -614,6 +615,23 @@ async fn an_abort_that_cannot_be_started_is_tried_again() {
     restarted(&mut scene).await;
     assert_eq!(hooks.log(), ["10-hook pre op-1"], "neither could start it");
     notes.iter().for_each(|note| drop(fs::remove_dir(note)));
+    assert!(scene.whole("op-2").await.unbroken);
+    let expected =
+        ["10-hook pre op-1", "10-hook abort op-1", "10-hook pre op-2", "10-hook post op-2"];
+    assert_eq!(hooks.log(), expected);
+}
+
+async fn a_post_that_cannot_be_started_is_made_good_before_the_next_operation() {
+    let hooks = Hooks::new();
+    hooks.install("10-hook", "oneshot", "");
+    let mut scene = hooks.scene("").await;
+    scene.frozen("op-1", 10_000, 25_000).await;
+    // Where the process of its `post` would be noted.
+    let note = scene.machine.run_dir().join("hooks/1.stat");
+    fs::create_dir(&note).unwrap();
+    let reply = scene.ended("op-1").await;
+    assert!(reply.unbroken && !reply.hooks_succeeded, "{reply:?}");
+    fs::remove_dir(&note).unwrap();
     assert!(scene.whole("op-2").await.unbroken);
     let expected =
         ["10-hook pre op-1", "10-hook abort op-1", "10-hook pre op-2", "10-hook post op-2"];
