@@ -97,7 +97,7 @@ mistakes! {
     pruning_against_the_policy_is_noticed:
         "prune-ignores-policy", "I1", "are wanted", "--seeds 0..1 --days 5 --vms 3 --calm";
     pruning_what_runs_hold_is_noticed:
-        "prune-ignores-leases", "I1", "holds it for", "--seeds 24..25 --days 8 --vms 3 --busy";
+        "prune-ignores-leases", "I1", "holds it for", "--seeds 23..24 --days 8 --vms 3 --busy";
     pruning_what_copies_need_is_noticed:
         "prune-forgets-lineage", "I2", "", "--seeds 0..1 --days 6 --vms 3";
     a_forgotten_thaw_is_noticed:
