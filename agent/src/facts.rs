@@ -109,17 +109,22 @@ pub(crate) fn thaw_reply(
         let doubts: Vec<String> = unwritten.into_iter().chain(seen).collect();
         (!doubts.is_empty()).then(|| doubts.join("; "))
     };
-    let window = |(index, (covered, entry)): (usize, (&Covered, &Entry))| FileSystemWindow {
-        mount_point: covered.mount_point.to_string_lossy().into_owned(),
-        frozen_from_ns: entry.from_ns,
-        frozen_to_ns: entry.to_ns,
-        frozen_from_unix_ms: unix_ms(entry.from_ns),
-        frozen_to_unix_ms: unix_ms(entry.to_ns),
-        first_thaw_succeeded: entry.to_ns > 0 && entry.first_thaw_errno == 0,
-        canary_blocked: sight_of(index).blocked_ns > 0,
-        canary_released_ns: sight_of(index).released_ns,
-        canary_released_by_thaw: sight_of(index).released_by_thaw(asked_ns),
-        reason: doubt(index, covered, entry).unwrap_or_default(),
+    let window = |(index, (covered, entry)): (usize, (&Covered, &Entry))| {
+        let first_thaw_succeeded = entry.to_ns > 0 && entry.first_thaw_errno == 0;
+        let sight = sight_of(index);
+        FileSystemWindow {
+            mount_point: covered.mount_point.to_string_lossy().into_owned(),
+            frozen_from_ns: entry.from_ns,
+            frozen_to_ns: entry.to_ns,
+            frozen_from_unix_ms: unix_ms(entry.from_ns),
+            frozen_to_unix_ms: unix_ms(entry.to_ns),
+            first_thaw_succeeded,
+            canary_blocked: sight.blocked_ns > 0,
+            canary_released_ns: sight.released_ns,
+            // Whom somebody else released may be scheduled no sooner than after our own order.
+            canary_released_by_thaw: first_thaw_succeeded && sight.released_by_thaw(asked_ns),
+            reason: doubt(index, covered, entry).unwrap_or_default(),
+        }
     };
     let lines = || survey.covered.iter().zip(report.entries()).enumerate();
     let mut reply = ThawReply {

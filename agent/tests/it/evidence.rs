@@ -69,6 +69,14 @@ fn loop_device(mount: &LoopMount) -> String {
     String::from_utf8(found.stdout).unwrap().split_once(':').unwrap().0.to_owned()
 }
 
+/// Waits until only `blocked` of an agent's canaries have yet to say that they went on: after a thaw, each
+/// does as soon as it is scheduled, and then its thread ends.
+fn until_only_so_many_canaries_wait(agent: &crate::machine::Process, blocked: usize) {
+    let [process] = canaries(agent)[..] else { panic!("one process for all") };
+    let tasks = || std::fs::read_dir(format!("/proc/{process}/task")).unwrap().count();
+    wait_for("a canary's going on", Duration::from_secs(5), || tasks() == 1 + blocked);
+}
+
 /// The processes of an agent's canaries.
 fn canaries(agent: &crate::machine::Process) -> Vec<u32> {
     let children = agent.children();
@@ -107,6 +115,7 @@ async fn a_foreign_thaw_is_told_with_its_time() {
     scene.frozen("op-1", 3_000, 10_000).await;
     assert!(scene.mounts[1].thaw());
     scene.mounts[1].assert_writable();
+    until_only_so_many_canaries_wait(&scene.agent, 1);
     let reply = scene.thawed("op-1").await;
     assert!(!reply.unbroken && reply.reason.contains("somebody else thawed it"), "{reply:?}");
     assert!(proved(&reply.windows[0]), "{reply:?}");
@@ -121,6 +130,7 @@ async fn a_foreign_thaw_and_freeze_again_is_noticed() {
     let mut scene = scene(2).await;
     scene.frozen("op-1", 3_000, 10_000).await;
     assert!(scene.mounts[0].thaw());
+    until_only_so_many_canaries_wait(&scene.agent, 1);
     foreign_freezer::freeze(scene.mounts[0].root().as_fd()).unwrap();
     let reply = scene.thawed("op-1").await;
     assert!(!reply.unbroken, "{reply:?}");
