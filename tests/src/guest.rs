@@ -11,8 +11,8 @@ use crate::poll::{Look, until};
 use crate::process::{Daemon, Ended, Lifetime, run};
 use crate::waiting_tasks::{self, LIST, Task};
 
-/// One command over SSH; an emulated machine on a busy host is slow.
-const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+/// One command over SSH: even a package's installation, on an emulated machine whose host is busy.
+const COMMAND_LIMIT: Duration = Duration::from_secs(180);
 
 /// For what is busy with its disk to be seen at something else; what hangs never is.
 const WAIT_LIMIT: Duration = Duration::from_secs(30);
