@@ -100,9 +100,8 @@ pub fn destroy(lab: &Lab, vm_id: &str, shell: Shell<'_>) -> Result<String> {
         let mib = format!("$(($(/run/busybox cat /sys/block/{disk}/size) / 2048))");
         format!("/run/busybox dd if=/dev/zero of=/dev/{disk} bs=1M count={mib} conv=fsync")
     };
-    let wipe = [zeros("vdb"), zeros("vda"), "echo b >/proc/sysrq-trigger".to_owned()].join("; ");
-    let sh = "setsid /run/busybox sh";
-    shell(&format!("{sh} -c 'sleep 1; {wipe}' >/dev/null 2>&1 </dev/null &"))?;
+    let wipe = format!("{} && {} && echo b >/proc/sysrq-trigger", zeros("vdb"), zeros("vda"));
+    shell(&format!("setsid /run/busybox sh -c 'sleep 1; {wipe}' >/dev/null 2>&1 </dev/null &"))?;
     until("the machine does not boot any more", DEATH_LIMIT, || {
         let console = lab.simulator.console(vm_id);
         let since = console.get(before..).unwrap_or_default();

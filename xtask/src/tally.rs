@@ -56,12 +56,14 @@ impl Tally {
     }
 
     /// Runs `cargo test`, shows what it prints as it comes, and counts. A run that fails without a
-    /// failed test (it does not compile, a test program dies) counts as one.
+    /// failed test (it does not compile, a test program dies) counts as one. What a failed test says names
+    /// the place; a runtime's fifty frames would bury it, and are left out.
     ///
     /// # Errors
     /// When it cannot be run at all.
     pub(crate) fn of_run(command: &mut Command) -> Result<Self> {
-        let mut child = command.stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
+        command.env("RUST_BACKTRACE", "0").stdout(Stdio::piped());
+        let mut child = command.spawn().context("cannot run cargo")?;
         let mut output = BufReader::new(child.stdout.take().context("its output is piped")?);
         let (mut tally, mut line) = (Self::default(), Vec::new());
         let mut stdout = std::io::stdout();

@@ -116,8 +116,6 @@ fn tests(workspace: &Workspace, all: &mut Tally) -> Result<()> {
         let mut command = workspace.cargo(arguments);
         command.env("AZDR_GUEST_IMAGE", workspace.guest_image());
         command.env("AZURE_SIM_GUEST_IMAGE", workspace.guest_image());
-        // What a failed test says names the place; a runtime's fifty frames would bury it.
-        command.env("RUST_BACKTRACE", "0");
         if guests {
             command.env(REQUIRE_QEMU, "1");
         }

@@ -1,6 +1,6 @@
 //! Where things are, and how cargo is run.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -89,9 +89,8 @@ impl Workspace {
         let mut thawd = self.cargo(&["build", "--bins", "--package", "azdr-thawd"]);
         // All of its memory is locked: without a dynamic loader and shared libraries that is half as much,
         // and nothing of it can be replaced under its feet.
-        let flags = rustflags_as_shipped().chain(["-Ctarget-feature=+crt-static".into()]);
+        set_rustflags_as_shipped(&mut thawd, &["-Ctarget-feature=+crt-static"]);
         thawd.args(["--profile", SHIPPED_AGENT]);
-        set_rustflags(&mut thawd, flags);
         let built = thawd.status().context("cannot run cargo")?.success();
         Ok(built.then(|| self.programs(SHIPPED_AGENT).join("azdr-thawd")))
     }
@@ -100,7 +99,7 @@ impl Workspace {
     pub(crate) fn cargo_as_shipped(&self, arguments: &[&str]) -> Command {
         let mut command = self.cargo(arguments);
         command.args(["--profile", SHIPPED_AGENT, "--features", "azdr-agent/shipped"]);
-        set_rustflags(&mut command, rustflags_as_shipped());
+        set_rustflags_as_shipped(&mut command, &[]);
         command
     }
 
@@ -153,20 +152,17 @@ impl Workspace {
 }
 
 /// What is shipped names the sources of a panic as they are in the registry, not where they lie on the
-/// machine that built it: shorter, the same from everywhere, and nothing about that machine.
-fn rustflags_as_shipped() -> impl Iterator<Item = OsString> {
+/// machine that built it: shorter, the same from everywhere, and nothing about that machine. (The encoded
+/// variable, since that path may hold spaces.)
+fn set_rustflags_as_shipped(command: &mut Command, further: &[&str]) {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
-    home.into_iter().map(|home| {
-        let mut flag = OsString::from("--remap-path-prefix=");
-        flag.push(home.join("registry/src"));
-        flag.push("=");
-        flag
-    })
-}
-
-/// Flags that may hold spaces, which `RUSTFLAGS` would split.
-fn set_rustflags(command: &mut Command, flags: impl Iterator<Item = OsString>) {
-    let flags: Vec<OsString> = flags.collect();
-    command.env("CARGO_ENCODED_RUSTFLAGS", flags.join(OsStr::new("\x1f")));
+    let home = home.or_else(|| Some(std::env::home_dir()?.join(".cargo"))).unwrap_or_default();
+    let mut flags = OsString::from("--remap-path-prefix=");
+    flags.push(home.join("registry/src"));
+    flags.push("=");
+    for flag in further {
+        flags.push("\x1f");
+        flags.push(flag);
+    }
+    command.env("CARGO_ENCODED_RUSTFLAGS", flags);
 }

@@ -73,8 +73,8 @@ fn loop_device(mount: &LoopMount) -> String {
 /// does as soon as it is scheduled, and then its thread ends.
 fn until_only_so_many_canaries_wait(agent: &crate::machine::Process, blocked: usize) {
     let [process] = canaries(agent)[..] else { panic!("one process for all") };
-    let tasks = || std::fs::read_dir(format!("/proc/{process}/task")).unwrap().count();
-    wait_for("a canary's going on", Duration::from_secs(5), || tasks() == 1 + blocked);
+    let only_those = || crate::machine::threads(process) == 1 + blocked;
+    wait_for("a canary's going on", Duration::from_secs(5), only_those);
 }
 
 /// The processes of an agent's canaries.

@@ -23,6 +23,11 @@ pub(crate) struct Process(Child);
 /// A process that one of them started.
 pub(crate) struct ChildProcess(u32);
 
+/// How many threads a process has.
+pub(crate) fn threads(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().count()
+}
+
 /// Sends a signal to a process that a test started.
 pub(crate) fn signal(signal: &str, pid: u32) {
     let pid = pid.to_string();

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::freeze::{freeze, freeze_reply, scene, scene_of, thaw, thaw_reply};
 use crate::loop_mount::{LoopMount, Writer, wait_for};
-use crate::machine::{Machine, enrolled};
+use crate::machine::{Machine, enrolled, threads};
 
 crate::tests! {
     a_preflight_is_told_when_a_session_begins_and_when_it_is_asked_for: ["mkfs.ext4"],
@@ -361,10 +361,10 @@ async fn sixty_four_file_systems_are_frozen_together() {
         let operation = format!("op-{n}");
         let reply = scene.frozen(&operation, 5_000, 10_000).await;
         assert_eq!(frozen_places(&reply).len(), 64);
-        let (held, threads) = (descriptors(scene.agent.id()), threads(scene.agent.id()));
+        let (held, running) = (descriptors(scene.agent.id()), threads(scene.agent.id()));
         // Of each its root, and where its canary's state is read.
         assert!(held <= before + 2 * 64 + 16, "{before} descriptors before, {held} in the window");
-        assert!(threads < 256, "{threads} threads");
+        assert!(running < 256, "{running} threads");
         let thawed = scene.thawed(&operation).await;
         assert_eq!(thawed.windows.len(), 64, "{thawed:?}");
         scene.mounts.iter().for_each(LoopMount::assert_writable);
@@ -378,10 +378,6 @@ async fn sixty_four_file_systems_are_frozen_together() {
 
 fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
-}
-
-fn threads(pid: u32) -> usize {
-    fs::read_dir(format!("/proc/{pid}/task")).unwrap().count()
 }
 
 /// What a security module does, done by a tracer: this machine has none.

@@ -251,7 +251,7 @@ pub struct CanarySight {
     pub blocked: bool,
     /// When it went on, milliseconds after the begin of this file system's freeze; `None`: not known.
     pub released_ms: Option<u64>,
-    /// It went on after the thaw was asked for, and not before.
+    /// The first FITHAW succeeded, and it went on after the thaw was asked for, and not before.
     pub released_by_thaw: bool,
 }
 

@@ -10,9 +10,8 @@ use crate::lab::Lab;
 use crate::poll::Stopwatch;
 use crate::world::TARGET_REGION;
 
-/// An idle machine must not be frozen for longer. (On an idle host it is for 0.5 s, on one that has three
-/// times more to do than it can for 1.4 s.)
-const FROZEN_LIMIT_MS: u64 = 5000;
+/// An idle machine must not be frozen for longer.
+const FROZEN_LIMIT_MS: u64 = 1500;
 const COPY_LIMIT: Duration = Duration::from_secs(120);
 
 /// Gives `db` a policy.
